@@ -1,0 +1,61 @@
+"""The feature bag: what an aggregator sees of a slide, and where it came from."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_2dmamba.errors import FeatureError
+
+
+@dataclass(frozen=True)
+class FeatureBag:
+    """Features of the patches of one slide.
+
+    Attributes
+    ----------
+    features
+        ``(N, D)`` float32.
+    coords
+        ``(N, 2)`` int64, level-0 ``(x, y)`` of each patch's top left corner.
+    patch_size_level0
+        Side of a patch in level-0 pixels.
+    patch_size
+        Side of a patch in pixels at `mpp`.
+    mpp
+        µm per pixel the patches were read at, or None when nobody knows.
+    slide_mpp
+        µm per level-0 pixel, or None.
+    encoder
+        Name of the encoder, such as ``"stain-texture-v1"``, or None when a file does not say.
+    slide_id
+        `Slide.fingerprint` of the slide they were computed from, or None for foreign files.
+    source
+        More about their making, for the run's record.
+    """
+
+    features: NDArray[np.float32]
+    coords: NDArray[np.int64]
+    patch_size_level0: int
+    patch_size: int | None = None
+    mpp: float | None = None
+    slide_mpp: float | None = None
+    encoder: str | None = None
+    slide_id: str | None = None
+    source: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.features.ndim != 2 or self.coords.shape != (len(self.features), 2):
+            raise FeatureError(
+                f"features of shape {self.features.shape} and coordinates of shape "
+                f"{self.coords.shape} do not belong together; (N, D) and (N, 2) are expected"
+            )
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @property
+    def feature_size(self) -> int:
+        """D, the number of features per patch."""
+        return int(self.features.shape[1])

@@ -1,0 +1,120 @@
+"""The patch grid: which cells of a slide hold tissue, and where they lie."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_2dmamba.errors import GridError
+from napari_2dmamba.settings import setting
+
+
+@dataclass(frozen=True)
+class GridSettings:
+    """How a slide is cut into patches."""
+
+    patch_size: int = setting(
+        512, "Side of a patch, in pixels at the target resolution.", unit="px", minimum=16
+    )
+    target_mpp: float = setting(
+        0.5, "Resolution the patches are read at.", label="Resolution", unit="µm/px", minimum=0.05
+    )
+    min_tissue: float = setting(
+        0.1,
+        "Smallest share of a patch that must be tissue for the patch to count.",
+        label="Least tissue",
+        minimum=0.0,
+        maximum=1.0,
+    )
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """Patches on a regular grid over level 0 of a slide.
+
+    Cell ``(row, col)`` covers level-0 pixels ``x in [col * p, (col + 1) * p)`` and the same
+    for rows, where ``p`` is `patch_size_level0`: the grid starts at the slide's own corner,
+    as published 2DMamba models expect (position = coordinate // patch size, no offset).
+
+    Attributes
+    ----------
+    patch_size
+        Side of a patch as the encoder's input is cut, in pixels at `mpp`.
+    patch_size_level0
+        Side of a patch in level-0 pixels; an integer, so that cells tile level 0 exactly.
+    mpp
+        µm per pixel the patches are read at: ``patch_size_level0 * slide_mpp / patch_size``.
+        None when the user works in pixels because the slide states no µm per pixel.
+    slide_mpp
+        µm per pixel of level 0, or None.
+    canvas
+        ``(rows, cols)`` that cover the slide.
+    coords
+        ``(N, 2)`` int64, level-0 ``(x, y)`` of each patch's top left corner, row by row.
+    tissue_fraction
+        ``(N,)`` float32, share of each patch that is tissue.
+    """
+
+    patch_size: int
+    patch_size_level0: int
+    mpp: float | None
+    slide_mpp: float | None
+    canvas: tuple[int, int]
+    coords: NDArray[np.int64]
+    tissue_fraction: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+    @property
+    def cells(self) -> NDArray[np.int64]:
+        """``(N, 2)`` int64 ``(row, col)`` of each patch."""
+        return cells_of(self.coords, self.patch_size_level0)
+
+
+def patch_size_on_level0(settings: GridSettings, slide_mpp: float | None) -> int:
+    """Return the side of a patch in level-0 pixels, rounded to whole pixels.
+
+    Without ``slide_mpp`` patches are ``settings.patch_size`` level-0 pixels wide.
+    """
+    if slide_mpp is None:
+        return settings.patch_size
+    return max(1, round(settings.patch_size * settings.target_mpp / slide_mpp))
+
+
+def cells_of(coords: NDArray[np.int64], patch_size_level0: int) -> NDArray[np.int64]:
+    """Return ``(N, 2)`` grid cells ``(row, col)`` of level-0 ``(x, y)`` corners."""
+    return np.asarray(coords, dtype=np.int64)[:, ::-1] // patch_size_level0
+
+
+def check_cells(cells: NDArray[np.int64], canvas: tuple[int, int]) -> None:
+    """Refuse patches that share a cell or lie off the canvas.
+
+    Raises
+    ------
+    GridError
+        With the number of patches concerned and the first of them.
+    """
+    rows, cols = canvas
+    off = (cells < 0).any(axis=1) | (cells[:, 0] >= rows) | (cells[:, 1] >= cols)
+    if off.any():
+        first = tuple(int(v) for v in cells[np.flatnonzero(off)[0]])
+        raise GridError(
+            f"{int(off.sum())} of {len(cells)} patches lie off the canvas of {rows} x {cols} "
+            f"cells (the first at row {first[0]}, column {first[1]}); choose the slide's own "
+            "canvas, or check that patch size and resolution are those of the features"
+        )
+    _, counts = np.unique(cells, axis=0, return_counts=True)
+    shared = int((counts - 1).sum())
+    if shared:
+        raise GridError(
+            f"{shared} of {len(cells)} patches fall into a cell that another patch already "
+            "holds; check that the patch size is the one the coordinates were made with"
+        )
+
+
+def canvas_of_slide(dimensions: tuple[int, int], patch_size_level0: int) -> tuple[int, int]:
+    """Return ``(rows, cols)`` covering a slide of ``(width, height)`` level-0 pixels."""
+    width, height = dimensions
+    return math.ceil(height / patch_size_level0), math.ceil(width / patch_size_level0)
