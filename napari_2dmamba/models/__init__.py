@@ -1,1 +1,1 @@
-"""See docs/architecture.md for what lives here."""
+"""Aggregators: from a feature bag to a prediction with a score per patch."""
