@@ -11,7 +11,6 @@ from torch import Tensor
 
 from napari_2dmamba.errors import BackendError, Cancelled, CheckpointError, FeatureError
 from napari_2dmamba.features.bag import FeatureBag
-from napari_2dmamba.models._scan_stand_in import backend_for
 from napari_2dmamba.models.architecture import Architecture, ArchitectureConfig
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.models.prediction import SlidePrediction
@@ -115,7 +114,7 @@ class Aggregator:
         return tuple(unknown)
 
     def place(
-        self, bag: FeatureBag, settings: ModelSettings = ModelSettings()
+        self, bag: FeatureBag, settings: ModelSettings | None = None
     ) -> tuple[NDArray[np.int64], tuple[int, int]]:
         """Return the cell ``(row, col)`` of each patch, ``(N, 2)``, and the canvas.
 
@@ -124,6 +123,7 @@ class Aggregator:
         GridError
             When patches lie off the canvas, or share a cell and that is not allowed.
         """
+        settings = settings or ModelSettings()
         mode = self._options(settings).get("canvas_mode", "slide")
         if mode == "checkpoint" and self.header.canvas is not None:
             cells = cells_of(bag.coords, bag.patch_size_level0)
@@ -149,7 +149,7 @@ class Aggregator:
                 options[name] = getattr(self.config, name) if value == "auto" else value
         return options
 
-    def prepare(self, bag: FeatureBag, settings: ModelSettings = ModelSettings()) -> ModelInputs:
+    def prepare(self, bag: FeatureBag, settings: ModelSettings | None = None) -> ModelInputs:
         """Check a bag, choose the device, and put network and bag there.
 
         `predict` is this followed by one forward pass; explanations start here too, so that
@@ -160,6 +160,7 @@ class Aggregator:
         CheckpointError, GridError, FeatureError, BackendError
             When bag, model and settings do not fit each other or this machine.
         """
+        settings = settings or ModelSettings()
         validate(settings)
         if len(bag) == 0:
             raise FeatureError(
@@ -192,7 +193,7 @@ class Aggregator:
     def predict(
         self,
         bag: FeatureBag,
-        settings: ModelSettings = ModelSettings(),
+        settings: ModelSettings | None = None,
         on_progress: ProgressCallback | None = None,
         should_stop: StopCallback | None = None,
     ) -> SlidePrediction:
@@ -249,7 +250,7 @@ class Aggregator:
             canvas=inputs.canvas,
             cells=inputs.cells.cpu().numpy(),
             device=inputs.device,
-            backend=str(backend_for(inputs.features)),
+            backend="definition",
             extra={
                 **inputs.record,
                 "device_reason": inputs.device_reason,

@@ -26,7 +26,7 @@ from napari_2dmamba.models.architecture import (
     keep,
     xavier_init,
 )
-from napari_2dmamba.models._scan_stand_in import selective_scan_2d
+from napari_2dmamba.scan import selective_scan_2d
 
 ATTENTION_HIDDEN = 128
 """Width of the attention's hidden layer in the published model, whatever d_model is."""
@@ -133,7 +133,7 @@ class MambaBlock(nn.Module):
         super().__init__()
         d, inner, n, rank = config.d_model, config.d_inner, config.d_state, config.dt_rank
         self.in_proj = nn.Linear(d, 2 * inner, bias=False)
-        self.conv1d = nn.Conv1d(inner, inner, config.d_conv, groups=inner)
+        self.conv1d = nn.Conv1d(inner, inner, config.d_conv, groups=inner)  # weights only
         self.x_proj = nn.Linear(inner, rank + 2 * n, bias=False)
         self.dt_proj = nn.Linear(rank, inner)
         self.A_log = nn.Parameter(torch.log(torch.arange(1.0, n + 1)).repeat(inner, 1))
@@ -193,29 +193,33 @@ class MambaBlock(nn.Module):
         -------
         Distinct results ``(V, d_inner)``, and the index ``(L,)`` of each cell into them.
         """
-        taps = self.conv1d.weight[:, 0].t()  # (d_conv, d_inner), the last is the cell itself
-        width = len(taps)
+        width = self.config.d_conv
         if index is None:
-            out = functional.pad(rows, (0, 0, width - 1, 0))
-            x = self.conv1d.bias
-            for tap in range(width):
-                x = torch.addcmul(x, out[tap : tap + len(rows)], taps[tap])
-            return functional.silu(x), None
+            padded = functional.pad(rows, (0, 0, width - 1, 0))
+            return self._weigh([padded[tap : tap + len(rows)] for tap in range(width)]), None
         before_start, pad = len(rows), len(rows) - 1
         windows = torch.stack(
-            [functional.pad(index, (shift, 0), value=before_start)[: len(index)]
-             for shift in range(width - 1, -1, -1)],
+            [
+                functional.pad(index, (shift, 0), value=before_start)[: len(index)]
+                for shift in range(width - 1, -1, -1)
+            ],
             dim=1,
-        )  # fmt: skip
+        )
         where = torch.nonzero((windows != pad).any(dim=1)).squeeze(1)
         x_index = torch.full_like(index, len(where))
         x_index[where] = torch.arange(len(where), device=index.device)
         windows = torch.cat([windows[where], torch.full_like(windows[:1], pad)])
         rows = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
-        x = self.conv1d.bias
-        for tap in range(width):
-            x = torch.addcmul(x, rows[windows[:, tap]], taps[tap])
-        return functional.silu(x), x_index
+        return self._weigh([rows[windows[:, tap]] for tap in range(width)]), x_index
+
+    def _weigh(self, taps: list[Tensor]) -> Tensor:
+        """Weigh each cell's predecessors and itself, ``(V, d_inner)`` each, add, and SiLU."""
+        weights, bias = self.conv1d.weight[:, 0].t(), self.conv1d.bias
+        assert bias is not None
+        x = taps[0] * weights[0]
+        for values, weight in zip(taps[1:], weights[1:], strict=True):
+            x = torch.addcmul(x, values, weight)
+        return functional.silu(x + bias)
 
 
 class ResidualBlock(nn.Module):
@@ -228,9 +232,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, cells: Cells, stages: dict[str, Tensor] | None, layer: int) -> Cells:
         """Return the cells of the next layer, all distinct."""
-        mixed = self.mixer(
-            Cells(self.norm(cells.rows), cells.index, cells.shape), stages, layer
-        )
+        mixed = self.mixer(Cells(self.norm(cells.rows), cells.index, cells.shape), stages, layer)
         out = cells.full() + mixed
         if stages is not None:
             stages[f"mixer{layer}_out"] = mixed.view(*cells.shape, -1)

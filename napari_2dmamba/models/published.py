@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,7 +85,7 @@ def _read_old_layout(path: Path) -> Any:
             )
     try:
         return torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - torch raises many kinds for a hostile file
+    except Exception as error:  # torch raises many kinds for a hostile file
         raise CheckpointError(
             f"{path.name} is refused: it is not a plain state_dict in the layout of torch before "
             "1.6, or it is damaged; nothing in it was run. Ask for a safetensors file"
@@ -114,9 +113,9 @@ def _settings_of(model: Record) -> dict[str, Any]:
     patch_size = values.get("mamba_2d_patch_size")
     if isinstance(patch_size, int) and patch_size > 0:
         held["patch_size"] = patch_size
-        largest = values.get("mamba_2d_max_w"), values.get("mamba_2d_max_h")
-        if all(isinstance(value, int | float) and math.isfinite(value) for value in largest):
-            held["canvas"] = training_canvas(int(largest[0]), int(largest[1]), patch_size)
+        max_w, max_h = values.get("mamba_2d_max_w"), values.get("mamba_2d_max_h")
+        if isinstance(max_w, int) and isinstance(max_h, int) and min(max_w, max_h) >= 0:
+            held["canvas"] = training_canvas(max_w, max_h, patch_size)
     if isinstance(values.get("survival"), bool):
         held["task"] = "survival" if values["survival"] else "classification"
     if isinstance(values.get("drop_out"), float):

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from napari_2dmamba.errors import CheckpointError
@@ -95,8 +94,15 @@ def read_torch_file(path: Path) -> Any:
             f"{path.name} is damaged or cut short ({error}); copy or download it again"
         ) from error
     except (
-        ValueError, IndexError, KeyError, TypeError, OverflowError, RecursionError, AttributeError,
-        StopIteration, MemoryError,
+        ValueError,
+        IndexError,
+        KeyError,
+        TypeError,
+        OverflowError,
+        RecursionError,
+        AttributeError,
+        StopIteration,
+        MemoryError,
     ) as error:
         raise CheckpointError(
             f"{path.name} is not a checkpoint that torch.save wrote: its structure cannot be "
