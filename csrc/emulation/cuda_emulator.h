@@ -69,18 +69,18 @@ struct Dim {
     unsigned count() const { return x * y * z; }
 };
 
-// Who waits where. Two sync objects alternate, so that a thread which already arrives at the
-// next barrier is not mistaken for one that arrived at this one.
+// Two sync objects of a barrier alternate, so that a thread which already arrives at the next
+// one is not mistaken for one that arrived at this one.
 struct Barrier {
     unsigned waiting = 0;
-    int kind = 0;
+    int kind = 0;  // what the first of those waiting called
     char sync[2];
 };
 
 struct Warp {
     Barrier barrier;
     unsigned lanes = 0;
-    uint64_t slot[32];
+    float slot[32];
 };
 
 struct Block;
@@ -88,7 +88,9 @@ struct Fiber {
     Block* block = nullptr;
     Dim thread;
     unsigned lane = 0, warp = 0, warp_turn = 0, block_turn = 0;
-    bool done = false, at_warp = false, at_block = false;
+    enum { READY, AT_BLOCK, AT_WARP, DONE } state = READY;
+    unsigned mask = 0;  // of the collective it waits at, and which one that is
+    int kind = 0;
     std::unique_ptr<char[]> stack;
     void* stack_pointer = nullptr;
     void* traced = nullptr;  // ThreadSanitizer's name of this fiber
@@ -101,7 +103,7 @@ struct Block {
     std::vector<Warp> warps;
     Barrier barrier;
     unsigned done = 0;
-    std::unique_ptr<float, void (*)(void*)> shared{nullptr, std::free};
+    float* shared = nullptr;
 };
 
 struct Machine {
@@ -116,7 +118,9 @@ struct Machine {
     void* host_fake_stack = nullptr;
     const void* host_stack = nullptr;
     size_t host_stack_size = 0;
-    char launch_sync = 0;
+    char start_sync = 0, end_sync = 0;
+    std::vector<void*> allocations;  // shared memory, freed when the whole grid has run
+    std::vector<std::unique_ptr<char[]>> used_stacks;
     std::string error;
 };
 
@@ -139,14 +143,14 @@ EMU_UNTRACED inline void body() {
 #ifdef __SANITIZE_ADDRESS__
     __sanitizer_finish_switch_fiber(nullptr, &machine->host_stack, &machine->host_stack_size);
 #endif
-    EMU_ACQUIRE(&machine->launch_sync);
+    EMU_ACQUIRE(&machine->start_sync);
     try {
         machine->kernel();
     } catch (const std::exception& e) {
         machine->error = e.what();
     }
-    EMU_RELEASE(&machine->launch_sync);
-    current->done = true;
+    EMU_RELEASE(&machine->end_sync);
+    current->state = Fiber::DONE;
     leave(current, true);
 }
 
@@ -162,59 +166,71 @@ EMU_UNTRACED inline void resume(Fiber* fiber) {
 #endif
 }
 
-EMU_UNTRACED inline void fail(const std::string& what) {
-    const Dim b = current->block->index, t = current->thread;
-    throw std::runtime_error(what + " (block " + std::to_string(b.x) + "," + std::to_string(b.y) + "," + std::to_string(b.z)
-                             + " thread " + std::to_string(t.x) + "," + std::to_string(t.y) + ")");
-}
-
-EMU_UNTRACED inline void release_block(Block& block) {
-    block.barrier.waiting = 0;
-    for (auto& f : block.fibers)
-        if (f.at_block) f.at_block = false, machine->ready.push_back(&f);
-}
-
 EMU_UNTRACED inline void sync_block() {
     Fiber* me = current;
-    Block& block = *me->block;
-    char* sync = &block.barrier.sync[me->block_turn++ & 1];
+    char* sync = &me->block->barrier.sync[me->block_turn++ & 1];
     EMU_RELEASE(sync);
-    me->at_block = true;
-    if (++block.barrier.waiting == block.fibers.size()) release_block(block);
+    me->state = Fiber::AT_BLOCK;
     leave(me);
     EMU_ACQUIRE(sync);
 }
 
 EMU_UNTRACED inline void sync_warp(unsigned mask, int kind) {
     Fiber* me = current;
-    Warp& warp = me->block->warps[me->warp];
-    if (mask != 0xffffffffu || warp.lanes != 32) fail("only collectives of whole warps are emulated");
-    if (warp.barrier.waiting && warp.barrier.kind != kind) fail("lanes of a warp met at different collectives");
-    warp.barrier.kind = kind;
-    char* sync = &warp.barrier.sync[me->warp_turn++ & 1];
+    char* sync = &me->block->warps[me->warp].barrier.sync[me->warp_turn++ & 1];
     EMU_RELEASE(sync);
-    me->at_warp = true;
-    if (++warp.barrier.waiting == 32) {
-        warp.barrier.waiting = 0;
-        for (auto& f : me->block->fibers)
-            if (f.warp == me->warp && f.at_warp) f.at_warp = false, machine->ready.push_back(&f);
-    }
+    me->mask = mask;
+    me->kind = kind;
+    me->state = Fiber::AT_WARP;
     leave(me);
     EMU_ACQUIRE(sync);
 }
 
 EMU_UNTRACED inline float shuffle_xor(unsigned mask, float value, int bits) {
     Fiber* me = current;
-    Warp& warp = me->block->warps[me->warp];
-    uint32_t raw;
-    std::memcpy(&raw, &value, 4);
-    warp.slot[me->lane] = raw;
+    float* slot = me->block->warps[me->warp].slot;
+    slot[me->lane] = value;
     sync_warp(mask, 100 + bits);
-    raw = static_cast<uint32_t>(warp.slot[me->lane ^ bits]);
+    const float result = slot[me->lane ^ bits];
     sync_warp(mask, 200 + bits);  // nobody overwrites a slot before all have read
-    float result;
-    std::memcpy(&result, &raw, 4);
     return result;
+}
+
+EMU_UNTRACED inline void fail(const Fiber* fiber, const std::string& what) {
+    const Dim b = fiber->block->index, t = fiber->thread;
+    throw std::runtime_error(what + " (block " + std::to_string(b.x) + "," + std::to_string(b.y) + "," + std::to_string(b.z)
+                             + " thread " + std::to_string(t.x) + "," + std::to_string(t.y) + ")");
+}
+
+// Makes ready all fibers of a block, or of one warp of it, that wait in `state`.
+EMU_UNTRACED inline void release(Block& block, int state, int warp) {
+    for (auto& f : block.fibers) {
+        if (f.state != state || (warp >= 0 && f.warp != static_cast<unsigned>(warp))) continue;
+        f.state = Fiber::READY;
+        machine->ready.push_back(&f);
+    }
+}
+
+// Book-keeping after a fiber stopped; runs on the host's stack, so that no fiber touches it.
+EMU_UNTRACED inline void stopped(Fiber* fiber) {
+    Block& block = *fiber->block;
+    if (fiber->state == Fiber::AT_WARP) {
+        Warp& warp = block.warps[fiber->warp];
+        if (fiber->mask != 0xffffffffu || warp.lanes != 32) fail(fiber, "only collectives of whole warps are emulated");
+        if (warp.barrier.waiting && warp.barrier.kind != fiber->kind) fail(fiber, "lanes of a warp met at different collectives");
+        warp.barrier.kind = fiber->kind;
+        if (++warp.barrier.waiting < 32) return;
+        warp.barrier.waiting = 0;
+        release(block, Fiber::AT_WARP, static_cast<int>(fiber->warp));
+        return;
+    }
+    if (fiber->state == Fiber::AT_BLOCK) ++block.barrier.waiting;
+    if (fiber->state == Fiber::DONE) ++block.done;
+    if (block.barrier.waiting && block.barrier.waiting + block.done == block.fibers.size()) {
+        if (block.done) fail(fiber, "a thread returned without reaching the __syncthreads that others wait at");
+        block.barrier.waiting = 0;
+        release(block, Fiber::AT_BLOCK, -1);
+    }
 }
 
 EMU_UNTRACED inline void start(Block& block, const Dim& index, size_t shared_bytes) {
@@ -224,11 +240,12 @@ EMU_UNTRACED inline void start(Block& block, const Dim& index, size_t shared_byt
     const unsigned threads = machine->block.count();
     block.fibers.resize(threads);
     block.warps.assign((threads + 31) / 32, Warp{});
-    block.shared.reset(static_cast<float*>(std::aligned_alloc(16, (shared_bytes + 15) / 16 * 16 + 16)));
-    for (size_t e = 0; e < shared_bytes / 4; ++e) block.shared.get()[e] = std::numeric_limits<float>::quiet_NaN();
+    const size_t bytes = (shared_bytes + 15) / 16 * 16 + 16;
+    block.shared = static_cast<float*>(std::aligned_alloc(16, bytes));
+    machine->allocations.push_back(block.shared);
+    for (size_t e = 0; e < shared_bytes / 4; ++e) block.shared[e] = std::numeric_limits<float>::quiet_NaN();
 #ifdef __SANITIZE_ADDRESS__
-    __asan_poison_memory_region(reinterpret_cast<char*>(block.shared.get()) + shared_bytes,
-                                (shared_bytes + 15) / 16 * 16 + 16 - shared_bytes);
+    __asan_poison_memory_region(reinterpret_cast<char*>(block.shared) + shared_bytes, bytes - shared_bytes);
 #endif
     for (unsigned t = 0; t < threads; ++t) {
         Fiber& f = block.fibers[t];
@@ -237,8 +254,12 @@ EMU_UNTRACED inline void start(Block& block, const Dim& index, size_t shared_byt
         f.lane = t % 32;
         f.warp = t / 32;
         f.warp_turn = f.block_turn = 0;
-        f.done = f.at_warp = f.at_block = false;
+        f.state = Fiber::READY;
         ++block.warps[f.warp].lanes;
+#ifdef __SANITIZE_THREAD__
+        // A stack that an earlier block's thread used would look like memory the two share.
+        if (f.stack) machine->used_stacks.push_back(std::move(f.stack));
+#endif
         if (!f.stack) f.stack.reset(new char[Machine::STACK]);
         auto top = (reinterpret_cast<uintptr_t>(f.stack.get()) + Machine::STACK) & ~uintptr_t(63);
         void** sp = reinterpret_cast<void**>(top);
@@ -252,6 +273,7 @@ EMU_UNTRACED inline void start(Block& block, const Dim& index, size_t shared_byt
 #endif
         machine->ready.push_back(&f);
     }
+    EMU_RELEASE(&machine->start_sync);
 }
 
 // Runs the whole grid, `resident` blocks at a time. Seed 0 runs threads in order.
@@ -267,7 +289,6 @@ EMU_UNTRACED inline void launch(Dim grid, Dim block_shape, size_t shared_bytes, 
 #ifdef __SANITIZE_THREAD__
     m.host_traced = __tsan_get_current_fiber();
 #endif
-    EMU_RELEASE(&m.launch_sync);
     std::vector<Dim> waiting;
     for (unsigned z = 0; z < grid.z; ++z)
         for (unsigned y = 0; y < grid.y; ++y)
@@ -282,16 +303,14 @@ EMU_UNTRACED inline void launch(Dim grid, Dim block_shape, size_t shared_bytes, 
         m.ready.pop_front();
         resume(fiber);
         if (!m.error.empty()) throw std::runtime_error(m.error);
-        if (!fiber->done) continue;
+        stopped(fiber);
         Block& block = *fiber->block;
-        ++block.done;
-        if (block.barrier.waiting && block.barrier.waiting + block.done == block.fibers.size())
-            fail("a thread returned without reaching the __syncthreads that others wait at");
         if (block.done == block.fibers.size() && next < waiting.size()) start(block, waiting[next++], shared_bytes);
     }
     for (auto& b : blocks)
         if (b.done != b.fibers.size()) throw std::runtime_error("deadlock: threads wait at a barrier that the others do not reach");
-    EMU_ACQUIRE(&m.launch_sync);
+    EMU_ACQUIRE(&m.end_sync);
+    for (void* a : m.allocations) std::free(a);
 }
 
 }  // namespace emu
@@ -308,7 +327,7 @@ EMU_UNTRACED inline void launch(Dim grid, Dim block_shape, size_t shared_bytes, 
 #define __syncthreads() emu::sync_block()
 #define __syncwarp() emu::sync_warp(0xffffffffu, 1)
 #define __shfl_xor_sync(mask, value, bits) emu::shuffle_xor(mask, value, bits)
-#define SCAN_DYNAMIC_SHARED(name) float* name = emu::current->block->shared.get()
+#define SCAN_DYNAMIC_SHARED(name) float* name = emu::current->block->shared
 
 inline unsigned __float_as_uint(float v) {
     unsigned r;
