@@ -60,7 +60,7 @@ __device__ __forceinline__ void sum_over_lanes(float (&v)[32], int lane) {
 // takes one state per round. A lane then owns a 4 x 4 tile of one state in its registers, and
 // sums over states and over channels are butterfly sums of 32 values.
 // Block (32, BACKWARD_WARPS); grid (bands, channel tiles, batch).
-extern "C" __global__ void __launch_bounds__(32 * BACKWARD_WARPS) scan_backward(const Scan p) {
+extern "C" __global__ void __launch_bounds__(32 * BACKWARD_WARPS, 1) scan_backward(const Scan p) {
     SCAN_DYNAMIC_SHARED(shared);
     constexpr int WIDTH = CHANNELS * BACKWARD_WARPS;
     const int lane = threadIdx.x, warp = threadIdx.y;
@@ -109,7 +109,7 @@ extern "C" __global__ void __launch_bounds__(32 * BACKWARD_WARPS) scan_backward(
             for (int e = lane; e < CELLS * PADDED; e += 32) {
                 const int cell = e / PADDED, n = e % PADDED, state = p.first_state + n;
                 const int i = i0 + cell / BLOCK, j = j0 + cell % BLOCK;
-                const bool inside = n < STATES && state < p.states && i < p.height && j < p.width;
+                const bool inside = n < STATES && has_state(p, n) && i < p.height && j < p.width;
                 B_of[n * PITCH + cell] = inside ? widen(cell_of(p.B, b, i, j, g)[state]) : 0.f;
                 C_of[n * PITCH + cell] = inside ? widen(cell_of(p.C, b, i, j, g)[state]) : 0.f;
             }
@@ -117,7 +117,7 @@ extern "C" __global__ void __launch_bounds__(32 * BACKWARD_WARPS) scan_backward(
 
             for (int r = 0; r < ROUNDS; ++r) {
                 const int n = r * STATE_LANES + part, state = p.first_state + n;
-                const bool active = live && n < STATES && state < p.states;
+                const bool active = live && n < STATES && has_state(p, n);
                 const float A = active ? p.A[static_cast<index_t>(channel) * p.states + state] : 0.f;
                 const float a2 = A * LOG2E;
                 const float *B = B_of + n * PITCH, *C = C_of + n * PITCH;
@@ -247,7 +247,7 @@ extern "C" __global__ void __launch_bounds__(32 * BACKWARD_WARPS) scan_backward(
                 cell_of(p.grad_dt, b, i, j, g)[k] = narrow(grad_dt);
                 cell_of(p.grad_x, b, i, j, g)[k] = narrow(p.D ? dt * Q + skip * grad : dt * Q);
                 if (p.z.data) {
-                    const float z = widen(cell_of(p.z, b, i, j, g)[k]), s = 1.f / (1.f + expf(-z));
+                    const float z = widen(cell_of(p.z, b, i, j, g)[k]), s = __fdividef(1.f, 1.f + expf(-z));
                     const float slope = s * (1.f + z * (1.f - s));
                     cell_of(p.grad_z, b, i, j, g)[k] = narrow(widen(cell_of(p.grad_y, b, i, j, g)[k]) * p.pregate[at] * slope);
                 }
@@ -255,7 +255,7 @@ extern "C" __global__ void __launch_bounds__(32 * BACKWARD_WARPS) scan_backward(
             for (int e = warp * 32 + lane; e < CELLS * PADDED; e += 32 * BACKWARD_WARPS) {
                 const int cell = e / PADDED, n = e % PADDED, state = p.first_state + n;
                 const int i = i0 + cell / BLOCK, j = j0 + cell % BLOCK;
-                if (n >= STATES || state >= p.states || i >= p.height || j >= p.width) continue;
+                if (n >= STATES || !has_state(p, n) || i >= p.height || j >= p.width) continue;
                 float sum_B = 0.f, sum_C = 0.f;
                 for (int w = 0; w < BACKWARD_WARPS; ++w) {
                     sum_B += B_of[(w - warp) * WARP_FLOATS + n * PITCH + cell];
@@ -272,7 +272,7 @@ extern "C" __global__ void __launch_bounds__(32 * BACKWARD_WARPS) scan_backward(
         const index_t item = static_cast<index_t>(b) * bands + band;
         for (int r = 0; r < ROUNDS; ++r) {
             const int n = r * STATE_LANES + part, state = p.first_state + n;
-            if (live && n < STATES && state < p.states)
+            if (live && n < STATES && has_state(p, n))
                 p.part_A[(item * p.states + state) * d_inner + channel] = grad_A_of[r * 32 + lane];
         }
 #pragma unroll

@@ -20,8 +20,8 @@ extern "C" __global__ void __launch_bounds__(64) scan_left_edges(const Scan p) {
 // Block (32, warps); grid (strips or 1, channel tiles, batch).
 extern "C" __global__ void __launch_bounds__(256) scan_forward(const Scan p) {
     SCAN_DYNAMIC_SHARED(shared);
-    constexpr int PAIRS = COLUMNS * 2 * STATES;  // values of B and C that a warp needs for a row
-    constexpr int FETCH = (PAIRS + 31) / 32;
+    constexpr int WEIGHTS = COLUMNS * STATES;  // values of B, and of C, that a warp needs for a row
+    constexpr int FETCH = (WEIGHTS + 31) / 32;
     const int lane = threadIdx.x, warp = threadIdx.y, warps = blockDim.y;
     const int tiles = ceil_div(p.channels, 32);
     const int g = blockIdx.y / tiles, k = blockIdx.y % tiles * 32 + lane;
@@ -29,15 +29,13 @@ extern "C" __global__ void __launch_bounds__(256) scan_forward(const Scan p) {
     const int d_inner = p.groups * p.channels, channel = g * p.channels + k;
     const int strips = ceil_div(p.width, p.strip);
     const int left_edges = ceil_div(p.width, p.spacing) - 1, top_edges = ceil_div(p.height, BLOCK) - 1;
-    float* ring = shared;                                      // [warps][2][STATES][32]
-    float* stage = ring + warps * 2 * STATES * 32 + warp * 2 * PAIRS;  // [2][COLUMNS][B, C][STATES]
+    float* ring = shared;                                      // [warps][2][STATES][32]: row state that enters warp w
+    float* stage = ring + warps * 2 * STATES * 32 + warp * 4 * WEIGHTS;  // [2][B, C][COLUMNS][STATES]
 
     float a2[STATES];
 #pragma unroll
-    for (int n = 0; n < STATES; ++n) {
-        const int state = p.first_state + n;
-        a2[n] = live && state < p.states ? p.A[static_cast<index_t>(channel) * p.states + state] * LOG2E : 0.f;
-    }
+    for (int n = 0; n < STATES; ++n)
+        a2[n] = live && has_state(p, n) ? p.A[static_cast<index_t>(channel) * p.states + p.first_state + n] * LOG2E : 0.f;
     const float bias = live && p.dt_bias ? p.dt_bias[channel] : 0.f;
     const float skip = live && p.D ? p.D[channel] : 0.f;
 
@@ -45,15 +43,28 @@ extern "C" __global__ void __launch_bounds__(256) scan_forward(const Scan p) {
         for (int strip = blockIdx.x; strip < strips; strip += gridDim.x) {
             const int j0 = strip * p.strip + warp * COLUMNS, j1 = j0 + COLUMNS;
             const bool from_edge = warp == 0 && strip > 0 && live;
-            const index_t edge_in = static_cast<index_t>(b) * left_edges + (from_edge ? j0 / p.spacing - 1 : 0);
             const bool to_edge = p.write_left && live && j1 % p.spacing == 0 && j1 < p.width;
-            const index_t edge_out = static_cast<index_t>(b) * left_edges + (to_edge ? j1 / p.spacing - 1 : 0);
+            const auto edge_at = [&](int column) {
+                const index_t edge = static_cast<index_t>(b) * left_edges + column / p.spacing - 1;
+                return p.left + (edge * p.height * p.states + p.first_state) * d_inner + channel;
+            };
+            const index_t edge_step = static_cast<index_t>(p.states) * d_inner;
+            const float* edge_in = from_edge ? edge_at(j0) : nullptr;
+            float* edge_out = to_edge ? edge_at(j1) : nullptr;
 
-            float column[COLUMNS][STATES], edge[STATES];
+            // All of these point at the row that is fetched, or written, next.
+            const io_t* x_at = cell_of(p.x, b, 0, j0, g) + k;
+            const io_t* dt_at = cell_of(p.dt, b, 0, j0, g) + k;
+            const io_t* z_at = p.z.data ? cell_of(p.z, b, 0, j0, g) + k : nullptr;
+            const io_t* B_at = cell_of(p.B, b, 0, j0, g) + p.first_state;
+            const io_t* C_at = cell_of(p.C, b, 0, j0, g) + p.first_state;
+            io_t* y_at = cell_of(p.y, b, 0, j0, g) + k;
+
+            float column[COLUMNS][STATES];
             float x[COLUMNS], dt[COLUMNS], z[COLUMNS];
 #pragma unroll
             for (int n = 0; n < STATES; ++n) {
-                edge[n] = 0.f;
+                if (warp == 0) ring[n * 32 + lane] = ring[(STATES + n) * 32 + lane] = 0.f;
 #pragma unroll
                 for (int c = 0; c < COLUMNS; ++c) column[c][n] = 0.f;
             }
@@ -61,39 +72,42 @@ extern "C" __global__ void __launch_bounds__(256) scan_forward(const Scan p) {
             for (int t = -1; t < p.height + warps - 1; ++t) {
                 const int i = t - warp, ahead = i + 1;
                 const bool fetch = ahead >= 0 && ahead < p.height;
-                io_t next_x[COLUMNS], next_dt[COLUMNS], next_z[COLUMNS], next_w[FETCH];
+                io_t next_x[COLUMNS], next_dt[COLUMNS], next_z[COLUMNS], next_B[FETCH], next_C[FETCH];
                 float next_edge[STATES];
                 if (fetch) {
 #pragma unroll
                     for (int c = 0; c < COLUMNS; ++c) {
                         if (live && j0 + c < p.width) {
-                            next_x[c] = cell_of(p.x, b, ahead, j0 + c, g)[k];
-                            next_dt[c] = cell_of(p.dt, b, ahead, j0 + c, g)[k];
-                            if (p.z.data) next_z[c] = cell_of(p.z, b, ahead, j0 + c, g)[k];
+                            next_x[c] = x_at[c * p.x.column];
+                            next_dt[c] = dt_at[c * p.dt.column];
+                            if (p.z.data) next_z[c] = z_at[c * p.z.column];
                         }
                     }
 #pragma unroll
                     for (int f = 0; f < FETCH; ++f) {
-                        const int e = f * 32 + lane, c = e / (2 * STATES);
-                        const bool second = e / STATES % 2;
-                        const int state = p.first_state + e % STATES;
-                        next_w[f] = c < COLUMNS && j0 + c < p.width && state < p.states
-                                        ? cell_of(second ? p.C : p.B, b, ahead, j0 + c, g)[state]
-                                        : narrow(0.f);
+                        const int e = f * 32 + lane, c = e / STATES, n = e % STATES;
+                        const bool inside = c < COLUMNS && j0 + c < p.width && has_state(p, n);
+                        next_B[f] = inside ? B_at[c * p.B.column + n] : narrow(0.f);
+                        next_C[f] = inside ? C_at[c * p.C.column + n] : narrow(0.f);
                     }
                     if (from_edge) {
-                        const float* in = p.left + ((edge_in * p.height + ahead) * p.states + p.first_state) * d_inner + channel;
+                        const float* in = edge_in;
 #pragma unroll
-                        for (int n = 0; n < STATES; ++n)
-                            next_edge[n] = p.first_state + n < p.states ? in[static_cast<index_t>(n) * d_inner] : 0.f;
+                        for (int n = 0; n < STATES; ++n, in += d_inner) next_edge[n] = has_state(p, n) ? *in : 0.f;
+                        edge_in += edge_step;
                     }
+                    x_at += p.x.row;
+                    dt_at += p.dt.row;
+                    if (p.z.data) z_at += p.z.row;
+                    B_at += p.B.row;
+                    C_at += p.C.row;
                 }
                 if (i >= 0 && i < p.height) {
-                    const float* weight = stage + (t & 1) * PAIRS;
+                    const float *B = stage + (t & 1) * 2 * WEIGHTS, *C = B + WEIGHTS;
                     float row[STATES];
 #pragma unroll
                     for (int n = 0; n < STATES; ++n)
-                        row[n] = warp ? ring[(((warp - 1) * 2 + ((t - 1) & 1)) * STATES + n) * 32 + lane] : edge[n];
+                        row[n] = ring[((warp * 2 + ((t - 1) & 1)) * STATES + n) * 32 + lane];
 #pragma unroll
                     for (int c = 0; c < COLUMNS; ++c) {
                         if (j0 + c >= p.width) break;
@@ -102,9 +116,9 @@ extern "C" __global__ void __launch_bounds__(256) scan_forward(const Scan p) {
 #pragma unroll
                         for (int n = 0; n < STATES; ++n) {
                             const float a = exp2_fast(dt[c] * a2[n]);
-                            row[n] = a * row[n] + inflow * weight[c * 2 * STATES + n];
+                            row[n] = a * row[n] + inflow * B[c * STATES + n];
                             column[c][n] = a * column[c][n] + row[n];
-                            y += column[c][n] * weight[(c * 2 + 1) * STATES + n];
+                            y += column[c][n] * C[c * STATES + n];
                         }
                         if (!live) continue;
                         const index_t cell = (static_cast<index_t>(b) * p.height + i) * p.width + j0 + c;
@@ -113,7 +127,7 @@ extern "C" __global__ void __launch_bounds__(256) scan_forward(const Scan p) {
                             if (p.D) y += skip * x[c];  // not 0 * x, which is NaN for an infinite x
                             if (p.pregate) p.pregate[cell * d_inner + channel] = y;
                             if (p.z.data) y *= silu(z[c]);
-                            cell_of(p.y, b, i, j0 + c, g)[k] = narrow(y);
+                            y_at[c * p.y.column] = narrow(y);
                         } else {
                             p.sum1[cell * d_inner + channel] = y;
                         }
@@ -121,27 +135,33 @@ extern "C" __global__ void __launch_bounds__(256) scan_forward(const Scan p) {
                             const index_t e = static_cast<index_t>(b) * top_edges + (i + 1) / BLOCK - 1;
                             float* out = p.top + ((e * p.width + j0 + c) * p.states + p.first_state) * d_inner + channel;
 #pragma unroll
-                            for (int n = 0; n < STATES; ++n)
-                                if (p.first_state + n < p.states) out[static_cast<index_t>(n) * d_inner] = column[c][n];
+                            for (int n = 0; n < STATES; ++n, out += d_inner)
+                                if (has_state(p, n)) *out = column[c][n];
                         }
                     }
                     if (warp + 1 < warps) {
 #pragma unroll
                         for (int n = 0; n < STATES; ++n)
-                            ring[((warp * 2 + (t & 1)) * STATES + n) * 32 + lane] = row[n];
+                            ring[(((warp + 1) * 2 + (t & 1)) * STATES + n) * 32 + lane] = row[n];
                     }
                     if (to_edge) {
-                        float* out = p.left + ((edge_out * p.height + i) * p.states + p.first_state) * d_inner + channel;
+                        float* out = edge_out;
 #pragma unroll
-                        for (int n = 0; n < STATES; ++n)
-                            if (p.first_state + n < p.states) out[static_cast<index_t>(n) * d_inner] = row[n];
+                        for (int n = 0; n < STATES; ++n, out += d_inner)
+                            if (has_state(p, n)) *out = row[n];
+                        edge_out += edge_step;
                     }
+                    y_at += p.y.row;
                 }
                 if (fetch) {
 #pragma unroll
                     for (int f = 0; f < FETCH; ++f) {
                         const int e = f * 32 + lane;
-                        if (e < PAIRS) stage[((t + 1) & 1) * PAIRS + e] = widen(next_w[f]);
+                        float* next = stage + ((t + 1) & 1) * 2 * WEIGHTS;
+                        if (e < WEIGHTS) {
+                            next[e] = widen(next_B[f]);
+                            next[WEIGHTS + e] = widen(next_C[f]);
+                        }
                     }
 #pragma unroll
                     for (int c = 0; c < COLUMNS; ++c) {
@@ -152,7 +172,7 @@ extern "C" __global__ void __launch_bounds__(256) scan_forward(const Scan p) {
                     }
                     if (from_edge) {
 #pragma unroll
-                        for (int n = 0; n < STATES; ++n) edge[n] = next_edge[n];
+                        for (int n = 0; n < STATES; ++n) ring[((t & 1) * STATES + n) * 32 + lane] = next_edge[n];
                     }
                 }
                 __syncthreads();  // hands the ring and the stage of this step over to the next

@@ -3,6 +3,7 @@
 // Self-contained: no header but this one. The host passes these shape constants with -D:
 //   SCAN_IO        0 float32, 1 float16, 2 bfloat16: the type of x, dt, B, C, z, y and their gradients
 //   STATES         states per launch, 1 to 16; more states run as several launches
+//   WHOLE          1 where every launch has STATES states, 0 where the last one has fewer
 //   COLUMNS        columns that one warp of scan_forward owns
 //   BLOCK          rows and columns of a block of cells in the backward pass, 4 or 8
 //   STATE_LANES    lanes of a backward warp that share a channel, 1, 2 or 4
@@ -90,7 +91,12 @@ static __device__ __forceinline__ float step_size(float raw, float bias, int sof
     return softplus && v <= 20.f ? log1pf(expf(v)) : v;
 }
 
-static __device__ __forceinline__ float silu(float v) { return v / (1.f + expf(-v)); }
+static __device__ __forceinline__ float silu(float v) { return __fdividef(v, 1.f + expf(-v)); }
+
+// Whether state n of this launch exists.
+static __device__ __forceinline__ bool has_state(const Scan& p, int n) {
+    return WHOLE || p.first_state + n < p.states;
+}
 
 static __device__ __forceinline__ int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
@@ -121,13 +127,25 @@ static __device__ __forceinline__ void walk_lines(const Scan& p, float* shared) 
 
     float a2[STATES];
 #pragma unroll
-    for (int n = 0; n < STATES; ++n) {
-        const int state = p.first_state + n;
-        a2[n] = live && state < p.states ? p.A[static_cast<index_t>(channel) * p.states + state] * LOG2E : 0.f;
-    }
+    for (int n = 0; n < STATES; ++n)
+        a2[n] = live && has_state(p, n) ? p.A[static_cast<index_t>(channel) * p.states + p.first_state + n] * LOG2E : 0.f;
     const float bias = live && p.dt_bias ? p.dt_bias[channel] : 0.f;
+    const Strided &value = UP ? p.grad_y : p.x, &weights = UP ? p.C : p.B;
+    // Elements from a cell of the line to the next one.
+    const index_t dt_step = UP ? -p.dt.row : p.dt.column, value_step = UP ? -value.row : value.column;
+    const index_t z_step = -p.z.row, weight_step = UP ? -weights.row : weights.column;
+    const index_t edge_step = static_cast<index_t>(UP ? -p.width : p.height) * p.states * d_inner;
 
     for (int b = blockIdx.z; b < p.batches; b += gridDim.z) {
+        if (count <= 0) break;
+        const int i = UP ? p.height - 1 : line, j = UP ? line : 0;
+        const io_t* dt_at = cell_of(p.dt, b, i, j, g) + k;
+        const io_t* value_at = cell_of(value, b, i, j, g) + k;
+        const io_t* z_at = UP && p.z.data ? cell_of(p.z, b, i, j, g) + k : nullptr;
+        const io_t* weight_at = cell_of(weights, b, i, j, g) + p.first_state;
+        const index_t edge = static_cast<index_t>(b) * edges + (UP ? (p.height - 1) / BLOCK - 1 : 0);
+        float* out = (UP ? p.below : p.left)
+                     + ((edge * (UP ? p.width : p.height) + line) * p.states + p.first_state) * d_inner + channel;
         float s[STATES];
 #pragma unroll
         for (int n = 0; n < STATES; ++n) s[n] = 0.f;
@@ -135,26 +153,24 @@ static __device__ __forceinline__ void walk_lines(const Scan& p, float* shared) 
         const auto fetch = [&](int first) {
 #pragma unroll
             for (int q = 0; q < PANEL; ++q) {
-                const int at = UP ? p.height - 1 - (first + q) : first + q;
-                const int i = UP ? at : line, j = UP ? line : at;
                 if (live && first + q < count) {
-                    next_dt[q] = cell_of(p.dt, b, i, j, g)[k];
-                    next_v[q] = cell_of(UP ? p.grad_y : p.x, b, i, j, g)[k];
-                    if (UP && p.z.data) next_z[q] = cell_of(p.z, b, i, j, g)[k];
+                    next_dt[q] = dt_at[q * dt_step];
+                    next_v[q] = value_at[q * value_step];
+                    if (UP && p.z.data) next_z[q] = z_at[q * z_step];
                 }
             }
 #pragma unroll
             for (int f = 0; f < FETCH; ++f) {
-                const int e = f * 32 + lane, q = e / STATES, state = p.first_state + e % STATES;
-                const int at = UP ? p.height - 1 - (first + q) : first + q;
-                const int i = UP ? at : line, j = UP ? line : at;
-                next_w[f] = q < PANEL && first + q < count && state < p.states
-                                ? cell_of(UP ? p.C : p.B, b, i, j, g)[state]
-                                : narrow(0.f);
+                const int e = f * 32 + lane, q = e / STATES, n = e % STATES;
+                next_w[f] = q < PANEL && first + q < count && has_state(p, n) ? weight_at[q * weight_step + n] : narrow(0.f);
             }
+            dt_at += PANEL * dt_step;
+            value_at += PANEL * value_step;
+            if (UP && p.z.data) z_at += PANEL * z_step;
+            weight_at += PANEL * weight_step;
         };
-        if (count > 0) fetch(0);
-        int until_edge = spacing;
+        fetch(0);
+        int until_edge = UP ? p.height - (p.height - 1) / BLOCK * BLOCK : spacing;
         for (int first = 0, half = 0; first < count; first += PANEL, half ^= 1) {
             float* weight = stage + half * PANEL * STATES;
             float dt[PANEL], v[PANEL];
@@ -178,23 +194,21 @@ static __device__ __forceinline__ void walk_lines(const Scan& p, float* shared) 
 #pragma unroll
             for (int q = 0; q < PANEL; ++q) {
                 if (first + q >= count) break;
-                const int at = UP ? p.height - 1 - (first + q) : first + q;
 #pragma unroll
                 for (int n = 0; n < STATES; ++n) {
                     const float a = exp2_fast(dt[q] * a2[n]);
                     const float w = weight[q * STATES + n];
                     s[n] = UP ? a * (s[n] + v[q] * w) : a * s[n] + v[q] * w;
                 }
-                const bool at_edge = UP ? at % BLOCK == 0 : --until_edge == 0;
-                if (at_edge) until_edge = spacing;
-                if (live && at_edge) {
-                    const index_t edge = static_cast<index_t>(b) * edges + (UP ? at : at + 1) / spacing - 1;
-                    const index_t cell = UP ? edge * p.width + line : edge * p.height + line;
-                    float* out = (UP ? p.below : p.left) + (cell * p.states + p.first_state) * d_inner + channel;
+                if (--until_edge > 0) continue;
+                until_edge = spacing;
+                if (live) {
+                    float* to = out;
 #pragma unroll
-                    for (int n = 0; n < STATES; ++n)
-                        if (p.first_state + n < p.states) out[static_cast<index_t>(n) * d_inner] = s[n];
+                    for (int n = 0; n < STATES; ++n, to += d_inner)
+                        if (has_state(p, n)) *to = s[n];
                 }
+                out += edge_step;
             }
         }
         __syncwarp();  // before the next batch item writes the half that is still being read

@@ -339,6 +339,7 @@ inline float __uint_as_float(unsigned v) {
     std::memcpy(&r, &v, 4);
     return r;
 }
+inline float __fdividef(float a, float b) { return a / b; }
 inline float exp2_fast(float v) { return std::exp2(v); }
 inline float half_to_float(unsigned short v) {
     const int exponent = v >> 10 & 31, mantissa = v & 1023;

@@ -36,6 +36,8 @@ class Shape:
         0 float32, 1 float16, 2 bfloat16.
     states
         States of one launch.
+    whole
+        1 where every launch has as many, 0 where the last one has fewer.
     columns
         Columns that a warp of the forward kernel owns.
     block
@@ -48,6 +50,7 @@ class Shape:
 
     io: int
     states: int
+    whole: int
     columns: int
     block: int
     state_lanes: int
@@ -61,7 +64,12 @@ class Shape:
         lanes = states if states <= 2 else 4
         block = 4 if states <= 2 else 8
         columns = 4 if states <= 4 else 2
-        shapes = [cls(_IO[dtype], states, columns, block, lanes, w) for w in (4, 2, 1) if w <= lanes]
+        whole = int(d_state % states == 0)
+        shapes = [
+            cls(_IO[dtype], states, whole, columns, block, lanes, warps)
+            for warps in (4, 2, 1)
+            if warps <= lanes
+        ]
         for shape in shapes:
             if shape.backward_bytes <= shared_bytes:
                 return shape
@@ -72,7 +80,8 @@ class Shape:
 
     def constants(self, file: str) -> dict[str, int]:
         """Return the constants that ``csrc/cuda/<file>.cu`` is compiled with."""
-        common = {"SCAN_IO": self.io, "STATES": self.states, "BLOCK": self.block}
+        common = {"SCAN_IO": self.io, "STATES": self.states, "WHOLE": self.whole}
+        common["BLOCK"] = self.block
         if file == "forward":
             return common | {"COLUMNS": self.columns}
         return common | {"STATE_LANES": self.state_lanes, "BACKWARD_WARPS": self.backward_warps}
