@@ -88,9 +88,7 @@ class OpenSlideBackend:
         x, y = column * _BLOCK, row * _BLOCK
         size = min(_BLOCK, stored.width - x), min(_BLOCK, stored.height - y)
         corner = round(x * stored.downsample), round(y * stored.downsample)
-        return on_background(
-            np.asarray(handle.read_region(corner, level, size)), self.background
-        )
+        return on_background(np.asarray(handle.read_region(corner, level, size)), self.background)
 
     def _read_again(
         self, failed: OpenSlide, level: int, row: int, column: int

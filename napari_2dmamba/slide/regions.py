@@ -34,9 +34,7 @@ class Regions:
     def __bool__(self) -> bool:
         return bool(self.include or self.exclude)
 
-    def rasterize(
-        self, shape: tuple[int, int], dimensions: tuple[int, int]
-    ) -> NDArray[np.bool_]:
+    def rasterize(self, shape: tuple[int, int], dimensions: tuple[int, int]) -> NDArray[np.bool_]:
         """Return which pixels of a picture of the whole slide count.
 
         Parameters
