@@ -45,10 +45,7 @@ class Regions:
             ``(width, height)`` of the slide in level-0 pixels.
         """
         scale = shape[1] / dimensions[0], shape[0] / dimensions[1]
-        if self.include:
-            counts = _fill(self.include, shape, scale)
-        else:
-            counts = np.ones(shape, bool)
+        counts = _fill(self.include, shape, scale) if self.include else np.ones(shape, bool)
         return counts & ~_fill(self.exclude, shape, scale)
 
 
@@ -101,7 +98,7 @@ def read_regions(path: str | Path, *, offset: tuple[float, float] = (0, 0)) -> R
     for feature in features:
         try:
             geometry = make_valid(to_shape(feature["geometry"]))
-        except Exception as error:  # noqa: BLE001 - shapely raises many kinds
+        except Exception as error:
             raise GridError(f"{path.name} holds a shape that cannot be read ({error})") from error
         areas = _polygons(affinity.translate(geometry, *offset))
         (exclude if _is_excluded(feature.get("properties") or {}) else include).extend(areas)
