@@ -97,12 +97,13 @@ def forward(
     dt_bias: Tensor | None,
     dt_softplus: bool,
     *,
+    keep: bool = True,
     level: int = _BEST_LEVEL,
-) -> tuple[Tensor, Tensor]:
-    """Return the scan and what the backward pass needs besides the inputs: nothing, ``(0,)``.
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """Return the scan, and three empty tensors: the backward pass needs only the inputs.
 
     Arguments as in :func:`.operator.selective_scan_2d`, checked there. Computes in float32;
-    the result has the dtype of ``x``.
+    the result has the dtype of ``x``. ``keep`` is there for the CUDA kernels.
     """
     problem, kept = _problem(x, dt, A, B, C, D, z, dt_bias, dt_softplus)
     y = torch.empty(x.shape, dtype=torch.float32)
@@ -113,7 +114,7 @@ def forward(
         x,
     )
     del kept
-    return y.to(x.dtype), torch.empty(0)
+    return y.to(x.dtype), (torch.empty(0), torch.empty(0), torch.empty(0))
 
 
 def backward(
@@ -127,7 +128,7 @@ def backward(
     z: Tensor | None,
     dt_bias: Tensor | None,
     dt_softplus: bool,
-    saved: Tensor,
+    saved: tuple[Tensor, Tensor, Tensor],
     *,
     level: int = _BEST_LEVEL,
 ) -> tuple[Tensor | None, ...]:
