@@ -13,7 +13,7 @@ from torch import Tensor
 
 from napari_2dmamba.errors import BackendError
 
-LIBRARY = Path(__file__).with_name("_scan_cpu.dll" if sys.platform == "win32" else "_scan_cpu.so")
+_NAME = "_scan_cpu.dll" if sys.platform == "win32" else "_scan_cpu.so"
 _VERSION = 1
 _BEST_LEVEL = -1
 
@@ -38,9 +38,15 @@ class _Gradients(ctypes.Structure):
     ]
 
 
+def _path() -> Path | None:
+    """Where the library is: beside this file or, of an editable install, where that put it."""
+    folders = sys.modules[__package__].__path__
+    return next((p for p in (Path(folder, _NAME) for folder in folders) if p.exists()), None)
+
+
 @functools.cache
 def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(LIBRARY))
+    library = ctypes.CDLL(str(_path()))
     pointer, number = ctypes.c_void_p, ctypes.c_int
     for name, arguments, result in (
         ("version", [], number),
@@ -58,7 +64,7 @@ def _library() -> ctypes.CDLL:
 @functools.cache
 def why_not() -> str | None:
     """Say why the CPU kernels cannot run here; None if they can."""
-    if not LIBRARY.exists():
+    if _path() is None:
         return (
             "the CPU kernels were not built, because no C++ compiler was found when the package "
             "was installed; install a wheel, or a compiler and then the package again"
@@ -66,10 +72,10 @@ def why_not() -> str | None:
     try:
         found = _library().scan2d_version()
     except (OSError, AttributeError) as error:
-        return f"{LIBRARY.name} cannot be loaded ({error}); install the package again"
+        return f"{_NAME} cannot be loaded ({error}); install the package again"
     if found != _VERSION:
         return (
-            f"{LIBRARY.name} is of version {found}, but this package needs {_VERSION}; "
+            f"{_NAME} is of version {found}, but this package needs {_VERSION}; "
             "install the package again"
         )
     return None
