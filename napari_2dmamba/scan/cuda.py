@@ -6,190 +6,26 @@ additions along rows and columns whatever the GPU and the shape: no atomics, two
 bit for bit.
 """
 
-import ctypes
 import math
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from napari_2dmamba.errors import BackendError
+from napari_2dmamba.scan.cuda_launch import (
+    IO,
+    LINES,
+    Launcher,
+    Shape,
+    Values,
+    block_side,
+    pack,
+    states_per_launch,
+)
 
-MAX_STATES = 16
-"""States of one launch; more of them run as several launches."""
-
-_IO = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-_MAX_WARPS = 8  # of a forward CTA: two CTAs of 8 warps leave each lane 128 registers
-_LINES = 2  # lines of cells, hence warps, of a CTA of the edge kernels
-_PANEL = 4  # cells that the edge kernels fetch at a time
+_MAX_WARPS = 8  # of a forward CTA, so that a lane may have 255 registers
 _MAX_GRID = 65535  # of the y and z axes
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The shape constants that the kernels are compiled for.
-
-    Attributes
-    ----------
-    io
-        0 float32, 1 float16, 2 bfloat16.
-    states
-        States of one launch.
-    whole
-        1 where every launch has as many, 0 where the last one has fewer.
-    columns
-        Columns that a warp of the forward kernel owns.
-    block
-        Rows and columns of a block of cells in the backward kernel.
-    state_lanes
-        Lanes of a backward warp that share a channel.
-    backward_warps
-        Warps of a backward CTA.
-    """
-
-    io: int
-    states: int
-    whole: int
-    columns: int
-    block: int
-    state_lanes: int
-    backward_warps: int
-
-    @classmethod
-    def of(cls, dtype: torch.dtype, d_state: int, shared_bytes: int) -> "Shape":
-        """Return what suits ``d_state`` states on a GPU with so much shared memory."""
-        launches = math.ceil(d_state / MAX_STATES)
-        states = math.ceil(d_state / launches)
-        lanes = states if states <= 2 else 4
-        block = 4 if states <= 2 else 8
-        columns = 4 if states <= 4 else 2
-        whole = int(d_state % states == 0)
-        shapes = [
-            cls(_IO[dtype], states, whole, columns, block, lanes, warps)
-            for warps in (4, 2, 1)
-            if warps <= lanes
-        ]
-        for shape in shapes:
-            if shape.backward_bytes <= shared_bytes:
-                return shape
-        raise BackendError(
-            f"The scan needs {shapes[-1].backward_bytes} bytes of shared memory per block; this"
-            f" GPU has {shared_bytes}. Use the CPU."
-        )
-
-    def constants(self, file: str) -> dict[str, int]:
-        """Return the constants that ``csrc/cuda/<file>.cu`` is compiled with."""
-        common = {"SCAN_IO": self.io, "STATES": self.states, "WHOLE": self.whole}
-        common["BLOCK"] = self.block
-        if file == "forward":
-            return common | {"COLUMNS": self.columns}
-        return common | {"STATE_LANES": self.state_lanes, "BACKWARD_WARPS": self.backward_warps}
-
-    @property
-    def edge_bytes(self) -> int:
-        """Shared memory of the kernels that write edges."""
-        return 4 * _LINES * 2 * _PANEL * self.states
-
-    def forward_bytes(self, warps: int) -> int:
-        """Shared memory of the forward kernel."""
-        return 4 * warps * (2 * self.states * 32 + 2 * self.columns * 2 * self.states)
-
-    @property
-    def backward_channels(self) -> int:
-        """Channels of a backward CTA."""
-        return 32 // self.state_lanes * self.backward_warps
-
-    @property
-    def backward_bytes(self) -> int:
-        """Shared memory of the backward kernel; WARP_FLOATS in backward.cu."""
-        cells, rounds = self.block**2, math.ceil(self.states / self.state_lanes)
-        floats = 5 * cells * (32 // self.state_lanes)
-        floats += 2 * rounds * self.state_lanes * (cells + 4)
-        floats += 32 * (rounds * self.block + 2 * self.block // 4 * self.block + rounds)
-        return 4 * floats * self.backward_warps
-
-
-class _Strided(ctypes.Structure):
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("batch", ctypes.c_longlong),
-        ("row", ctypes.c_longlong),
-        ("column", ctypes.c_longlong),
-        ("group", ctypes.c_longlong),
-    )
-
-
-_STRIDED = ("x", "dt", "B", "C", "z", "y", "grad_y", "grad_x", "grad_dt", "grad_z")
-_POINTERS = (
-    *("A", "D", "dt_bias", "pregate", "left", "top", "below", "sum1", "sum2"),
-    *("part_A", "part_D", "part_dt_bias", "part_B", "part_C"),
-)
-_NUMBERS = (
-    *("batches", "height", "width", "groups", "channels", "states", "first_state"),
-    *("spacing", "strip", "softplus", "write_left", "first", "last"),
-)
-
-
-class ScanArgument(ctypes.Structure):
-    """The one argument of every kernel: ``struct Scan`` of csrc/cuda/scan.cuh."""
-
-    _fields_ = (
-        *((name, _Strided) for name in _STRIDED),
-        *((name, ctypes.c_void_p) for name in _POINTERS),
-        *((name, ctypes.c_int) for name in _NUMBERS),
-    )
-
-
-Values = dict[str, "Tensor | int | None"]
-"""The fields of `ScanArgument` as tensors and numbers; what is absent is null or 0."""
-
-
-def pack(values: Values) -> ScanArgument:
-    """Return the kernels' argument for tensors that stay alive until the launch has run."""
-    argument = ScanArgument()
-    groups = values["groups"]
-    assert isinstance(groups, int)
-    for name, value in values.items():
-        if value is None:
-            continue
-        if isinstance(value, int):
-            setattr(argument, name, value)
-        elif name in _STRIDED:
-            setattr(argument, name, _strides(value, groups))
-        else:
-            setattr(argument, name, value.data_ptr())
-    return argument
-
-
-def _strides(t: Tensor, groups: int) -> _Strided:
-    """Describe ``(batch, H, W, channels)`` or ``(batch, H, W, groups, states)``."""
-    group = t.stride(3) if t.dim() == 5 else t.shape[3] // groups
-    return _Strided(t.data_ptr(), t.stride(0), t.stride(1), t.stride(2), group)
-
-
-class Launcher(Protocol):
-    """What runs a kernel: a GPU, or its emulation in the tests."""
-
-    @property
-    def multiprocessors(self) -> int:
-        """Blocks that should at least be in flight."""
-
-    @property
-    def shared_bytes(self) -> int:
-        """The most shared memory of a block."""
-
-    def launch(
-        self,
-        shape: Shape,
-        file: str,
-        kernel: str,
-        grid: tuple[int, int, int],
-        block: tuple[int, int, int],
-        shared_bytes: int,
-        values: Values,
-    ) -> None:
-        """Run one kernel of ``csrc/cuda/<file>.cu``."""
 
 
 class _GpuLauncher:
@@ -230,6 +66,18 @@ class Saved(NamedTuple):
     left: Tensor
     top: Tensor
     pregate: Tensor
+
+
+def saved_sizes(
+    x: Tensor, B: Tensor, z: Tensor | None
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Return the sizes of what `forward` keeps, for at least one cell."""
+    batch, height, width, d_inner = x.shape
+    d_state = B.shape[-1]
+    block = block_side(states_per_launch(d_state))
+    left = (batch, (width - 1) // block, height, d_state, d_inner)
+    top = (batch, (height - 1) // block, width, d_state, d_inner)
+    return left, top, (0,) if z is None else (batch, height, width, d_inner)
 
 
 def availability() -> tuple[bool, str]:
@@ -325,15 +173,17 @@ def forward(
     strip = warps * shape.columns
     strips = math.ceil(width / strip)
     spacing = shape.block if keep else strip
-    left = floats(batch, math.ceil(width / spacing) - 1, height, d_state, d_inner)
-    top = floats(batch, math.ceil(height / shape.block) - 1, width, d_state, d_inner)
-    pregate = floats(*x.shape) if keep and z is not None else floats(0)
+    if keep:
+        left, top, pregate = (floats(*size) for size in saved_sizes(x, B, z))
+    else:
+        left = floats(batch, (width - 1) // strip, height, d_state, d_inner)
+        top, pregate = floats(0), floats(0)
     one_pass = together or strips == 1
     launches = math.ceil(d_state / shape.states)
     values |= {
         "y": y,
         "left": left if left.numel() else None,
-        "top": top if keep and top.numel() else None,
+        "top": top if top.numel() else None,
         "pregate": pregate if pregate.numel() else None,
         "sum1": floats(*x.shape) if launches > 1 else None,
         "spacing": spacing,
@@ -343,15 +193,13 @@ def forward(
     for launch in range(launches):
         values |= _launch_values(launch, launches, shape)
         if not one_pass:
-            grid = (math.ceil(height / _LINES), tiles, batches)
-            block, shared = (32, _LINES, 1), shape.edge_bytes
+            grid = (math.ceil(height / LINES), tiles, batches)
+            block, shared = (32, LINES, 1), shape.edge_bytes
             launcher.launch(shape, "forward", "scan_left_edges", grid, block, shared, values)
         grid = (1 if one_pass else strips, tiles, batches)
         block, shared = (32, warps, 1), shape.forward_bytes(warps)
         launcher.launch(shape, "forward", "scan_forward", grid, block, shared, values)
-    if not keep:
-        left, top = floats(0), floats(0)
-    return y.to(x.dtype), Saved(left, top, pregate)
+    return y.to(x.dtype), Saved(left if keep else floats(0), top, pregate)
 
 
 class Gradients(NamedTuple):
@@ -378,7 +226,7 @@ def backward(
     z: Tensor | None,
     dt_bias: Tensor | None,
     dt_softplus: bool,
-    saved: Saved,
+    saved: tuple[Tensor, Tensor, Tensor],
     *,
     launcher: Launcher | None = None,
 ) -> Gradients:
@@ -391,7 +239,7 @@ def backward(
     x, dt, A, B, C, D, z, dt_bias, dt_softplus
         As given to `forward`.
     saved
-        From `forward` with ``keep=True``.
+        `Saved`, from `forward` with ``keep=True``.
     launcher
         As for `forward`.
 
@@ -422,6 +270,7 @@ def backward(
     _check_grid(groups * tiles)
     batches = min(batch, _MAX_GRID)
     launches = math.ceil(d_state / shape.states)
+    left, top, pregate = saved
     below = floats(batch, bands - 1, width, d_state, d_inner)
     grad_x, grad_dt, grad_z = like_x(), like_x(), like_x() if z is not None else None
     part_A = floats(batch, bands, d_state, d_inner)
@@ -431,9 +280,9 @@ def backward(
         "grad_x": grad_x,
         "grad_dt": grad_dt,
         "grad_z": grad_z,
-        "pregate": saved.pregate if saved.pregate.numel() else None,
-        "left": saved.left if saved.left.numel() else None,
-        "top": saved.top if saved.top.numel() else None,
+        "pregate": pregate if pregate.numel() else None,
+        "left": left if left.numel() else None,
+        "top": top if top.numel() else None,
         "below": below if below.numel() else None,
         "sum1": floats(*x.shape) if launches > 1 else None,
         "sum2": floats(*x.shape) if launches > 1 else None,
@@ -447,8 +296,8 @@ def backward(
     for launch in range(launches):
         values |= _launch_values(launch, launches, shape)
         if bands > 1:
-            grid = (math.ceil(width / _LINES), groups * math.ceil(d_inner // groups / 32), batches)
-            block, shared = (32, _LINES, 1), shape.edge_bytes
+            grid = (math.ceil(width / LINES), groups * math.ceil(d_inner // groups / 32), batches)
+            block, shared = (32, LINES, 1), shape.edge_bytes
             launcher.launch(shape, "backward", "scan_gradient_edges", grid, block, shared, values)
         grid, block = (bands, groups * tiles, batches), (32, shape.backward_warps, 1)
         shared = shape.backward_bytes
@@ -490,7 +339,7 @@ def _prepare(
     io = x.dtype
     for t in (dt, B, C, z):
         io = io if t is None else torch.promote_types(io, t.dtype)
-    if io not in _IO:
+    if io not in IO:
         raise BackendError(
             f"The CUDA kernels take float32, float16 and bfloat16, not {io}; use the definition."
         )

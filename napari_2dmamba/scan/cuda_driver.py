@@ -143,9 +143,7 @@ class Gpu:
                 image = compile_kernels(file, constants, self.architecture)
                 module = _call("load the kernels", "cuModuleLoadData", image)
                 for name in _KERNELS[file]:
-                    found = _call(
-                        f"find {name}", "cuModuleGetFunction", module, name.encode()
-                    )
+                    found = _call(f"find {name}", "cuModuleGetFunction", module, name.encode())
                     self._functions[file, name, key[2]] = found
             function = self._functions[key]
             if shared_bytes > _SHARED_WITHOUT_ASKING:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from napari_2dmamba.scan.cuda import _STRIDED, ScanArgument, Shape, Values, pack
 from napari_2dmamba.scan.cuda_compiler import source_folder
+from napari_2dmamba.scan.cuda_launch import ScanArgument, Shape, Values, pack
 
 EMULATOR = Path(__file__).parents[2] / "csrc" / "emulation"
 BUILDS = Path(tempfile.gettempdir()) / f"napari-2dmamba-emulation-{os.getuid()}"
@@ -107,7 +107,6 @@ class Emulation:
             for name, t in tensors.items()
         )
         assert ScanArgument.x.offset == 0
-        assert _STRIDED[0] == "x"  # `data` is the first field of a strided tensor
         argument = bytes(pack(values))
         header = struct.pack(
             "<32s12I",
