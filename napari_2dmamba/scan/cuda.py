@@ -255,8 +255,10 @@ def backward(
     inputs = values["x"]
     assert isinstance(inputs, Tensor)
     if x.numel() == 0:
-        given = (x, dt, A, B, C, D, z, dt_bias)
-        return Gradients(*(None if t is None else torch.zeros_like(t) for t in given))
+        some = [torch.zeros_like(t) for t in (x, dt, A, B, C)]
+        return Gradients(
+            *some, *(None if t is None else torch.zeros_like(t) for t in (D, z, dt_bias))
+        )
 
     def floats(*size: int) -> Tensor:
         return torch.empty(size, dtype=torch.float32, device=x.device)
