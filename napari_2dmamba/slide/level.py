@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_2dmamba.slide.backend import Backend, TileError
+from napari_2dmamba.slide.backend import Backend, SlideClosed, TileError
 from napari_2dmamba.slide.tile_cache import TileCache
 
 CHUNK = 512
@@ -55,6 +55,8 @@ class StoredTiles:
         try:
             return self._backend.read_tile(self._index, row, column)
         except TileError as error:
+            if isinstance(error, SlideClosed):
+                return self._blank(row, column)
             if not self.failed:
                 logger.warning(
                     "%s: a tile of level %d cannot be decoded and is shown as background (%s)",
@@ -63,9 +65,12 @@ class StoredTiles:
                     error,
                 )
             self.failed[row, column] = str(error)
-            height = min(self.tile_height, self.height - row * self.tile_height)
-            width = min(self.tile_width, self.width - column * self.tile_width)
-            return np.full((height, width, len(self.background)), self.background)
+            return self._blank(row, column)
+
+    def _blank(self, row: int, column: int) -> NDArray[Any]:
+        height = min(self.tile_height, self.height - row * self.tile_height)
+        width = min(self.tile_width, self.width - column * self.tile_width)
+        return np.full((height, width, len(self.background)), self.background)
 
 
 class MeanTiles:

@@ -1,6 +1,7 @@
 """TIFF slides through tifffile and imagecodecs: each stored tile decoded once, unpainted."""
 
 import contextlib
+import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from napari_2dmamba.errors import SlideError
 from napari_2dmamba.slide.backend import (
     Level,
     NotForThisBackend,
+    SlideClosed,
     TileError,
     on_background,
     whole_downsample,
@@ -33,6 +35,10 @@ _STRIP_ROWS, _STRIP_BYTES = 64, 8 * 2**20
 _LARGEST_SEGMENT = 2**30
 _JPEG = {6, 7, 34892, 33007}
 _APERIO_YCBCR = 33003
+_JPEG_MARK = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_JPEG_END = 0xD9
+_JPEG_SEGMENTS = {0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}
+"""What may stand between the scans of a JPEG: tables, comments, the next scan."""
 
 
 @dataclass
@@ -264,11 +270,11 @@ class TifffileBackend:
         data = self._bytes(offset, size) if size else None
         if data is not None and len(data) < size:
             raise TileError("the file ends before the tile does")
-        options = (
-            {"jpegtables": page.jpegtables, "jpegheader": keyframe.jpegheader}
-            if int(keyframe.compression) in _JPEG
-            else {}
-        )
+        options = {}
+        if int(keyframe.compression) in _JPEG:
+            options = {"jpegtables": page.jpegtables, "jpegheader": keyframe.jpegheader}
+            if data is not None and not is_whole_jpeg(data):
+                raise TileError("its JPEG data is damaged")
         try:
             pixels, _, shape = keyframe.decode(data, index, **options)
         except Exception as error:
@@ -281,7 +287,7 @@ class TifffileBackend:
     def _bytes(self, offset: int, size: int) -> bytes:
         with self._lock:
             if self._file.closed:
-                raise TileError("the slide is closed")
+                raise SlideClosed("the slide is closed")
             self._file.seek(offset)
             return self._file.read(size)
 
@@ -320,6 +326,25 @@ def _slide_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
         return sizes["X"] * sizes["Y"]
 
     return max(candidates, key=area)
+
+
+def is_whole_jpeg(data: bytes) -> bool:
+    """Whether the coded pixels run to the end mark without a mark that cannot stand there.
+
+    The decoder fills damaged stretches with grey and does not say so; OpenSlide refuses them.
+    """
+    position = data.find(b"\xff\xda")
+    while position >= 0:
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        mark = _JPEG_MARK.search(data, position)
+        if mark is None:
+            return False
+        position = mark.start()
+        if data[position + 1] == _JPEG_END:
+            return True
+        if data[position + 1] not in _JPEG_SEGMENTS:
+            return False
+    return False
 
 
 def _choose_planes(lead: dict[str, int]) -> tuple[tuple[Any, ...], tuple[str, ...]]:
