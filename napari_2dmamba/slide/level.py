@@ -81,6 +81,8 @@ class MeanTiles:
         self.width, self.height = -(-finer.width // 2), -(-finer.height // 2)
         self.downsample = finer.downsample * 2
         self.tile_width = self.tile_height = CHUNK
+        if finer.tile_width > 2 * CHUNK:  # strips: cut alike, so that each is decoded once
+            self.tile_width, self.tile_height = -(-finer.tile_width // 2), finer.tile_height
         self.background = finer.background
         self.failed: dict[tuple[int, int], str] = {}
         self._finer, self._cache = finer, cache
@@ -88,8 +90,9 @@ class MeanTiles:
     def load(self, row: int, column: int) -> NDArray[Any]:
         """See `TileSource.load`."""
         finer = self._finer
-        x, y = column * 2 * CHUNK, row * 2 * CHUNK
-        width, height = min(2 * CHUNK, finer.width - x), min(2 * CHUNK, finer.height - y)
+        width, height = 2 * self.tile_width, 2 * self.tile_height
+        x, y = column * width, row * height
+        width, height = min(width, finer.width - x), min(height, finer.height - y)
         pixels = read_pixels(finer, self._cache, x, y, width, height)
         failure = failure_within(finer, x, y, width, height)
         if failure is not None:

@@ -185,6 +185,16 @@ def test_opening_reads_nothing_and_each_tile_is_decoded_once(tmp_path: Path) -> 
     assert len(backend.read) == 10 * 20
 
 
+def test_strips_are_decoded_once_for_all_levels_together(tmp_path: Path) -> None:
+    pixels = noise(640, 3001, 3)
+    path = write_tiff(tmp_path / "a.tif", pixels, tile=None, rowsperstrip=20)
+    backend = Counted(path)
+    slide = Slide(path, backend, cache=TileCache(2 * 60 * 3001 * 3))
+    levels = slide.pyramid()
+    np.testing.assert_array_equal(np.asarray(levels[2]), halve(halve(pixels)))
+    assert len(backend.read) == len(set(backend.read)) == 11
+
+
 def test_cache_keeps_to_its_bytes_and_drops_the_oldest() -> None:
     cache, loaded = TileCache(1000), []
 

@@ -14,8 +14,8 @@ import openslide
 import pytest
 import tifffile
 
-from napari_2dmamba.errors import MissingMppError, SlideError
-from napari_2dmamba.slide import open_slide
+from napari_2dmamba.errors import SlideError
+from napari_2dmamba.slide import open_slide, tifffile_backend
 from tests.material import shared
 from tests.slide.written import (
     halved,
@@ -260,6 +260,32 @@ def test_every_layout_gives_the_pixels_written(tmp_path: Path, options: dict[str
         np.testing.assert_array_equal(slide.read_region(97, 55, 0, 40, 90), pixels[55:145, 97:137])
 
 
+@pytest.mark.parametrize("options", [{"tile": None, "rowsperstrip": 211}, {"tile": (224, 336)}])
+def test_huge_segments_are_decoded_once_to_disk(
+    tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tifffile_backend, "_SPILLED_SEGMENT", 100_000)
+    pixels = noise(211, 333, 3)
+    with open_slide(write_tiff(tmp_path / "huge.tif", pixels, **options)) as slide:
+        decoded = []
+        segment = slide._backend._segment
+        monkeypatch.setattr(
+            slide._backend, "_segment", lambda *given: decoded.append(given) or segment(*given)
+        )
+        np.testing.assert_array_equal(slide.read_region(0, 0, 0, 333, 211), pixels)
+        np.testing.assert_array_equal(slide.pyramid()[0][50:60, 20:30], pixels[50:60, 20:30])
+        assert len(decoded) <= 1
+
+
+def test_a_segment_of_more_than_1_gb_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tifffile_backend, "_LARGEST_SEGMENT", 100_000)
+    path = write_tiff(tmp_path / "huge.tif", noise(211, 333, 3), tile=None, rowsperstrip=211)
+    with pytest.raises(SlideError, match="convert it to a tiled pyramid"):
+        open_slide(path)
+
+
 def test_16_bit_colours_keep_their_values_and_are_refused(tmp_path: Path) -> None:
     pixels = noise(100, 120, 3, dtype=np.uint16)
     with open_slide(write_tiff(tmp_path / "deep.tif", pixels, byteorder=">")) as slide:
@@ -314,8 +340,6 @@ def test_absurd_resolutions_count_as_absent(tmp_path: Path, mpp: float | None, s
     with open_slide(path) as slide:
         assert slide.mpp is None
         assert source in slide.mpp_source
-        with pytest.raises(MissingMppError, match=r"a\.tif has no usable µm per pixel"):
-            slide.require_mpp()
     with open_slide(path, mpp=0.3) as slide:
         assert (slide.mpp, slide.mpp_source) == (0.3, "given by the user")
 
