@@ -115,7 +115,7 @@ def test_a_checkpoint_that_is_none_is_one_sentence(
 
 
 def test_interrupting_keeps_finished_batches(slide: Path, tmp_path: Path) -> None:
-    arguments = ["extract", str(slide), "--patch-size", "16", "--out", str(tmp_path)]
+    arguments = ["extract", str(slide), "--patch-size", "32", "--out", str(tmp_path)]
     command = [sys.executable, "-m", "napari_2dmamba.cli", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
