@@ -70,7 +70,11 @@ def prepare(way: str, count: int, folder: Path) -> Callable[[], Any]:
     from napari_2dmamba.explain.display import DisplaySettings, to_rgba
     from napari_2dmamba.explain.grid_map import scatter
     from napari_2dmamba.export import (
-        PatchScores, PictureSettings, write_geojson, write_picture, write_table,
+        PatchScores,
+        PictureSettings,
+        write_geojson,
+        write_picture,
+        write_table,
     )  # fmt: skip
     from napari_2dmamba.slide import open_slide
 
@@ -173,8 +177,9 @@ def main() -> None:
                 milliseconds = [1000 * result[k] for k in ("median", "min", "max")]
                 print("  {:9} {:10.2f} ms [{:.2f}-{:.2f}]".format(way, *milliseconds),
                       f"memory +{result['grown_mb']:.0f} MB", flush=True)  # fmt: skip
-            print(f"  loop / map at the same picture size: {found['loop x16'] / found['map x16']:.1f}"
-                  f"; loop png / png: {found['loop png'] / found['png']:.1f}\n")  # fmt: skip
+            drawing = found["loop x16"] / found["map x16"]
+            whole = found["loop png"] / found["png"]
+            print(f"  loop / map at the same picture size: {drawing:.1f}; as PNG: {whole:.1f}\n")
 
 
 if __name__ == "__main__":
