@@ -145,7 +145,8 @@ class DisplayTransform:
         finite = grid_map.values[np.isfinite(grid_map.values)].astype(np.float64)
         if self.signed:
             finite = np.abs(finite)
-        self.empty = finite.size == 0
+        shown = finite > 0 if settings.transform == "log" else np.isfinite(finite)
+        self.empty = not shown.any()
         self._ranks = _Ranks(finite)
         self.low, self.high = self._limits(finite, grid_map.display_range)
 
@@ -212,13 +213,13 @@ class DisplayTransform:
     def ticks(self, count: int = 5) -> list[Tick]:
         """Return ``count`` evenly spaced marks of the bar, labelled with raw values.
 
-        A map without values has none; a constant map has one, in the middle.
+        A map without values (above zero, for ``log``) has none, a constant map one.
         """
         if self.empty:
             return []
         if self.high <= self.low and self.settings.transform != "percentile":
-            only = self.value_at(1.0 if self.signed else 0.5)
-            return [Tick(0.5, format_value(only))]
+            only = self.value_at(0.75 if self.signed else 0.5)
+            return [Tick(float(self(np.array([only]))[0]), format_value(only))]
         positions = np.linspace(0.0, 1.0, count)
         values = [self.value_at(float(p)) for p in positions]
         labels = format_values(values)
