@@ -88,8 +88,9 @@ def test_jpeg_is_close_and_smaller(slide: Slide, tmp_path) -> None:
 
 
 def test_the_raw_map_has_one_pixel_per_patch_and_says_where_it_lies(tmp_path) -> None:
+    moved = COORDS + np.array([130, 70])
     shifted = scatter(
-        ATTENTION, COORDS + np.array([130, 70]), SIZE, name="attention", meaning="a & b < c", mpp=0.5
+        ATTENTION, moved, SIZE, name="attention", meaning="a & b < c", mpp=0.5
     )  # fmt: skip
     path = write_map_tiff(shifted, tmp_path / "m.ome.tif")
     found = tifffile.imread(path)

@@ -225,5 +225,5 @@ def test_predictions_are_said_in_one_line() -> None:
 
 def test_png_strips_of_any_height_make_one_picture(tmp_path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (50, 31, 3), dtype=np.uint8)
-    write_png(tmp_path / "a.png", [pixels[:1], pixels[1:30], pixels[30:]], 31, 50)
+    write_png(tmp_path / "a.png", [pixels[:1], pixels[1:30], pixels[30:30], pixels[30:]], 31, 50)
     np.testing.assert_array_equal(picture_of(tmp_path / "a.png"), pixels)
