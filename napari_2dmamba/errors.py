@@ -41,5 +41,5 @@ class ExportError(UserError):
     """A result cannot be written or read back."""
 
 
-class Cancelled(Exception):  # noqa: N818 - not an error: the user asked for it
+class Cancelled(Exception):
     """The user asked the running job to stop; finished work is kept."""

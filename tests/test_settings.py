@@ -19,8 +19,12 @@ def test_defaults_are_valid() -> None:
 
 @pytest.mark.parametrize(
     ("values", "says"),
-    [({"size": 0}, "size is 0, but must be at least 1"), ({"size": 9}, "at most 8"),
-     ({"mode": "c"}, "mode is 'c', but must be one of a, b"), ({"mpp": 0.0}, "mpp is 0.0")],
+    [
+        ({"size": 0}, "size is 0, but must be at least 1"),
+        ({"size": 9}, "at most 8"),
+        ({"mode": "c"}, "mode is 'c', but must be one of a, b"),
+        ({"mpp": 0.0}, "mpp is 0.0"),
+    ],
 )
 def test_what_is_wrong_is_named(values: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):

@@ -1,0 +1,423 @@
+"""The command line: view, run, extract, export, doctor, demo."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from napari_2dmamba import __version__
+from napari_2dmamba.command_options import add_options, given_options, settings_from
+from napari_2dmamba.errors import Cancelled, UserError
+from napari_2dmamba.settings import ProgressCallback
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+_COMMANDS = ("view", "run", "extract", "export", "doctor", "demo")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    0: all went well; 1: at least one slide failed (each failure is one sentence on standard
+    error); 2: the command itself is wrong; 130: interrupted.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] not in _COMMANDS and not given[0].startswith("-"):
+        given.insert(0, "view")
+    parser = _parser()
+    options = parser.parse_args(given)
+    if "action" not in options:
+        parser.print_help()
+        return OK
+    try:
+        return int(options.action(options, parser))
+    except UserError as error:
+        _complain(str(error))
+        return FAILED
+    except (KeyboardInterrupt, Cancelled):
+        _complain("stopped; what was finished is kept")
+        return INTERRUPTED
+    except BrokenPipeError:
+        return FAILED
+
+
+def view_main() -> None:
+    """Start the viewer without a console (Windows and desktop launchers)."""
+    sys.exit(main(["view", *sys.argv[1:]]))
+
+
+def _parser() -> argparse.ArgumentParser:
+    from napari_2dmamba.features.settings import FeatureSettings
+    from napari_2dmamba.models.settings import ModelSettings
+    from napari_2dmamba.slide.grid import GridSettings
+    from napari_2dmamba.slide.tissue import TissueSettings
+
+    parser = argparse.ArgumentParser(
+        prog="napari-2dmamba",
+        description="Open a gigapixel slide, run 2DMambaMIL, and see why the model decided "
+        "what it did.",
+        epilog="napari-2dmamba SLIDE... is short for napari-2dmamba view SLIDE...",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    view = commands.add_parser("view", help="open slides in the viewer")
+    view.add_argument("slides", nargs="*", type=Path, metavar="SLIDE")
+    view.set_defaults(action=_view)
+
+    run = commands.add_parser("run", help="run a model on slides and save maps and scores")
+    _slides(run)
+    run.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="model checkpoint (default: the demo checkpoint, "
+        "trained on synthetic slides, not for any medical use)",
+    )
+    run.add_argument(
+        "--checkpoint-setting",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting that a published checkpoint does not hold; may be repeated",
+    )
+    run.add_argument(
+        "--features", dest="feature_file", type=Path, help="features computed before (.h5, .pt)"
+    )
+    run.add_argument(
+        "--in-pixels",
+        action="store_true",
+        help="work in level-0 pixels on slides that state no µm per pixel",
+    )
+    add_options(run, TissueSettings, "tissue")
+    add_options(run, GridSettings, "patches (default: as the checkpoint was trained)")
+    add_options(run, FeatureSettings, "features")
+    add_options(run, ModelSettings, "model")
+    run.set_defaults(action=_run)
+
+    extract = commands.add_parser("extract", help="compute and save patch features of slides")
+    _slides(extract)
+    extract.add_argument(
+        "--in-pixels",
+        action="store_true",
+        help="work in level-0 pixels on slides that state no µm per pixel",
+    )
+    add_options(extract, TissueSettings, "tissue")
+    add_options(extract, GridSettings, "patches")
+    add_options(extract, FeatureSettings, "features")
+    extract.set_defaults(action=_extract)
+
+    from napari_2dmamba.export.formats import FORMATS
+
+    export = commands.add_parser("export", help="write pictures and tables of a saved run")
+    export.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a saved run")
+    export.add_argument(
+        "--formats",
+        default=",".join(FORMATS),
+        help=f"which of {', '.join(FORMATS)} to write, with commas. Default: all",
+    )
+    export.add_argument("--slide", type=Path, help="the slide, where it has moved")
+    export.add_argument(
+        "--export-mpp",
+        type=float,
+        metavar="MPP",
+        help="resolution of pictures [µm/px]. Default: fits 4000 px",
+    )
+    export.add_argument("--json", action="store_true", help="print the written files as JSON")
+    export.set_defaults(action=_export)
+
+    doctor = commands.add_parser("doctor", help="say what works here, and what to do")
+    doctor.add_argument("--json", action="store_true", help="print the report as JSON")
+    doctor.set_defaults(action=_doctor)
+
+    demo = commands.add_parser("demo", help="run on the synthetic sample slide")
+    demo.add_argument("--out", type=Path, default=Path("napari-2dmamba-demo"))
+    demo.add_argument("--no-view", action="store_true", help="do not open the viewer at the end")
+    demo.set_defaults(action=_demo)
+    return parser
+
+
+def _slides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("slides", nargs="+", type=Path, metavar="SLIDE")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs"),
+        help="folder that gets one folder per slide. Default: runs",
+    )
+    parser.add_argument(
+        "--mpp",
+        type=float,
+        help="µm per level-0 pixel, where slides do not state it or state it wrongly",
+    )
+    parser.add_argument(
+        "--regions",
+        type=Path,
+        metavar="GEOJSON",
+        help="regions to include and exclude, as QuPath exports them",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON line per slide")
+
+
+def _view(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    try:
+        from napari_2dmamba.plugin.app import view
+    except ImportError as error:
+        raise UserError(
+            f'the viewer is not installed ({error}); run pip install "napari-2dmamba[viewer]"'
+        ) from error
+    view(options.slides)
+    return OK
+
+
+def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from napari_2dmamba.features.settings import FeatureSettings
+    from napari_2dmamba.models import load_checkpoint
+    from napari_2dmamba.models.settings import ModelSettings
+    from napari_2dmamba.pipeline import RunSettings, grid_settings_for, run
+    from napari_2dmamba.sample import demo_checkpoint
+    from napari_2dmamba.slide.grid import GridSettings
+    from napari_2dmamba.slide.tissue import TissueSettings
+
+    settings = RunSettings(
+        tissue=settings_from(options, TissueSettings, parser),
+        features=settings_from(options, FeatureSettings, parser),
+        model=settings_from(options, ModelSettings, parser),
+        in_pixels=options.in_pixels,
+    )
+    aggregator = load_checkpoint(
+        options.checkpoint or demo_checkpoint(), **_pairs(options.checkpoint_setting, parser)
+    )
+    grid = grid_settings_for(aggregator, **given_options(options, GridSettings))
+    settings = dataclasses.replace(settings, grid=grid)
+
+    def one(slide: Path, folder: Path, progress: ProgressCallback) -> dict[str, Any]:
+        result = run(
+            slide,
+            aggregator,
+            settings,
+            features=options.feature_file,
+            regions=options.regions,
+            mpp=options.mpp,
+            out=folder,
+            on_progress=progress,
+        )
+        return summary_of(result)
+
+    return _each_slide(options, one)
+
+
+def summary_of(result: Any) -> dict[str, Any]:
+    """Return what a run says in a few lines: prediction, patches, where it was saved."""
+    prediction = result.prediction
+    answer: dict[str, Any] = {
+        "slide": result.slide_path.name,
+        "patches": len(result.bag),
+        "task": prediction.task,
+        "background_attention": prediction.background_mass,
+        "device": prediction.device,
+        "backend": prediction.backend,
+        "folder": str(result.folder) if result.folder else None,
+    }
+    if prediction.task == "classification":
+        answer["prediction"] = prediction.class_names[prediction.top_class]
+        answer["probabilities"] = {
+            name: float(p)
+            for name, p in zip(prediction.class_names, prediction.probabilities, strict=True)
+        }
+    else:
+        answer["risk"] = prediction.risk
+        answer["survival"] = [float(s) for s in prediction.survival]
+    return answer
+
+
+def _extract(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from napari_2dmamba.features import extract_features
+    from napari_2dmamba.features.files import write_features
+    from napari_2dmamba.features.settings import FeatureSettings
+    from napari_2dmamba.pipeline import RunSettings, prepare_grid
+    from napari_2dmamba.slide import open_slide
+    from napari_2dmamba.slide.grid import GridSettings
+    from napari_2dmamba.slide.regions import read_regions
+    from napari_2dmamba.slide.tissue import TissueSettings
+
+    grid_settings = settings_from(options, GridSettings, parser)
+    settings = RunSettings(
+        tissue=settings_from(options, TissueSettings, parser),
+        features=settings_from(options, FeatureSettings, parser),
+        in_pixels=options.in_pixels,
+    )
+
+    def one(path: Path, folder: Path, progress: ProgressCallback) -> dict[str, Any]:
+        with open_slide(path, mpp=options.mpp) as slide:
+            regions = (
+                read_regions(options.regions, offset=slide.bounds[:2]) if options.regions else None
+            )
+            _, grid = prepare_grid(slide, settings, grid_settings, regions)
+            bag = extract_features(
+                slide, grid, settings.features, cache=folder, on_progress=progress
+            )
+            written = folder / "features.h5"
+            write_features(bag, written)
+        return {
+            "slide": path.name,
+            "patches": len(bag),
+            "feature_size": bag.feature_size,
+            "encoder": bag.encoder,
+            "file": str(written),
+        }
+
+    return _each_slide(options, one)
+
+
+def _export(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from napari_2dmamba.export.formats import FORMATS, export_run
+
+    formats = tuple(name.strip() for name in options.formats.split(",") if name.strip())
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown:
+        parser.error(f"unknown format {unknown[0]!r}; choose from {', '.join(FORMATS)}")
+    failed = False
+    for folder in options.runs:
+        try:
+            written = export_run(
+                folder, formats=formats, slide_path=options.slide, mpp=options.export_mpp
+            )
+        except UserError as error:
+            failed = True
+            _report(options.json, {"run": str(folder), "error": str(error)})
+            continue
+        _report(options.json, {"run": str(folder), "files": [str(path) for path in written]})
+    return FAILED if failed else OK
+
+
+def _doctor(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from napari_2dmamba.doctor import examine
+
+    findings = examine()
+    if options.json:
+        print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            mark = {"ok": "ok  ", "note": "note", "problem": "FAIL"}[finding.state]
+            print(f"{mark}  {finding.subject}: {finding.found}")
+            if finding.advice:
+                print(f"      {finding.advice}")
+    return FAILED if any(finding.state == "problem" for finding in findings) else OK
+
+
+def _demo(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    import os
+
+    from napari_2dmamba.export.formats import export_run
+    from napari_2dmamba.pipeline import run
+    from napari_2dmamba.sample import demo_checkpoint, sample_slide
+
+    slide = sample_slide()
+    with _progress() as progress:
+        result = run(slide, demo_checkpoint(), out=options.out, on_progress=progress("demo"))
+    _print_summary(summary_of(result))
+    if result.folder is None:
+        raise UserError(f"the demo was not saved in {options.out}")
+    picture = export_run(result.folder, formats=("png",))[0]
+    print(f"heatmap: {picture.resolve()}")
+    print("The demo model was trained on synthetic slides and is not for any medical use.")
+    has_screen = sys.platform in ("win32", "darwin") or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
+    if not options.no_view and has_screen:
+        from napari_2dmamba.plugin.app import view
+
+        view([slide], run_folder=result.folder)
+    elif not has_screen:
+        print("No screen here, so the viewer was not opened.")
+    return OK
+
+
+def _each_slide(options: argparse.Namespace, one: Any) -> int:
+    """Do one thing to every slide; a slide that fails does not stop the rest."""
+    failed = 0
+    with _progress() as progress:
+        for path in options.slides:
+            try:
+                answer = one(path, options.out / path.stem, progress(path.name))
+            except UserError as error:
+                failed += 1
+                answer = {"slide": path.name, "error": str(error)}
+            _report(options.json, answer)
+    if failed and len(options.slides) > 1:
+        _complain(f"{failed} of {len(options.slides)} slides failed")
+    return FAILED if failed else OK
+
+
+def _report(as_json: bool, answer: dict[str, Any]) -> None:
+    if as_json:
+        print(json.dumps(answer), flush=True)
+    elif "error" in answer:
+        _complain(answer["error"])
+    else:
+        _print_summary(answer)
+
+
+def _print_summary(answer: dict[str, Any]) -> None:
+    for name, value in answer.items():
+        if value is None:
+            continue
+        if isinstance(value, dict):
+            print(f"{name}:")
+            for key, part in value.items():
+                print(f"  {part:8.4f}  {key}")
+        elif isinstance(value, list):
+            print(
+                f"{name}: "
+                + ", ".join(
+                    f"{part:.4f}" if isinstance(part, float) else str(part) for part in value
+                )
+            )
+        else:
+            shown = f"{value:.4f}" if isinstance(value, float) else value
+            print(f"{name.replace('_', ' ')}: {shown}")
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """Show a progress bar on standard error; give back a maker of callbacks per slide."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.fields[slide]}"), BarColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", slide="")
+
+        def for_slide(name: str) -> ProgressCallback:
+            def update(done: int, total: int, message: str) -> None:
+                bar.update(
+                    task, slide=name, description=message, completed=done, total=total or None
+                )
+
+            return update
+
+        yield for_slide
+
+
+def _pairs(given: list[str], parser: argparse.ArgumentParser) -> dict[str, Any]:
+    pairs = {}
+    for item in given:
+        name, equals, value = item.partition("=")
+        if not equals:
+            parser.error(f"--checkpoint-setting takes NAME=VALUE, not {item!r}")
+        try:
+            pairs[name.replace("-", "_")] = json.loads(value)
+        except json.JSONDecodeError:
+            pairs[name.replace("-", "_")] = value
+    return pairs
+
+
+def _complain(sentence: str) -> None:
+    print(f"napari-2dmamba: {sentence}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

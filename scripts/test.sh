@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Sets everything up on a fresh machine and runs the tests, in a virtual screen where there is none.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scripts/setup.sh viewer,dev
+unset QT_QPA_PLATFORM  # "offscreen" shows no image layers
+exec .venv/bin/python -m pytest "$@"
