@@ -37,6 +37,8 @@ class Form(QWidget, Generic[Settings]):
         A dataclass whose fields are made with `napari_2dmamba.settings.setting`.
     leave_out
         Names of fields that another widget sets; they keep their defaults here.
+    choices
+        What to offer for fields that could hold more than a form can list.
 
     Signals
     -------
@@ -51,6 +53,7 @@ class Form(QWidget, Generic[Settings]):
         settings_class: type[Settings],
         *,
         leave_out: tuple[str, ...] = (),
+        choices: dict[str, tuple[Any, ...]] | None = None,
         parent: QWidget | None = None,
     ) -> None:
         super().__init__(parent)
@@ -65,7 +68,7 @@ class Form(QWidget, Generic[Settings]):
         for field in dataclasses.fields(settings_class):  # type: ignore[arg-type]
             if field.name in leave_out or "help" not in field.metadata:
                 continue
-            editor = make_editor(field, hints[field.name])
+            editor = make_editor(field, hints[field.name], (choices or {}).get(field.name))
             editor.set(getattr(self._start, field.name))
             editor.changed.connect(self.changed)
             editor.setToolTip(field.metadata["help"])
@@ -279,14 +282,16 @@ class _DropLine(QLineEdit):
             super().dropEvent(event)
 
 
-def make_editor(field: dataclasses.Field, hint: Any) -> Editor:
+def make_editor(
+    field: dataclasses.Field, hint: Any, choices: tuple[Any, ...] | None = None
+) -> Editor:
     """Return the editor that suits a dataclass field of type ``hint``."""
     options = [t for t in typing.get_args(hint) if t is not types.NoneType]
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     optional = is_union and len(options) < len(typing.get_args(hint))
     kind = options[0] if is_union and options else hint
     meta = field.metadata
-    choices = meta.get("choices")
+    choices = choices or meta.get("choices")
     if choices is None and typing.get_origin(kind) is typing.Literal:
         choices = typing.get_args(kind)
     if choices is not None:
