@@ -2,12 +2,17 @@
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_2dmamba.errors import GridError
-from napari_2dmamba.settings import setting
+from napari_2dmamba.errors import GridError, TissueError
+from napari_2dmamba.settings import setting, validate
+
+if TYPE_CHECKING:
+    from napari_2dmamba.slide.slide import Slide
+    from napari_2dmamba.slide.tissue import TissueMask
 
 
 @dataclass(frozen=True)
@@ -118,3 +123,78 @@ def canvas_of_slide(dimensions: tuple[int, int], patch_size_level0: int) -> tupl
     """Return ``(rows, cols)`` covering a slide of ``(width, height)`` level-0 pixels."""
     width, height = dimensions
     return math.ceil(height / patch_size_level0), math.ceil(width / patch_size_level0)
+
+
+def make_grid(
+    slide: "Slide", tissue: "TissueMask", settings: GridSettings | None = None
+) -> PatchGrid:
+    """Lay the grid over a slide and keep the cells on tissue.
+
+    A patch counts when its tissue is at least ``settings.min_tissue`` of the whole patch,
+    measured exactly on the mask, and more than none. At the right and lower edge a patch may
+    reach beyond the slide, where pixels are background: it counts when at least half of it
+    lies on the slide.
+
+    Raises
+    ------
+    TissueError
+        When no patch holds enough tissue.
+    GridError
+        When the slide is too small for a single patch.
+    """
+    settings = settings or GridSettings()
+    validate(settings)
+    width, height = slide.dimensions
+    side = patch_size_on_level0(settings, slide.mpp)
+    rows, cols = canvas_of_slide(slide.dimensions, side)
+    y = np.minimum(np.arange(rows + 1) * side, height)
+    x = np.minimum(np.arange(cols + 1) * side, width)
+    on_slide = np.outer(np.diff(y), np.diff(x)) / side**2
+    if not (on_slide >= 0.5).any():
+        raise GridError(
+            f"{slide.name} is {width} x {height} pixels, less than half a patch of {side} x "
+            f"{side}; choose smaller patches or a finer resolution"
+        )
+    # a patch's share of tissue: area on the mask, turned into level-0 pixels
+    mask_pixel = (height / tissue.mask.shape[0]) * (width / tissue.mask.shape[1])
+    fraction = _area(tissue.mask, y / height, x / width) * mask_pixel / side**2
+    kept = (fraction > 0) & (fraction >= settings.min_tissue - 1e-9) & (on_slide >= 0.5)
+    if not kept.any():
+        raise TissueError(
+            f"no patch of {slide.name} holds {settings.min_tissue:.0%} tissue (the fullest "
+            f"holds {fraction.max():.1%}); ask for less tissue or smaller patches"
+        )
+    cells = np.argwhere(kept)
+    return PatchGrid(
+        patch_size=settings.patch_size,
+        patch_size_level0=side,
+        mpp=None if slide.mpp is None else side * slide.mpp / settings.patch_size,
+        slide_mpp=slide.mpp,
+        canvas=(rows, cols),
+        coords=cells[:, ::-1].astype(np.int64) * side,
+        tissue_fraction=fraction[kept].astype(np.float32),
+    )
+
+
+def _area(
+    mask: NDArray[np.bool_], y: NDArray[np.float64], x: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the mask's area, in mask pixels, within each cell of a grid.
+
+    The summed-area table of a mask of constant pixels is exact at whole pixels and linear
+    between them along each axis, so interpolating it gives areas without sampling error.
+
+    Parameters
+    ----------
+    y, x
+        Edges of the cells as shares of the mask's height and width, from 0 to 1.
+    """
+    table = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
+    table[1:, 1:] = mask.cumsum(0, dtype=np.float64).cumsum(1)
+    for axis, edges in ((0, y * mask.shape[0]), (1, x * mask.shape[1])):
+        low = np.minimum(edges.astype(np.int64), mask.shape[axis] - 1)
+        part = edges - low
+        part = part[:, np.newaxis] if axis == 0 else part
+        below, above = np.take(table, low, axis), np.take(table, low + 1, axis)
+        table = below * (1 - part) + above * part
+    return np.diff(np.diff(table, axis=0), axis=1)

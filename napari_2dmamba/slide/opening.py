@@ -1,0 +1,98 @@
+"""Which backend reads a file, and what to say when none does."""
+
+from pathlib import Path
+
+from napari_2dmamba.errors import SlideError
+from napari_2dmamba.slide.backend import Backend, NotForThisBackend
+from napari_2dmamba.slide.openslide_backend import OpenSlideBackend
+from napari_2dmamba.slide.tifffile_backend import TifffileBackend, is_vendors_own
+
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_ONE_LEVEL_IS_ENOUGH = 2048
+
+
+def open_backend(path: Path) -> Backend:
+    """Open a file with the backend that sees its pyramid best.
+
+    TIFFs of plain build go to tifffile, which decodes tiles several times faster; everything
+    that OpenSlide knows how to put together goes to OpenSlide; where the first choice sees
+    one level of a large slide and the other sees more, the other is taken.
+
+    Raises
+    ------
+    SlideError
+        Naming the file and what is wrong with it.
+    """
+    header = _header(path)
+    reasons: list[str] = []
+    if header[:4] not in _TIFF_MAGIC:
+        return _openslide_or_sentence(path, header, reasons)
+    if is_vendors_own(path):
+        try:
+            return OpenSlideBackend(path)
+        except NotForThisBackend as reason:
+            reasons.append(f"OpenSlide: {reason}")
+    try:
+        tiff = TifffileBackend(path)
+    except NotForThisBackend as reason:
+        reasons.append(f"tifffile: {reason}")
+        return _openslide_or_sentence(path, header, reasons)
+    level = tiff.levels[0]
+    if len(tiff.levels) == 1 and tiff.rgb and max(level.width, level.height) > _ONE_LEVEL_IS_ENOUGH:
+        try:
+            other = OpenSlideBackend(path)
+        except NotForThisBackend:
+            return tiff
+        if len(other.levels) > 1:
+            tiff.close()
+            return other
+        other.close()
+    return tiff
+
+
+def _openslide_or_sentence(path: Path, header: bytes, reasons: list[str]) -> Backend:
+    try:
+        return OpenSlideBackend(path)
+    except NotForThisBackend as reason:
+        reasons.append(f"OpenSlide: {reason}")
+    is_tiff = header[:4] in _TIFF_MAGIC
+    if is_tiff:
+        raise SlideError(
+            f"{path.name} is a TIFF that is damaged or cut short, or of a kind that cannot be "
+            f"read ({'; '.join(reasons)}); copy it again or export it as a pyramidal TIFF"
+        )
+    raise SlideError(
+        f"{path.name} is not a slide this program can read: it is neither a TIFF nor any "
+        "format of OpenSlide; check that it is the slide itself and was copied whole"
+    )
+
+
+def _header(path: Path) -> bytes:
+    """Return the first bytes, or say why there are none that can be a slide."""
+    try:
+        if path.is_dir():
+            raise SlideError(
+                f"{path.name} is a folder; open the slide file in it (for DICOM any one of its "
+                "files, for MIRAX the .mrxs file beside it)"
+            )
+        with path.open("rb") as file:
+            header = file.read(1024)
+    except FileNotFoundError:
+        raise SlideError(f"{path} does not exist; check the name and the folder") from None
+    except PermissionError:
+        raise SlideError(f"{path} may not be read by you; ask for permission to read it") from None
+    except OSError as error:
+        raise SlideError(f"{path} cannot be read: {error.strerror or error}") from error
+    start = header.lstrip().lower()
+    if not header:
+        raise SlideError(f"{path.name} is empty (0 bytes); copy or download it again")
+    if header.startswith(b"version https://git-lfs"):
+        raise SlideError(
+            f"{path.name} is a git-lfs pointer, not the slide; run git lfs pull and open it again"
+        )
+    if start.startswith((b"<!doctype html", b"<html")):
+        raise SlideError(
+            f"{path.name} is a web page, not a slide: probably the error page of a failed "
+            "download; download it again"
+        )
+    return header

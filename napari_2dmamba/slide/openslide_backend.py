@@ -1,0 +1,126 @@
+"""Slides through OpenSlide: every vendor format whose tiles overlap, rotate or hide."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+from openslide import OpenSlide, OpenSlideError
+
+from napari_2dmamba.slide.backend import (
+    Channel,
+    Level,
+    NotForThisBackend,
+    TileError,
+    on_background,
+    usable_mpp,
+)
+
+_BLOCK = 512
+_SHOWN_PROPERTIES = {
+    openslide.PROPERTY_NAME_VENDOR: "vendor",
+    openslide.PROPERTY_NAME_OBJECTIVE_POWER: "objective_power",
+}
+
+
+class OpenSlideBackend:
+    """Read blocks of 512 x 512 pixels through OpenSlide.
+
+    An OpenSlide handle that met one unreadable tile answers every later call with the same
+    error, so each error is confirmed on a fresh handle, which then replaces the old one.
+    """
+
+    name = "OpenSlide"
+    rgb = True
+    dtype: np.dtype[np.uint8] = np.dtype(np.uint8)
+    channels = (Channel("red"), Channel("green"), Channel("blue"))
+    remarks: tuple[str, ...] = ()
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._closed = False
+        try:
+            self._handle = OpenSlide(path)
+        except OpenSlideError as error:
+            raise NotForThisBackend(str(error)) from error
+        handle, stated = self._handle, self._handle.properties
+        self.levels = tuple(
+            Level(width, height, downsample, _BLOCK, _BLOCK)
+            for (width, height), downsample in zip(
+                handle.level_dimensions, handle.level_downsamples, strict=True
+            )
+        )
+        color = stated.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
+        self.background = tuple(int(color[i : i + 2], 16) for i in (0, 2, 4))
+        self.mpp, self.mpp_source = _resolution(stated)
+        width, height = handle.dimensions
+        self.bounds = (
+            int(stated.get(openslide.PROPERTY_NAME_BOUNDS_X, 0)),
+            int(stated.get(openslide.PROPERTY_NAME_BOUNDS_Y, 0)),
+            int(stated.get(openslide.PROPERTY_NAME_BOUNDS_WIDTH, width)),
+            int(stated.get(openslide.PROPERTY_NAME_BOUNDS_HEIGHT, height)),
+        )
+        self.properties = {
+            ours: stated[theirs] for theirs, ours in _SHOWN_PROPERTIES.items() if theirs in stated
+        }
+        vendor = stated.get(openslide.PROPERTY_NAME_VENDOR)
+        several_files = vendor in ("dicom", "mirax", "hamamatsu", "zeiss")
+        is_ndpi = path.suffix.lower() == ".ndpi"
+        self.content_hash = (
+            stated.get("openslide.quickhash-1") if several_files and not is_ndpi else None
+        )
+
+    def read_tile(self, level: int, row: int, column: int) -> NDArray[np.uint8]:
+        """See `Backend.read_tile`."""
+        with self._lock:
+            if self._closed:
+                raise TileError("the slide is closed")
+            handle = self._handle
+        try:
+            return self._read(handle, level, row, column)
+        except OpenSlideError:
+            return self._read_again(handle, level, row, column)
+
+    def _read(self, handle: OpenSlide, level: int, row: int, column: int) -> NDArray[np.uint8]:
+        stored = self.levels[level]
+        x, y = column * _BLOCK, row * _BLOCK
+        size = min(_BLOCK, stored.width - x), min(_BLOCK, stored.height - y)
+        corner = round(x * stored.downsample), round(y * stored.downsample)
+        return on_background(
+            np.asarray(handle.read_region(corner, level, size)), self.background
+        )
+
+    def _read_again(
+        self, failed: OpenSlide, level: int, row: int, column: int
+    ) -> NDArray[np.uint8]:
+        fresh = OpenSlide(self._path)
+        try:
+            pixels = self._read(fresh, level, row, column)
+        except OpenSlideError as error:
+            with self._lock:
+                if self._handle is failed and not self._closed:
+                    self._handle = OpenSlide(self._path)
+            raise TileError(str(error)) from error
+        with self._lock:
+            if self._handle is failed and not self._closed:
+                self._handle = fresh
+        return pixels
+
+    def close(self) -> None:
+        """Forget the handle; it is freed when the last read under way has ended."""
+        with self._lock:
+            self._closed = True
+            del self._handle
+
+
+def _resolution(stated: "openslide._PropertyMap") -> tuple[float | None, str]:
+    try:
+        x = float(stated[openslide.PROPERTY_NAME_MPP_X])
+        y = float(stated[openslide.PROPERTY_NAME_MPP_Y])
+    except (KeyError, ValueError):
+        return None, "the file states no resolution"
+    vendor = stated.get(openslide.PROPERTY_NAME_VENDOR, "")
+    source = "TIFF resolution tag" if vendor == "generic-tiff" else f"{vendor} metadata"
+    return usable_mpp(x, y, source)

@@ -1,0 +1,461 @@
+"""TIFF slides through tifffile and imagecodecs: each stored tile decoded once, unpainted."""
+
+import contextlib
+import logging
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from napari_2dmamba.errors import SlideError
+from napari_2dmamba.slide.backend import (
+    Channel,
+    Level,
+    NotForThisBackend,
+    TileError,
+    on_background,
+    usable_mpp,
+    whole_downsample,
+)
+
+_BLOCK = 512
+_STRIP_ROWS, _STRIP_BYTES = 64, 8 * 2**20
+_LARGEST_SEGMENT = 2**30
+_JPEG = {6, 7, 34892, 33007}
+_APERIO_YCBCR = 33003
+_UM = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "um": 1.0, "nm": 1e-3, "Å": 1e-4, "in": 25400.0}
+_RGB_NAMES = ({"", "red", "r", "channel:0:0", "channel 0"}, {"", "green", "g"}, {"", "blue", "b"})
+
+
+@dataclass
+class _Plane:
+    """Where the samples of one level lie: in the segments of a page, or plainly in the file."""
+
+    page: Any
+    columns: int
+    rows_per_tile: int
+    segments_per_tile: int
+    segments: int
+
+
+class TifffileBackend:
+    """Read a TIFF's own tiles, strips in bands, and plain arrays through a memory map.
+
+    Raises
+    ------
+    NotForThisBackend
+        When another backend may still read the file.
+    SlideError
+        When the file is understood, and no backend will read it well.
+    """
+
+    name = "tifffile"
+    background: tuple[int, ...] = (255, 255, 255)
+    content_hash: str | None = None
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        with _quiet_tifffile():
+            try:
+                self._tiff = tifffile.TiffFile(path, _multifile=False)
+                series = _slide_series(self._tiff)
+                self._open(series)
+            except (NotForThisBackend, SlideError):
+                self._close_quietly()
+                raise
+            except Exception as error:  # noqa: BLE001 - tifffile lets any error through
+                self._close_quietly()
+                raise NotForThisBackend(f"{error}") from error
+        self._file = path.open("rb")
+
+    def _open(self, series: tifffile.TiffPageSeries) -> None:
+        first = series.levels[0].keyframe
+        self._refuse_what_is_drawn_wrong(first)
+        page_axes = first.axes
+        if not series.axes.endswith(page_axes) or "Y" not in page_axes or "Z" in page_axes:
+            raise NotForThisBackend(f"its axes are {series.axes!r}")
+        self._lead = series.axes[: -len(page_axes)]
+        self._samples = first.samplesperpixel
+        lead_shape = dict(zip(self._lead, series.levels[0].shape, strict=False))
+        self._chosen, self.remarks = _choose_planes(lead_shape)
+        ome = _ome_image(self._tiff, self._tiff.series.index(series))
+        planes = lead_shape.get("C", 1)
+        self._photometric = int(first.photometric)
+        self.dtype = np.dtype(first.dtype).newbyteorder("=")
+        if self.dtype.kind not in "uifb":
+            raise SlideError(f"{self._path.name} holds {self.dtype} pixels, which are no image")
+        if self.dtype.kind == "b" or self._photometric == 3:
+            self.dtype = np.dtype(np.uint8)
+        samples = 3 if self._photometric == 3 else self._samples
+        looks_rgb = samples in (3, 4) and planes == 1 and self._photometric in (2, 3, 6)
+        planar_rgb = planes == 3 and samples == 1 and _names_red_green_blue(ome)
+        self.rgb = self.dtype == np.uint8 and (looks_rgb or planar_rgb)
+        count = 3 if self.rgb else planes * samples
+        self.channels = _channels(self._tiff, ome, count, self.rgb)
+        if not self.rgb:
+            self.background = (0,) * count
+        self._read_levels(series)
+        self.mpp, self.mpp_source = _resolution(self._tiff, first, ome)
+        width, height = self.levels[0].width, self.levels[0].height
+        self.bounds = (0, 0, width, height)
+        self.properties = _properties(self._tiff, first)
+
+    def _refuse_what_is_drawn_wrong(self, page: tifffile.TiffPage) -> None:
+        name = self._path.name
+        orientation = page.tags.get("Orientation")
+        if orientation is not None and orientation.value not in (0, 1):
+            raise SlideError(
+                f"{name} asks to be turned or mirrored on display (TIFF orientation "
+                f"{int(orientation.value)}), on which slide viewers disagree; save it upright "
+                "(orientation 1) and open that"
+            )
+        if 0 in page.shape:
+            raise SlideError(
+                f"{name} is an image of {page.imagewidth} x {page.imagelength} pixels: it holds "
+                "no picture; export it again from its source"
+            )
+        photometric = int(page.photometric)
+        if photometric not in (0, 1, 2, 3, 6):
+            raise SlideError(
+                f"{name} stores its colours as {page.photometric.name}; convert it to RGB"
+            )
+        if photometric == 6 and int(page.compression) not in _JPEG | {34712, 33005}:
+            raise NotForThisBackend("its YCbCr colours are not those of JPEG")
+        if int(page.compression) == _APERIO_YCBCR:
+            raise NotForThisBackend("its JPEG 2000 colours are Aperio's own")
+        if int(page.compression) != 1 and int(page.compression) not in tifffile.TIFF.DECOMPRESSORS:
+            raise SlideError(
+                f"{name} is compressed by a method (TIFF compression {int(page.compression)}) "
+                "that no reader here knows; convert it, for example to JPEG tiles"
+            )
+
+    def _read_levels(self, series: tifffile.TiffPageSeries) -> None:
+        levels: list[Level] = []
+        self._sources: list[list[_Plane] | NDArray[Any]] = []
+        full = None
+        for stored in series.levels:
+            shape = dict(zip(stored.axes, stored.shape, strict=True))
+            width, height = shape["X"], shape["Y"]
+            full = full or (width, height)
+            if min(width, height) < 1 or not _same_shape(width, height, *full):
+                continue
+            plain = _memory_map(self._tiff, stored)
+            if plain is not None:
+                tile_width = tile_height = _BLOCK
+                self._sources.append(self._view_plain(plain, stored))
+            else:
+                planes = [self._plane(page) for page in self._pages(stored)]
+                keyframe = stored.keyframe
+                tile_width = keyframe.tilewidth if keyframe.is_tiled else width
+                tile_height = planes[0].rows_per_tile
+                self._sources.append(planes)
+            factor = whole_downsample(width, height, *full)
+            levels.append(Level(width, height, factor, tile_width, tile_height))
+        self.levels = tuple(levels)
+
+    def _plane(self, page: Any) -> _Plane:
+        keyframe = page.keyframe
+        if keyframe.is_tiled:
+            columns = -(-keyframe.imagewidth // keyframe.tilewidth)
+            rows = -(-keyframe.imagelength // keyframe.tilelength)
+            size = keyframe.tilewidth * keyframe.tilelength
+            plane = _Plane(page, columns, keyframe.tilelength, 1, rows * columns)
+        else:
+            per_strip = min(keyframe.rowsperstrip, keyframe.imagelength)
+            size = keyframe.imagewidth * per_strip
+            contiguous = keyframe.samplesperpixel if keyframe.planarconfig == 1 else 1
+            row_bytes = keyframe.imagewidth * contiguous * keyframe.dtype.itemsize
+            band = max(1, min(_STRIP_ROWS, _STRIP_BYTES // row_bytes) // per_strip)
+            strips = -(-keyframe.imagelength // per_strip)
+            plane = _Plane(page, 1, band * per_strip, band, strips)
+        if size * keyframe.samplesperpixel * keyframe.dtype.itemsize > _LARGEST_SEGMENT:
+            raise SlideError(
+                f"{self._path.name} stores {keyframe.imagewidth} x {keyframe.imagelength} pixels "
+                "in one piece that needs more than 1 GB to decode; convert it to a tiled pyramid"
+            )
+        return plane
+
+    def _pages(self, level: tifffile.TiffPageSeries) -> list[Any]:
+        """Return the page of each chosen plane."""
+        lead = level.shape[: len(self._lead)]
+        if len(level.pages) != int(np.prod(lead, dtype=int)):
+            raise NotForThisBackend("some of its planes are missing")
+        indices = np.arange(len(level.pages)).reshape(lead)[self._chosen]
+        pages = [level.pages[int(index)] for index in np.atleast_1d(indices).ravel()]
+        if any(page is None for page in pages):
+            raise NotForThisBackend("some of its planes are missing")
+        return pages
+
+    def _view_plain(self, plain: NDArray[Any], level: tifffile.TiffPageSeries) -> NDArray[Any]:
+        """Return a ``(h, w, C)`` view of a memory map in the level's own axes."""
+        page_axes = level.axes[len(self._lead) :]
+        planes = plain[self._chosen]
+        if "S" in page_axes:
+            planes = np.moveaxis(planes, planes.ndim - len(page_axes) + page_axes.index("S"), -1)
+        else:
+            planes = planes[..., np.newaxis]
+        if planes.ndim == 4:  # (C, h, w, S): one channel per plane and sample
+            planes = np.concatenate(list(planes), axis=-1) if len(planes) > 1 else planes[0]
+        return planes
+
+    def read_tile(self, level: int, row: int, column: int) -> NDArray[Any]:
+        """See `Backend.read_tile`."""
+        source, stored = self._sources[level], self.levels[level]
+        if isinstance(source, np.ndarray):
+            pixels = self._cut(source, stored, row, column)
+        else:
+            parts = [
+                self._decode(plane, row, column, sample)
+                for plane in source
+                for sample in range(_separate_samples(plane.page))
+            ]
+            pixels = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+        return self._finish(pixels, stored, row, column)
+
+    @staticmethod
+    def _cut(source: NDArray[Any], stored: Level, row: int, column: int) -> NDArray[Any]:
+        top, left = row * stored.tile_height, column * stored.tile_width
+        return source[top : top + stored.tile_height, left : left + stored.tile_width]
+
+    def _finish(self, pixels: NDArray[Any], stored: Level, row: int, column: int) -> NDArray[Any]:
+        height = min(stored.tile_height, stored.height - row * stored.tile_height)
+        width = min(stored.tile_width, stored.width - column * stored.tile_width)
+        pixels = pixels[:height, :width]
+        if pixels.shape[:2] != (height, width):
+            raise TileError(f"a tile has {pixels.shape[1]} x {pixels.shape[0]} pixels")
+        if self._photometric == 3:
+            table = np.asarray(self._tiff.pages[0].keyframe.colormap)
+            pixels = (table[:, pixels[..., 0]] >> 8).astype(np.uint8).transpose(1, 2, 0)
+        elif pixels.dtype.kind == "b":
+            pixels = pixels.astype(np.uint8) * 255
+        if self._photometric == 0 and self.dtype.kind == "u":
+            pixels = np.iinfo(self.dtype).max - pixels
+        if self.rgb and pixels.shape[-1] == 4:
+            return on_background(pixels, self.background)
+        return np.ascontiguousarray(pixels, dtype=self.dtype)
+
+    def _decode(self, plane: _Plane, row: int, column: int, sample: int) -> NDArray[Any]:
+        """Decode a tile, or the strips of a band, of one plane."""
+        if plane.segments_per_tile == 1:
+            index = row * plane.columns + column
+            return self._segment(plane, sample * plane.segments + index)
+        first = row * plane.segments_per_tile
+        last = min(first + plane.segments_per_tile, plane.segments)
+        strips = [self._segment(plane, sample * plane.segments + i) for i in range(first, last)]
+        return np.concatenate(strips, axis=0)
+
+    def _segment(self, plane: _Plane, index: int) -> NDArray[Any]:
+        page, keyframe = plane.page, plane.page.keyframe
+        try:
+            offset, size = page.dataoffsets[index], page.databytecounts[index]
+        except IndexError as error:
+            raise TileError("the list of tiles is cut short") from error
+        data = self._bytes(offset, size) if size else None
+        if data is not None and len(data) < size:
+            raise TileError("the file ends before the tile does")
+        options = (
+            {"jpegtables": page.jpegtables, "jpegheader": keyframe.jpegheader}
+            if int(keyframe.compression) in _JPEG
+            else {}
+        )
+        try:
+            pixels, _, shape = keyframe.decode(data, index, **options)
+        except Exception as error:  # noqa: BLE001 - every codec raises its own
+            raise TileError(f"{type(error).__name__}: {error}") from error
+        if pixels is None:  # a tile that was never written
+            fill = 255 if self.rgb else 0
+            return np.full(shape[1:], fill, keyframe.dtype)
+        return pixels[0]
+
+    def _bytes(self, offset: int, size: int) -> bytes:
+        with self._lock:
+            if self._file.closed:
+                raise TileError("the slide is closed")
+            self._file.seek(offset)
+            return self._file.read(size)
+
+    def _close_quietly(self) -> None:
+        with contextlib.suppress(AttributeError):
+            self._tiff.close()
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        with self._lock:
+            self._file.close()
+            self._tiff.close()
+
+
+@contextlib.contextmanager
+def _quiet_tifffile() -> Iterator[None]:
+    """Keep tifffile from logging what we turn into a sentence."""
+    logger = logging.getLogger("tifffile")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _slide_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
+    """Return the series of the slide itself, never label, macro or thumbnail."""
+    candidates = [s for s in tiff.series if "X" in s.axes and "Y" in s.axes]
+    if not candidates:
+        raise NotForThisBackend("it holds no image")
+    if tiff.is_svs:
+        return candidates[0]
+
+    def area(series: tifffile.TiffPageSeries) -> int:
+        sizes = dict(zip(series.axes, series.shape, strict=True))
+        return sizes["X"] * sizes["Y"]
+
+    return max(candidates, key=area)
+
+
+def _choose_planes(lead: dict[str, int]) -> tuple[tuple[Any, ...], tuple[str, ...]]:
+    """Keep all channels; of stacks and series, take the first time and the middle focus."""
+    words = {"T": "time point", "Z": "focal plane"}
+    chosen: list[Any] = []
+    remarks = []
+    for axis, size in lead.items():
+        if axis == "C":
+            chosen.append(slice(None))
+            continue
+        index = size // 2 if axis == "Z" else 0
+        chosen.append(index)
+        if size > 1:
+            remarks.append(f"{words.get(axis, 'image')} {index + 1} of {size} is shown")
+    return tuple(chosen), tuple(remarks)
+
+
+def _same_shape(width: int, height: int, full_width: int, full_height: int) -> bool:
+    """Tell a level from a label: both sides shrink alike, up to rounding."""
+    ratio = max(full_width / width, full_height / height)
+    return abs(full_width / ratio - width) <= 2 and abs(full_height / ratio - height) <= 2
+
+
+def _memory_map(tiff: tifffile.TiffFile, level: tifffile.TiffPageSeries) -> NDArray[Any] | None:
+    if level.dataoffset is None or level.keyframe.dtype.kind == "b":
+        return None
+    dtype = tiff.byteorder + level.dtype.char
+    if level.dataoffset + level.size * level.dtype.itemsize > tiff.filehandle.size:
+        return None  # cut short: read strip by strip what is there
+    return np.memmap(tiff.filehandle.path, dtype, "r", level.dataoffset, level.shape)
+
+
+def _separate_samples(page: Any) -> int:
+    keyframe = page.keyframe
+    return keyframe.samplesperpixel if keyframe.planarconfig == 2 else 1
+
+
+def _ome_image(tiff: tifffile.TiffFile, index: int) -> ElementTree.Element | None:
+    """Return the ``Pixels`` element of a series, with namespaces taken off."""
+    if not tiff.is_ome or not tiff.ome_metadata:
+        return None
+    try:
+        root = ElementTree.fromstring(tiff.ome_metadata)
+    except ElementTree.ParseError:
+        return None
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+    images = root.findall("Image")
+    return images[index].find("Pixels") if index < len(images) else None
+
+
+def _names_red_green_blue(ome: ElementTree.Element | None) -> bool:
+    """Whether three planes are the colours of one picture rather than three stains."""
+    if ome is None:
+        return False
+    channels = ome.findall("Channel")
+    if any(c.get("EmissionWavelength") or c.get("Fluor") for c in channels):
+        return False
+    if len(channels) != 3:
+        return not channels or channels[0].get("SamplesPerPixel") == "3"
+    names = [(c.get("Name") or "").strip().lower() for c in channels]
+    generic = all(re.fullmatch(r"(channel[ :]*)?[\d:]*", name) for name in names)
+    return generic or all(n in known for n, known in zip(names, _RGB_NAMES, strict=True))
+
+
+def _channels(
+    tiff: tifffile.TiffFile, ome: ElementTree.Element | None, count: int, rgb: bool
+) -> tuple[Channel, ...]:
+    if rgb:
+        return (Channel("red"), Channel("green"), Channel("blue"))
+    named: list[Channel] = []
+    if ome is not None:
+        for element in ome.findall("Channel"):
+            color = element.get("Color")
+            shade = None
+            if color is not None:
+                value = int(color) & 0xFFFFFFFF
+                red, green, blue = (value >> shift & 255 for shift in (24, 16, 8))
+                shade = (red / 255, green / 255, blue / 255) if value >> 8 else None
+            named.append(Channel(element.get("Name") or f"channel {len(named) + 1}", shade))
+    elif tiff.is_qpi:
+        for page in tiff.series[0].pages:
+            found = re.search(r"<Name>([^<]+)</Name>", page.description if page else "")
+            named.append(Channel(found[1] if found else f"channel {len(named) + 1}"))
+    if len(named) != count:
+        named = [Channel(f"channel {i + 1}") for i in range(count)]
+    return tuple(named)
+
+
+def _resolution(
+    tiff: tifffile.TiffFile, page: tifffile.TiffPage, ome: ElementTree.Element | None
+) -> tuple[float | None, str]:
+    if tiff.is_svs:
+        stated = re.search(r"\bMPP\s*=\s*([0-9.eE+-]+)", page.description)
+        if stated:
+            with contextlib.suppress(ValueError):
+                return usable_mpp(float(stated[1]), float(stated[1]), "Aperio metadata")
+        return None, "the file states no resolution"
+    if ome is not None and ome.get("PhysicalSizeX"):
+        with contextlib.suppress(ValueError, KeyError):
+            x, y = (
+                float(ome.get(f"PhysicalSize{axis}", "nan"))
+                * _UM[ome.get(f"PhysicalSize{axis}Unit", "µm")]
+                for axis in "XY"
+            )
+            return usable_mpp(x, y, "OME metadata")
+    unit = page.tags.get("ResolutionUnit")
+    scale = {2: 25400.0, 3: 10000.0}.get(int(unit.value) if unit is not None else 2)
+    tags = [page.tags.get(f"{axis}Resolution") for axis in "XY"]
+    if scale is None or any(tag is None or 0 in tag.value for tag in tags):
+        return None, "the file states no resolution"
+    x, y = (scale * tag.value[1] / tag.value[0] for tag in tags)
+    return usable_mpp(x, y, "TIFF resolution tag")
+
+
+def _properties(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> dict[str, str]:
+    properties = {
+        "vendor": "aperio" if tiff.is_svs else "ome" if tiff.is_ome else "generic-tiff",
+        "compression": page.compression.name if page.compression else "NONE",
+    }
+    power = re.search(r"\bAppMag\s*=\s*([0-9.]+)", page.description) if tiff.is_svs else None
+    if power:
+        properties["objective_power"] = power[1]
+    return properties
+
+
+def is_vendors_own(path: Path) -> bool:
+    """Whether a TIFF's tiles overlap or are arranged in a way only OpenSlide puts together."""
+    with _quiet_tifffile():
+        try:
+            with tifffile.TiffFile(path, _multifile=False) as tiff:
+                make = tiff.pages.first.tags.get("Make")
+                return bool(
+                    tiff.is_ndpi
+                    or tiff.is_scn
+                    or tiff.is_bif
+                    or tiff.is_philips
+                    or (make is not None and "trestle" in str(make.value).lower())
+                )
+        except Exception:  # noqa: BLE001 - tifffile lets any error through
+            return False

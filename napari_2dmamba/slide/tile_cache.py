@@ -1,0 +1,137 @@
+"""Decoded tiles of all open slides, kept up to a number of bytes, decoded once each."""
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from numpy.typing import NDArray
+
+DEFAULT_CACHE_MB = 384
+_DECODE_THREADS = max(2, min(4, os.cpu_count() or 2))
+
+Tile = NDArray[Any]
+
+
+class _Pending:
+    """A tile somebody wants; whoever claims it first decodes it, the others wait."""
+
+    def __init__(self, load: Callable[[], Tile]) -> None:
+        self.load = load
+        self.claimed = False
+        self.done = threading.Event()
+        self.tile: Tile | None = None
+        self.error: BaseException | None = None
+
+
+class TileCache:
+    """Least-recently-used cache bounded by bytes, with in-flight de-duplication.
+
+    The thread that asks for tiles decodes too, next to the pool's threads. It never waits for
+    a tile that nobody has begun, so a tile may be made from other tiles without deadlock.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._tiles: OrderedDict[Hashable, Tile] = OrderedDict()
+        self._pending: dict[Hashable, _Pending] = {}
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held now."""
+        return self._bytes
+
+    @property
+    def max_bytes(self) -> int:
+        """Bytes held at most."""
+        return self._max_bytes
+
+    @max_bytes.setter
+    def max_bytes(self, value: int) -> None:
+        with self._lock:
+            self._max_bytes = value
+            self._shrink()
+
+    def get(self, wanted: Sequence[tuple[Hashable, Callable[[], Tile]]]) -> list[Tile]:
+        """Return the tile of each ``(key, load)``, calling ``load`` for those not held."""
+        tiles: dict[int, Tile] = {}
+        waiting: list[tuple[int, Hashable, _Pending]] = []
+        with self._lock:
+            for index, (key, load) in enumerate(wanted):
+                tile = self._tiles.get(key)
+                if tile is not None:
+                    self._tiles.move_to_end(key)
+                    tiles[index] = tile
+                    continue
+                pending = self._pending.get(key)
+                if pending is None:
+                    pending = self._pending[key] = _Pending(load)
+                waiting.append((index, key, pending))
+        helpers = min(len(waiting) - 1, _DECODE_THREADS - 1)
+        if helpers > 0:
+            todo = iter([(key, pending) for _, key, pending in waiting])
+            pool = self._threads()
+            for _ in range(helpers):
+                pool.submit(self._work, todo)
+            self._work(todo)
+        for index, key, pending in waiting:
+            self._decode(key, pending)
+            pending.done.wait()
+            if pending.error is not None:
+                raise pending.error
+            assert pending.tile is not None
+            tiles[index] = pending.tile
+        return [tiles[index] for index in range(len(wanted))]
+
+    def forget(self, belongs: Callable[[Hashable], bool]) -> None:
+        """Drop the tiles whose key belongs to something that was closed."""
+        with self._lock:
+            for key in [key for key in self._tiles if belongs(key)]:
+                self._bytes -= self._tiles.pop(key).nbytes
+
+    def _threads(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(_DECODE_THREADS - 1, "decode")
+            return self._pool
+
+    def _work(self, todo: Iterator[tuple[Hashable, _Pending]]) -> None:
+        # list iterators are safe to share between threads: each item is handed out once
+        for key, pending in todo:
+            self._decode(key, pending)
+
+    def _decode(self, key: Hashable, pending: _Pending) -> None:
+        with self._lock:
+            if pending.claimed:
+                return
+            pending.claimed = True
+        try:
+            pending.tile = pending.load()
+        except BaseException as error:  # noqa: BLE001 - handed to everyone who waits
+            pending.error = error
+        with self._lock:
+            self._pending.pop(key, None)
+            if pending.tile is not None:
+                self._tiles[key] = pending.tile
+                self._bytes += pending.tile.nbytes
+                self._shrink()
+        pending.done.set()
+
+    def _shrink(self) -> None:
+        while self._bytes > self._max_bytes and len(self._tiles) > 1:
+            _, tile = self._tiles.popitem(last=False)
+            self._bytes -= tile.nbytes
+
+
+shared_cache = TileCache(DEFAULT_CACHE_MB * 2**20)
+"""The cache that all open slides share."""
+
+
+def set_cache_size(megabytes: float) -> None:
+    """Bound the tile cache that all open slides share."""
+    shared_cache.max_bytes = int(megabytes * 2**20)
