@@ -1,0 +1,259 @@
+"""A model ready to run: a network, its header, and the checks between it and a bag."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from napari_2dmamba.errors import BackendError, Cancelled, CheckpointError, FeatureError
+from napari_2dmamba.features.bag import FeatureBag
+from napari_2dmamba.models.architecture import Architecture, ArchitectureConfig
+from napari_2dmamba.models.header import CheckpointHeader
+from napari_2dmamba.models.prediction import SlidePrediction
+from napari_2dmamba.models.settings import ModelSettings, choose_device
+from napari_2dmamba.settings import ProgressCallback, StopCallback, validate
+from napari_2dmamba.slide.grid import cells_of, check_cells
+
+MPP_TOLERANCE = 0.1
+"""Relative difference up to which two resolutions count as one nominal magnification."""
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """A bag made ready for a network: what `Architecture.forward` takes.
+
+    Attributes
+    ----------
+    model
+        The network with the options of this run, on `device`, in evaluation mode.
+    features
+        ``(N, D)`` float32 on `device`.
+    cells
+        ``(N, 2)`` int64 on `device`.
+    canvas
+        ``(rows, cols)``.
+    device, device_reason
+        Where it runs, and why there.
+    record
+        Options of this run by name, and what could not be checked.
+    """
+
+    model: Architecture
+    features: Tensor
+    cells: Tensor
+    canvas: tuple[int, int]
+    device: str
+    device_reason: str
+    record: dict[str, Any]
+
+
+class Aggregator:
+    """A loaded or freshly trained model.
+
+    Parameters
+    ----------
+    model
+        The network.
+    header
+        What is known about it.
+    """
+
+    def __init__(self, model: Architecture, header: CheckpointHeader) -> None:
+        self.model = model.eval()
+        self.header = header
+
+    @property
+    def config(self) -> ArchitectureConfig:
+        """The architecture's own numbers and options."""
+        return self.model.config
+
+    def check_fits(self, bag: FeatureBag) -> tuple[str, ...]:
+        """Refuse a bag this model was not made for.
+
+        Returns
+        -------
+        One sentence for each thing that could not be compared because a side does not say it.
+
+        Raises
+        ------
+        CheckpointError
+            Naming what the model expects and what the bag holds.
+        """
+        header = self.header
+        pairs = (
+            ("encoder", header.encoder, bag.encoder, "", lambda a, b: a == b),
+            ("patch size", header.patch_size, bag.patch_size, " px", lambda a, b: a == b),
+            (
+                "resolution", header.mpp, bag.mpp, " µm/px",
+                lambda a, b: abs(a - b) <= MPP_TOLERANCE * a,
+            ),
+        )  # fmt: skip
+        if bag.feature_size != header.feature_size:
+            made_by = f" of encoder {bag.encoder!r}" if bag.encoder else ""
+            wants = f" of encoder {header.encoder!r}" if header.encoder else ""
+            raise CheckpointError(
+                f"the model expects {header.feature_size} features per patch{wants}, and these "
+                f"features{made_by} have {bag.feature_size}; extract features with the encoder "
+                "of the model, or choose a checkpoint trained on these"
+            )
+        unknown = []
+        for what, expected, found, unit, agrees in pairs:
+            if expected is None or found is None:
+                side = "the checkpoint" if expected is None else "the feature file"
+                unknown.append(f"{side} does not state the {what}, so it was not compared")
+            elif not agrees(expected, found):
+                raise CheckpointError(
+                    f"the model was trained with {what} {expected}{unit}, and these features "
+                    f"were made with {found}{unit}; extract features as the model expects, or "
+                    "choose a checkpoint trained on such features"
+                )
+        return tuple(unknown)
+
+    def place(
+        self, bag: FeatureBag, settings: ModelSettings | None = None
+    ) -> tuple[NDArray[np.int64], tuple[int, int]]:
+        """Return the cell ``(row, col)`` of each patch, ``(N, 2)``, and the canvas.
+
+        Raises
+        ------
+        GridError
+            When patches lie off the canvas, or share a cell and that is not allowed.
+        """
+        settings = settings or ModelSettings()
+        mode = self._options(settings).get("canvas_mode", "slide")
+        if mode == "checkpoint" and self.header.canvas is not None:
+            cells = cells_of(bag.coords, bag.patch_size_level0)
+            canvas = self.header.canvas
+        else:
+            coords = np.asarray(bag.coords, dtype=np.int64)
+            cells = cells_of(coords - coords.min(axis=0), bag.patch_size_level0)
+            rows, cols = (int(v) + 1 for v in cells.max(axis=0))
+            canvas = (rows, cols)
+        if self.model.uses_grid:
+            allowed = settings.shared_cells == "last"
+            check_cells(np.unique(cells, axis=0) if allowed else cells, canvas)
+        return cells, canvas
+
+    def _options(self, settings: ModelSettings) -> dict[str, str]:
+        """Options of the network's config with those of this run put in."""
+        options = {}
+        for name, value in (
+            ("canvas_mode", settings.canvas),
+            ("attention_over", settings.attention),
+        ):
+            if hasattr(self.config, name):
+                options[name] = getattr(self.config, name) if value == "auto" else value
+        return options
+
+    def prepare(self, bag: FeatureBag, settings: ModelSettings | None = None) -> ModelInputs:
+        """Check a bag, choose the device, and put network and bag there.
+
+        `predict` is this followed by one forward pass; explanations start here too, so that
+        they explain the very same computation.
+
+        Raises
+        ------
+        CheckpointError, GridError, FeatureError, BackendError
+            When bag, model and settings do not fit each other or this machine.
+        """
+        settings = settings or ModelSettings()
+        validate(settings)
+        if len(bag) == 0:
+            raise FeatureError(
+                "the feature bag holds no patches; lower the least tissue per patch, or check "
+                "that the tissue detection finds the tissue"
+            )
+        unchecked = self.check_fits(bag)
+        broken = ~np.isfinite(bag.features).all(axis=1)
+        if broken.any():
+            raise FeatureError(
+                f"the features of {int(broken.sum())} of {len(bag)} patches are not finite "
+                "numbers; extract them again"
+            )
+        cells, canvas = self.place(bag, settings)
+        options = self._options(settings)
+        device, reason = choose_device(settings)
+        record: dict[str, Any] = {**options, "unchecked": list(unchecked)}
+        if self.model.uses_grid:
+            record["overwritten_patches"] = len(cells) - len(np.unique(cells, axis=0))
+        return ModelInputs(
+            model=self.model.with_options(**options).to(device),
+            features=torch.from_numpy(np.ascontiguousarray(bag.features, np.float32)).to(device),
+            cells=torch.from_numpy(np.ascontiguousarray(cells)).to(device),
+            canvas=canvas,
+            device=device,
+            device_reason=reason,
+            record=record,
+        )
+
+    def predict(
+        self,
+        bag: FeatureBag,
+        settings: ModelSettings | None = None,
+        on_progress: ProgressCallback | None = None,
+        should_stop: StopCallback | None = None,
+    ) -> SlidePrediction:
+        """Run the model on a bag, in float32.
+
+        Raises
+        ------
+        CheckpointError, GridError, FeatureError, BackendError
+            See `prepare`; also `BackendError` when the device runs out of memory.
+        Cancelled
+            When ``should_stop()`` said so before or after the forward pass, which takes about
+            a second at most and is not interrupted.
+        """
+
+        def step(done: int, message: str) -> None:
+            if should_stop is not None and should_stop():
+                raise Cancelled
+            if on_progress is not None:
+                on_progress(done, 2, message)
+
+        step(0, "Placing patches")
+        inputs = self.prepare(bag, settings)
+        step(1, f"Running {self.model.title} on {inputs.device}")
+        started = time.perf_counter()
+        try:
+            with torch.inference_mode():
+                output = inputs.model(inputs.features, inputs.cells, inputs.canvas)
+                logits = output.logits.double().cpu()
+                scores = output.scores.float().cpu().numpy()
+                background = output.background_mass
+                mass = None if background is None else float(background)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise BackendError(
+                f"{inputs.device} has too little memory for {len(bag)} patches on a canvas of "
+                f"{inputs.canvas[0]} x {inputs.canvas[1]} cells; choose device cpu, or the "
+                "slide's own canvas"
+            ) from error
+        seconds = time.perf_counter() - started
+        step(2, "Done")
+        survival = self.header.task == "survival"
+        hazards = torch.sigmoid(logits)
+        surviving = torch.cumprod(1 - hazards, dim=0)
+        return SlidePrediction(
+            task="survival" if survival else "classification",
+            class_names=self.header.class_names,
+            logits=logits.numpy(),
+            probabilities=None if survival else torch.softmax(logits, dim=0).numpy(),
+            hazards=hazards.numpy() if survival else None,
+            survival=surviving.numpy() if survival else None,
+            risk=-float(surviving.sum()) if survival else None,
+            attention=scores,
+            attention_meaning=self.model.score_meaning,
+            background_mass=mass,
+            canvas=inputs.canvas,
+            cells=inputs.cells.cpu().numpy(),
+            device=inputs.device,
+            backend="definition",
+            extra={
+                **inputs.record,
+                "device_reason": inputs.device_reason,
+                "seconds": seconds,
+            },
+        )

@@ -1,0 +1,130 @@
+"""What every aggregator of the project is: one class, one configuration, one output."""
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ArchitectureConfig:
+    """Numbers that fix the shape of a network; JSON-able, one subclass per architecture.
+
+    Attributes
+    ----------
+    feature_size
+        D, features per patch.
+    n_outputs
+        K, logits: classes or time bins.
+    dropout
+        Share of activations dropped while training.
+    """
+
+    feature_size: int
+    n_outputs: int
+    dropout: float = 0.25
+
+
+@dataclass
+class ModelOutput:
+    """What a network says about one bag.
+
+    Attributes
+    ----------
+    logits
+        ``(K,)``.
+    scores
+        ``(N,)`` one score per patch, in the order of the bag.
+    background_mass
+        Scalar in 0..1, attention on cells without tissue; None where there are none.
+    """
+
+    logits: Tensor
+    scores: Tensor
+    background_mass: Tensor | None = None
+
+
+class Architecture(nn.Module):
+    """A network from one bag of features to logits and one score per patch.
+
+    A subclass is registered in `registry` under its `name`, and is all that loading,
+    predicting, training and explaining need to know.
+    """
+
+    name: ClassVar[str]
+    """Name in headers, on the command line and in the widget."""
+    title: ClassVar[str]
+    """Name for people."""
+    paper: ClassVar[str]
+    """Where it was published."""
+    config_class: ClassVar[type[ArchitectureConfig]]
+    score_meaning: ClassVar[str]
+    """One sentence: what the score of a patch is."""
+    uses_grid: ClassVar[bool] = False
+    """True when the position of a patch on the canvas matters."""
+
+    config: Any
+
+    def with_options(self, **options: Any) -> Self:
+        """Return the same network, sharing its weights, with other options of its config."""
+        twin = copy.copy(self)
+        twin.config = dataclasses.replace(self.config, **options)
+        return twin
+
+    def forward(
+        self,
+        features: Tensor,
+        cells: Tensor | None = None,
+        canvas: tuple[int, int] | None = None,
+        *,
+        stages: dict[str, Tensor] | None = None,
+    ) -> ModelOutput:
+        """Run one bag.
+
+        Parameters
+        ----------
+        features
+            ``(N, D)``.
+        cells
+            ``(N, 2)`` int64 ``(row, col)``; needed where `uses_grid`.
+        canvas
+            ``(rows, cols)``; needed where `uses_grid`.
+        stages
+            A dict that receives internal results by name, at the cost of keeping them.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def recognises(cls, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        """Whether a published ``state_dict`` of these names and shapes is of this kind."""
+        return False
+
+    @classmethod
+    def config_of(cls, shapes: Mapping[str, tuple[int, ...]]) -> ArchitectureConfig:
+        """Read the configuration off the shapes of a published ``state_dict``."""
+        raise NotImplementedError
+
+
+def keep(stages: dict[str, Tensor] | None, **results: Tensor) -> None:
+    """Store internal results where the caller asked for them."""
+    if stages is not None:
+        stages.update(results)
+
+
+def xavier_init(module: nn.Module) -> None:
+    """Draw Xavier-normal weights and zero biases for every Linear, as published MIL code does.
+
+    It runs over the whole network after construction, so it also replaces what a Mamba block
+    set up for its step size: published models start with ``dt_proj.bias = 0``.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_normal_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.LayerNorm):
+            nn.init.ones_(part.weight)
+            nn.init.zeros_(part.bias)

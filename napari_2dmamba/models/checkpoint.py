@@ -1,0 +1,165 @@
+"""Save and load checkpoints: the project's own, and those of published code."""
+
+import dataclasses
+import datetime
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from napari_2dmamba.errors import CheckpointError, ExportError
+from napari_2dmamba.models import published
+from napari_2dmamba.models.aggregator import Aggregator
+from napari_2dmamba.models.architecture import Architecture
+from napari_2dmamba.models.header import (
+    METADATA_KEY,
+    CheckpointHeader,
+    header_of,
+    read_safetensors_header,
+    refuse_what_is_no_checkpoint,
+)
+from napari_2dmamba.models.registry import architecture
+
+
+def build_model(header: CheckpointHeader) -> Architecture:
+    """Return the network a header describes, freshly initialised.
+
+    Raises
+    ------
+    CheckpointError
+        For an unknown architecture or a configuration it does not take.
+    """
+    kind = architecture(header.architecture)
+    try:
+        return kind(kind.config_class(**header.config))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{kind.title} cannot be built from the configuration in the header: {error}"
+        ) from error
+
+
+def save_checkpoint(aggregator: Aggregator, path: str | os.PathLike[str]) -> None:
+    """Write a model as safetensors with its header, whole or not at all.
+
+    Raises
+    ------
+    ExportError
+        When the file cannot be written.
+    """
+    path = Path(path)
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    header = dataclasses.replace(
+        aggregator.header,
+        architecture=aggregator.model.name,
+        config=dataclasses.asdict(aggregator.config),
+        created=aggregator.header.created or now,
+    )
+    tensors = {
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in aggregator.model.state_dict().items()
+    }
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        try:
+            save_file(tensors, temporary, metadata={METADATA_KEY: header.to_json()})
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except (OSError, SafetensorError) as error:
+        raise ExportError(f"the checkpoint {path} cannot be written: {error}") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def load_checkpoint(path: str | os.PathLike[str], **given: Any) -> Aggregator:
+    """Load a checkpoint of this project, or one of published code.
+
+    Parameters
+    ----------
+    path
+        A safetensors file of this project; a ``state_dict`` (``.pt``, or bare safetensors);
+        or a pickled whole model of the published 2DMambaMIL, which is read as data: nothing
+        in it is executed.
+    **given
+        What the file does not hold, by name: see `published.ASKED_FOR`.
+
+    Raises
+    ------
+    MissingSettingsError
+        A `CheckpointError` whose ``missing`` lists exactly the names still to be given.
+    CheckpointError
+        When the file is damaged, unsafe, or of no known architecture.
+    """
+    path = Path(path)
+    refuse_what_is_no_checkpoint(path)
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start[8:9] == b"{":
+        metadata, _ = read_safetensors_header(path)
+        header = header_of(metadata, path.name)
+        tensors = _safetensors(path)
+        if header is not None:
+            if given:
+                raise CheckpointError(
+                    f"{path.name} states its own settings, so {', '.join(sorted(given))} cannot "
+                    "be given as well"
+                )
+            return _assemble(header, tensors, path.name)
+        return _assemble(*published.with_settings(tensors, {}, given, path.name), path.name)
+    tensors, held = published.read(path)
+    return _assemble(*published.with_settings(tensors, held, given, path.name), path.name)
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path.name} is damaged ({error}); copy or download it again"
+        ) from error
+
+
+def _assemble(header: CheckpointHeader, tensors: Mapping[str, Tensor], name: str) -> Aggregator:
+    model = build_model(header)
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in tensors.items()}
+    if expected != found:
+        raise CheckpointError(
+            f"the weights in {name} do not fit {model.title}: {_difference(expected, found)}"
+        )
+    broken = [key for key, value in tensors.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise CheckpointError(
+            f"{name} holds weights that are not finite numbers (first {broken[0]!r}); the "
+            "training that made it failed"
+        )
+    model.load_state_dict({key: value.float() for key, value in tensors.items()})
+    return Aggregator(model, header)
+
+
+def _difference(expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> str:
+    absent = sorted(expected.keys() - found.keys())
+    extra = sorted(found.keys() - expected.keys())
+    differing = [key for key in expected if key in found and expected[key] != found[key]]
+    parts = []
+    if absent:
+        parts.append(f"{len(absent)} are absent (first {absent[0]!r})")
+    if extra:
+        parts.append(f"{len(extra)} are not part of it (first {extra[0]!r})")
+    if differing:
+        key = differing[0]
+        parts.append(f"{key!r} has shape {found[key]} instead of {expected[key]}")
+    return ", ".join(parts)

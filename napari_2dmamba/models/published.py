@@ -1,0 +1,205 @@
+"""Checkpoints of published code: their weights, and the settings they leave out."""
+
+import dataclasses
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from napari_2dmamba.errors import CheckpointError
+from napari_2dmamba.models.header import CheckpointHeader
+from napari_2dmamba.models.registry import architectures
+from napari_2dmamba.models.torch_pickle import Record, module_tensors, read_torch_file
+
+ASKED_FOR = {
+    "canvas": "canvas the model was trained on, as (rows, cols) of cells; from the published "
+    "mamba_2d_max_w and mamba_2d_max_h see training_canvas()",
+    "patch_size": "side of a training patch in pixels, published as mamba_2d_patch_size",
+    "task": "classification or survival",
+    "class_names": "one name per class, or per time bin, in the order of the outputs",
+    "encoder": "encoder whose features the model was trained on, or None when nobody knows",
+}
+"""What a file may leave out, with its meaning."""
+
+ALSO_TAKEN = {
+    "mpp": "µm per pixel of the training patches",
+    "training": "summary of the training, for the record",
+    "intended_use": "a warning or a purpose, shown with the results",
+    "notes": "free text",
+    "architecture": "name of the architecture, where the names of the weights leave it open",
+}
+"""What may be given besides; options of the architecture's configuration may be given too."""
+
+
+class MissingSettingsError(CheckpointError):
+    """A checkpoint leaves settings out; `missing` lists their names."""
+
+    def __init__(self, name: str, missing: tuple[str, ...]) -> None:
+        self.missing = missing
+        wanted = "; ".join(f"{key} ({ASKED_FOR[key]})" for key in missing)
+        super().__init__(f"{name} holds weights but not all settings; please give: {wanted}")
+
+
+def training_canvas(max_w: int, max_h: int, patch_size: int) -> tuple[int, int]:
+    """Return the canvas ``(rows, cols)`` of published code for a largest slide in pixels."""
+    return max_h // patch_size + 1, max_w // patch_size + 1
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the weights in a ``torch.save`` file, and the settings it holds.
+
+    Raises
+    ------
+    CheckpointError
+        When it is damaged or unsafe, or holds no weights.
+    """
+    if zipfile.is_zipfile(path) or path.open("rb").read(2) == b"PK":
+        content = read_torch_file(path)
+    else:
+        content = _read_old_layout(path)
+    held: dict[str, Any] = {}
+    if isinstance(content, Record):
+        held = _settings_of(content)
+        try:
+            tensors = module_tensors(content)
+        except ValueError as error:
+            raise CheckpointError(f"{path.name} is damaged: {error}") from error
+    else:
+        tensors = _weights_in(content)
+    if not tensors:
+        raise CheckpointError(f"{path.name} holds no weights; choose a checkpoint of a model")
+    return tensors, held
+
+
+def _read_old_layout(path: Path) -> Any:
+    """Read a file of torch before 1.6, whose weights only torch itself can find."""
+    with path.open("rb") as file:
+        if file.read(1) != b"\x80":
+            raise CheckpointError(
+                f"{path.name} is not a checkpoint: it is neither safetensors nor a file that "
+                "torch.save wrote"
+            )
+    try:
+        return torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a hostile file
+        raise CheckpointError(
+            f"{path.name} is refused: it is not a plain state_dict in the layout of torch before "
+            "1.6, or it is damaged; nothing in it was run. Ask for a safetensors file"
+        ) from error
+
+
+def _weights_in(content: Any) -> dict[str, Tensor]:
+    """Find the ``state_dict`` in what training scripts save."""
+    for key in ("model", "state_dict", "model_state_dict", "net"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict):
+        return {}
+    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    if tensors and all(key.startswith("module.") for key in tensors):
+        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    return tensors
+
+
+def _settings_of(model: Record) -> dict[str, Any]:
+    """Read what the arguments pickled with a published 2DMambaMIL say."""
+    arguments = model.state.get("args")
+    values = arguments.state if isinstance(arguments, Record) else {}
+    held: dict[str, Any] = {}
+    patch_size = values.get("mamba_2d_patch_size")
+    if isinstance(patch_size, int) and patch_size > 0:
+        held["patch_size"] = patch_size
+        max_w, max_h = values.get("mamba_2d_max_w"), values.get("mamba_2d_max_h")
+        if isinstance(max_w, int) and isinstance(max_h, int) and min(max_w, max_h) >= 0:
+            held["canvas"] = training_canvas(max_w, max_h, patch_size)
+    if isinstance(values.get("survival"), bool):
+        held["task"] = "survival" if values["survival"] else "classification"
+    if isinstance(values.get("drop_out"), float):
+        held["dropout"] = values["drop_out"]
+    if values.get("mamba_2d_pad_token") in ("trainable", "zero"):
+        held["pad"] = values["mamba_2d_pad_token"]
+    if isinstance(values.get("model_type"), str):
+        held["scan"] = "2d" if values["model_type"] == "2DMambaMIL" else "1d"
+    told = ("task", "input_type", "max_epochs", "lr", "reg", "seed", "opt", "exp_code", "fold")
+    held["training"] = {
+        key: values[key] for key in told if isinstance(values.get(key), str | int | float)
+    }
+    return held
+
+
+def with_settings(
+    tensors: dict[str, Tensor], held: Mapping[str, Any], given: Mapping[str, Any], name: str
+) -> tuple[CheckpointHeader, dict[str, Tensor]]:
+    """Join weights with settings, of which ``given`` override none that the file holds.
+
+    Raises
+    ------
+    MissingSettingsError
+        Listing what is still missing.
+    CheckpointError
+        For weights of no known architecture, or settings that make no sense.
+    """
+    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
+    given = dict(given)
+    kinds = architectures()
+    wanted = given.pop("architecture", None)
+    kind = next(
+        (k for k in kinds.values() if wanted in (None, k.name) and k.recognises(shapes)), None
+    )
+    if kind is None:
+        titles = ", ".join(k.title for k in kinds.values())
+        raise CheckpointError(
+            f"{name} is of no architecture known here ({titles}): its {len(shapes)} weights are "
+            f"named {', '.join(sorted(shapes)[:3])}, ..."
+        )
+    try:
+        config = kind.config_of(shapes)
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"{name} looks like {kind.title} but lacks or misshapes some weights ({error})"
+        ) from error
+    options = {field.name for field in dataclasses.fields(config)} - {"feature_size", "n_outputs"}
+    unknown = given.keys() - ASKED_FOR.keys() - ALSO_TAKEN.keys() - options
+    if unknown:
+        raise CheckpointError(f"{', '.join(sorted(unknown))} cannot be given for {kind.title}")
+    clashes = [k for k in given if k in held and k in ASKED_FOR and given[k] != held[k]]
+    if clashes:
+        key = clashes[0]
+        raise CheckpointError(
+            f"{name} states {key} = {held[key]!r}, and {given[key]!r} was given; leave it out"
+        )
+    settings = {**held, **given}
+    config = dataclasses.replace(config, **{k: v for k, v in settings.items() if k in options})
+    on_canvas = kind.uses_grid and getattr(config, "scan", "2d") == "2d"
+    needed = [
+        key
+        for key in ASKED_FOR
+        if not (key == "canvas" and (not on_canvas or config_uses_own_canvas(config)))
+    ]
+    missing = tuple(key for key in needed if key not in settings)
+    if missing:
+        raise MissingSettingsError(name, missing)
+    canvas = settings.get("canvas") if on_canvas else None
+    header = CheckpointHeader(
+        architecture=kind.name,
+        config=dataclasses.asdict(config),
+        task=settings["task"],
+        class_names=tuple(settings["class_names"]),
+        encoder=settings["encoder"],
+        patch_size=settings["patch_size"],
+        mpp=settings.get("mpp"),
+        canvas=None if canvas is None else (int(canvas[0]), int(canvas[1])),
+        training=settings.get("training", {}),
+        intended_use=settings.get("intended_use", ""),
+        notes=settings.get("notes", ""),
+    )
+    return header, tensors
+
+
+def config_uses_own_canvas(config: Any) -> bool:
+    """Whether the model was told to use each slide's own canvas, so none need be known."""
+    return getattr(config, "canvas_mode", "slide") == "slide"
