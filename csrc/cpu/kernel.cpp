@@ -1,0 +1,391 @@
+// The 2D selective scan of a few channels, forward and backward; compiled once per instruction set.
+//
+//     across[i, j] = a[i, j] * across[i, j-1] + dt * B * x
+//     h[i, j]      = a[i, j] * h[i-1, j] + across[i, j]            a = exp(dt * A)
+//     y[i, j]      = (sum over states of C * h + D * x) * silu(z)
+//
+// A lane is a channel. Nothing is kept for each cell and state but what the cache holds: going
+// forward one row of h, going back one tile.
+#include "lanes.h"
+#include "problem.h"
+
+#ifndef SCAN2D_KERNELS
+#error "name the table of kernels with -DSCAN2D_KERNELS=..."
+#endif
+
+namespace {
+
+template <int kCount>
+SCAN2D_INLINE int count_of(const Scan2dPart& part) {
+    return kCount ? kCount : part.count;
+}
+
+// Pointers of one part, and what all its cells share.
+template <int kCount, bool kFull>
+struct Block {
+    const Scan2dPart& part;
+    const Scan2dProblem& p;
+    const int lanes, count;
+    const float *x, *dt, *z, *B, *C;
+    int64_t out;  // offset of the part in contiguous (batch, height, width, channels)
+    vfloat rate[kCount ? kCount : kStates];  // A / log(2)
+    vfloat D, bias;
+
+    explicit Block(const Scan2dPart& given)
+        : part(given), p(*given.problem), lanes(given.lanes), count(count_of<kCount>(given)) {
+        const int64_t cells = p.height * p.width;
+        x = p.x + given.batch * cells * p.x_cell + given.channel;
+        dt = p.dt + given.batch * cells * p.dt_cell + given.channel;
+        z = p.z ? p.z + given.batch * cells * p.z_cell + given.channel : nullptr;
+        B = p.B + given.batch * cells * p.B_cell + given.group * p.states + given.state;
+        C = p.C + given.batch * cells * p.C_cell + given.group * p.states + given.state;
+        out = given.batch * cells * p.channels + given.channel;
+        for (int n = 0; n < count; ++n) {
+            rate[n] = vfloat{};
+            for (int k = 0; k < lanes; ++k)
+                rate[n][k] = p.A[(given.channel + k) * p.states + given.state + n] * kLog2E;
+        }
+        D = p.D ? load_channels<kFull>(p.D + given.channel, lanes) : vfloat{};
+        bias = p.dt_bias ? load_channels<kFull>(p.dt_bias + given.channel, lanes) : vfloat{};
+    }
+
+    SCAN2D_INLINE vfloat load_x(int64_t cell) const {
+        return load_channels<kFull>(x + cell * p.x_cell, lanes);
+    }
+    SCAN2D_INLINE vfloat load_raw_dt(int64_t cell) const {
+        return load_channels<kFull>(dt + cell * p.dt_cell, lanes) + bias;
+    }
+    SCAN2D_INLINE vfloat load_dt(int64_t cell) const {
+        const vfloat raw = load_raw_dt(cell);
+        return p.dt_softplus ? softplus(raw) : raw;
+    }
+    SCAN2D_INLINE vfloat load_z(int64_t cell) const {
+        return load_channels<kFull>(z + cell * p.z_cell, lanes);
+    }
+};
+
+// Edges of the tiles, which the backward pass starts from.
+struct Edges {
+    float* top;   // (bands, width, count, lanes): h above each band of kTile rows
+    float* left;  // (panels, height, count, lanes): across, left of each panel of kTile columns
+};
+
+// Scans kRows rows at once: the row of states `column` is read and written once for all of them.
+// With edges given, only they are written; otherwise y is.
+template <int kCount, bool kFull, int kRows, bool kEdges>
+SCAN2D_INLINE void scan_rows(const Block<kCount, kFull>& b, int64_t row, float* column, float* y,
+                             const Edges& edges) {
+    const Scan2dProblem& p = b.p;
+    const int count = b.count;
+    vfloat across[kRows][kCount ? kCount : kStates];
+    for (int r = 0; r < kRows; ++r)
+        for (int n = 0; n < count; ++n) across[r][n] = vfloat{};
+    for (int64_t j = 0; j < p.width; ++j) {
+        vfloat dt[kRows], u[kRows], sum[kRows];
+        const float *B[kRows], *C[kRows];
+        if (kEdges && j % kTile == 0 && j > 0)
+            for (int r = 0; r < kRows; ++r) {
+                float* to = edges.left + ((j / kTile) * p.height + row + r) * count * kLanes;
+                for (int n = 0; n < count; ++n) store(to + n * kLanes, across[r][n]);
+            }
+        for (int r = 0; r < kRows; ++r) {
+            const int64_t cell = (row + r) * p.width + j;
+            const vfloat x = b.load_x(cell);
+            dt[r] = b.load_dt(cell);
+            u[r] = dt[r] * x;
+            B[r] = b.B + cell * p.B_cell;
+            C[r] = b.C + cell * p.C_cell;
+            if (!kEdges) {
+                if (!b.part.first)
+                    sum[r] = load_channels<kFull>(y + b.out + cell * p.channels, b.lanes);
+                else
+                    sum[r] = p.D ? b.D * x : vfloat{};
+            }
+        }
+        float* h = column + j * count * kLanes;
+        for (int n = 0; n < count; ++n) {
+            vfloat down = load(h + n * kLanes);
+#pragma GCC unroll 4
+            for (int r = 0; r < kRows; ++r) {
+                const vfloat a = exp2_of(dt[r] * b.rate[n]);
+                across[r][n] = a * across[r][n] + u[r] * splat(B[r][n]);
+                down = a * down + across[r][n];
+                if (!kEdges) sum[r] += down * splat(C[r][n]);
+            }
+            store(h + n * kLanes, down);
+        }
+        if (!kEdges)
+            for (int r = 0; r < kRows; ++r) {
+                const int64_t cell = (row + r) * p.width + j;
+                if (b.part.last && b.z) {
+                    const vfloat z = b.load_z(cell);
+                    sum[r] *= z * sigmoid(z);
+                }
+                store_channels<kFull>(y + b.out + cell * p.channels, sum[r], b.lanes);
+            }
+    }
+}
+
+constexpr int kRowsAtOnce = 2;
+
+template <int kCount, bool kFull>
+void forward(const Scan2dPart& part, float* y, float* scratch) {
+    const Block<kCount, kFull> b(part);
+    memset(scratch, 0, sizeof(float) * b.p.width * b.count * kLanes);
+    int64_t row = 0;
+    for (; row + kRowsAtOnce <= b.p.height; row += kRowsAtOnce)
+        scan_rows<kCount, kFull, kRowsAtOnce, false>(b, row, scratch, y, Edges{});
+    for (; row < b.p.height; ++row)
+        scan_rows<kCount, kFull, 1, false>(b, row, scratch, y, Edges{});
+}
+
+// Floats in: the row of states; the same for the gradient going up; across for each row of a
+// band going left; the edges; and a, across, h of one tile.
+struct BackwardScratch {
+    int64_t row, band, top, left, tile_a, tile_across, tile_h;
+
+    BackwardScratch(const Scan2dProblem& p, int count)
+        : row(p.width * count * kLanes),
+          band(int64_t(kTile) * count * kLanes),
+          top((p.height + kTile - 1) / kTile * p.width * count * kLanes),
+          left((p.width + kTile - 1) / kTile * p.height * count * kLanes),
+          tile_a(int64_t(kTile) * kTile * count * kLanes),
+          tile_across(int64_t(kTile) * (kTile + 1) * count * kLanes),
+          tile_h(int64_t(kTile + 1) * kTile * count * kLanes) {}
+
+    int64_t total() const { return 2 * row + band + top + left + tile_a + tile_across + tile_h; }
+};
+
+template <int kCount, bool kFull>
+void scan_edges(const Block<kCount, kFull>& b, float* column, const Edges& edges) {
+    const Scan2dProblem& p = b.p;
+    const int64_t size = p.width * b.count * kLanes;
+    memset(column, 0, sizeof(float) * size);
+    memset(edges.left, 0, sizeof(float) * p.height * b.count * kLanes);
+    static_assert(kTile % kRowsAtOnce == 0, "a band begins where rows scanned at once begin");
+    int64_t row = 0;
+    for (; row < p.height; row += kRowsAtOnce) {
+        if (row % kTile == 0) memcpy(edges.top + row / kTile * size, column, sizeof(float) * size);
+        if (row + kRowsAtOnce <= p.height)
+            scan_rows<kCount, kFull, kRowsAtOnce, true>(b, row, column, nullptr, edges);
+        else
+            for (int64_t r = row; r < p.height; ++r)
+                scan_rows<kCount, kFull, 1, true>(b, r, column, nullptr, edges);
+    }
+}
+
+// What the backward pass needs of each cell of a tile besides its states.
+struct TileCells {
+    vfloat x[kTile][kTile], dt[kTile][kTile], grad[kTile][kTile];  // grad: of y before the gate
+};
+
+template <int kCount, bool kFull>
+void backward(const Scan2dPart& part, const float* grad_y, const Scan2dGradients& grads,
+              const Scan2dShares& shares, float* scratch) {
+    const Block<kCount, kFull> b(part);
+    const Scan2dProblem& p = b.p;
+    const int count = b.count;
+    const int64_t step = int64_t(count) * kLanes;  // floats of the states of one cell
+    const BackwardScratch sizes(p, count);
+    float* column = scratch;
+    float* up = column + sizes.row;       // a * (gradient of h), of the row below
+    float* back = up + sizes.row;         // a * (gradient of across), of the column to the right
+    const Edges edges{back + sizes.band, back + sizes.band + sizes.top};
+    float* const tile_a = edges.left + sizes.left;
+    float* const tile_across = tile_a + sizes.tile_a;
+    float* const tile_h = tile_across + sizes.tile_across;
+    scan_edges(b, column, edges);
+    memset(up, 0, sizeof(float) * sizes.row);
+
+    vfloat A[kCount ? kCount : kStates];
+    for (int n = 0; n < count; ++n) A[n] = b.rate[n] * splat(1.f / kLog2E);
+    TileCells cells;
+    vint alive;
+    for (int k = 0; k < kLanes; ++k) alive[k] = k < b.lanes ? -1 : 0;
+
+    for (int64_t band = (p.height - 1) / kTile; band >= 0; --band) {
+        const int64_t row0 = band * kTile;
+        const int rows = int(p.height - row0 < kTile ? p.height - row0 : kTile);
+        memset(back, 0, sizeof(float) * sizes.band);
+        for (int64_t panel = (p.width - 1) / kTile; panel >= 0; --panel) {
+            const int64_t column0 = panel * kTile;
+            const int columns = int(p.width - column0 < kTile ? p.width - column0 : kTile);
+            vfloat grad_A[kCount ? kCount : kStates], grad_D{}, grad_bias{};
+            for (int n = 0; n < count; ++n) grad_A[n] = vfloat{};
+
+            // The tile's states again, from its edges.
+            memcpy(tile_h, edges.top + (band * p.width + column0) * step,
+                   sizeof(float) * columns * step);
+            for (int r = 0; r < rows; ++r) {
+                memcpy(tile_across + r * (kTile + 1) * step,
+                       edges.left + (panel * p.height + row0 + r) * step, sizeof(float) * step);
+                for (int c = 0; c < columns; ++c) {
+                    const int64_t cell = (row0 + r) * p.width + column0 + c;
+                    const vfloat x = b.load_x(cell), dt = b.load_dt(cell), u = dt * x;
+                    const float* const B = b.B + cell * p.B_cell;
+                    const float* const C = b.C + cell * p.C_cell;
+                    float* const a_to = tile_a + (r * kTile + c) * step;
+                    float* const across = tile_across + (r * (kTile + 1) + c) * step;
+                    float* const h = tile_h + (r * kTile + c) * step;
+                    vfloat y = part.first && p.D ? b.D * x : vfloat{};
+                    for (int n = 0; n < count; ++n) {
+                        const vfloat a = exp2_of(dt * b.rate[n]);
+                        const vfloat here = a * load(across + n * kLanes) + u * splat(B[n]);
+                        const vfloat down = a * load(h + n * kLanes) + here;
+                        store(a_to + n * kLanes, a);
+                        store(across + step + n * kLanes, here);
+                        store(h + kTile * step + n * kLanes, down);
+                        y += down * splat(C[n]);
+                    }
+                    vfloat grad = load_channels<kFull>(grad_y + b.out + cell * p.channels, b.lanes);
+                    if (b.z) {
+                        const vfloat z = b.load_z(cell), s = sigmoid(z);
+                        float* const to = grads.z + b.out + cell * p.channels;
+                        vfloat grad_z = grad * y * (s * (splat(1.f) + z * (splat(1.f) - s)));
+                        if (!part.first) grad_z += load_channels<kFull>(to, b.lanes);
+                        store_channels<kFull>(to, grad_z, b.lanes);
+                        grad *= z * s;
+                    }
+                    cells.x[r][c] = x;
+                    cells.dt[r][c] = dt;
+                    cells.grad[r][c] = grad;
+                    grad_D += grad * x;
+                }
+            }
+
+            // Gradients, from the lower right corner.
+            for (int r = rows - 1; r >= 0; --r)
+                for (int c = columns - 1; c >= 0; --c) {
+                    const int64_t cell = (row0 + r) * p.width + column0 + c;
+                    const vfloat x = cells.x[r][c], dt = cells.dt[r][c], u = dt * x;
+                    const vfloat grad = cells.grad[r][c];
+                    const float* const B = b.B + cell * p.B_cell;
+                    const float* const C = b.C + cell * p.C_cell;
+                    const float* const a_at = tile_a + (r * kTile + c) * step;
+                    const float* const across = tile_across + (r * (kTile + 1) + c) * step;
+                    const float* const h = tile_h + (r * kTile + c) * step;
+                    float* const up_at = up + (column0 + c) * step;
+                    float* const back_at = back + r * step;
+                    vfloat grad_rate{}, grad_u{}, for_B[kStates], for_C[kStates];
+                    for (int n = 0; n < count; ++n) {
+                        const vfloat a = load(a_at + n * kLanes);
+                        const vfloat of_h = load(up_at + n * kLanes) + grad * splat(C[n]);
+                        const vfloat of_across = load(back_at + n * kLanes) + of_h;
+                        const vfloat up_next = a * of_h, back_next = a * of_across;
+                        store(up_at + n * kLanes, up_next);
+                        store(back_at + n * kLanes, back_next);
+                        const vfloat of_log_a = back_next * load(across + n * kLanes) +
+                                                up_next * load(h + n * kLanes);
+                        grad_rate += of_log_a * A[n];
+                        grad_A[n] += of_log_a * dt;
+                        grad_u += of_across * splat(B[n]);
+                        for_B[n] = of_across * u;
+                        for_C[n] = load(h + kTile * step + n * kLanes) * grad;
+                        if (!kFull) {
+                            for_B[n] = alive ? for_B[n] : vfloat{};
+                            for_C[n] = alive ? for_C[n] : vfloat{};
+                        }
+                    }
+                    for (int n = count; n % kLanes; ++n) for_B[n] = for_C[n] = vfloat{};
+                    for (int n = 0; n < count; n += kLanes) {
+                        const vfloat sum_B = sums_of(for_B + n), sum_C = sums_of(for_C + n);
+                        float* const to_B = shares.B + cell * p.states + part.state + n;
+                        float* const to_C = shares.C + cell * p.states + part.state + n;
+                        if (n + kLanes <= count) {
+                            store(to_B, load(to_B) + sum_B);
+                            store(to_C, load(to_C) + sum_C);
+                        } else
+                            for (int k = 0; n + k < count; ++k) {
+                                to_B[k] += sum_B[k];
+                                to_C[k] += sum_C[k];
+                            }
+                    }
+                    vfloat grad_x = grad_u * dt, grad_dt = grad_rate + grad_u * x;
+                    if (p.dt_softplus) {
+                        const vfloat raw = b.load_raw_dt(cell);
+                        grad_dt = raw > splat(20.f) ? grad_dt : grad_dt * sigmoid(raw);
+                    }
+                    grad_bias += grad_dt;
+                    float* const to_x = grads.x + b.out + cell * p.channels;
+                    float* const to_dt = grads.dt + b.out + cell * p.channels;
+                    if (part.first) {
+                        if (p.D) grad_x += b.D * grad;
+                    } else {
+                        grad_x += load_channels<kFull>(to_x, b.lanes);
+                        grad_dt += load_channels<kFull>(to_dt, b.lanes);
+                    }
+                    store_channels<kFull>(to_x, grad_x, b.lanes);
+                    store_channels<kFull>(to_dt, grad_dt, b.lanes);
+                }
+            for (int k = 0; k < b.lanes; ++k) {
+                for (int n = 0; n < count; ++n)
+                    shares.A[(part.state + n) * kMaxLanes + k] += grad_A[n][k];
+                if (part.first) shares.D[k] += grad_D[k];
+                shares.dt_bias[k] += grad_bias[k];
+            }
+        }
+    }
+}
+
+int64_t forward_scratch(const Scan2dProblem& p, int count) { return p.width * count * kLanes; }
+
+int64_t backward_scratch(const Scan2dProblem& p, int count) {
+    return BackwardScratch(p, count).total();
+}
+
+template <int kCount>
+void forward_any(const Scan2dPart& part, float* y, float* scratch) {
+    part.lanes == kLanes ? forward<kCount, true>(part, y, scratch)
+                         : forward<kCount, false>(part, y, scratch);
+}
+
+template <int kCount>
+void backward_any(const Scan2dPart& part, const float* grad_y, const Scan2dGradients& grads,
+                  const Scan2dShares& shares, float* scratch) {
+    part.lanes == kLanes ? backward<kCount, true>(part, grad_y, grads, shares, scratch)
+                         : backward<kCount, false>(part, grad_y, grads, shares, scratch);
+}
+
+void forward_part(const Scan2dPart& part, float* y, float* scratch) {
+    switch (part.count) {
+        case 1: return forward_any<1>(part, y, scratch);
+        case kStates: return forward_any<kStates>(part, y, scratch);
+        default: return forward_any<0>(part, y, scratch);
+    }
+}
+
+void backward_part(const Scan2dPart& part, const float* grad_y, const Scan2dGradients& grads,
+                   const Scan2dShares& shares, float* scratch) {
+    switch (part.count) {
+        case 1: return backward_any<1>(part, grad_y, grads, shares, scratch);
+        case kStates: return backward_any<kStates>(part, grad_y, grads, shares, scratch);
+        default: return backward_any<0>(part, grad_y, grads, shares, scratch);
+    }
+}
+
+// The benchmark's floor: nothing but as many exponentials, from registers.
+float exponentials(int64_t vectors, float from) {
+    vfloat sum[8], t[8];
+    for (int k = 0; k < 8; ++k) {
+        sum[k] = vfloat{};
+        t[k] = splat(from - 0.1f * k);
+    }
+    for (int64_t i = 0; i < vectors; i += 8)
+#pragma GCC unroll 8
+        for (int k = 0; k < 8; ++k) {
+            sum[k] += exp2_of(t[k]);
+            t[k] -= splat(1e-6f);
+        }
+    float total = 0.f;
+    for (int k = 0; k < 8; ++k) total += sum[k][0];
+    return total;
+}
+
+}  // namespace
+
+
+extern const Scan2dKernels SCAN2D_KERNELS;
+const Scan2dKernels SCAN2D_KERNELS{
+    SCAN2D_NAME,   kLanes,       forward_scratch, backward_scratch,
+    forward_part,  backward_part, exponentials,
+};

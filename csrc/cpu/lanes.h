@@ -1,0 +1,118 @@
+// Vectors of float and the few functions the scan needs, by the compiler's vector extensions
+// (GCC and Clang): the same source becomes SSE2, AVX2, AVX-512 or NEON code.
+//
+// Everything is in an unnamed namespace and nothing of the standard library is instantiated:
+// this is compiled once per instruction set, and a linker must not share a function between them.
+#pragma once
+#include <stdint.h>
+#include <string.h>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float vfloat __attribute__((vector_size(kLanes * 4)));
+typedef int32_t vint __attribute__((vector_size(kLanes * 4)));
+
+#define SCAN2D_INLINE inline __attribute__((always_inline))
+
+SCAN2D_INLINE vfloat splat(float value) { return value - vfloat{}; }
+
+SCAN2D_INLINE vfloat load(const float* from) {
+    vfloat v;
+    memcpy(&v, from, sizeof v);
+    return v;
+}
+
+SCAN2D_INLINE void store(float* to, vfloat v) { memcpy(to, &v, sizeof v); }
+
+// Of a part with fewer channels than lanes, the lanes beyond are zero and never written.
+template <bool kFull>
+SCAN2D_INLINE vfloat load_channels(const float* from, int lanes) {
+    if (kFull) return load(from);
+    vfloat v{};
+    for (int k = 0; k < lanes; ++k) v[k] = from[k];
+    return v;
+}
+
+template <bool kFull>
+SCAN2D_INLINE void store_channels(float* to, vfloat v, int lanes) {
+    if (kFull) return store(to, v);
+    for (int k = 0; k < lanes; ++k) to[k] = v[k];
+}
+
+// 2**t. Relative error at most 1.6e-7; exactly 1 at 0; 0 below 2**-126.5; infinite from 2**127.5;
+// NaN stays NaN. Adding 1.5 * 2**23 rounds t to an integer that then sits in the low bits of the
+// sum, from where a shift by 23 takes it into the exponent. The polynomial is the minimax fit of
+// degree 5 on [-1/2, 1/2] that is exact at 0, so that slow decays are not biased.
+SCAN2D_INLINE vfloat exp2_of(vfloat t) {
+    t = t < splat(-127.f) ? splat(-127.f) : t;
+    t = t > splat(128.f) ? splat(128.f) : t;
+    const vfloat shifted = t + splat(12582912.f);
+    const vfloat r = t - (shifted - splat(12582912.f));
+    vfloat p = splat(1.326472722e-03f);
+    p = p * r + splat(9.671512700e-03f);
+    p = p * r + splat(5.550733744e-02f);
+    p = p * r + splat(2.402224208e-01f);
+    p = p * r + splat(6.931469776e-01f);
+    p = p * r + splat(1.f);
+    vint bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits << 23) + 0x3f800000;
+    vfloat power;
+    memcpy(&power, &bits, sizeof power);
+    return p * power;
+}
+
+constexpr float kLog2E = 1.44269504088896341f;
+
+SCAN2D_INLINE vfloat exp_of(vfloat t) { return exp2_of(t * splat(kLog2E)); }
+
+SCAN2D_INLINE vfloat sigmoid(vfloat t) { return splat(1.f) / (splat(1.f) + exp_of(-t)); }
+
+// log(1 + exp(t)); t itself above 20, as torch has it. With u = exp(-|t|) and s = u / (2 + u),
+// log(1 + u) = 2 atanh(s), an odd series in s <= 1/3: small results keep their relative accuracy.
+SCAN2D_INLINE vfloat softplus(vfloat t) {
+    const vfloat u = exp_of(t > splat(0.f) ? -t : t);
+    const vfloat s = u / (splat(2.f) + u), w = s * s;
+    vfloat p = splat(1.161678240e-01f);
+    p = p * w + splat(1.085226607e-01f);
+    p = p * w + splat(1.429624954e-01f);
+    p = p * w + splat(1.999985161e-01f);
+    p = p * w + splat(3.333333367e-01f);
+    const vfloat log1p = splat(2.f) * (s + s * w * p);
+    const vfloat sum = (t > splat(0.f) ? t : splat(0.f)) + log1p;
+    return t > splat(20.f) ? t : sum;
+}
+
+// Adds neighbouring lanes: the first half of the result comes from a, the second from b.
+SCAN2D_INLINE vfloat add_pairs(vfloat a, vfloat b) {
+#if defined(__AVX512F__)
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+           __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+#elif defined(__AVX2__)
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14) +
+           __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+#else
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
+#endif
+}
+
+// Of kLanes vectors, the sum over the lanes of each: lane k of the result is the sum of v[k].
+SCAN2D_INLINE vfloat sums_of(const vfloat* v) {
+    vfloat level[kLanes];
+    for (int k = 0; k < kLanes; ++k) level[k] = v[k];
+#pragma GCC unroll 16
+    for (int n = kLanes / 2; n > 0; n /= 2)
+#pragma GCC unroll 16
+        for (int k = 0; k < n; ++k) level[k] = add_pairs(level[2 * k], level[2 * k + 1]);
+    return level[0];
+}
+
+}  // namespace

@@ -1,0 +1,1 @@
+"""A synthetic slide, its truth and its demo checkpoints, and the script that makes them."""
