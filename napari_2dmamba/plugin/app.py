@@ -43,7 +43,9 @@ def keep_settings_apart() -> None:
     )
 
 
-def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> "tuple[Viewer, list[str]]":
+def make_viewer(
+    paths: Sequence[Path | str] = (), *, show: bool = True
+) -> "tuple[Viewer, list[str]]":
     """Return the window with its widgets docked and the slides open, and what went wrong."""
     import napari
     from napari.utils.notifications import show_error

@@ -267,13 +267,13 @@ class _DropLine(QLineEdit):
         super().__init__()
         self.setAcceptDrops(True)
 
-    def dragEnterEvent(self, event: Any) -> None:  # noqa: N802
+    def dragEnterEvent(self, event: Any) -> None:
         if event.mimeData().hasUrls():
             event.acceptProposedAction()
         else:
             super().dragEnterEvent(event)
 
-    def dropEvent(self, event: Any) -> None:  # noqa: N802
+    def dropEvent(self, event: Any) -> None:
         urls = event.mimeData().urls()
         if urls:
             self.setText(urls[0].toLocalFile())

@@ -86,7 +86,7 @@ class Job(QObject):
             end = "cancelled", None
         except UserError as error:
             end = "failed", str(error)
-        except Exception as error:  # noqa: BLE001 - a thread has nobody else to tell
+        except Exception as error:
             logger.exception("A job ended with an error nobody foresaw")
             end = "failed", unforeseen(error)
         self._ended.emit(end)

@@ -106,7 +106,7 @@ class Thumbnail(QWidget):
         self.setToolTip("Click or drag to move the view")
         self.setCursor(Qt.CursorShape.CrossCursor)
 
-    def sizeHint(self) -> QSize:  # noqa: N802
+    def sizeHint(self) -> QSize:
         """Return a size that leaves room for the layer list."""
         return QSize(260, 200)
 
@@ -128,7 +128,7 @@ class Thumbnail(QWidget):
         left, top = (self.width() - size.width()) / 2, (self.height() - size.height()) / 2
         return QRectF(left, top, size.width(), size.height())
 
-    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
+    def paintEvent(self, event: QPaintEvent) -> None:
         """Draw picture and rectangle."""
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
@@ -154,11 +154,11 @@ class Thumbnail(QWidget):
             painter.setPen(QPen(QColor(0, 90, 200), 2))
             painter.drawRect(shown)
 
-    def mousePressEvent(self, event: QMouseEvent) -> None:  # noqa: N802
+    def mousePressEvent(self, event: QMouseEvent) -> None:
         """Move the view to the point."""
         self._point(event)
 
-    def mouseMoveEvent(self, event: QMouseEvent) -> None:  # noqa: N802
+    def mouseMoveEvent(self, event: QMouseEvent) -> None:
         """Move the view with the drag."""
         self._point(event)
 

@@ -1,5 +1,6 @@
-"""What the user set under Preferences > 2DMamba, handed to the core."""
+"""What the user set under Preferences > 2DMamba, and where runs are kept."""
 
+from pathlib import Path
 from typing import Any
 
 PLUGIN_NAME = "napari-2dmamba"
@@ -21,4 +22,17 @@ def preference(section: str, name: str, default: Any = None) -> Any:
 
 
 def apply_preferences() -> None:
-    """Give the slide cache the size and the number of threads the user chose."""
+    """Give the shared tile cache the size the user chose."""
+    from napari_2dmamba.slide import set_cache_size
+
+    megabytes = preference("slides", "cache_mb")
+    if megabytes is not None:
+        set_cache_size(megabytes)
+
+
+def runs_folder() -> Path:
+    """Return the folder that gets one folder per analysed slide."""
+    from platformdirs import user_documents_path
+
+    chosen = preference("analysis", "runs_folder", "")
+    return Path(chosen).expanduser() if chosen else user_documents_path() / "2DMamba runs"

@@ -55,6 +55,15 @@ def ensure_region_layer(viewer: "Viewer", slide: "Slide", role: Role) -> Shapes:
     return layer
 
 
+def place_region_layers(viewer: "Viewer", slide: "Slide") -> None:
+    """Move what is drawn to the world of ``slide``, after its µm per pixel was given."""
+    for role in ("include", "exclude"):
+        layer = region_layer(viewer, role)  # type: ignore[arg-type]
+        if layer is not None:
+            for name, value in placement(slide.mpp).items():
+                setattr(layer, name, value)
+
+
 def show_regions(viewer: "Viewer", slide: "Slide", regions: Regions) -> None:
     """Add regions to the layers of their roles."""
     for role, polygons in (("include", regions.include), ("exclude", regions.exclude)):
@@ -113,6 +122,4 @@ def without_holes(polygon: Polygon) -> list[Polygon]:
         polygon.intersection(box(cut, bottom, right, top)),
     ]
     parts = [part for half in halves for part in getattr(half, "geoms", [half])]
-    return [
-        piece for part in parts if part.geom_type == "Polygon" for piece in without_holes(part)
-    ]
+    return [piece for part in parts if part.geom_type == "Polygon" for piece in without_holes(part)]

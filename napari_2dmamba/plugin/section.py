@@ -34,9 +34,7 @@ class Fold(QWidget):
         self._show(is_open)
 
     def _show(self, is_open: bool) -> None:
-        self._button.setArrowType(
-            Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow
-        )
+        self._button.setArrowType(Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow)
         self.content.setVisible(is_open)
 
 
@@ -58,9 +56,7 @@ class Section(QFrame):
         self._arrow.setAccessibleName(title)
         self._title = QLabel(f"<b>{title}</b>")
         self._summary = ElidedLabel()
-        self._summary.setAlignment(
-            Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
-        )
+        self._summary.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         header = _Header()
         header.clicked.connect(self._arrow.toggle)
         row = QHBoxLayout(header)
@@ -96,9 +92,7 @@ class Section(QFrame):
         self._summary.set_text(text)
 
     def _show(self, is_open: bool) -> None:
-        self._arrow.setArrowType(
-            Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow
-        )
+        self._arrow.setArrowType(Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow)
         self._body.setVisible(is_open)
         self.toggled.emit(is_open)
 
@@ -123,20 +117,18 @@ class ElidedLabel(QLabel):
         self.setToolTip(text)
         self._shorten()
 
-    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
+    def resizeEvent(self, event: QResizeEvent) -> None:
         """Shorten for the new width."""
         super().resizeEvent(event)
         self._shorten()
 
     def _shorten(self) -> None:
         width = max(0, self.width() - 2)
-        self.setText(
-            self.fontMetrics().elidedText(self._full, Qt.TextElideMode.ElideMiddle, width)
-        )
+        self.setText(self.fontMetrics().elidedText(self._full, Qt.TextElideMode.ElideMiddle, width))
 
 
 class _Header(QWidget):
     clicked = Signal()
 
-    def mouseReleaseEvent(self, event: object) -> None:  # noqa: N802
+    def mouseReleaseEvent(self, event: object) -> None:
         self.clicked.emit()

@@ -2,73 +2,58 @@
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
-import numpy as np
 from napari.layers import Image, Layer
+from napari.utils import Colormap
+from napari.utils.notifications import show_warning
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
     from napari_2dmamba.slide import Slide
+    from napari_2dmamba.slide.backend import Channel
 
 SLIDE_KEY = "slide"
 """``layer.metadata["slide"]`` holds the `Slide` the layer shows."""
 
-_CHANNEL_COLOURS = {
-    1: ("gray",),
-    2: ("green", "magenta"),
-    3: ("red", "green", "blue"),
-}
-_MORE_CHANNEL_COLOURS = ("blue", "green", "red", "cyan", "magenta", "yellow", "gray")
+_CHANNEL_COLOURS = ("red", "green", "blue", "cyan", "magenta", "yellow", "gray")
 
-
-class ChannelLevel:
-    """One channel of a pyramid level, as the array-like a viewer needs."""
-
-    def __init__(self, level: Any, channel: int) -> None:
-        self._level = level
-        self._channel = channel
-        self.shape = tuple(level.shape[:2])
-        self.chunks = tuple(level.chunks[:2])
-        self.dtype = level.dtype
-        self.ndim = 2
-        self.size = int(np.prod(self.shape))
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        key = key if isinstance(key, tuple) else (key,)
-        return np.asarray(self._level[key])[..., self._channel]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self[:, :], dtype=dtype)
+_reported: "WeakSet[Slide]" = WeakSet()
 
 
 def slide_layer_data(slide: "Slide") -> list[tuple[Any, dict[str, Any], str]]:
     """Return the layer data tuples that show ``slide``: one layer, or one per channel."""
-    levels = slide.pyramid()
     common = {
         "multiscale": True,
         "interpolation2d": "linear",
         "axis_labels": ("y", "x"),
-        "metadata": {SLIDE_KEY: slide},
         **placement(slide.mpp),
     }
-    channels = levels[0].shape[2] if len(levels[0].shape) == 3 else 1
     if slide.kind == "brightfield":
-        return [(levels, {**common, "rgb": True, "name": slide.name}, "image")]
-    colours = _CHANNEL_COLOURS.get(channels, _MORE_CHANNEL_COLOURS)
+        metadata = {SLIDE_KEY: slide}
+        options = {**common, "rgb": True, "name": slide.name, "metadata": metadata}
+        return [(slide.pyramid(), options, "image")]
+    alone = len(slide.channels) == 1
     tuples = []
-    for channel in range(channels):
-        data = [ChannelLevel(level, channel) for level in levels]
-        name = slide.name if channels == 1 else f"{slide.name} channel {channel + 1}"
-        shown = {
+    for index, channel in enumerate(slide.channels):
+        options = {
+            **common,
             "rgb": False,
-            "name": name,
-            "colormap": colours[channel % len(colours)],
-            "contrast_limits": (0, 255),
-            "blending": "additive" if channels > 1 else "translucent",
+            "name": slide.name if alone else f"{slide.name}: {channel.name}",
+            "metadata": {SLIDE_KEY: slide},
+            "colormap": "gray" if alone else _colormap(channel, index),
+            "contrast_limits": slide.contrast_limits(index),
+            "blending": "translucent" if alone else "additive",
         }
-        tuples.append((data, {**common, **shown}, "image"))
+        tuples.append((slide.pyramid(index), options, "image"))
     return tuples
+
+
+def _colormap(channel: "Channel", index: int) -> Any:
+    if channel.color is None:
+        return _CHANNEL_COLOURS[index % len(_CHANNEL_COLOURS)]
+    return Colormap([(0, 0, 0), channel.color], name=channel.name)
 
 
 def placement(mpp: float | None) -> dict[str, Any]:
@@ -84,6 +69,7 @@ def add_slide(viewer: "Viewer", slide: "Slide") -> list[Layer]:
     for data, options, _ in slide_layer_data(slide):
         layer = Image(data, **options)
         layers.append(viewer.add_layer(layer))
+        watch_reading(layer)
     show_scale_bar(viewer)
     viewer.fit_to_view(layers=layers)
     return layers
@@ -105,6 +91,25 @@ def show_scale_bar(viewer: "Viewer") -> None:
     bar.colored = False
     bar.box = True
     bar.font_size = 12
+
+
+def watch_reading(layer: Layer) -> None:
+    """Notify the user once when tiles of the slide cannot be decoded."""
+    layer.events.set_data.disconnect(_report_read_problems)
+    layer.events.set_data.connect(_report_read_problems)
+
+
+def _report_read_problems(event: Any) -> None:
+    slide = slide_of(event.source)
+    if slide is None or slide in _reported or not slide.read_problems:
+        return
+    _reported.add(slide)
+    count = len(slide.read_problems)
+    tiles = "A tile" if count == 1 else f"{count} tiles"
+    show_warning(
+        f"{tiles} of {slide.name} cannot be decoded and shown as background: the file is "
+        "damaged; copy or export it again"
+    )
 
 
 def slide_of(layer: Layer | None) -> "Slide | None":
@@ -130,3 +135,16 @@ def open_slides(viewer: "Viewer") -> list["Slide"]:
 def layers_of(viewer: "Viewer", slide: "Slide") -> list[Layer]:
     """Return the layers that show ``slide``, the lowest first."""
     return [layer for layer in viewer.layers if slide_of(layer) is slide]
+
+
+def view_region(viewer: "Viewer", slide: "Slide") -> tuple[int, int, int, int]:
+    """Return what the window shows as ``(x, y, width, height)`` in level-0 pixels.
+
+    May reach beyond the slide.
+    """
+    unit = slide.mpp or 1.0
+    camera = viewer.scene.camera
+    height, width = (side / camera.zoom / unit for side in viewer.canvas.size)
+    center_y, center_x = (center / unit + 0.5 for center in camera.center[-2:])
+    left, top = round(center_x - width / 2), round(center_y - height / 2)
+    return left, top, round(width), round(height)

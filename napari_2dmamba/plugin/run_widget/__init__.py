@@ -1,4 +1,5 @@
-"""The dock widget *Run 2DMamba*."""
-from qtpy.QtWidgets import QWidget
-class RunWidget(QWidget):
-    def __init__(self, napari_viewer): super().__init__()
+"""The dock widget *Run 2DMamba*: from an open slide to an attention map on it."""
+
+from napari_2dmamba.plugin.run_widget.widget import RunWidget
+
+__all__ = ["RunWidget"]

@@ -20,7 +20,7 @@ class ColourBar(QWidget):
         self.ticks: list[Tick] = []
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
 
-    def sizeHint(self) -> QSize:  # noqa: N802
+    def sizeHint(self) -> QSize:
         """Return room for the bar and one line of text."""
         return QSize(200, _BAR_HEIGHT + self.fontMetrics().height() + 8)
 
@@ -34,7 +34,7 @@ class ColourBar(QWidget):
             self.ticks = DisplayTransform(grid_map, display).ticks(4)
         self.update()
 
-    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
+    def paintEvent(self, event: QPaintEvent) -> None:
         """Draw bar, ticks and values."""
         if self._image is None:
             return

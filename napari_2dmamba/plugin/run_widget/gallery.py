@@ -111,9 +111,7 @@ class Gallery(QWidget):
         if patches is None or slide is None:
             return
         lowest = self.which.currentIndex() == 1
-        indices = [
-            int(i) for i in top_patches(patches.scores, self.count.value(), lowest=lowest)
-        ]
+        indices = [int(i) for i in top_patches(patches.scores, self.count.value(), lowest=lowest)]
         for place, index in enumerate(indices):
             button = self._button(index, place, patches)
             self.buttons.append(button)

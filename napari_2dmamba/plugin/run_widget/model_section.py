@@ -39,7 +39,9 @@ class ForeignCheckpoint:
     canvas_rows: int = setting(100, "Rows of the canvas the model was trained on.", minimum=1)
     canvas_cols: int = setting(100, "Columns of that canvas.", label="Canvas columns", minimum=1)
     patch_size: int = setting(512, "Side of a training patch.", unit="px", minimum=1)
-    task: str = setting("classification", "What it predicts.", choices=("classification", "survival"))
+    task: str = setting(
+        "classification", "What it predicts.", choices=("classification", "survival")
+    )
     class_names: str = setting("", "Names of the classes or time bins, with commas between.")
     encoder: str | None = setting(
         None, "Encoder whose features it was trained on; empty when nobody knows."
@@ -144,13 +146,13 @@ class ModelSection(Section):
         scan = f"; scan: {backend}" if backend else ""
         self.device.setText(f"Ran on <b>{device}</b> ({reason}){scan}.")
 
-    def dragEnterEvent(self, event: QDragEnterEvent) -> None:  # noqa: N802
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         """Accept one file."""
         data = event.mimeData()
         if data is not None and len(data.urls()) == 1 and data.urls()[0].isLocalFile():
             event.acceptProposedAction()
 
-    def dropEvent(self, event: QDropEvent) -> None:  # noqa: N802
+    def dropEvent(self, event: QDropEvent) -> None:
         """Choose the dropped file."""
         data = event.mimeData()
         if data is not None:
@@ -277,7 +279,7 @@ def describe(header: CheckpointHeader) -> str:
     patches = [f"{header.patch_size} px"] if header.patch_size else []
     patches += [f"{header.mpp:g} µm/px"] if header.mpp else []
     trained = f"{header.encoder or 'encoder unknown'} ({header.feature_size} features)"
-    lines.append(f"features: {trained}" + (f" · patches: {' at '.join(patches)}" if patches else ""))
+    lines.append(
+        f"features: {trained}" + (f" · patches: {' at '.join(patches)}" if patches else "")
+    )
     return "<br>".join(lines)
-
-

@@ -106,6 +106,10 @@ class SlideSection(Section):
         if self.slide is not before:
             self._choose()
 
+    def choose(self, slide: "Slide") -> None:
+        """Choose one of the offered slides."""
+        self.slides.setCurrentIndex(self._slides.index(slide))
+
     def show_about(self, slide: "Slide | None") -> None:
         """Say what the slide is, and ask for its µm per pixel where it states none."""
         self.count.clear()
