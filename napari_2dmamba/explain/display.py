@@ -76,11 +76,10 @@ def ranks(scores: NDArray[np.floating]) -> NDArray[np.float64]:
 
     NaN stays NaN and does not count.
     """
-    scores = np.asarray(scores, dtype=np.float64)
-    ordered = np.sort(-scores[np.isfinite(scores)], axis=None)
-    result = np.searchsorted(ordered, -scores, side="left") + 1.0
-    result[~np.isfinite(scores)] = np.nan
-    return result
+    values = np.asarray(scores, dtype=np.float64)
+    ordered = np.sort(-values[np.isfinite(values)], axis=None)
+    above = np.searchsorted(ordered, -values, side="left")
+    return np.where(np.isfinite(values), above + 1.0, np.nan)
 
 
 def top_patches(scores: NDArray[np.floating], k: int, *, lowest: bool = False) -> NDArray[np.int64]:
@@ -168,11 +167,11 @@ class DisplayTransform:
 
     def __call__(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return the position of values on the colour bar, 0 to 1; NaN stays NaN."""
-        values = np.asarray(values, dtype=np.float64)
+        wide = np.asarray(values, dtype=np.float64)
         if not self.signed:
-            return self._magnitude(values).astype(np.float32)
-        strength = np.where(values == 0, 0.0, self._magnitude(np.abs(values)))
-        return (0.5 + 0.5 * np.sign(values) * strength).astype(np.float32)
+            return self._magnitude(wide).astype(np.float32)
+        strength = np.where(wide == 0, 0.0, self._magnitude(np.abs(wide)))
+        return (0.5 + 0.5 * np.sign(wide) * strength).astype(np.float32)
 
     def _magnitude(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         shown = values

@@ -42,18 +42,16 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     return lines
 
 
-def scale_bar(longest: float, um_per_px: float | None) -> tuple[int, str]:
-    """Return length in pixels and label of the longest round scale bar up to ``longest`` px."""
-    unit = um_per_px or 1.0
-    power = 10.0 ** math.floor(math.log10(longest * unit))
-    length = max(n * power for n in (1, 2, 5) if n * power <= longest * unit * (1 + 1e-9))
-    if um_per_px is None:
-        label = f"{length:g} px"
-    elif length >= 1000:
-        label = f"{length / 1000:g} mm"
-    else:
-        label = f"{length:g} µm"
-    return max(1, round(length / unit)), label
+def scale_bar(longest: float, pixel_size: float, unit: str) -> tuple[int, str]:
+    """Return length in pixels and label of the longest round scale bar up to ``longest`` px.
+
+    ``pixel_size`` is the side of a pixel in ``unit``; µm become mm where that reads better.
+    """
+    power = 10.0 ** math.floor(math.log10(longest * pixel_size))
+    limit = longest * pixel_size * (1 + 1e-9)
+    length = max(n * power for n in (1, 2, 5) if n * power <= limit)
+    label = f"{length / 1000:g} mm" if unit == "µm" and length >= 1000 else f"{length:g} {unit}"
+    return max(1, round(length / pixel_size)), label
 
 
 def describe(prediction: SlidePrediction) -> str:
@@ -94,8 +92,8 @@ class Frame:
         width: int,
         height: int,
         *,
-        um_per_px: float | None,
-        level0_per_px: float = 1.0,
+        pixel_size: float,
+        unit: str = "µm",
         grid_map: GridMap | None = None,
         display: DisplaySettings | None = None,
         title: str = "",
@@ -104,13 +102,7 @@ class Frame:
         self.picture_size = width, height
         self.font_size = max(13, round(max(width, height) / 70))
         self._space = max(6, self.font_size // 2)
-        self._scale = scale_bar(
-            max(width / 4, 20.0),
-            um_per_px if um_per_px is not None else None,
-        )
-        if um_per_px is None and level0_per_px != 1.0:
-            length, label = scale_bar(max(width / 4, 20.0) * level0_per_px, None)
-            self._scale = max(1, round(length / level0_per_px)), label
+        self._scale = scale_bar(max(width / 4, 20.0), pixel_size, unit)
         self._bar = (
             None
             if grid_map is None
@@ -119,12 +111,14 @@ class Frame:
         side = 0 if self._bar is None else self._bar.shape[1]
         self.width = max(width + side, 26 * self.font_size)
         self._body_height = max(height, 0 if self._bar is None else self._bar.shape[0])
-        self.top = self._lines([(line, i == 0) for i, line in enumerate(title.split("\n")) if line])
+        heading = [line for line in title.split("\n") if line]
+        self.top = self._lines([(line, index == 0) for index, line in enumerate(heading)])
         words = []
         if grid_map is not None:
             how = DisplayTransform(grid_map, display or DisplaySettings()).caption()
             words.append(f"{grid_map.name}: {grid_map.meaning.rstrip('.')}. Colours {how}.")
-        self.bottom = np.vstack([self._draw_scale_bar(), self._lines([(w, False) for w in words + list(notes)])])
+        below = self._lines([(line, False) for line in (*words, *notes)])
+        self.bottom = np.vstack([self._draw_scale_bar(), below])
 
     @property
     def size(self) -> tuple[int, int]:
@@ -203,7 +197,8 @@ def _draw_colour_bar(
     thick = round(1.5 * size)
     labels = max([font.getlength(t.label) for t in ticks] + [font.getlength(named)])
     heading = _wrap(grid_map.name, font, 10 * size)[0]
-    width = max(2 * space + thick + space + math.ceil(labels), 2 * space + math.ceil(font.getlength(heading))) + space
+    widest = max(thick + space + labels, font.getlength(heading))
+    width = 3 * space + math.ceil(widest)
     picture = Image.new("RGB", (width, top + bar + size), _WHITE)
     draw = ImageDraw.Draw(picture)
     draw.text((2 * space, size // 2), heading, _BLACK, font)
@@ -226,7 +221,8 @@ def _draw_colour_bar(
 def add_bars(
     picture: NDArray[np.uint8],
     *,
-    um_per_px: float | None,
+    pixel_size: float,
+    unit: str = "µm",
     grid_map: GridMap | None = None,
     display: DisplaySettings | None = None,
     title: str = "",
@@ -236,7 +232,8 @@ def add_bars(
     frame = Frame(
         picture.shape[1],
         picture.shape[0],
-        um_per_px=um_per_px,
+        pixel_size=pixel_size,
+        unit=unit,
         grid_map=grid_map,
         display=display,
         title=title,

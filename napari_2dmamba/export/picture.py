@@ -91,8 +91,8 @@ def write_picture(
     frame = Frame(
         raster.width,
         raster.height,
-        um_per_px=None if raster.mpp is None else raster.mpp[0],
-        level0_per_px=raster.step[0],
+        pixel_size=raster.pixel_size,
+        unit="px" if raster.slide_mpp is None else "µm",
         grid_map=grid_map,
         display=display,
         title=title,
@@ -127,9 +127,7 @@ def write_picture(
     return Path(path)
 
 
-def write_png(
-    path: Path, strips: Iterable[NDArray[np.uint8]], width: int, height: int
-) -> None:
+def write_png(path: Path, strips: Iterable[NDArray[np.uint8]], width: int, height: int) -> None:
     """Write an RGB PNG from strips of rows; image libraries would need all of it in memory.
 
     Follows the PNG specification (W3C, third edition): filter type 1 on every row.

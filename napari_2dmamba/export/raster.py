@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from napari_2dmamba.explain.grid_map import GridMap
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 Box = tuple[int, int, int, int]
 """``(left, top, right, bottom)`` in pixels of a raster."""
@@ -51,11 +53,9 @@ class Raster:
         return self.region[2] / self.width, self.region[3] / self.height
 
     @property
-    def mpp(self) -> tuple[float, float] | None:
-        """µm per raster pixel, ``(x, y)``; None when the slide states none."""
-        if self.slide_mpp is None:
-            return None
-        return self.step[0] * self.slide_mpp, self.step[1] * self.slide_mpp
+    def pixel_size(self) -> float:
+        """Width of a raster pixel in µm, or in level-0 pixels without µm per pixel."""
+        return self.step[0] * (self.slide_mpp or 1.0)
 
     def centres(self, box: Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return level-0 x and y of the centres of the columns and rows of a box.
@@ -63,8 +63,8 @@ class Raster:
         Level-0 pixel i covers ``[i, i + 1)``, so that cell edges lie on whole numbers.
         """
         left, top, right, bottom = box
-        x = self.region[0] + (np.arange(left, right) + 0.5) * self.step[0]
-        y = self.region[1] + (np.arange(top, bottom) + 0.5) * self.step[1]
+        x = self.region[0] + np.arange(left + 0.5, right) * self.step[0]
+        y = self.region[1] + np.arange(top + 0.5, bottom) * self.step[1]
         return x, y
 
     def coarser(self, factor: int) -> "Raster":
@@ -130,29 +130,26 @@ class SlidePainter:
     """Reads boxes of a raster from the slide: white outside, averaged over each pixel."""
 
     def __init__(self, slide: "Slide", raster: Raster) -> None:
-        if slide.kind == "fluorescence":
+        if not slide.rgb:
             raise ExportError(
-                f"{slide.path.name} is a fluorescence slide, which has no natural colours; "
-                "export the view, or the map alone"
+                f"{slide.name} has channels in place of natural colours; export the view, or "
+                "the map alone"
             )
         self.raster = raster
-        width, height = slide.dimensions
-        finest = min(raster.step)
-        for level in slide.pyramid():
-            rows, cols = level.shape[:2]
-            if width / cols <= max(finest, 1.0) * 1.001:
-                self._level = level
-                self._shrink = width / cols, height / rows
+        fine_enough = [
+            level for level in slide.pyramid() if level.downsample <= min(raster.step) * 1.001
+        ]
+        self._level = fine_enough[-1] if fine_enough else slide.pyramid()[0]
 
     def __call__(self, box: Box) -> NDArray[np.uint8]:
         """Return the ``(h, w, 3)`` uint8 pixels of a box of the raster."""
         left, top, right, bottom = box
         rows, cols = self._level.shape[:2]
         # the box on the level, in fractions of its pixels
-        x = [(self.raster.region[0] + e * self.raster.step[0]) / self._shrink[0]
-             for e in (left, right)]  # fmt: skip
-        y = [(self.raster.region[1] + e * self.raster.step[1]) / self._shrink[1]
-             for e in (top, bottom)]  # fmt: skip
+        (region_x, region_y, *_), step = self.raster.region, self.raster.step
+        shrink = self._level.downsample
+        x = [(region_x + edge * step[0]) / shrink for edge in (left, right)]
+        y = [(region_y + edge * step[1]) / shrink for edge in (top, bottom)]
         x0, y0 = math.floor(x[0]), math.floor(y[0])
         x1, y1 = max(math.ceil(x[1]), x0 + 1), max(math.ceil(y[1]), y0 + 1)
         source = np.full((y1 - y0, x1 - x0, 3), 255, dtype=np.uint8)
@@ -160,7 +157,7 @@ class SlidePainter:
         if inside[0] < inside[2] and inside[1] < inside[3]:
             pixels = np.asarray(self._level[inside[1] : inside[3], inside[0] : inside[2]])
             target = source[inside[1] - y0 : inside[3] - y0, inside[0] - x0 : inside[2] - x0]
-            target[...] = pixels[..., None] if pixels.ndim == 2 else pixels[..., :3]
+            target[...] = pixels
         picture = Image.fromarray(source).resize(
             (right - left, bottom - top),
             Image.Resampling.BOX,
@@ -194,9 +191,7 @@ class MapPainter:
         """Return the ``(h, w)`` raw values of a box; NaN where the map has none."""
         return self.sample(self.grid_map.values, box, np.float32(np.nan))
 
-    def sample(
-        self, per_cell: NDArray[np.generic], box: Box, outside: np.generic
-    ) -> NDArray[np.generic]:
+    def sample(self, per_cell: NDArray[Scalar], box: Box, outside: Scalar) -> NDArray[Scalar]:
         """Return what an array over the map's cells holds for every pixel of a box."""
         rows, cols = self.cells(box)
         pixels = per_cell[rows][:, cols]
@@ -240,7 +235,7 @@ class OverlayPainter:
         self._table = colour_table(display.colormap_for(grid_map)).astype(np.float32)
         self._alpha = np.where(np.isnan(positions), 0.0, display.opacity).astype(np.float32)
         self._line_width = max(1, line_width)
-        self._outlined = None
+        self._outlined: NDArray[np.bool_] | None = None
         if contour is not None:
             ranked = percentiles(grid_map.values)
             self._outlined = np.nan_to_num(ranked, nan=-1.0) >= contour
@@ -257,16 +252,17 @@ class OverlayPainter:
             colours = self._table[self._map.sample(self._indices, box, np.uint8(0))]
             pixels = np.rint(pixels + alpha * (colours - pixels)).astype(np.uint8)
         if self._outlined is not None:
-            pixels = np.where(self._contour(box)[..., None], np.uint8(0), pixels)
+            rim = self._rim(self._outlined, box)
+            pixels = np.where(rim[..., None], np.uint8(0), pixels)
         return pixels
 
-    def _contour(self, box: Box) -> NDArray[np.bool_]:
+    def _rim(self, outlined: NDArray[np.bool_], box: Box) -> NDArray[np.bool_]:
         """Return the inner rim of the outlined patches."""
         from scipy.ndimage import minimum_filter
 
         width = self._line_width
         left, top, right, bottom = box
         wider = (left - width, top - width, right + width, bottom + width)
-        inside = self._map.sample(self._outlined, wider, np.False_)
+        inside = self._map.sample(outlined, wider, np.False_)
         rim = inside & ~minimum_filter(inside, size=2 * width + 1, mode="nearest")
         return rim[width:-width, width:-width]

@@ -37,6 +37,13 @@ _PACKAGES = (
     "imagecodecs", "h5py", "safetensors", "timm", "napari",
 )  # fmt: skip
 
+_NEEDED: dict[str, set[str]] = {
+    "slide": {"name", "path", "fingerprint"},
+    "features": set(),
+    "model": set(),
+    "settings": set(),
+}
+
 
 def make_record(
     *,
@@ -176,12 +183,18 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path} has schema version {version}, and this program knows up to "
             f"{SCHEMA_VERSION}; update napari-2dmamba to open it"
         )
+    for section, needed in _NEEDED.items():
+        if not isinstance(record.get(section), dict) or not needed <= record[section].keys():
+            raise ExportError(
+                f"{path} is damaged (its section {section!r} lacks what a run has); restore the "
+                "file from a copy, or run the slide again"
+            )
     return record
 
 
 def software() -> dict[str, Any]:
     """Return versions of what computes, and the kind of machine, without names of people."""
-    packages = {}
+    packages: dict[str, str | None] = {}
     for name in _PACKAGES:
         try:
             packages[name] = metadata.version(name)

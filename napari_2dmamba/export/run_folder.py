@@ -1,8 +1,8 @@
 """A run as a folder that opens again with its maps, prediction and settings.
 
-    run.json              the record (see `record`), how the maps are shown, and checksums
-    arrays.safetensors    coordinates, prediction and maps, exact
-    scores.parquet        the same per patch, as a table for other programs
+run.json              the record (see `record`), how the maps are shown, and checksums
+arrays.safetensors    coordinates, prediction and maps, exact
+scores.parquet        the same per patch, as a table for other programs
 """
 
 import dataclasses
@@ -176,20 +176,20 @@ def save_run(
         },
         "saved": {**plain, "display": display or DisplaySettings()},
     }
-    with written_whole(folder / RECORD_FILE) as record_part:
-        with (
-            written_whole(folder / _TABLE_FILE) as table_part,
-            written_whole(folder / _ARRAYS_FILE) as arrays_part,
-        ):
-            write_table(scores, table_part)
-            # bytes first: safetensors' own writer hides the reason when a disk is full
-            whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-            arrays_part.write_bytes(safetensors.numpy.save(whole))
-            contents["checksums"] = {
-                _ARRAYS_FILE: file_hash(arrays_part),
-                _TABLE_FILE: file_hash(table_part),
-            }
-            write_record(contents, record_part)
+    with (
+        written_whole(folder / RECORD_FILE) as record_part,
+        written_whole(folder / _TABLE_FILE) as table_part,
+        written_whole(folder / _ARRAYS_FILE) as arrays_part,
+    ):  # left from last to first: the record is the last to take its place
+        write_table(scores, table_part)
+        # bytes first: safetensors' own writer hides the reason when a disk is full
+        whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        arrays_part.write_bytes(safetensors.numpy.save(whole))
+        contents["checksums"] = {
+            _ARRAYS_FILE: file_hash(arrays_part),
+            _TABLE_FILE: file_hash(table_part),
+        }
+        write_record(contents, record_part)
     return folder
 
 
@@ -235,14 +235,11 @@ def open_run(folder: str | os.PathLike[str]) -> SavedRun:
             coords=arrays["grid.coords"],
             tissue_fraction=arrays["grid.tissue_fraction"],
         )
-        prediction = SlidePrediction(
-            **_with_tuples(saved["prediction"], "canvas", "class_names"),
-            **{
-                name.removeprefix("prediction."): array
-                for name, array in arrays.items()
-                if name.startswith("prediction.")
-            },
-        )
+        predicted = _with_tuples(saved["prediction"], "canvas", "class_names")
+        for name, array in arrays.items():
+            if name.startswith("prediction."):
+                predicted[name.removeprefix("prediction.")] = array
+        prediction = SlidePrediction(**predicted)
         maps = tuple(
             GridMap(values=arrays[f"map.{index}"], **_with_tuples(one, "origin", "display_range"))
             for index, one in enumerate(saved["maps"])
