@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,22 @@ from napari_2dmamba.plugin.reader import SLIDE_PATTERNS
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
+    from napari_2dmamba.plugin.overview import SlideOverview
+    from napari_2dmamba.plugin.run_widget import RunWidget
+
 PLUGIN_NAME = "napari-2dmamba"
 TITLE = "2DMamba"
 
 
-def view(paths: Sequence[Path | str] = ()) -> int:
+def view(paths: Sequence[Path | str] = (), *, run_folder: Path | str | None = None) -> int:
     """Open the viewer on slides and stay until it is closed.
+
+    Parameters
+    ----------
+    paths
+        Slide files.
+    run_folder
+        A saved run to show as well.
 
     Returns
     -------
@@ -25,10 +36,11 @@ def view(paths: Sequence[Path | str] = ()) -> int:
     keep_settings_apart()
     import napari
 
-    viewer, problems = make_viewer(paths)
+    window = make_viewer(paths)
+    if run_folder is not None:
+        window.run_widget.open_saved_run(run_folder)
     napari.run()
-    del viewer
-    return 1 if problems else 0
+    return 1 if window.problems else 0
 
 
 def keep_settings_apart() -> None:
@@ -43,10 +55,28 @@ def keep_settings_apart() -> None:
     )
 
 
-def make_viewer(
-    paths: Sequence[Path | str] = (), *, show: bool = True
-) -> "tuple[Viewer, list[str]]":
-    """Return the window with its widgets docked and the slides open, and what went wrong."""
+@dataclass(frozen=True)
+class Application:
+    """The open window.
+
+    Attributes
+    ----------
+    viewer
+        napari's.
+    run_widget, overview
+        Docked in it.
+    problems
+        One sentence per slide that could not be opened.
+    """
+
+    viewer: "Viewer"
+    run_widget: "RunWidget"
+    overview: "SlideOverview"
+    problems: tuple[str, ...]
+
+
+def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Application:
+    """Return the window with its widgets docked and the slides open."""
     import napari
     from napari.utils.notifications import show_error
 
@@ -60,21 +90,19 @@ def make_viewer(
     suit_slides()
     apply_preferences()
     viewer = napari.Viewer(title=TITLE, show=False, show_welcome_screen=False)
-    viewer.window.add_dock_widget(SlideOverview(viewer), name="Slide overview", area="left")
-    viewer.window.add_dock_widget(RunWidget(viewer), name="Run 2DMamba", area="right")
+    overview, run_widget = SlideOverview(viewer), RunWidget(viewer)
+    viewer.window.add_dock_widget(overview, name="Slide overview", area="left")
+    viewer.window.add_dock_widget(run_widget, name="Run 2DMamba", area="right")
     if show:
         viewer.window.show()
     problems = []
     for path in paths:
         try:
-            slide = open_slide(Path(path))
+            add_slide(viewer, open_slide(Path(path)))
         except UserError as error:
             problems.append(str(error))
             show_error(str(error))
-            continue
-        add_slide(viewer, slide)
-        viewer.title = f"{slide.name} - {TITLE}"
-    return viewer, problems
+    return Application(viewer, run_widget, overview, tuple(problems))
 
 
 def suit_slides() -> None:

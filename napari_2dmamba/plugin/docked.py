@@ -31,7 +31,7 @@ class DockedWidget(QWidget):
             emitter, method = self._connected.pop()
             emitter.disconnect(method)
 
-    def event(self, event: QEvent) -> bool:
+    def event(self, event: Any) -> bool:
         """Notice when the dock has closed."""
         if event.type() == QEvent.Type.ParentChange:
             if self.parent() is not None:

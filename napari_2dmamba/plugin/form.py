@@ -1,6 +1,7 @@
 """Forms made from settings dataclasses, so that no default is written twice."""
 
 import dataclasses
+import math
 import types
 import typing
 from pathlib import Path
@@ -20,6 +21,7 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+from superqt import QLabeledDoubleSlider
 
 from napari_2dmamba.plugin.section import Fold
 
@@ -191,8 +193,8 @@ class NumberEditor(Editor):
             self._box = QDoubleSpinBox()
             span = maximum - minimum if minimum is not None and maximum is not None else None
             size = abs(default) if default else (span or 1.0)
-            self._step = 0.01 if size < 5 else 0.1 if size < 50 else 1.0
-            decimals = 4 if size < 0.05 else 3 if size < 5 else 2 if size < 50 else 1
+            self._step = 0.01 if size < 5 else 0.1 if size < 50 else 10 ** int(math.log10(size) - 1)
+            decimals = 4 if size < 0.05 else 3 if size < 5 else 2 if size < 50 else 0
             self._box.setDecimals(decimals)
             self._box.setRange(low - (self._step if optional else 0), high)
             self._box.setSingleStep(0.05 if span == 1 else self._step * 5)
@@ -212,6 +214,25 @@ class NumberEditor(Editor):
 
     def set(self, value: float | int | None) -> None:  # noqa: D102
         self._box.setValue(self._box.minimum() if value is None else value)  # type: ignore[arg-type]
+
+
+class ShareEditor(Editor):
+    """A number from 0 to 1, with a slider."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._slider = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
+        self._slider.setRange(0.0, 1.0)
+        self._slider.setDecimals(2)
+        self._slider.setSingleStep(0.05)
+        self._slider.valueChanged.connect(lambda _: self.changed.emit())
+        self._hold(self._slider)
+
+    def get(self) -> float:  # noqa: D102
+        return float(self._slider.value())
+
+    def set(self, value: float) -> None:  # noqa: D102
+        self._slider.setValue(value)
 
 
 class TextEditor(Editor):
@@ -298,6 +319,8 @@ def make_editor(
         return ChoiceEditor((None, *choices) if optional and None not in choices else choices)
     if kind is bool:
         return FlagEditor()
+    if kind is float and not optional and (meta.get("minimum"), meta.get("maximum")) == (0, 1):
+        return ShareEditor()
     if kind in (int, float):
         return NumberEditor(
             whole=kind is int,

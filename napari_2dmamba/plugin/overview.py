@@ -1,11 +1,11 @@
 """The slide in small, with the part that the window shows."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QPointF, QRectF, QSize, Qt
-from qtpy.QtGui import QColor, QImage, QMouseEvent, QPainter, QPaintEvent, QPen, QPixmap
+from qtpy.QtGui import QColor, QImage, QPainter, QPen, QPixmap
 from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
 from napari_2dmamba.plugin.jobs import LatestJob
@@ -128,7 +128,7 @@ class Thumbnail(QWidget):
         left, top = (self.width() - size.width()) / 2, (self.height() - size.height()) / 2
         return QRectF(left, top, size.width(), size.height())
 
-    def paintEvent(self, event: QPaintEvent) -> None:
+    def paintEvent(self, event: Any) -> None:
         """Draw picture and rectangle."""
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
@@ -154,15 +154,15 @@ class Thumbnail(QWidget):
             painter.setPen(QPen(QColor(0, 90, 200), 2))
             painter.drawRect(shown)
 
-    def mousePressEvent(self, event: QMouseEvent) -> None:
+    def mousePressEvent(self, event: Any) -> None:
         """Move the view to the point."""
         self._point(event)
 
-    def mouseMoveEvent(self, event: QMouseEvent) -> None:
+    def mouseMoveEvent(self, event: Any) -> None:
         """Move the view with the drag."""
         self._point(event)
 
-    def _point(self, event: QMouseEvent) -> None:
+    def _point(self, event: Any) -> None:
         box = self.picture_rect()
         if box.isEmpty():
             return
@@ -179,4 +179,4 @@ def as_qimage(picture: NDArray[np.uint8]) -> QImage:
     height, width = picture.shape[:2]
     grey = picture.ndim == 2
     kind = QImage.Format.Format_Grayscale8 if grey else QImage.Format.Format_RGB888
-    return QImage(picture.data, width, height, picture.strides[0], kind).copy()
+    return QImage(picture.tobytes(), width, height, picture.strides[0], kind).copy()

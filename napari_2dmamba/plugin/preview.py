@@ -49,7 +49,7 @@ def show_patches(viewer: "Viewer", slide: "Slide", grid: "PatchGrid | None") -> 
     cells[rows, cols] = 1 + (rows + cols) % 2
     _show(
         viewer, PATCH_LAYER, cells, grid.patch_size_level0, slide,
-        colormap=_PATCH_COLOURS, opacity=0.35, contour=0,
+        colormap=_PATCH_COLOURS, opacity=0.25, contour=0,
     )  # fmt: skip
 
 

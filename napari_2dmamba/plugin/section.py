@@ -1,7 +1,8 @@
 """Parts of a widget that fold away."""
 
+from typing import Any
+
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QResizeEvent
 from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
@@ -38,6 +39,11 @@ class Fold(QWidget):
         self.content.setVisible(is_open)
 
 
+_LOOK = """
+QFrame#section { border: 1px solid rgba(127, 127, 127, 90); border-radius: 5px; }
+"""
+
+
 class Section(QFrame):
     """One step of the widget: a bold heading with a summary beside it, and a body.
 
@@ -50,6 +56,7 @@ class Section(QFrame):
     def __init__(self, title: str, *, is_open: bool = True) -> None:
         super().__init__()
         self.setObjectName("section")
+        self.setStyleSheet(_LOOK)
         self._arrow = QToolButton()
         self._arrow.setAutoRaise(True)
         self._arrow.setCheckable(True)
@@ -117,7 +124,7 @@ class ElidedLabel(QLabel):
         self.setToolTip(text)
         self._shorten()
 
-    def resizeEvent(self, event: QResizeEvent) -> None:
+    def resizeEvent(self, event: Any) -> None:
         """Shorten for the new width."""
         super().resizeEvent(event)
         self._shorten()

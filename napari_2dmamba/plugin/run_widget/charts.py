@@ -68,7 +68,7 @@ def draw_probabilities(
     best = int(np.argmax(probabilities))
     colours = ["#2f6fb7" if row == best else "#9db7d5" for row in rows]
     axes.barh(rows, probabilities, color=colours, height=0.62)
-    for row, value in zip(rows, probabilities, strict=True):
+    for row, value in enumerate(probabilities.tolist()):
         axes.text(min(value, 1.0) + 0.015, row, f"{value:.3f}", va="center", fontsize=8)
     axes.set_yticks(rows, [_shortened(name) for name in names])
     axes.set_xlim(0, 1.14)

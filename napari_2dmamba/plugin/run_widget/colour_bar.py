@@ -1,7 +1,9 @@
 """The colours of a map with the values they stand for."""
 
+from typing import Any
+
 from qtpy.QtCore import QRectF, QSize, Qt
-from qtpy.QtGui import QColor, QImage, QPainter, QPaintEvent
+from qtpy.QtGui import QColor, QImage, QPainter
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from napari_2dmamba.explain.display import DisplaySettings, DisplayTransform, Tick, colour_table
@@ -34,7 +36,7 @@ class ColourBar(QWidget):
             self.ticks = DisplayTransform(grid_map, display).ticks(4)
         self.update()
 
-    def paintEvent(self, event: QPaintEvent) -> None:
+    def paintEvent(self, event: Any) -> None:
         """Draw bar, ticks and values."""
         if self._image is None:
             return

@@ -36,11 +36,24 @@ class Kind:
 
 
 KINDS = {
-    "view": Kind("Picture of the view", ".png", "What the window shows, with the map, a colour bar and a scale bar."),
-    "slide": Kind("Picture of the whole slide", ".png", "The slide with the map, a colour bar and a scale bar.", True),
-    "overlay": Kind("Overlay as image pyramid", ".ome.tiff", "Slide and map in one OME-TIFF, aligned to the slide.", True),
-    "map": Kind("Raw map", ".ome.tiff", "One pixel per patch, float32, with its place on the slide."),
-    "geojson": Kind("Patches for QuPath", ".geojson", "One tile per patch with its measurements."),
+    "view": Kind(
+        "Picture of the view", ".png",
+        "What the window shows, with the map, a colour bar and a scale bar.",
+    ),
+    "slide": Kind(
+        "Picture of the whole slide", ".png",
+        "The slide with the map, a colour bar and a scale bar.", has_mpp=True,
+    ),
+    "overlay": Kind(
+        "Overlay as image pyramid", ".ome.tiff",
+        "Slide and map in one OME-TIFF, aligned to the slide.", has_mpp=True,
+    ),
+    "map": Kind(
+        "Raw map", ".ome.tiff", "One pixel per patch, float32, with its place on the slide."
+    ),
+    "geojson": Kind(
+        "Patches for QuPath", ".geojson", "One tile per patch with its measurements."
+    ),
     "csv": Kind("Scores as CSV table", ".csv", "One row per patch."),
     "parquet": Kind("Scores as Parquet table", ".parquet", "One row per patch, typed and small."),
     "record": Kind("Record of the run", ".json", "Settings, versions and checksums."),

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
@@ -146,13 +145,13 @@ class ModelSection(Section):
         scan = f"; scan: {backend}" if backend else ""
         self.device.setText(f"Ran on <b>{device}</b> ({reason}){scan}.")
 
-    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+    def dragEnterEvent(self, event: Any) -> None:
         """Accept one file."""
         data = event.mimeData()
         if data is not None and len(data.urls()) == 1 and data.urls()[0].isLocalFile():
             event.acceptProposedAction()
 
-    def dropEvent(self, event: QDropEvent) -> None:
+    def dropEvent(self, event: Any) -> None:
         """Choose the dropped file."""
         data = event.mimeData()
         if data is not None:
