@@ -50,7 +50,7 @@ def view_main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from napari_2dmamba.features.settings import FeatureSettings
+    from napari_2dmamba.features import FeatureSettings
     from napari_2dmamba.models.settings import ModelSettings
     from napari_2dmamba.slide.grid import GridSettings
     from napari_2dmamba.slide.tissue import TissueSettings
@@ -173,7 +173,7 @@ def _view(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    from napari_2dmamba.features.settings import FeatureSettings
+    from napari_2dmamba.features import FeatureSettings
     from napari_2dmamba.models import load_checkpoint
     from napari_2dmamba.models.settings import ModelSettings
     from napari_2dmamba.pipeline import RunSettings, grid_settings_for, run
@@ -236,7 +236,7 @@ def summary_of(result: Any) -> dict[str, Any]:
 def _extract(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from napari_2dmamba.features import extract_features
     from napari_2dmamba.features.files import write_features
-    from napari_2dmamba.features.settings import FeatureSettings
+    from napari_2dmamba.features import FeatureSettings
     from napari_2dmamba.pipeline import RunSettings, prepare_grid
     from napari_2dmamba.slide import open_slide
     from napari_2dmamba.slide.grid import GridSettings
