@@ -5,7 +5,7 @@ from pathlib import Path
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QRadioButton
 
-from napari_2dmamba.features.settings import FeatureSettings
+from napari_2dmamba.features import FeatureSettings
 from napari_2dmamba.plugin.form import Form, PathEditor
 from napari_2dmamba.plugin.section import Section
 
