@@ -15,8 +15,8 @@ class HeatmapLayer(Image):
     """An image layer whose data stay the raw values, whatever the display does to them.
 
     ``layer.data`` and the value under the cursor are raw. What reaches the screen is their
-    `DisplayTransform`, on the scale that the colour bar shows: values for ``raw``, ranks from
-    0 to 1 for ``percentile``, powers of ten for ``log``.
+    `DisplayTransform`, on the scale that the colour bar shows: values for ``raw``, percentiles
+    from 0 to 100 for ``percentile``, exponents of ten for ``log``.
 
     Parameters
     ----------
@@ -133,7 +133,8 @@ class OnScreen:
 
     def __init__(self, grid_map: GridMap, display: DisplaySettings) -> None:
         self._transform = DisplayTransform(grid_map, _replaced(display, gamma=1.0))
-        low, high = self._transform.low, self._transform.high
+        unit = 100.0 if display.transform == "percentile" else 1.0
+        low, high = self._transform.low * unit, self._transform.high * unit
         if high <= low or not np.isfinite([low, high]).all():
             low, high = 0.0, 1.0  # a constant map: half way up the bar
         self.limits: tuple[float, float] = (-high, high) if grid_map.signed else (low, high)

@@ -7,7 +7,6 @@ a `Job` turns these into Qt signals, which arrive in the thread that made the jo
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +31,7 @@ class Job(QObject):
     Signals
     -------
     progressed(done, total, message)
-        At most `SIGNALS_PER_SECOND` times a second, and once more for every new message.
+        At most `SIGNALS_PER_SECOND` times a second, besides the start and end of a stage.
     succeeded(result)
     failed(sentence)
         What the user is told; unforeseen errors are also logged with their traceback.
@@ -54,7 +53,6 @@ class Job(QObject):
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="napari-2dmamba job", daemon=True)
         self._last_signal = 0.0
-        self._last_message = ""
         self._ended.connect(self._deliver)
 
     @property
@@ -93,9 +91,9 @@ class Job(QObject):
 
     def _on_progress(self, done: int, total: int, message: str) -> None:
         now = time.monotonic()
-        is_new = message != self._last_message or done == total
-        if is_new or now - self._last_signal >= 1 / SIGNALS_PER_SECOND:
-            self._last_signal, self._last_message = now, message
+        counts = 0 < done < total  # anything else is the start or the end of a stage
+        if not counts or now - self._last_signal >= 1 / SIGNALS_PER_SECOND:
+            self._last_signal = now
             self.progressed.emit(done, total, message)
 
     def _deliver(self, end: tuple[str, Any]) -> None:
@@ -166,38 +164,6 @@ class LatestJob(QObject):
         self._job = None
         if self._task is not None and not self._timer.isActive():
             self._start()
-
-
-class Pace:
-    """Items per second and time left, from progress reports of one stage."""
-
-    WINDOW_SECONDS = 15.0
-
-    def __init__(self) -> None:
-        self._reports: deque[tuple[float, int]] = deque()
-
-    def update(self, done: int, now: float | None = None) -> None:
-        """Note that ``done`` items are finished; a smaller number starts afresh."""
-        now = time.monotonic() if now is None else now
-        if self._reports and done < self._reports[-1][1]:
-            self._reports.clear()
-        self._reports.append((now, done))
-        while now - self._reports[0][0] > self.WINDOW_SECONDS and len(self._reports) > 2:
-            self._reports.popleft()
-
-    @property
-    def per_second(self) -> float | None:
-        """Recent items per second; None until two reports differ."""
-        if len(self._reports) < 2:
-            return None
-        (t0, n0), (t1, n1) = self._reports[0], self._reports[-1]
-        return (n1 - n0) / (t1 - t0) if t1 > t0 and n1 > n0 else None
-
-    def seconds_left(self, total: int) -> float | None:
-        """Seconds until ``total`` items are finished, at the recent pace."""
-        if self.per_second is None or not total:
-            return None
-        return max(0, total - self._reports[-1][1]) / self.per_second
 
 
 def unforeseen(error: Exception) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _MAP_KEY = "2dmamba map"
 _OUTLINE_KEY = "2dmamba selected patch"
 _OUTLINE_COLOUR = "#ffd500"
+_BAR_UNITS = {"raw": "score", "percentile": "percentile", "log": "log₁₀ of score"}
 _PATCH_SHARE = 0.35  # of the canvas, when the view goes to a patch
 
 
@@ -44,6 +45,17 @@ def map_layers(viewer: "Viewer", slide: "Slide") -> list[HeatmapLayer]:
         if isinstance(layer, HeatmapLayer)
         and layer.metadata.get(_MAP_KEY, ("",))[0] == slide.fingerprint
     ]
+
+
+def caption_map(viewer: "Viewer", layer: HeatmapLayer | None) -> None:
+    """Write beside the colour bar what it stands for; None takes the words away."""
+    text = viewer.canvas.overlays.text
+    text.visible = layer is not None and layer.visible
+    if layer is not None:
+        text.text = f"{layer.name}\n{_BAR_UNITS[layer.display.transform]}"
+        text.position = "top_right"
+        text.font_size = 10
+        text.box = True
 
 
 def cell_at(layer: HeatmapLayer, position: tuple[float, ...]) -> tuple[int, int]:

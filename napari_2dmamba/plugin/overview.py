@@ -124,7 +124,8 @@ class Thumbnail(QWidget):
         """Return where the picture lies in the widget, in pixels."""
         if self._pixmap is None:
             return QRectF()
-        size = self._pixmap.size().scaled(self.size(), Qt.AspectRatioMode.KeepAspectRatio)
+        room = self.size() - QSize(4, 4)  # for the frame
+        size = self._pixmap.size().scaled(room, Qt.AspectRatioMode.KeepAspectRatio)
         left, top = (self.width() - size.width()) / 2, (self.height() - size.height()) / 2
         return QRectF(left, top, size.width(), size.height())
 

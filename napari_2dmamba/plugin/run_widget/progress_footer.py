@@ -3,7 +3,6 @@
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
-from napari_2dmamba.plugin.jobs import Pace
 from napari_2dmamba.plugin.run_widget.message import Message
 
 _RUN_LOOK = """
@@ -32,6 +31,7 @@ class ProgressFooter(QWidget):
         self.bar.setTextVisible(False)
         self.bar.setMaximumHeight(10)
         self.detail = QLabel()
+        self.detail.setWordWrap(True)
         self.run = QPushButton("Run 2DMamba")
         self.run.setObjectName("run")
         self.run.setStyleSheet(_RUN_LOOK)
@@ -48,8 +48,6 @@ class ProgressFooter(QWidget):
         layout.addWidget(self.detail)
         layout.addWidget(self.bar)
         layout.addLayout(buttons)
-        self._pace = Pace()
-        self._stage = ""
         self.set_running(False)
 
     def set_running(self, is_running: bool) -> None:
@@ -60,7 +58,6 @@ class ProgressFooter(QWidget):
         self.cancel.setEnabled(is_running)
         self.bar.setVisible(is_running)
         self.detail.setVisible(is_running)
-        self._pace, self._stage = Pace(), ""
         if is_running:
             self.message.clear()
             self.bar.setRange(0, 0)
@@ -72,30 +69,12 @@ class ProgressFooter(QWidget):
         self.detail.setText("Stopping after the present step…")
 
     def show_progress(self, done: int, total: int, message: str) -> None:
-        """Show ``done`` of ``total``, with the pace and the time left."""
+        """Show ``done`` of ``total``; the message holds pace and time left."""
         if not self.cancel.isEnabled():
             return
-        if message != self._stage:
-            self._pace, self._stage = Pace(), message
         self.bar.setRange(0, max(total, 0))
         self.bar.setValue(done)
         words = [message[:1].upper() + message[1:]]
         if total:
-            self._pace.update(done)
-            words.append(f"{done} of {total}")
-            if self._pace.per_second is not None and total > 2:
-                words.append(f"{self._pace.per_second:.3g} per second")
-            left = self._pace.seconds_left(total)
-            if left is not None and left >= 1:
-                words.append(f"{in_words(left)} left")
+            words.insert(0, f"{done} of {total}")
         self.detail.setText(" · ".join(words))
-
-
-def in_words(seconds: float) -> str:
-    """Return a duration as ``8 s``, ``2 min 5 s`` or ``1 h 12 min``."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

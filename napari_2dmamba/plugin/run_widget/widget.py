@@ -17,7 +17,7 @@ from napari_2dmamba.pipeline import RunResult, RunSettings, prepare_grid, run
 from napari_2dmamba.plugin.docked import DockedWidget, weak_callback
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.jobs import Job, LatestJob
-from napari_2dmamba.plugin.map_layers import cell_at, go_to_patch, map_layers, show_map
+from napari_2dmamba.plugin.map_layers import caption_map, cell_at, go_to_patch, map_layers, show_map
 from napari_2dmamba.plugin.preferences import runs_folder
 from napari_2dmamba.plugin.preview import show_patches, show_tissue
 from napari_2dmamba.plugin.region_layers import (
@@ -373,7 +373,8 @@ class RunWidget(DockedWidget):
     def show_run(self, shown: ShownRun, display: DisplaySettings | None = None) -> None:
         """Show a result: its maps as layers, its numbers in the panel."""
         self._shown = shown
-        self.slide_section.show_patches.setChecked(False)
+        for box in (self.slide_section.show_tissue, self.slide_section.show_patches):
+            box.setChecked(False)  # they would hide what the map shows
         if display is not None:
             self.result_section.set_display(display)
         layers = [
@@ -383,9 +384,13 @@ class RunWidget(DockedWidget):
         for layer in layers:
             if display is not None:
                 layer.display = display
-            for event in (layer.events.gamma, layer.events.opacity):
-                event.disconnect(self._follow_layer_display)
-                event.connect(self._follow_layer_display)
+            for event, method in (
+                (layer.events.gamma, self._follow_layer_display),
+                (layer.events.opacity, self._follow_layer_display),
+                (layer.events.visible, self._caption),
+            ):
+                event.disconnect(method)
+                event.connect(method)
         prediction = shown.prediction
         self.model_section.show_device(
             prediction.device, str(prediction.extra.get("device_reason", "")), prediction.backend
@@ -420,6 +425,8 @@ class RunWidget(DockedWidget):
         names = [layer.name for layer in self._map_layers()]
         current = self.result_section.maps.currentText()
         self.result_section.set_maps(names, current if current in names else "")
+        if self._shown is not None:
+            self._caption()
 
     def _choose_map(self, name: str) -> None:
         shown = self._shown
@@ -431,6 +438,7 @@ class RunWidget(DockedWidget):
                     shown.slide, layer.grid_map, shown.patches(layer.grid_map)
                 )
                 self._viewer.layers.selection.active = layer
+                self._caption()
 
     def _follow_active_layer(self, event: Any = None) -> None:
         active = self._viewer.layers.selection.active
@@ -441,6 +449,10 @@ class RunWidget(DockedWidget):
         layer = self.map_layer
         if layer is not None:
             layer.display = display
+            self._caption()
+
+    def _caption(self, event: Any = None) -> None:
+        caption_map(self._viewer, self.map_layer)
 
     def _follow_layer_display(self, event: Any) -> None:
         if event.source is self.map_layer:
