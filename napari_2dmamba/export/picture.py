@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MOST_PIXELS = 200e6
 _TILE = 1024
+_STRIP_BYTES = 2**25
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,12 @@ def write_picture(
     )
 
     def strips() -> Iterator[NDArray[np.uint8]]:
-        total = -(-raster.height // _TILE)
-        for index, top in enumerate(range(0, raster.height, _TILE)):
+        rows = min(_TILE, max(64, _STRIP_BYTES // (3 * raster.width)))
+        total = -(-raster.height // rows)
+        for index, top in enumerate(range(0, raster.height, rows)):
             if should_stop is not None and should_stop():
                 raise Cancelled(f"{path} was not written")
-            bottom = min(top + _TILE, raster.height)
+            bottom = min(top + rows, raster.height)
             lefts = range(0, raster.width, _TILE)
             boxes = [(left, top, min(left + _TILE, raster.width), bottom) for left in lefts]
             yield np.hstack([painter(box) for box in boxes])
