@@ -15,6 +15,7 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QFormLayout,
     QHBoxLayout,
+    QLabel,
     QLineEdit,
     QPushButton,
     QSpinBox,
@@ -77,8 +78,9 @@ class Form(QWidget, Generic[Settings]):
             self._editors[field.name] = editor
             rows = advanced if field.metadata.get("advanced") else plain
             label = field.metadata.get("label") or field.name.replace("_", " ").capitalize()
-            rows.addRow(label, editor)
-            rows.labelForField(editor).setToolTip(field.metadata["help"])
+            name = QLabel(label)
+            name.setToolTip(field.metadata["help"])
+            rows.addRow(name, editor)
         if plain.rowCount():
             layout.addLayout(plain)
         if advanced.rowCount():
@@ -224,7 +226,6 @@ class ShareEditor(Editor):
         self._slider = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
         self._slider.setRange(0.0, 1.0)
         self._slider.setDecimals(2)
-        self._slider.setSingleStep(0.05)
         self._slider.valueChanged.connect(lambda _: self.changed.emit())
         self._hold(self._slider)
 

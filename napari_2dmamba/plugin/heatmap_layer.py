@@ -1,5 +1,6 @@
 """A `GridMap` as an image layer: one pixel per patch, raw values, colours on top."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ class HeatmapLayer(Image):
     def __init__(
         self, grid_map: GridMap, display: DisplaySettings | None = None, **options: Any
     ) -> None:
+        self._is_showing = False
         self._grid_map = grid_map
         self._display = display or DisplaySettings()
         self._on_screen = OnScreen(grid_map, self._display)
@@ -53,8 +55,9 @@ class HeatmapLayer(Image):
         self.metadata.setdefault("meaning", grid_map.meaning)
         self.colorbar.size = (18, 180)
         self.colorbar.visible = True
-        self.events.gamma.connect(self._note_gamma)
-        self.events.opacity.connect(self._note_opacity)
+        events = self.events
+        for event in (events.gamma, events.opacity, events.colormap, events.contrast_limits):
+            event.connect(self._note_controls)
 
     @property
     def grid_map(self) -> GridMap:
@@ -85,19 +88,32 @@ class HeatmapLayer(Image):
         self._show()
 
     def _show(self) -> None:
+        display = self._display
+        self._is_showing = True  # what follows is not the user's doing
         self.contrast_limits_range = self._on_screen.limits
         self.contrast_limits = self._on_screen.limits
-        display = self._display  # setting gamma and opacity notes them in _display
         self.colormap = colormap_of(self._grid_map, display)
         self.gamma = display.gamma
         self.opacity = display.opacity
+        self._is_showing = False
         self.refresh()
 
-    def _note_gamma(self, event: Any = None) -> None:
-        self._display = _replaced(self._display, gamma=float(self.gamma))
-
-    def _note_opacity(self, event: Any = None) -> None:
-        self._display = _replaced(self._display, opacity=float(self.opacity))
+    def _note_controls(self, event: Any = None) -> None:
+        """Take over what the user set with napari's own controls, so that exports show it."""
+        if self._is_showing:
+            return
+        low, high = (self._on_screen.percentile_at(limit) for limit in self.contrast_limits)
+        name = self.colormap.name
+        known = name in COLOUR_MAPS
+        side = "signed_colormap" if self._grid_map.signed else "colormap"
+        self._display = replace(
+            self._display,
+            gamma=float(self.gamma),
+            opacity=float(self.opacity),
+            clip_low=low,
+            clip_high=high,
+            **({side: name} if known else {}),
+        )
 
     # What follows overrides how napari turns data into a picture. The type string keeps
     # saving, copying and controls those of a plain image.
@@ -132,17 +148,38 @@ class OnScreen:
     """
 
     def __init__(self, grid_map: GridMap, display: DisplaySettings) -> None:
-        self._transform = DisplayTransform(grid_map, _replaced(display, gamma=1.0))
+        self._transform = DisplayTransform(grid_map, replace(display, gamma=1.0))
+        self._values = grid_map.values
+        self._shown: NDArray[np.float32] | None = None
+        self._clip = display.clip_low, display.clip_high
         unit = 100.0 if display.transform == "percentile" else 1.0
         low, high = self._transform.low * unit, self._transform.high * unit
         if high <= low or not np.isfinite([low, high]).all():
             low, high = 0.0, 1.0  # a constant map: half way up the bar
         self.limits: tuple[float, float] = (-high, high) if grid_map.signed else (low, high)
 
+    def percentile_at(self, limit: float) -> float:
+        """Return the share of the map's values up to a place on the colour bar, 0 to 100."""
+        if self._shown is None:
+            shown = self(self._values)
+            self._shown = shown[np.isfinite(shown)]
+        if limit <= self.limits[0]:
+            return self._clip[0]
+        if limit >= self.limits[1]:
+            return self._clip[1]
+        return 100.0 * float(np.mean(self._shown <= limit)) if self._shown.size else 0.0
+
     def __call__(self, values: NDArray) -> NDArray[np.float32]:
         """Return ``values`` between the limits; NaN stays NaN."""
         low, high = self.limits
         return (low + (high - low) * self._transform(values)).astype(np.float32)
+
+
+COLOUR_MAPS = frozenset(
+    ("viridis", "inferno", "magma", "turbo", "cividis", "hot", "gray", "plasma", "twilight",
+     "coolwarm", "RdBu_r", "PiYG", "seismic")
+)  # fmt: skip
+"""Names that napari and matplotlib share, or that our forms offer."""
 
 
 def colormap_of(grid_map: GridMap, display: DisplaySettings) -> Colormap:
@@ -151,9 +188,3 @@ def colormap_of(grid_map: GridMap, display: DisplaySettings) -> Colormap:
     table = colour_table(name).astype(np.float32) / 255
     colours = np.column_stack([table, np.ones(len(table), np.float32)])
     return Colormap(colours, name=name, nan_color=(0, 0, 0, 0))
-
-
-def _replaced(display: DisplaySettings, **changes: Any) -> DisplaySettings:
-    from dataclasses import replace
-
-    return replace(display, **changes)

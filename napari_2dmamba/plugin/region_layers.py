@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide
 
 Role = Literal["include", "exclude"]
+ROLES: tuple[Role, Role] = ("include", "exclude")
 
 REGION_KEY = "2dmamba region"
 """``layer.metadata`` holds the role of a region layer under this name."""
@@ -57,8 +58,8 @@ def ensure_region_layer(viewer: "Viewer", slide: "Slide", role: Role) -> Shapes:
 
 def place_region_layers(viewer: "Viewer", slide: "Slide") -> None:
     """Move what is drawn to the world of ``slide``, after its µm per pixel was given."""
-    for role in ("include", "exclude"):
-        layer = region_layer(viewer, role)  # type: ignore[arg-type]
+    for role in ROLES:
+        layer = region_layer(viewer, role)
         if layer is not None:
             for name, value in placement(slide.mpp).items():
                 setattr(layer, name, value)
@@ -66,10 +67,10 @@ def place_region_layers(viewer: "Viewer", slide: "Slide") -> None:
 
 def show_regions(viewer: "Viewer", slide: "Slide", regions: Regions) -> None:
     """Add regions to the layers of their roles."""
-    for role, polygons in (("include", regions.include), ("exclude", regions.exclude)):
+    for role, polygons in zip(ROLES, (regions.include, regions.exclude), strict=True):
         pieces = [piece for polygon in polygons for piece in without_holes(polygon)]
         if pieces:
-            layer = ensure_region_layer(viewer, slide, role)  # type: ignore[arg-type]
+            layer = ensure_region_layer(viewer, slide, role)
             layer.add_polygons(
                 [to_shape(piece) for piece in pieces],
                 edge_color=_COLOURS[role],
@@ -81,8 +82,8 @@ def show_regions(viewer: "Viewer", slide: "Slide", regions: Regions) -> None:
 def drawn_regions(viewer: "Viewer") -> Regions | None:
     """Return what is drawn in the region layers, or None when nothing is."""
     found = {}
-    for role in ("include", "exclude"):
-        layer = region_layer(viewer, role)  # type: ignore[arg-type]
+    for role in ROLES:
+        layer = region_layer(viewer, role)
         shapes = [] if layer is None else zip(layer.data, layer.shape_type, strict=True)
         polygons = [part for corners, kind in shapes for part in to_polygons(corners, kind)]
         found[role] = tuple(polygons)

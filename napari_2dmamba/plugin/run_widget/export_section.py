@@ -1,6 +1,5 @@
 """The section *Export*: pictures, maps, tables and the record of the run on display."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from qtpy.QtCore import Signal
@@ -15,49 +14,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_2dmamba.errors import ExportError
-from napari_2dmamba.explain.display import DisplaySettings
-from napari_2dmamba.explain.grid_map import GridMap
-from napari_2dmamba.plugin.run_widget.shown_run import ShownRun
+from napari_2dmamba.plugin.exports import KINDS
 from napari_2dmamba.plugin.section import ElidedLabel, Section
-from napari_2dmamba.settings import ProgressCallback, StopCallback
-
-_MOST_VIEW_PIXELS = 8000
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Something that can be exported."""
-
-    title: str
-    suffix: str
-    hint: str
-    has_mpp: bool = False
-
-
-KINDS = {
-    "view": Kind(
-        "Picture of the view", ".png",
-        "What the window shows, with the map, a colour bar and a scale bar.",
-    ),
-    "slide": Kind(
-        "Picture of the whole slide", ".png",
-        "The slide with the map, a colour bar and a scale bar.", has_mpp=True,
-    ),
-    "overlay": Kind(
-        "Overlay as image pyramid", ".ome.tiff",
-        "Slide and map in one OME-TIFF, aligned to the slide.", has_mpp=True,
-    ),
-    "map": Kind(
-        "Raw map", ".ome.tiff", "One pixel per patch, float32, with its place on the slide."
-    ),
-    "geojson": Kind(
-        "Patches for QuPath", ".geojson", "One tile per patch with its measurements."
-    ),
-    "csv": Kind("Scores as CSV table", ".csv", "One row per patch."),
-    "parquet": Kind("Scores as Parquet table", ".parquet", "One row per patch, typed and small."),
-    "record": Kind("Record of the run", ".json", "Settings, versions and checksums."),
-}  # fmt: skip
+from napari_2dmamba.plugin.shown_run import ShownRun
 
 
 class ExportSection(Section):
@@ -149,24 +108,3 @@ class ExportSection(Section):
         folder = QFileDialog.getExistingDirectory(self, "Open a saved run", str(runs_folder()))
         if folder:
             self.open_wanted.emit(folder)
-
-
-def write_export(
-    kind: str,
-    path: Path,
-    shown: ShownRun,
-    grid_map: GridMap,
-    display: DisplaySettings,
-    view: tuple[int, int, int, int],
-    mpp: float | None,
-    on_progress: ProgressCallback,
-    should_stop: StopCallback,
-) -> Path:
-    """Write one of `KINDS`; runs off the GUI thread.
-
-    Raises
-    ------
-    ExportError
-        When it cannot be written.
-    """
-    raise ExportError(f"{kind} cannot be exported yet")

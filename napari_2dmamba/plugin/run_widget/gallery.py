@@ -1,13 +1,12 @@
 """The patches of highest and lowest score, as thumbnails that move the view."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QSize, Qt, Signal
-from qtpy.QtGui import QIcon, QPixmap
+from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
     QComboBox,
     QGridLayout,
@@ -23,6 +22,7 @@ from napari_2dmamba.errors import Cancelled
 from napari_2dmamba.explain.display import format_value, top_patches
 from napari_2dmamba.plugin.jobs import LatestJob
 from napari_2dmamba.plugin.overview import as_qimage
+from napari_2dmamba.plugin.shown_run import Patches
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 if TYPE_CHECKING:
@@ -30,25 +30,6 @@ if TYPE_CHECKING:
 
 COLUMNS = 4
 THUMBNAIL_SIDE = 78
-
-
-@dataclass(frozen=True)
-class Patches:
-    """Scored patches of one slide.
-
-    Attributes
-    ----------
-    scores
-        ``(N,)``, one per patch.
-    coords
-        ``(N, 2)`` level-0 ``(x, y)``.
-    size
-        Side in level-0 pixels.
-    """
-
-    scores: NDArray[np.floating]
-    coords: NDArray[np.int64]
-    size: int
 
 
 class Gallery(QWidget):
@@ -130,6 +111,7 @@ class Gallery(QWidget):
         button = QToolButton()
         button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextUnderIcon)
         button.setIconSize(QSize(THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+        button.setIcon(QIcon(_placeholder()))
         button.setText(score)
         button.setToolTip(
             f"Number {place + 1} of {len(patches.scores)}: {score}\nat x {x}, y {y} (level 0)"
@@ -148,6 +130,12 @@ class Gallery(QWidget):
                 Qt.TransformationMode.SmoothTransformation,
             )
             button.setIcon(QIcon(pixmap))
+
+
+def _placeholder() -> QPixmap:
+    pixmap = QPixmap(THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    pixmap.fill(QColor(200, 200, 200))
+    return pixmap
 
 
 def read_patches(

@@ -1,6 +1,6 @@
 """The section *Model and checkpoint*: which model, what it says of itself, where it runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from napari_2dmamba.models.header import CheckpointHeader, read_header
 from napari_2dmamba.models.settings import ModelSettings
 from napari_2dmamba.plugin.form import Form
 from napari_2dmamba.plugin.jobs import LatestJob
+from napari_2dmamba.plugin.preferences import preference
 from napari_2dmamba.plugin.run_widget.message import Message
 from napari_2dmamba.plugin.section import Section
 from napari_2dmamba.sample import demo_checkpoint
@@ -95,6 +96,8 @@ class ModelSection(Section):
         self._missing_form: Form[ForeignCheckpoint] | None = None
         self._missing: tuple[str, ...] = ()
         self.form: Form[ModelSettings] = Form(ModelSettings)
+        preferred = preference("analysis", "device", ModelSettings().device)
+        self.form.set_settings(replace(ModelSettings(), device=preferred))
         self.device = QLabel()
         self.device.setWordWrap(True)
         self.body.addLayout(row)
@@ -250,10 +253,10 @@ class ModelSection(Section):
         self._clear_missing()
 
     def _clear_missing(self) -> None:
-        while self._missing_layout.count():
-            item = self._missing_layout.takeAt(0)
-            if item is not None and item.widget() is not None:
-                item.widget().deleteLater()
+        for child in self.missing_box.children():
+            if isinstance(child, QWidget):
+                self._missing_layout.removeWidget(child)
+                child.deleteLater()
         self._missing_form = None
         self.missing_box.hide()
 

@@ -18,9 +18,10 @@ from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.plugin.form import Form
 from napari_2dmamba.plugin.run_widget.charts import PredictionChart
 from napari_2dmamba.plugin.run_widget.colour_bar import ColourBar
-from napari_2dmamba.plugin.run_widget.gallery import Gallery, Patches
+from napari_2dmamba.plugin.run_widget.gallery import Gallery
 from napari_2dmamba.plugin.run_widget.message import Message
 from napari_2dmamba.plugin.section import Fold, Section
+from napari_2dmamba.plugin.shown_run import Patches
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide
@@ -64,9 +65,9 @@ class ResultSection(Section):
         self.colour_bar = ColourBar()
         self.caption = QLabel()
         self.caption.setWordWrap(True)
-        self.cursor = QLabel(_CURSOR_HINT)
-        self.cursor.setWordWrap(True)
-        self.cursor.setMinimumHeight(2 * self.cursor.fontMetrics().height() + 4)
+        self.readout = QLabel(_CURSOR_HINT)
+        self.readout.setWordWrap(True)
+        self.readout.setMinimumHeight(2 * self.readout.fontMetrics().height() + 4)
         self.form: Form[DisplaySettings] = Form(
             DisplaySettings,
             choices={"colormap": COLOUR_MAPS, "signed_colormap": SIGNED_COLOUR_MAPS},
@@ -80,7 +81,7 @@ class ResultSection(Section):
         rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         rows.addRow("Map", self.maps)
         self._parts = (
-            self._details, self.meaning, self.colour_bar, self.caption, self.cursor,
+            self._details, self.meaning, self.colour_bar, self.caption, self.readout,
             self.gallery, Fold("How the map is shown", self.form),
         )  # fmt: skip
         for part in (self.headline, self.warning, self.chart, self.background, *self._parts):
@@ -138,7 +139,7 @@ class ResultSection(Section):
         self._percentiles = percentiles(grid_map.values)
         self.meaning.setText(grid_map.meaning)
         self._show_colours()
-        self.cursor.setText(_CURSOR_HINT)
+        self.readout.setText(_CURSOR_HINT)
         self.gallery.show_patches(slide, patches)
         self._show_parts(True)
 
@@ -148,16 +149,16 @@ class ResultSection(Section):
             return
         rows, cols = self._map.values.shape
         if row is None or col is None or not (0 <= row < rows and 0 <= col < cols):
-            self.cursor.setText(_CURSOR_HINT)
+            self.readout.setText(_CURSOR_HINT)
             return
         value, size = float(self._map.values[row, col]), self._map.patch_size_level0
         x, y = self._map.origin[0] + col * size, self._map.origin[1] + row * size
         place = f"x {x}, y {y} (level 0) · row {row}, column {col}"
         if np.isnan(value):
-            self.cursor.setText(f"No tissue here<br>{place}")
+            self.readout.setText(f"No tissue here<br>{place}")
             return
         count = int(np.isfinite(self._map.values).sum())
-        self.cursor.setText(
+        self.readout.setText(
             f"<b>{format_value(value)}</b> · rank {int(self._ranks[row, col])} of {count} "
             f"(percentile {self._percentiles[row, col]:.0f})<br>{place}"
         )

@@ -15,25 +15,28 @@ from napari_2dmamba.export.run_folder import open_run
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import RunResult, RunSettings, prepare_grid, run
 from napari_2dmamba.plugin.docked import DockedWidget, weak_callback
+from napari_2dmamba.plugin.exports import Export
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.jobs import Job, LatestJob
 from napari_2dmamba.plugin.map_layers import caption_map, cell_at, go_to_patch, map_layers, show_map
 from napari_2dmamba.plugin.preferences import runs_folder
 from napari_2dmamba.plugin.preview import show_patches, show_tissue
 from napari_2dmamba.plugin.region_layers import (
+    ROLES,
+    Role,
     drawn_regions,
     ensure_region_layer,
     place_region_layers,
     region_layer,
     show_regions,
 )
-from napari_2dmamba.plugin.run_widget.export_section import ExportSection, write_export
+from napari_2dmamba.plugin.run_widget.export_section import ExportSection
 from napari_2dmamba.plugin.run_widget.features_section import FeaturesSection
 from napari_2dmamba.plugin.run_widget.model_section import ModelSection
 from napari_2dmamba.plugin.run_widget.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.run_widget.result_section import ResultSection
-from napari_2dmamba.plugin.run_widget.shown_run import ShownRun
 from napari_2dmamba.plugin.run_widget.slide_section import SlideSection
+from napari_2dmamba.plugin.shown_run import ShownRun
 from napari_2dmamba.plugin.slide_layer import (
     add_slide,
     layers_of,
@@ -105,7 +108,7 @@ class RunWidget(DockedWidget):
         scroll.setFrameShape(QFrame.Shape.NoFrame)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         scroll.setWidget(column)
-        self.scroll = scroll
+        self.scroll_area = scroll
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(0)
@@ -162,8 +165,8 @@ class RunWidget(DockedWidget):
             if slide_of(layer) is not None:
                 watch_reading(layer)
         self.slide_section.set_slides(slides)
-        for role in ("include", "exclude"):
-            layer = region_layer(self._viewer, role)  # type: ignore[arg-type]
+        for role in ROLES:
+            layer = region_layer(self._viewer, role)
             if layer is not None:
                 layer.events.data.disconnect(self._follow_regions)
                 layer.events.data.connect(self._follow_regions)
@@ -239,11 +242,11 @@ class RunWidget(DockedWidget):
         show_tissue(self._viewer, slide, self._tissue if section.show_tissue.isChecked() else None)
         show_patches(self._viewer, slide, self._grid if section.show_patches.isChecked() else None)
 
-    def _draw_region(self, role: str) -> None:
+    def _draw_region(self, role: Role) -> None:
         slide = self.slide_section.slide
         if slide is None:
             return
-        layer = ensure_region_layer(self._viewer, slide, role)  # type: ignore[arg-type]
+        layer = ensure_region_layer(self._viewer, slide, role)
         self._viewer.layers.selection.active = layer
         layer.mode = "add_polygon"
 
@@ -270,7 +273,7 @@ class RunWidget(DockedWidget):
         if header is None:
             return
         form = self.slide_section.grid_form
-        trained = {
+        trained: dict[str, Any] = {
             name: value
             for name, value in (("patch_size", header.patch_size), ("target_mpp", header.mpp))
             if value is not None
@@ -387,6 +390,8 @@ class RunWidget(DockedWidget):
             for event, method in (
                 (layer.events.gamma, self._follow_layer_display),
                 (layer.events.opacity, self._follow_layer_display),
+                (layer.events.colormap, self._follow_layer_display),
+                (layer.events.contrast_limits, self._follow_layer_display),
                 (layer.events.visible, self._caption),
             ):
                 event.disconnect(method)
@@ -403,7 +408,7 @@ class RunWidget(DockedWidget):
         for section in (self.slide_section, self.features_section, self.model_section):
             section.set_open(False)
         self.result_section.set_open(True)
-        self.scroll.verticalScrollBar().setValue(0)
+        self.scroll_area.ensureVisible(0, 0)
 
     @property
     def shown(self) -> ShownRun | None:
@@ -455,8 +460,9 @@ class RunWidget(DockedWidget):
         caption_map(self._viewer, self.map_layer)
 
     def _follow_layer_display(self, event: Any) -> None:
-        if event.source is self.map_layer:
-            self.result_section.set_display(event.source.display)
+        layer = self.map_layer
+        if layer is not None and event.source is layer:
+            self.result_section.set_display(layer.display)
 
     def _on_mouse_move(self, viewer: "Viewer", event: Any) -> None:
         layer = self.map_layer
@@ -474,19 +480,16 @@ class RunWidget(DockedWidget):
         shown, layer = self._shown, self.map_layer
         if shown is None or self._job is not None:
             return
-        display = layer.display if layer is not None else self.result_section.display
-        grid_map = layer.grid_map if layer is not None else shown.maps[0]
-        region = view_region(self._viewer, shown.slide)
-
-        def task(progress: ProgressCallback, stop: StopCallback) -> Path:
-            return write_export(
-                kind, Path(path), shown, grid_map, display, region, mpp, progress, stop
-            )
+        display = self.result_section.display if layer is None else layer.display
+        grid_map = shown.maps[0] if layer is None else layer.grid_map
+        export = Export(
+            kind, Path(path), shown, grid_map, display, view_region(self._viewer, shown.slide), mpp
+        )
 
         def tell(written: Path) -> None:
             self.footer.message.say(f"Written: {written}", "good")
 
-        self._start(task, tell, "Stopped; nothing was written.")
+        self._start(export.write, tell, "Stopped; nothing was written.")
 
     def open_saved_run(self, folder: str | Path) -> None:
         """Open a saved run with its slide, maps and settings."""

@@ -4,13 +4,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.models.prediction import SlidePrediction
-from napari_2dmamba.plugin.run_widget.gallery import Patches
 from napari_2dmamba.slide import PatchGrid
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Scored patches of one slide.
+
+    Attributes
+    ----------
+    scores
+        ``(N,)``, one per patch.
+    coords
+        ``(N, 2)`` level-0 ``(x, y)``.
+    size
+        Side in level-0 pixels.
+    """
+
+    scores: NDArray[np.floating]
+    coords: NDArray[np.int64]
+    size: int
 
 
 @dataclass(frozen=True)
