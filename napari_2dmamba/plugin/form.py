@@ -192,12 +192,11 @@ class NumberEditor(Editor):
             if default is not None and default >= 64:
                 self._box.setSingleStep(int(default) // 8)
         else:
-            self._box = QDoubleSpinBox()
+            self._box = _PlainSpinBox()
             span = maximum - minimum if minimum is not None and maximum is not None else None
             size = abs(default) if default else (span or 1.0)
             self._step = 0.01 if size < 5 else 0.1 if size < 50 else 10 ** int(math.log10(size) - 1)
-            decimals = 4 if size < 0.05 else 3 if size < 5 else 2 if size < 50 else 0
-            self._box.setDecimals(decimals)
+            self._box.setDecimals(4)
             self._box.setRange(low - (self._step if optional else 0), high)
             self._box.setSingleStep(0.05 if span == 1 else self._step * 5)
         if optional:
@@ -216,6 +215,13 @@ class NumberEditor(Editor):
 
     def set(self, value: float | int | None) -> None:  # noqa: D102
         self._box.setValue(self._box.minimum() if value is None else value)  # type: ignore[arg-type]
+
+
+class _PlainSpinBox(QDoubleSpinBox):
+    """Writes 0.5 as 0.5 and not as 0.5000."""
+
+    def textFromValue(self, value: float) -> str:
+        return f"{value:.{self.decimals()}f}".rstrip("0").rstrip(".") or "0"
 
 
 class ShareEditor(Editor):

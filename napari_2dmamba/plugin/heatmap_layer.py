@@ -12,6 +12,11 @@ from napari_2dmamba.explain.display import DisplaySettings, DisplayTransform, co
 from napari_2dmamba.explain.grid_map import GridMap
 
 
+COLOUR_MAPS = ("viridis", "inferno", "magma", "turbo", "cividis", "hot", "gray")
+SIGNED_COLOUR_MAPS = ("coolwarm", "RdBu_r", "PiYG", "seismic")
+"""What forms offer; any other name of matplotlib's works as well."""
+
+
 class HeatmapLayer(Image):
     """An image layer whose data stay the raw values, whatever the display does to them.
 
@@ -102,18 +107,14 @@ class HeatmapLayer(Image):
         """Take over what the user set with napari's own controls, so that exports show it."""
         if self._is_showing:
             return
-        low, high = (self._on_screen.percentile_at(limit) for limit in self.contrast_limits)
-        name = self.colormap.name
-        known = name in COLOUR_MAPS
-        side = "signed_colormap" if self._grid_map.signed else "colormap"
-        self._display = replace(
-            self._display,
-            gamma=float(self.gamma),
-            opacity=float(self.opacity),
-            clip_low=low,
-            clip_high=high,
-            **({side: name} if known else {}),
-        )
+        seen: dict[str, Any] = {"gamma": float(self.gamma), "opacity": float(self.opacity)}
+        if not self._grid_map.signed:
+            limits = [self._on_screen.percentile_at(limit) for limit in self.contrast_limits]
+            seen["clip_low"], seen["clip_high"] = limits
+        if self.colormap.name in (*COLOUR_MAPS, *SIGNED_COLOUR_MAPS):
+            which = "signed_colormap" if self._grid_map.signed else "colormap"
+            seen[which] = self.colormap.name
+        self._display = replace(self._display, **seen)
 
     # What follows overrides how napari turns data into a picture. The type string keeps
     # saving, copying and controls those of a plain image.
@@ -173,13 +174,6 @@ class OnScreen:
         """Return ``values`` between the limits; NaN stays NaN."""
         low, high = self.limits
         return (low + (high - low) * self._transform(values)).astype(np.float32)
-
-
-COLOUR_MAPS = frozenset(
-    ("viridis", "inferno", "magma", "turbo", "cividis", "hot", "gray", "plasma", "twilight",
-     "coolwarm", "RdBu_r", "PiYG", "seismic")
-)  # fmt: skip
-"""Names that napari and matplotlib share, or that our forms offer."""
 
 
 def colormap_of(grid_map: GridMap, display: DisplaySettings) -> Colormap:

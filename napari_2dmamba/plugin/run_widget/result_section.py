@@ -16,6 +16,7 @@ from napari_2dmamba.explain.display import (
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.plugin.form import Form
+from napari_2dmamba.plugin.heatmap_layer import COLOUR_MAPS, SIGNED_COLOUR_MAPS
 from napari_2dmamba.plugin.run_widget.charts import PredictionChart
 from napari_2dmamba.plugin.run_widget.colour_bar import ColourBar
 from napari_2dmamba.plugin.run_widget.gallery import Gallery
@@ -26,8 +27,6 @@ from napari_2dmamba.plugin.shown_run import Patches
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide
 
-COLOUR_MAPS = ("viridis", "inferno", "magma", "turbo", "cividis", "hot", "gray")
-SIGNED_COLOUR_MAPS = ("coolwarm", "RdBu_r", "PiYG", "seismic")
 _CURSOR_HINT = "Move over the map to read a patch."
 
 
