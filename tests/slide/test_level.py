@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ from napari_2dmamba.slide.backend import whole_downsample
 from napari_2dmamba.slide.level import halve
 from napari_2dmamba.slide.opening import open_backend
 from napari_2dmamba.slide.slide import Slide
-from napari_2dmamba.slide.tifffile_backend import is_whole_jpeg
+from napari_2dmamba.slide.tifffile_backend import end_of_jpeg
 from napari_2dmamba.slide.tile_cache import TileCache
 from tests.material import shared
 from tests.slide.written import halved, noise, write_pyramid, write_tiff
@@ -303,10 +304,31 @@ def test_jpeg_damage_that_decoders_hide_is_seen() -> None:
     import imagecodecs
 
     data = imagecodecs.jpeg8_encode(noise(64, 64, 3), level=90)
-    assert is_whole_jpeg(data)
-    assert is_whole_jpeg(data + b"\0\0")
-    assert not is_whole_jpeg(data[:-2])
-    assert not is_whole_jpeg(data[: len(data) // 2])
+    assert end_of_jpeg(data) == end_of_jpeg(data + b"\0\0") == len(data) - 2
+    assert end_of_jpeg(data[:-2]) is None
+    assert end_of_jpeg(data[: len(data) // 2]) is None
     middle = data.index(b"\xff\xda") + 400
-    assert not is_whole_jpeg(data[:middle] + b"\xff\x0b" + data[middle + 2 :])
-    assert not is_whole_jpeg(b"")
+    assert end_of_jpeg(data[:middle] + b"\xff\x0b" + data[middle + 2 :]) is None
+    assert end_of_jpeg(b"") is None
+
+
+def test_a_jpeg_that_runs_out_of_bits_is_refused_and_a_grey_one_is_not(tmp_path: Path) -> None:
+    import imagecodecs
+
+    pixels = noise(128, 128, 3)
+    pixels[64:, 64:] = 128
+    path = tmp_path / "a.tif"
+    options = {"tile": (64, 64), "compression": "jpeg", "compressionargs": {"level": 90}}
+    write_tiff(path, pixels, **options)
+    with tifffile.TiffFile(path) as tiff:
+        offset, size = tiff.pages[0].dataoffsets[0], tiff.pages[0].databytecounts[0]
+    with open_slide(path) as slide:
+        assert (slide.read_region(64, 64, 0, 64, 64, strict=True) == 128).all()
+        slide.read_region(0, 0, 0, 64, 64, strict=True)
+    data = bytearray(path.read_bytes())
+    half = offset + size // 2
+    data[half : half + 2] = b"\xff\xd9"
+    path.write_bytes(data)
+    assert imagecodecs.jpeg8_decode(bytes(data[offset : half + 2])).shape == (64, 64, 3)
+    with open_slide(path) as slide, pytest.raises(SlideError, match="ends before its pixels"):
+        slide.read_region(0, 0, 0, 64, 64, strict=True)
