@@ -11,7 +11,7 @@ through pads; pads pass every layer like tissue; and the attention is spread ove
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -138,7 +138,7 @@ class Cells:
 
 
 def _spread(rows: Tensor, index: Tensor | None) -> Tensor:
-    return rows if index is None else rows[index]
+    return rows if index is None else rows.index_select(0, index)
 
 
 class MambaBlock(nn.Module):
@@ -195,6 +195,7 @@ class MambaBlock(nn.Module):
         if stages is not None:
             stages |= {f"mixer{layer}_{name}": value[0] for name, value in on_canvas.items()}
             stages[f"mixer{layer}_y"] = y[0]
+        del on_canvas  # the largest arrays; what follows needs the room
         return self.out_proj(y.reshape(-1, inner))
 
     def _convolve(self, rows: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -211,7 +212,7 @@ class MambaBlock(nn.Module):
         width = self.config.d_conv
         if index is None:
             padded = functional.pad(rows, (0, 0, width - 1, 0))
-            return self._weigh([padded[tap : tap + len(rows)] for tap in range(width)]), None
+            return self._weigh(padded[tap : tap + len(rows)] for tap in range(width)), None
         before_start, pad = len(rows), len(rows) - 1
         windows = torch.stack(
             [
@@ -225,16 +226,16 @@ class MambaBlock(nn.Module):
         x_index[where] = torch.arange(len(where), device=index.device)
         windows = torch.cat([windows[where], torch.full_like(windows[:1], pad)])
         rows = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
-        return self._weigh([rows[windows[:, tap]] for tap in range(width)]), x_index
+        return self._weigh(rows.index_select(0, taps) for taps in windows.unbind(1)), x_index
 
-    def _weigh(self, taps: list[Tensor]) -> Tensor:
+    def _weigh(self, taps: Iterable[Tensor]) -> Tensor:
         """Weigh each cell's predecessors and itself, ``(V, d_inner)`` each, add, and SiLU."""
         weights, bias = self.conv1d.weight[:, 0].t(), self.conv1d.bias
         assert bias is not None
-        x = taps[0] * weights[0]
-        for values, weight in zip(taps[1:], weights[1:], strict=True):
+        x = bias
+        for values, weight in zip(taps, weights, strict=True):
             x = torch.addcmul(x, values, weight)
-        return functional.silu(x + bias)
+        return functional.silu(x)
 
 
 class ResidualBlock(nn.Module):

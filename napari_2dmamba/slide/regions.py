@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,7 +149,7 @@ def _features(data: Any) -> list[dict[str, Any]]:
     if not isinstance(data, dict) or "type" not in data:
         raise ValueError("no features were found")
     if data["type"] == "FeatureCollection":
-        return _features(data["features"])
+        return _features(data.get("features"))
     if data["type"] == "Feature":
         return [data] if data.get("geometry") else []
     return [{"geometry": data}]
@@ -165,5 +166,7 @@ def _is_excluded(properties: dict[str, Any]) -> bool:
     if properties.get("exclude"):
         return True
     classification = properties.get("classification") or {}
-    name = classification if isinstance(classification, str) else classification.get("name") or ""
-    return name.strip().lower() == "exclude" or name.strip().lower().startswith("ignore")
+    if isinstance(classification, str):
+        classification = {"name": classification}
+    names = [classification.get("name") or "", *(classification.get("names") or [])]
+    return any(re.match(r"\s*(exclude\s*$|ignore)", name, re.IGNORECASE) for name in names)

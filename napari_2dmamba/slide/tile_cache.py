@@ -9,7 +9,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-DEFAULT_CACHE_MB = 384
+DEFAULT_CACHE_MB = 128
+"""About twenty viewports; a viewer with more would pass 500 MB in all."""
+
 _DECODE_THREADS = max(2, min(4, os.cpu_count() or 2))
 
 Tile = NDArray[Any]
