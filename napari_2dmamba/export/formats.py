@@ -99,7 +99,8 @@ def export_run(
         if kind in formats:
             written.append(write_table(scores, folder / f"{stem}-patches.{kind}"))
     if "record" in formats:
-        written.append(write_record(saved.record, folder / f"{stem}-record.json"))
+        record = {k: v for k, v in saved.record.items() if k != "relative_paths"}
+        written.append(write_record(record, folder / f"{stem}-record.json"))
     return written
 
 
