@@ -20,9 +20,9 @@ from numpy.typing import DTypeLike, NDArray
 from napari_2dmamba.errors import Cancelled
 from napari_2dmamba.explain.display import DisplaySettings, DisplayTransform
 from napari_2dmamba.explain.grid_map import GridMap
-from napari_2dmamba.export.files import written_whole
 from napari_2dmamba.export.raster import Box, MapPainter, OverlayPainter, Raster, raster_at
 from napari_2dmamba.settings import ProgressCallback, StopCallback, setting
+from napari_2dmamba.whole_files import written_whole
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide

@@ -197,13 +197,13 @@ def _differentiate(
         return tuple(None if t is None else next(found) for t in inputs)
 
 
-def _keep_forward(ctx, inputs: tuple, output: tuple) -> None:  # noqa: ANN001 - torch's own
+def _keep_forward(ctx, inputs: tuple, output: tuple) -> None:
     *tensors, ctx.dt_softplus, ctx.name, _ = inputs
     ctx.save_for_backward(*tensors, *output[1:])
     ctx.set_materialize_grads(False)
 
 
-def _forward_backward(ctx, grad_y: Tensor | None, *_: Tensor | None) -> tuple:  # noqa: ANN001
+def _forward_backward(ctx, grad_y: Tensor | None, *_: Tensor | None) -> tuple:
     if grad_y is None:
         return (None,) * 11
     *inputs, left, top, pregate = ctx.saved_tensors
@@ -214,12 +214,12 @@ def _forward_backward(ctx, grad_y: Tensor | None, *_: Tensor | None) -> tuple:  
 _forward.register_autograd(_forward_backward, setup_context=_keep_forward)
 
 
-def _keep_backward(ctx, inputs: tuple, output: tuple) -> None:  # noqa: ANN001
+def _keep_backward(ctx, inputs: tuple, output: tuple) -> None:
     *tensors, _, _, _, ctx.dt_softplus, _ = inputs
     ctx.save_for_backward(*tensors)
 
 
-def _backward_backward(ctx, *grads: Tensor) -> tuple:  # noqa: ANN001
+def _backward_backward(ctx, *grads: Tensor) -> tuple:
     """Second derivatives, which no kernel has: those of the definition."""
     tensors = tuple(
         None if t is None else t.detach().requires_grad_() for t in ctx.saved_tensors
