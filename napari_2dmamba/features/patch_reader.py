@@ -76,7 +76,7 @@ class PatchReader:
         width, height = math.ceil(left + side) - x0, math.ceil(top + side) - y0
         corner = (round(x0 * self.downsample), round(y0 * self.downsample))
         try:
-            pixels = self.slide.read_region(*corner, self.level, width, height)
+            pixels = self.slide.read_region(*corner, self.level, width, height, strict=True)
         except SlideError as error:
             raise SlideError(
                 f"patch {index} of {len(self.grid)} (at x {x}, y {y}) of {self.slide.name} "
