@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         help="work in level-0 pixels on slides that state no µm per pixel",
     )
     add_options(run, TissueSettings, "tissue")
-    add_options(run, GridSettings, "patches (default: as the checkpoint was trained)")
+    add_options(run, GridSettings, "patches", defaults="as the checkpoint was trained")
     add_options(run, FeatureSettings, "features")
     add_options(run, ModelSettings, "model")
     run.set_defaults(action=_run)
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         "--export-mpp",
         type=float,
         metavar="MPP",
-        help="resolution of pictures [µm/px]. Default: fits 4000 px",
+        help="resolution of pictures [µm/px]. Default: 2400 px for the longest side",
     )
     export.add_argument("--json", action="store_true", help="print the written files as JSON")
     export.set_defaults(action=_export)

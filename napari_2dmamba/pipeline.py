@@ -217,7 +217,7 @@ def run(
                 "in_pixels": settings.in_pixels,
             },
             checkpoint=aggregator.path,
-            features=bag.source.get("path"),
+            features=bag.path,
             model=dataclasses.asdict(aggregator.header),
             device_reason=prediction.extra.get("device_reason", ""),
             warnings=[*opened.remarks, *prediction.extra.get("unchecked", [])],
@@ -226,9 +226,7 @@ def run(
         result = RunResult(opened.path, grid, bag, prediction, attention_map, record)
         if out is not None:
             say(0, 0, "saving")
-            folder = save_run(
-                out, record, grid=grid, prediction=prediction, maps=[attention_map]
-            )
+            folder = save_run(out, record, grid=grid, prediction=prediction, maps=[attention_map])
             result = dataclasses.replace(result, folder=folder)
         return result
     finally:

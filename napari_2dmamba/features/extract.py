@@ -1,5 +1,6 @@
 """From the patches of a slide to a bag of features: cancellable, resumable, cached."""
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -154,7 +155,7 @@ def extract_features(
         bag = _extract(slide, grid, encoder, settings, made_of, journal, on_progress, should_stop)
         write_features(bag, stored)
         journal.remove()
-    return bag
+    return dataclasses.replace(bag, path=stored)
 
 
 def _extract(

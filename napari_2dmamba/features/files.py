@@ -152,7 +152,8 @@ def read_features(
         slide_mpp=said.get("slide_mpp"),
         encoder=said.get("encoder"),
         slide_id=said.get("slide_id"),
-        source={"file": str(path), **said.get("source", {})},
+        source=said.get("source", {}),
+        path=path,
     )
 
 

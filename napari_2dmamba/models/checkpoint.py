@@ -133,7 +133,8 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _assemble(header: CheckpointHeader, tensors: Mapping[str, Tensor], path: Path) -> Aggregator:
-    model = build_model(header)
+    with torch.device("meta"):  # no memory and no random numbers before the shapes are right
+        model = build_model(header)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in tensors.items()}
     if expected != found:
@@ -146,7 +147,7 @@ def _assemble(header: CheckpointHeader, tensors: Mapping[str, Tensor], path: Pat
             f"{path.name} holds weights that are not finite numbers (first {broken[0]!r}); the "
             "training that made it failed"
         )
-    model.load_state_dict({key: value.float() for key, value in tensors.items()})
+    model.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=True)
     return Aggregator(model, header, path)
 
 
