@@ -8,7 +8,7 @@ import tifffile
 from napari_2dmamba.slide import PatchGrid, Slide, open_slide
 
 
-def picture(height: int = 1500, width: int = 2100) -> np.ndarray:
+def picture(height: int = 900, width: int = 1310) -> np.ndarray:
     """A scene with smooth parts, edges, and single-pixel noise that aliases when subsampled."""
     rng = np.random.default_rng(7)
     y, x = np.mgrid[:height, :width]
@@ -24,7 +24,7 @@ def write_pyramid(path: Path, pixels: np.ndarray, mpp: float = 0.25, steps: int 
         for step in range(steps + 1):
             tiff.write(
                 pixels,
-                tile=(256, 256),
+                tile=(128, 128),
                 photometric="rgb",
                 compression="deflate",
                 subfiletype=int(step > 0),

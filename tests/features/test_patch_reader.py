@@ -4,10 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from napari_2dmamba.errors import SlideError
 from napari_2dmamba.features.patch_reader import PatchReader
-from napari_2dmamba.features.resample import area_weights, resample
+from napari_2dmamba.features.resample import (
+    LIBRARY,
+    area_weights,
+    resample_in_numpy,
+    resample_tiles,
+)
 from napari_2dmamba.slide import open_slide
 from tests.features.conftest import full_grid
 from tests.material import shared
@@ -41,7 +47,7 @@ def on_white(pixels: np.ndarray, x: int, y: int, side: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("patch_size", "side"),
-    [(256, 256), (256, 406), (200, 391), (128, 256), (100, 333), (96, 96 * 7 + 5), (300, 251)],
+    [(256, 256), (256, 406), (200, 391), (128, 256), (100, 333), (96, 96 * 7 + 5)],
 )
 def test_patches_are_the_mean_over_their_areas(slide, pyramid_pixels, patch_size, side):
     grid = full_grid(slide, patch_size, side)
@@ -55,41 +61,49 @@ def test_patches_are_the_mean_over_their_areas(slide, pyramid_pixels, patch_size
     down = int(slide.level_downsamples[reader.level])
     got = np.concatenate([batch.pixels for batch in reader.batches(5)])
     assert got.shape == (len(grid), patch_size, patch_size, 3)
-    canvas = np.full((stored.shape[0] + side, stored.shape[1] + side, 3), 255, np.uint8)
-    canvas[: stored.shape[0], : stored.shape[1]] = stored
+    reach = side // down + 2
+    canvas = np.pad(stored, ((0, reach), (0, reach), (0, 0)), constant_values=255)
     worst = 0.0
-    for (x, y), patch in zip(grid.coords, got, strict=True):
-        if side < patch_size:  # enlarging is linear interpolation, compared elsewhere
-            continue
-        truth = mean_over_areas(canvas, (x / down, y / down, side / down), patch_size)
+    for index in {0, len(grid) // 2, len(grid) // 3, len(grid) - 1}:
+        x, y = grid.coords[index] / down
+        x0, y0 = int(x), int(y)
+        crop, patch = canvas[y0 : y0 + reach, x0 : x0 + reach], got[index]
+        truth = mean_over_areas(crop, (x - x0, y - y0, side / down), patch_size)
         worst = max(worst, float(np.abs(patch - truth).max()))
     assert worst <= 0.51, worst
 
 
-def test_shrinking_by_whole_numbers_is_skimage_local_mean(slide, pyramid_pixels):
+def resampled(pixels: np.ndarray, box: tuple[float, float, float], size: int) -> np.ndarray:
+    x, y, side = box
+    out = np.empty((size, size, 3), np.uint8)
+    rows = area_weights(y, side, size, 0, pixels.shape[0])
+    columns = area_weights(x, side, size, 0, pixels.shape[1])
+    resample_tiles([[np.ascontiguousarray(pixels)]], rows, columns, out)
+    return out
+
+
+def test_shrinking_by_whole_numbers_is_skimage_local_mean(pyramid_pixels):
     from skimage.transform import downscale_local_mean
 
-    patch = PatchReader(slide, full_grid(slide, 100, 300)).read(0)
-    # level 1 (factor 2) is the best level for a factor of 3
-    quads = pyramid_pixels[:300, :300].reshape(150, 2, 150, 2, 3).mean((1, 3))
-    truth = mean_over_areas((quads + 0.5).astype(np.uint8), (0, 0, 150), 100)
-    assert np.abs(patch - truth).max() <= 0.51
-    exact = resample(pyramid_pixels[:300, :300], (0, 0, 300, 300), 100)
-    assert np.abs(exact - downscale_local_mean(pyramid_pixels[:300, :300], (3, 3, 1))).max() <= 0.51
+    crop = pyramid_pixels[:300, :300]
+    truth = downscale_local_mean(crop, (3, 3, 1))
+    assert np.abs(resampled(crop, (0, 0, 300), 100) - truth).max() <= 0.51
 
 
 def test_enlarging_is_linear_interpolation_between_pixel_centres():
     import torch
 
     pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
-    got = resample(pixels, (0, 0, 40, 40), 57)
     planes = torch.from_numpy(pixels).permute(2, 0, 1)[None].double()
     truth = torch.nn.functional.interpolate(planes, (57, 57), mode="bilinear")[0].permute(1, 2, 0)
-    assert np.abs(got - truth.numpy()).max() <= 0.51
+    assert np.abs(resampled(pixels, (0, 0, 40), 57) - truth.numpy()).max() <= 0.51
 
 
 def test_weights_add_up_and_reach_no_further_than_the_area():
-    weights = area_weights(100, 3.25, 61.5, 20).toarray()
+    table = area_weights(3.25, 61.5, 20, 0, 100)
+    weights = np.zeros((20, 100))
+    for i in range(20):
+        np.add.at(weights[i], table.index[i], table.weights[i])
     np.testing.assert_allclose(weights.sum(1), 1, atol=1e-6)
     step = 61.5 / 20
     for i, row in enumerate(weights):
@@ -97,6 +111,25 @@ def test_weights_add_up_and_reach_no_further_than_the_area():
         assert used[0] >= np.floor(3.25 + i * step)
         assert used[-1] <= np.ceil(3.25 + (i + 1) * step) - 1
     np.testing.assert_allclose(weights[0, 3:7], np.array([0.75, 1, 1, 0.325]) / step, atol=1e-6)
+
+
+@pytest.mark.skipif(not LIBRARY.exists(), reason="the area library is not built here")
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 40),
+    st.floats(1, 60),
+    st.floats(0, 7.9),
+    st.floats(0, 7.9),
+    st.integers(0, 2**31),
+)
+def test_the_library_gives_the_bits_of_the_definition(size, side, x, y, seed):
+    tiles = np.random.default_rng(seed).integers(0, 256, (5, 4, 14, 18, 3), np.uint8)
+    whole = np.concatenate([np.concatenate(list(row), 1) for row in tiles], 0)
+    rows = area_weights(y, side, size, 0, whole.shape[0])
+    columns = area_weights(x, side, size, 0, whole.shape[1])
+    out = np.empty((size, size, 3), np.uint8)
+    resample_tiles([list(row) for row in tiles], rows, columns, out)
+    assert (out == resample_in_numpy(whole, rows, columns)).all()
 
 
 def test_beyond_the_slide_patches_are_white(slide):
@@ -120,36 +153,42 @@ def test_threads_and_batch_sizes_do_not_change_pixels(slide):
 
 
 @pytest.mark.parametrize(
-    "name", ["he/metaplasia-HE.svs", "he/lungSCC-HE2-half.tif", "he/CMU-1-Small-Region.svs"]
+    "name",
+    [
+        "he/metaplasia-HE.svs",
+        "he/lungSCC-HE2-half.tif",
+        "he/CMU-1-Small-Region.svs",
+        "dicom/1.2.826.0.1.3680043.8.498.58740178995208579534253317996600852419.dcm",
+        "no_mpp/tcga-cr-7395-01a-01-ts1.svs",
+        "odd/untiled-plain.tif",
+    ],
 )
-def test_real_slides_against_openslide_and_pillow(name):
+def test_real_slides_against_a_crop_read_by_another_library(name):
     import openslide
-    from PIL import Image
+    import tifffile
 
     path = shared(f"slides/{name}")
-    with open_slide(path) as slide, openslide.OpenSlide(path) as other:
-        side = round(224 * 0.75 / slide.mpp)
-        grid = full_grid(slide, 224, side)
+    try:
+        with openslide.OpenSlide(path) as other:
+            canvas = np.asarray(other.read_region((0, 0), 0, other.dimensions).convert("RGB"))
+    except openslide.OpenSlideError:
+        canvas = tifffile.imread(path)
+    with open_slide(path) as slide:
+        side = 300  # shrinks by 1.2: from level 0 in all of them
+        grid = full_grid(slide, 250, side)
         reader = PatchReader(slide, grid)
-        assert reader.level == 0 or slide.level_downsamples[reader.level] * slide.mpp <= 0.76
-        for index in (len(grid) // 2, len(grid) // 2 + 1, len(grid) // 3):
+        assert reader.level == 0
+        for index in (0, len(grid) // 2, len(grid) // 3, len(grid) - 1):
             x, y = (int(v) for v in grid.coords[index])
-            crop = other.read_region((x, y), 0, (side, side))
-            crop = Image.alpha_composite(Image.new("RGBA", crop.size, "white"), crop)
-            truth = np.asarray(crop.convert("RGB").resize((224, 224), Image.Resampling.BOX))
-            difference = np.abs(reader.read(index).astype(int) - truth)
-            # Pillow's box takes whole pixels only, and levels are second-generation JPEG
-            assert difference.mean() < 3.0
+            truth = mean_over_areas(on_white(canvas, x, y, side), (0, 0, side), 250)
+            # JPEG 2000 decoders differ by a grey level or two
+            limit = 2.6 if "tcga" in name else 0.51
+            assert np.abs(reader.read(index) - truth).max() <= limit
 
 
 def test_a_damaged_tile_is_named_with_its_patch():
     path: Path = shared("slides/broken/corrupt-tiles.svs")
-    try:
-        slide = open_slide(path)
-    except SlideError as error:
-        assert "corrupt-tiles.svs" in str(error)
-        return
-    with slide:
+    with open_slide(path) as slide:
         grid = full_grid(slide, 256, 256)
         problems: dict[int, str] = {}
         for batch in PatchReader(slide, grid).batches(8):
