@@ -50,7 +50,7 @@ def view_main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from napari_2dmamba.features.settings import FeatureSettings
+    from napari_2dmamba.features import FeatureSettings
     from napari_2dmamba.models.settings import ModelSettings
     from napari_2dmamba.slide.grid import GridSettings
     from napari_2dmamba.slide.tissue import TissueSettings
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         help="work in level-0 pixels on slides that state no µm per pixel",
     )
     add_options(run, TissueSettings, "tissue")
-    add_options(run, GridSettings, "patches (default: as the checkpoint was trained)")
+    add_options(run, GridSettings, "patches", defaults="as the checkpoint was trained")
     add_options(run, FeatureSettings, "features")
     add_options(run, ModelSettings, "model")
     run.set_defaults(action=_run)
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         "--export-mpp",
         type=float,
         metavar="MPP",
-        help="resolution of pictures [µm/px]. Default: fits 4000 px",
+        help="resolution of pictures [µm/px]. Default: 2400 px for the longest side",
     )
     export.add_argument("--json", action="store_true", help="print the written files as JSON")
     export.set_defaults(action=_export)
@@ -173,7 +173,7 @@ def _view(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    from napari_2dmamba.features.settings import FeatureSettings
+    from napari_2dmamba.features import FeatureSettings
     from napari_2dmamba.models import load_checkpoint
     from napari_2dmamba.models.settings import ModelSettings
     from napari_2dmamba.pipeline import RunSettings, grid_settings_for, run
@@ -236,7 +236,7 @@ def summary_of(result: Any) -> dict[str, Any]:
 def _extract(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from napari_2dmamba.features import extract_features
     from napari_2dmamba.features.files import write_features
-    from napari_2dmamba.features.settings import FeatureSettings
+    from napari_2dmamba.features import FeatureSettings
     from napari_2dmamba.pipeline import RunSettings, prepare_grid
     from napari_2dmamba.slide import open_slide
     from napari_2dmamba.slide.grid import GridSettings

@@ -16,23 +16,29 @@ from napari_2dmamba.settings import validate
 Settings = TypeVar("Settings")
 
 
-def add_options(parser: argparse.ArgumentParser, settings: type, title: str) -> None:
+def add_options(
+    parser: argparse.ArgumentParser, settings: type, title: str, *, defaults: str | None = None
+) -> None:
     """Add one option per field of a settings dataclass, in a group of its own.
 
     A field ``patch_size`` becomes ``--patch-size``; a boolean one also ``--no-patch-size``.
-    Fields of one name in two dataclasses would clash and raise ``argparse.ArgumentError``.
+    A field of the same name in a second dataclass shares the option of the first.
+    ``defaults`` says where values come from that are not the dataclass's own.
     """
     group = parser.add_argument_group(title)
+    taken = {action.dest for action in parser._actions}
     hints = typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
-        if "help" not in field.metadata:
+        if "help" not in field.metadata or field.name in taken:
             continue
         kind = _plain_type(hints[field.name])
         unit = f" [{field.metadata['unit']}]" if field.metadata.get("unit") else ""
+        default = defaults or (None if field.default is None else f"{field.default}{unit}")
+        told = field.metadata["help"] + (f" Default: {default}" if default else unit)
         options: dict[str, Any] = {
             "dest": field.name,
             "default": argparse.SUPPRESS,
-            "help": f"{field.metadata['help']} Default: {field.default}{unit}".replace("%", "%%"),
+            "help": told.replace("%", "%%"),
         }
         flag = "--" + field.name.replace("_", "-")
         if kind is bool:

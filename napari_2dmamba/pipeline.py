@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from napari_2dmamba.errors import Cancelled, FeatureError, MissingMppError
 from napari_2dmamba.explain.grid_map import GridMap, scatter
-from napari_2dmamba.features.settings import FeatureSettings
+from napari_2dmamba.features import FeatureSettings
 from napari_2dmamba.models.settings import ModelSettings
 from napari_2dmamba.settings import ProgressCallback, StopCallback, setting, validate
 from napari_2dmamba.slide import GridSettings, Slide, TissueSettings, make_grid, open_slide
@@ -150,12 +151,14 @@ def run(
     Cancelled
         When ``should_stop`` said so. Finished batches are kept in ``out``.
     """
-    from napari_2dmamba.export.record import make_record, save_run
+    from napari_2dmamba.export.record import make_record
+    from napari_2dmamba.export.run_folder import save_run
     from napari_2dmamba.features import extract_features
     from napari_2dmamba.features.bag import FeatureBag
     from napari_2dmamba.features.files import read_features
     from napari_2dmamba.models import Aggregator, load_checkpoint
 
+    started = datetime.now(UTC)
     settings = settings or RunSettings()
     for stage in (settings.tissue, settings.grid, settings.features, settings.model):
         if stage is not None:
@@ -203,23 +206,27 @@ def run(
         )
         record = make_record(
             slide=opened,
-            settings=dataclasses.asdict(settings),
             grid=grid,
             bag=bag,
-            checkpoint=aggregator.header,
             prediction=prediction,
+            settings={
+                "tissue": settings.tissue,
+                "grid": grid_settings,
+                "features": settings.features,
+                "model": settings.model,
+                "in_pixels": settings.in_pixels,
+            },
+            checkpoint=aggregator.path,
+            features=bag.path,
+            model=dataclasses.asdict(aggregator.header),
+            device_reason=prediction.extra.get("device_reason", ""),
+            warnings=[*opened.remarks, *prediction.extra.get("unchecked", [])],
+            started=started,
         )
         result = RunResult(opened.path, grid, bag, prediction, attention_map, record)
         if out is not None:
             say(0, 0, "saving")
-            folder = save_run(
-                out,
-                record=record,
-                grid=grid,
-                bag=bag,
-                prediction=prediction,
-                maps=[attention_map],
-            )
+            folder = save_run(out, record, grid=grid, prediction=prediction, maps=[attention_map])
             result = dataclasses.replace(result, folder=folder)
         return result
     finally:

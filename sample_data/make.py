@@ -1,7 +1,7 @@
 """Make everything in this folder again: the slide, its truth and the demo checkpoints.
 
-    python sample_data/make.py --out sample_data              # everything
-    python sample_data/make.py --out DIR --only slide         # slide and truth, one minute
+python sample_data/make.py --out sample_data              # everything
+python sample_data/make.py --out DIR --only slide         # slide and truth, one minute
 """
 
 import argparse

@@ -307,7 +307,9 @@ def write_pyramid(path: Path, pixels: NDArray[np.uint8], quality: int = 70) -> N
                 subfiletype=0 if downsample == 1 else 1,
                 metadata=None,
                 software="napari-2dmamba sample_data/make.py",
-                description="Synthetic H&E-like picture, not real tissue" if downsample == 1 else None,
+                description="Synthetic H&E-like picture, not real tissue"
+                if downsample == 1
+                else None,
             )
             if min(level.shape[:2]) <= 2 * TILE:
                 break

@@ -300,8 +300,13 @@ def _glands(taken: NDArray[np.bool_], rng: np.random.Generator) -> list[Gland]:
         depth = (0.05 if vessel else 0.10) * rng.standard_normal(5) / (HARMONICS - 1)
         glands.append(
             Gland(
-                x * MAP + 2.0, y * MAP + 2.0, radius, min(wall, 0.62 * radius),
-                depth.astype(np.float32), rng.uniform(0, 2 * np.pi, 5).astype(np.float32), vessel,
+                x * MAP + 2.0,
+                y * MAP + 2.0,
+                radius,
+                min(wall, 0.62 * radius),
+                depth.astype(np.float32),
+                rng.uniform(0, 2 * np.pi, 5).astype(np.float32),
+                vessel,
             )  # fmt: skip
         )
     return glands
@@ -335,8 +340,12 @@ class _NucleusList:
         strength = np.exp(fade * self.rng.standard_normal(count))
         self.parts.append(
             (
-                points[:, 0], points[:, 1], np.full(count, KIND_NAMES.index(kind)),
-                self.rng.integers(SHAPES_PER_KIND, size=count), index, strength,
+                points[:, 0],
+                points[:, 1],
+                np.full(count, KIND_NAMES.index(kind)),
+                self.rng.integers(SHAPES_PER_KIND, size=count),
+                index,
+                strength,
             )  # fmt: skip
         )
 

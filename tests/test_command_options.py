@@ -32,6 +32,7 @@ def test_only_given_options_replace_values(parser: argparse.ArgumentParser) -> N
 def test_help_states_default_and_unit(parser: argparse.ArgumentParser) -> None:
     text = " ".join(parser.format_help().split())
     assert "A size. Default: 4 [px]" in text
+    assert "Default: None" not in text
     assert "100 % a mode. Default: a" in text
 
 

@@ -24,9 +24,10 @@ def test_every_room_but_the_plugin_imports_without_napari_and_qt() -> None:
     code = (
         BLOCK
         + """
-import importlib, pkgutil, napari_2dmamba
-names = [m.name for m in pkgutil.walk_packages(napari_2dmamba.__path__, "napari_2dmamba.",
-         onerror=lambda name: None) if not m.name.startswith("napari_2dmamba.plugin")]
+import importlib, pathlib, napari_2dmamba
+package = pathlib.Path(napari_2dmamba.__file__).parent
+modules = [path.relative_to(package.parent).with_suffix("") for path in package.rglob("*.py")]
+names = [".".join(module.parts) for module in modules if "plugin" not in module.parts]
 for name in names:
     importlib.import_module(name)
 print(len(names))

@@ -1,6 +1,7 @@
 """The feature bag: what an aggregator sees of a slide, and where it came from."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ class FeatureBag:
         `Slide.fingerprint` of the slide they were computed from, or None for foreign files.
     source
         More about their making, for the run's record.
+    path
+        The file they lie in, or None.
     """
 
     features: NDArray[np.float32]
@@ -44,6 +47,7 @@ class FeatureBag:
     encoder: str | None = None
     slide_id: str | None = None
     source: dict[str, Any] = field(default_factory=dict)
+    path: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2 or self.coords.shape != (len(self.features), 2):

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,11 +61,16 @@ class Aggregator:
         The network.
     header
         What is known about it.
+    path
+        The file it was loaded from, or None.
     """
 
-    def __init__(self, model: Architecture, header: CheckpointHeader) -> None:
+    def __init__(
+        self, model: Architecture, header: CheckpointHeader, path: Path | None = None
+    ) -> None:
         self.model = model.eval()
         self.header = header
+        self.path = path
 
     @property
     def config(self) -> ArchitectureConfig:

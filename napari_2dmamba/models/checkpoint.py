@@ -117,10 +117,10 @@ def load_checkpoint(path: str | os.PathLike[str], **given: Any) -> Aggregator:
                     f"{path.name} states its own settings, so {', '.join(sorted(given))} cannot "
                     "be given as well"
                 )
-            return _assemble(header, tensors, path.name)
-        return _assemble(*published.with_settings(tensors, {}, given, path.name), path.name)
+            return _assemble(header, tensors, path)
+        return _assemble(*published.with_settings(tensors, {}, given, path.name), path)
     tensors, held = published.read(path)
-    return _assemble(*published.with_settings(tensors, held, given, path.name), path.name)
+    return _assemble(*published.with_settings(tensors, held, given, path.name), path)
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -132,22 +132,23 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _assemble(header: CheckpointHeader, tensors: Mapping[str, Tensor], name: str) -> Aggregator:
-    model = build_model(header)
+def _assemble(header: CheckpointHeader, tensors: Mapping[str, Tensor], path: Path) -> Aggregator:
+    with torch.device("meta"):  # no memory and no random numbers before the shapes are right
+        model = build_model(header)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in tensors.items()}
     if expected != found:
         raise CheckpointError(
-            f"the weights in {name} do not fit {model.title}: {_difference(expected, found)}"
+            f"the weights in {path.name} do not fit {model.title}: {_difference(expected, found)}"
         )
     broken = [key for key, value in tensors.items() if not bool(torch.isfinite(value).all())]
     if broken:
         raise CheckpointError(
-            f"{name} holds weights that are not finite numbers (first {broken[0]!r}); the "
+            f"{path.name} holds weights that are not finite numbers (first {broken[0]!r}); the "
             "training that made it failed"
         )
-    model.load_state_dict({key: value.float() for key, value in tensors.items()})
-    return Aggregator(model, header)
+    model.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=True)
+    return Aggregator(model, header, path)
 
 
 def _difference(expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> str:

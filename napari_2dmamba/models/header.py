@@ -149,14 +149,16 @@ def header_of(metadata: dict[str, str], name: str) -> CheckpointHeader | None:
         version = values.pop("format")
         if version != FORMAT_VERSION:
             raise CheckpointError(
-                f"{name} has checkpoint format {version}, and this version of napari-2dmamba "
-                f"reads format {FORMAT_VERSION}; update napari-2dmamba"
+                f"it has checkpoint format {version}, and this version of napari-2dmamba reads "
+                f"format {FORMAT_VERSION}; update napari-2dmamba"
             )
         values["class_names"] = tuple(str(name) for name in values["class_names"])
         if values.get("canvas") is not None:
             rows, cols = values["canvas"]
             values["canvas"] = (int(rows), int(cols))
         return CheckpointHeader(**values)
+    except CheckpointError as error:
+        raise CheckpointError(f"the header of {name} is not usable: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"the header of {name} is damaged ({type(error).__name__}: {error}); copy or "

@@ -72,6 +72,21 @@ class Mamba2DConfig(ArchitectureConfig):
     canvas_mode: Literal["checkpoint", "slide"] = "checkpoint"
     attention_over: Literal["all", "tissue"] = "all"
 
+    def __post_init__(self) -> None:
+        for name, largest in (("n_layers", 256), ("d_state", 256), ("d_conv", 64), ("expand", 64)):
+            value = getattr(self, name)
+            if not 1 <= value <= largest:
+                raise ValueError(f"{name} is {value}, but must be 1 to {largest}")
+        for name, choices in (
+            ("pad", ("trainable", "zero")),
+            ("scan", ("2d", "1d")),
+            ("canvas_mode", ("checkpoint", "slide")),
+            ("attention_over", ("all", "tissue")),
+        ):
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{name} is {value!r}, but must be one of {choices}")
+
     @property
     def d_inner(self) -> int:
         """Channels of the scan."""

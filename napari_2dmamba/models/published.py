@@ -66,7 +66,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         held = _settings_of(content)
         try:
             tensors = module_tensors(content)
-        except ValueError as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{path.name} is damaged: {error}") from error
     else:
         tensors = _weights_in(content)
@@ -99,7 +99,11 @@ def _weights_in(content: Any) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, dict):
         return {}
-    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    tensors = {
+        key: value
+        for key, value in content.items()
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
     if tensors and all(key.startswith("module.") for key in tensors):
         tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
     return tensors

@@ -298,6 +298,8 @@ class _Machine:
 
     def _name_found(self, module: str, name: str) -> None:
         path = f"{module}.{name}"
+        if len(path) > 200:
+            raise self._refused(f"refers to a name of {len(path)} characters")
         known = (
             path in _BUILDERS
             or path in _PUBLISHED_NAMES
@@ -396,20 +398,22 @@ def module_tensors(record: Record) -> dict[str, torch.Tensor]:
     Raises
     ------
     ValueError
-        When modules contain each other, which no real one does.
+        When a module occurs twice, which none of a published model does.
     """
     tensors: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
 
-    def walk(module: Record, prefix: str, above: tuple[Record, ...]) -> None:
-        if module in above or len(above) > 64:
-            raise ValueError("its modules contain themselves")
+    def walk(module: Record, prefix: str) -> None:
+        if id(module) in seen:
+            raise ValueError("one of its modules is part of another twice, or of itself")
+        seen.add(id(module))
         for group in ("_parameters", "_buffers"):
             for key, value in module.state.get(group, {}).items():
                 if isinstance(value, torch.Tensor):
                     tensors[prefix + key] = value
         for key, child in module.state.get("_modules", {}).items():
             if isinstance(child, Record):
-                walk(child, f"{prefix}{key}.", (*above, module))
+                walk(child, f"{prefix}{key}.")
 
-    walk(record, "", ())
+    walk(record, "")
     return tensors

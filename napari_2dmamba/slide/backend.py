@@ -10,8 +10,8 @@ SMALLEST_MPP, LARGEST_MPP = 0.05, 20.0
 """No microscope gives µm per pixel outside this range; values beyond count as absent."""
 
 
-class NotForThisBackend(Exception):  # noqa: N818 - a finding, answered by trying the next one
-    """This backend cannot read the file, for the reason given; another one may."""
+class NotForThisBackend(Exception):
+    """One backend cannot read the file, for the reason given; another one may."""
 
 
 class TileError(Exception):

@@ -5,7 +5,8 @@ from pathlib import Path
 from napari_2dmamba.errors import SlideError
 from napari_2dmamba.slide.backend import Backend, NotForThisBackend
 from napari_2dmamba.slide.openslide_backend import OpenSlideBackend
-from napari_2dmamba.slide.tifffile_backend import TifffileBackend, is_vendors_own
+from napari_2dmamba.slide.tiff_metadata import is_vendors_own
+from napari_2dmamba.slide.tifffile_backend import TifffileBackend
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ONE_LEVEL_IS_ENOUGH = 2048

@@ -1,6 +1,7 @@
 """Slides through OpenSlide: every vendor format whose tiles overlap, rotate or hide."""
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ class OpenSlideBackend:
     name = "OpenSlide"
     rgb = True
     dtype: np.dtype[np.uint8] = np.dtype(np.uint8)
-    channels = (Channel("red"), Channel("green"), Channel("blue"))
+    channels: tuple[Channel, ...] = (Channel("red"), Channel("green"), Channel("blue"))
     remarks: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
@@ -53,7 +54,7 @@ class OpenSlideBackend:
             )
         )
         color = stated.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
-        self.background = tuple(int(color[i : i + 2], 16) for i in (0, 2, 4))
+        self.background: tuple[int, ...] = tuple(int(color[i : i + 2], 16) for i in (0, 2, 4))
         self.mpp, self.mpp_source = _resolution(stated)
         width, height = handle.dimensions
         self.bounds = (
@@ -68,7 +69,7 @@ class OpenSlideBackend:
         vendor = stated.get(openslide.PROPERTY_NAME_VENDOR)
         several_files = vendor in ("dicom", "mirax", "hamamatsu", "zeiss")
         is_ndpi = path.suffix.lower() == ".ndpi"
-        self.content_hash = (
+        self.content_hash: str | None = (
             stated.get("openslide.quickhash-1") if several_files and not is_ndpi else None
         )
 
@@ -88,9 +89,7 @@ class OpenSlideBackend:
         x, y = column * _BLOCK, row * _BLOCK
         size = min(_BLOCK, stored.width - x), min(_BLOCK, stored.height - y)
         corner = round(x * stored.downsample), round(y * stored.downsample)
-        return on_background(
-            np.asarray(handle.read_region(corner, level, size)), self.background
-        )
+        return on_background(np.asarray(handle.read_region(corner, level, size)), self.background)
 
     def _read_again(
         self, failed: OpenSlide, level: int, row: int, column: int
@@ -115,7 +114,7 @@ class OpenSlideBackend:
             del self._handle
 
 
-def _resolution(stated: "openslide._PropertyMap") -> tuple[float | None, str]:
+def _resolution(stated: Mapping[str, str]) -> tuple[float | None, str]:
     try:
         x = float(stated[openslide.PROPERTY_NAME_MPP_X])
         y = float(stated[openslide.PROPERTY_NAME_MPP_Y])

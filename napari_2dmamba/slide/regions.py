@@ -34,9 +34,7 @@ class Regions:
     def __bool__(self) -> bool:
         return bool(self.include or self.exclude)
 
-    def rasterize(
-        self, shape: tuple[int, int], dimensions: tuple[int, int]
-    ) -> NDArray[np.bool_]:
+    def rasterize(self, shape: tuple[int, int], dimensions: tuple[int, int]) -> NDArray[np.bool_]:
         """Return which pixels of a picture of the whole slide count.
 
         Parameters
@@ -47,10 +45,7 @@ class Regions:
             ``(width, height)`` of the slide in level-0 pixels.
         """
         scale = shape[1] / dimensions[0], shape[0] / dimensions[1]
-        if self.include:
-            counts = _fill(self.include, shape, scale)
-        else:
-            counts = np.ones(shape, bool)
+        counts = _fill(self.include, shape, scale) if self.include else np.ones(shape, bool)
         return counts & ~_fill(self.exclude, shape, scale)
 
 
@@ -103,7 +98,7 @@ def read_regions(path: str | Path, *, offset: tuple[float, float] = (0, 0)) -> R
     for feature in features:
         try:
             geometry = make_valid(to_shape(feature["geometry"]))
-        except Exception as error:  # noqa: BLE001 - shapely raises many kinds
+        except Exception as error:
             raise GridError(f"{path.name} holds a shape that cannot be read ({error})") from error
         areas = _polygons(affinity.translate(geometry, *offset))
         (exclude if _is_excluded(feature.get("properties") or {}) else include).extend(areas)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from napari_2dmamba.errors import MissingMppError, SlideError
-from napari_2dmamba.slide.backend import LARGEST_MPP, SMALLEST_MPP, Backend, Channel
+from napari_2dmamba.slide.backend import LARGEST_MPP, SMALLEST_MPP, Backend
 from napari_2dmamba.slide.level import (
     SlideLevel,
     StoredTiles,
@@ -145,7 +145,7 @@ class Slide:
 
     @cached_property
     def kind(self) -> Kind:
-        """Brightfield, unless the pixels are no 8-bit colours, or are mostly dark without any glass."""
+        """Brightfield, unless pixels are no 8-bit colours, or mostly dark without any glass."""
         if not self.rgb:
             return "greyscale" if len(self.channels) == 1 else "fluorescence"
         last = self._stored[-1]
@@ -320,12 +320,12 @@ class Slide:
         return read_pixels(source, self._cache, x, y, width, height)
 
     def _refuse_damage(self, source: TileSource, x: int, y: int, width: int, height: int) -> None:
-        reason = failure_within(source, x, y, width, height)
-        if reason is not None:
-            corner = round(x * source.downsample), round(y * source.downsample)
+        failure = failure_within(source, x, y, width, height)
+        if failure is not None:
+            left, top, reason = failure
             raise SlideError(
-                f"{self.name} is damaged: a tile near x {corner[0]}, y {corner[1]} cannot be "
-                f"decoded ({reason}); copy or export the slide again"
+                f"{self.name} is damaged: the tile at x {left}, y {top} cannot be decoded "
+                f"({reason}); copy or export the slide again"
             )
 
     def _refuse_if_nothing_decodes(self) -> None:
@@ -341,7 +341,7 @@ class Slide:
             found = failure_within(source, x, y, 1, 1)
             if found is None:
                 return
-            reason = found
+            reason = found[2]
         raise SlideError(
             f"{self.name} opens, but none of the tiles tried can be decoded ({reason}); "
             "the file is damaged: copy or export it again"

@@ -1,14 +1,10 @@
 """TIFF slides through tifffile and imagecodecs: each stored tile decoded once, unpainted."""
 
 import contextlib
-import logging
-import re
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
@@ -16,13 +12,20 @@ from numpy.typing import NDArray
 
 from napari_2dmamba.errors import SlideError
 from napari_2dmamba.slide.backend import (
-    Channel,
     Level,
     NotForThisBackend,
     TileError,
     on_background,
-    usable_mpp,
     whole_downsample,
+)
+from napari_2dmamba.slide.tiff_metadata import (
+    channels,
+    is_cut_short,
+    names_red_green_blue,
+    ome_image,
+    properties,
+    quiet_tifffile,
+    resolution,
 )
 
 _BLOCK = 512
@@ -30,8 +33,6 @@ _STRIP_ROWS, _STRIP_BYTES = 64, 8 * 2**20
 _LARGEST_SEGMENT = 2**30
 _JPEG = {6, 7, 34892, 33007}
 _APERIO_YCBCR = 33003
-_UM = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "um": 1.0, "nm": 1e-3, "Å": 1e-4, "in": 25400.0}
-_RGB_NAMES = ({"", "red", "r", "channel:0:0", "channel 0"}, {"", "green", "g"}, {"", "blue", "b"})
 
 
 @dataclass
@@ -63,15 +64,16 @@ class TifffileBackend:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        with _quiet_tifffile():
+        with quiet_tifffile():
             try:
                 self._tiff = tifffile.TiffFile(path, _multifile=False)
-                series = _slide_series(self._tiff)
-                self._open(series)
+                if is_cut_short(self._tiff):
+                    raise SlideError(_cut_short(path))
+                self._open(_slide_series(self._tiff))
             except (NotForThisBackend, SlideError):
                 self._close_quietly()
                 raise
-            except Exception as error:  # noqa: BLE001 - tifffile lets any error through
+            except Exception as error:
                 self._close_quietly()
                 raise NotForThisBackend(f"{error}") from error
         self._file = path.open("rb")
@@ -86,9 +88,10 @@ class TifffileBackend:
         self._samples = first.samplesperpixel
         lead_shape = dict(zip(self._lead, series.levels[0].shape, strict=False))
         self._chosen, self.remarks = _choose_planes(lead_shape)
-        ome = _ome_image(self._tiff, self._tiff.series.index(series))
+        ome = ome_image(self._tiff, self._tiff.series.index(series))
         planes = lead_shape.get("C", 1)
         self._photometric = int(first.photometric)
+        self._colormap = np.asarray(first.colormap)
         self.dtype = np.dtype(first.dtype).newbyteorder("=")
         if self.dtype.kind not in "uifb":
             raise SlideError(f"{self._path.name} holds {self.dtype} pixels, which are no image")
@@ -96,17 +99,17 @@ class TifffileBackend:
             self.dtype = np.dtype(np.uint8)
         samples = 3 if self._photometric == 3 else self._samples
         looks_rgb = samples in (3, 4) and planes == 1 and self._photometric in (2, 3, 6)
-        planar_rgb = planes == 3 and samples == 1 and _names_red_green_blue(ome)
+        planar_rgb = planes == 3 and samples == 1 and names_red_green_blue(ome)
         self.rgb = self.dtype == np.uint8 and (looks_rgb or planar_rgb)
         count = 3 if self.rgb else planes * samples
-        self.channels = _channels(self._tiff, ome, count, self.rgb)
+        self.channels = channels(self._tiff, ome, count, self.rgb)
         if not self.rgb:
             self.background = (0,) * count
         self._read_levels(series)
-        self.mpp, self.mpp_source = _resolution(self._tiff, first, ome)
+        self.mpp, self.mpp_source = resolution(self._tiff, first, ome)
         width, height = self.levels[0].width, self.levels[0].height
         self.bounds = (0, 0, width, height)
-        self.properties = _properties(self._tiff, first)
+        self.properties = properties(self._tiff, first)
 
     def _refuse_what_is_drawn_wrong(self, page: tifffile.TiffPage) -> None:
         name = self._path.name
@@ -124,9 +127,8 @@ class TifffileBackend:
             )
         photometric = int(page.photometric)
         if photometric not in (0, 1, 2, 3, 6):
-            raise SlideError(
-                f"{name} stores its colours as {page.photometric.name}; convert it to RGB"
-            )
+            stored = tifffile.PHOTOMETRIC(photometric).name
+            raise SlideError(f"{name} stores its colours as {stored}; convert it to RGB")
         if photometric == 6 and int(page.compression) not in _JPEG | {34712, 33005}:
             raise NotForThisBackend("its YCbCr colours are not those of JPEG")
         if int(page.compression) == _APERIO_YCBCR:
@@ -153,6 +155,8 @@ class TifffileBackend:
                 self._sources.append(self._view_plain(plain, stored))
             else:
                 planes = [self._plane(page) for page in self._pages(stored)]
+                if any(_ends(plane.page) > self._tiff.filehandle.size for plane in planes):
+                    raise SlideError(_cut_short(self._path))
                 keyframe = stored.keyframe
                 tile_width = keyframe.tilewidth if keyframe.is_tiled else width
                 tile_height = planes[0].rows_per_tile
@@ -232,8 +236,7 @@ class TifffileBackend:
         if pixels.shape[:2] != (height, width):
             raise TileError(f"a tile has {pixels.shape[1]} x {pixels.shape[0]} pixels")
         if self._photometric == 3:
-            table = np.asarray(self._tiff.pages[0].keyframe.colormap)
-            pixels = (table[:, pixels[..., 0]] >> 8).astype(np.uint8).transpose(1, 2, 0)
+            pixels = (self._colormap[:, pixels[..., 0]] >> 8).astype(np.uint8).transpose(1, 2, 0)
         elif pixels.dtype.kind == "b":
             pixels = pixels.astype(np.uint8) * 255
         if self._photometric == 0 and self.dtype.kind == "u":
@@ -268,7 +271,7 @@ class TifffileBackend:
         )
         try:
             pixels, _, shape = keyframe.decode(data, index, **options)
-        except Exception as error:  # noqa: BLE001 - every codec raises its own
+        except Exception as error:
             raise TileError(f"{type(error).__name__}: {error}") from error
         if pixels is None:  # a tile that was never written
             fill = 255 if self.rgb else 0
@@ -293,15 +296,15 @@ class TifffileBackend:
             self._tiff.close()
 
 
-@contextlib.contextmanager
-def _quiet_tifffile() -> Iterator[None]:
-    """Keep tifffile from logging what we turn into a sentence."""
-    logger = logging.getLogger("tifffile")
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
+def _cut_short(path: Path) -> str:
+    return f"{path.name} is cut short: the file ends before its image does; copy it again"
+
+
+def _ends(page: Any) -> int:
+    """Return the position in the file where the last tile or strip of a page ends."""
+    count = min(len(page.dataoffsets), len(page.databytecounts))
+    ends = np.add(page.dataoffsets[:count], page.databytecounts[:count], dtype=np.int64)
+    return int(ends.max(initial=0))
 
 
 def _slide_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
@@ -342,7 +345,7 @@ def _same_shape(width: int, height: int, full_width: int, full_height: int) -> b
 
 
 def _memory_map(tiff: tifffile.TiffFile, level: tifffile.TiffPageSeries) -> NDArray[Any] | None:
-    if level.dataoffset is None or level.keyframe.dtype.kind == "b":
+    if level.dataoffset is None or level.dtype.kind == "b":
         return None
     dtype = tiff.byteorder + level.dtype.char
     if level.dataoffset + level.size * level.dtype.itemsize > tiff.filehandle.size:
@@ -353,109 +356,3 @@ def _memory_map(tiff: tifffile.TiffFile, level: tifffile.TiffPageSeries) -> NDAr
 def _separate_samples(page: Any) -> int:
     keyframe = page.keyframe
     return keyframe.samplesperpixel if keyframe.planarconfig == 2 else 1
-
-
-def _ome_image(tiff: tifffile.TiffFile, index: int) -> ElementTree.Element | None:
-    """Return the ``Pixels`` element of a series, with namespaces taken off."""
-    if not tiff.is_ome or not tiff.ome_metadata:
-        return None
-    try:
-        root = ElementTree.fromstring(tiff.ome_metadata)
-    except ElementTree.ParseError:
-        return None
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
-    images = root.findall("Image")
-    return images[index].find("Pixels") if index < len(images) else None
-
-
-def _names_red_green_blue(ome: ElementTree.Element | None) -> bool:
-    """Whether three planes are the colours of one picture rather than three stains."""
-    if ome is None:
-        return False
-    channels = ome.findall("Channel")
-    if any(c.get("EmissionWavelength") or c.get("Fluor") for c in channels):
-        return False
-    if len(channels) != 3:
-        return not channels or channels[0].get("SamplesPerPixel") == "3"
-    names = [(c.get("Name") or "").strip().lower() for c in channels]
-    generic = all(re.fullmatch(r"(channel[ :]*)?[\d:]*", name) for name in names)
-    return generic or all(n in known for n, known in zip(names, _RGB_NAMES, strict=True))
-
-
-def _channels(
-    tiff: tifffile.TiffFile, ome: ElementTree.Element | None, count: int, rgb: bool
-) -> tuple[Channel, ...]:
-    if rgb:
-        return (Channel("red"), Channel("green"), Channel("blue"))
-    named: list[Channel] = []
-    if ome is not None:
-        for element in ome.findall("Channel"):
-            color = element.get("Color")
-            shade = None
-            if color is not None:
-                value = int(color) & 0xFFFFFFFF
-                red, green, blue = (value >> shift & 255 for shift in (24, 16, 8))
-                shade = (red / 255, green / 255, blue / 255) if value >> 8 else None
-            named.append(Channel(element.get("Name") or f"channel {len(named) + 1}", shade))
-    elif tiff.is_qpi:
-        for page in tiff.series[0].pages:
-            found = re.search(r"<Name>([^<]+)</Name>", page.description if page else "")
-            named.append(Channel(found[1] if found else f"channel {len(named) + 1}"))
-    if len(named) != count:
-        named = [Channel(f"channel {i + 1}") for i in range(count)]
-    return tuple(named)
-
-
-def _resolution(
-    tiff: tifffile.TiffFile, page: tifffile.TiffPage, ome: ElementTree.Element | None
-) -> tuple[float | None, str]:
-    if tiff.is_svs:
-        stated = re.search(r"\bMPP\s*=\s*([0-9.eE+-]+)", page.description)
-        if stated:
-            with contextlib.suppress(ValueError):
-                return usable_mpp(float(stated[1]), float(stated[1]), "Aperio metadata")
-        return None, "the file states no resolution"
-    if ome is not None and ome.get("PhysicalSizeX"):
-        with contextlib.suppress(ValueError, KeyError):
-            x, y = (
-                float(ome.get(f"PhysicalSize{axis}", "nan"))
-                * _UM[ome.get(f"PhysicalSize{axis}Unit", "µm")]
-                for axis in "XY"
-            )
-            return usable_mpp(x, y, "OME metadata")
-    unit = page.tags.get("ResolutionUnit")
-    scale = {2: 25400.0, 3: 10000.0}.get(int(unit.value) if unit is not None else 2)
-    tags = [page.tags.get(f"{axis}Resolution") for axis in "XY"]
-    if scale is None or any(tag is None or 0 in tag.value for tag in tags):
-        return None, "the file states no resolution"
-    x, y = (scale * tag.value[1] / tag.value[0] for tag in tags)
-    return usable_mpp(x, y, "TIFF resolution tag")
-
-
-def _properties(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> dict[str, str]:
-    properties = {
-        "vendor": "aperio" if tiff.is_svs else "ome" if tiff.is_ome else "generic-tiff",
-        "compression": page.compression.name if page.compression else "NONE",
-    }
-    power = re.search(r"\bAppMag\s*=\s*([0-9.]+)", page.description) if tiff.is_svs else None
-    if power:
-        properties["objective_power"] = power[1]
-    return properties
-
-
-def is_vendors_own(path: Path) -> bool:
-    """Whether a TIFF's tiles overlap or are arranged in a way only OpenSlide puts together."""
-    with _quiet_tifffile():
-        try:
-            with tifffile.TiffFile(path, _multifile=False) as tiff:
-                make = tiff.pages.first.tags.get("Make")
-                return bool(
-                    tiff.is_ndpi
-                    or tiff.is_scn
-                    or tiff.is_bif
-                    or tiff.is_philips
-                    or (make is not None and "trestle" in str(make.value).lower())
-                )
-        except Exception:  # noqa: BLE001 - tifffile lets any error through
-            return False

@@ -1,9 +1,18 @@
-"""Where the tissue is: Otsu's threshold on saturation, made robust to pen and pale pieces."""
+"""Where the tissue is: Otsu's threshold on saturation, made robust to pen and pale pieces.
+
+Three things defeat a plain Otsu threshold. A pen stroke is more saturated than any stain, so
+that the threshold separates pen from everything else: strokes are found by colour first and
+left out of the histogram. Dark tissue hides pale tissue: the pixels below the threshold are
+split once more, and where a paler class stands out from the glass, it is tissue too. A blank
+slide has no two classes, but gets a threshold: classes hardly further apart than the glass is
+noisy are refused.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from napari_2dmamba.errors import TissueError
 from napari_2dmamba.settings import setting, validate
@@ -13,6 +22,18 @@ from napari_2dmamba.slide.slide import Slide
 _MPP = 8.0
 _FEWEST_PIXELS, _MOST_PIXELS = 1000, 3000
 """Longer side of the picture that tissue is looked for in, whatever the resolution says."""
+
+_LEAST_CONTRAST, _NOISE_MULTIPLE = 0.02, 4.0
+"""Tissue is more saturated than glass by this much, and by this many times the glass's noise."""
+
+_TINT_OF_GLASS = 0.02
+"""A second threshold below this would split tinted glass from white never scanned."""
+
+_SMALLEST_STROKE = 50_000.0
+"""Area of a pen stroke in µm²; dark nuclei and pigment come in smaller patches."""
+
+_STROKE_RIM = 5
+"""Pixels around a stroke that are left out with it."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +53,13 @@ class TissueSettings:
     )
     smallest_piece: float = setting(
         20_000.0,
-        "Pieces smaller than this are dropped; without µm per pixel, in thumbnail pixels / 64.",
+        "Pieces smaller than this are dropped (without µm per pixel, 8 µm are assumed here).",
         unit="µm²",
         minimum=0.0,
     )
     largest_hole: float = setting(
         20_000.0,
-        "Holes up to this size are filled; without µm per pixel, in thumbnail pixels / 64.",
+        "Holes up to this size are filled (without µm per pixel, 8 µm are assumed here).",
         unit="µm²",
         minimum=0.0,
     )
@@ -91,30 +112,24 @@ def detect_tissue(
     SlideError
         When the slide is not brightfield, or damaged where it has to be read.
     """
-    from skimage.filters import gaussian, threshold_otsu
-    from skimage.morphology import remove_small_holes, remove_small_objects
-
     settings = settings or TissueSettings()
     validate(settings)
     slide.require_brightfield()
     pixels = slide.thumbnail(_side(slide), strict=True)
-    if settings.method == "everything":
-        mask, threshold = np.ones(pixels.shape[:2], bool), None
-    else:
-        high = pixels.max(axis=-1).astype(np.float32)
-        saturation = gaussian((high - pixels.min(axis=-1)) / np.maximum(high, 1), 1)
-        threshold = settings.threshold
-        if threshold is None:
-            threshold = float(threshold_otsu(saturation))
-        mask = saturation > threshold
-        downsample = max(slide.dimensions) / max(mask.shape)
-        area = (downsample * slide.mpp) ** 2 if slide.mpp is not None else 64.0
-        mask = remove_small_objects(mask, max_size=int(settings.smallest_piece / area))
-        mask = remove_small_holes(mask, max_size=int(settings.largest_hole / area))
+    mask = np.ones(pixels.shape[:2], bool)
+    threshold = None
+    if settings.method == "otsu":
+        pixel_area = _MPP**2
+        if slide.mpp is not None:
+            pixel_area = (slide.mpp * max(slide.dimensions) / max(mask.shape)) ** 2
+        mask, threshold = _segment(pixels, pixel_area, settings)
     if not mask.any():
-        raise TissueError(f"no tissue was found on {slide.name}; lower the threshold")
-    if regions is not None:
-        mask &= regions.rasterize(mask.shape, slide.dimensions)
+        raise TissueError(
+            f"no tissue was found on {slide.name}: nothing stands out from the glass; "
+            "set a lower threshold, or analyse everything within a region you draw"
+        )
+    if regions:
+        mask = mask & regions.rasterize(pixels.shape[:2], slide.dimensions)
         if not mask.any():
             raise TissueError(
                 f"none of the tissue of {slide.name} lies in the given regions; "
@@ -128,3 +143,88 @@ def _side(slide: Slide) -> int:
     longest = max(slide.dimensions)
     wished = longest * slide.mpp / _MPP if slide.mpp is not None else _FEWEST_PIXELS
     return int(min(longest, max(_FEWEST_PIXELS, min(_MOST_PIXELS, wished))))
+
+
+def _segment(
+    pixels: NDArray[np.uint8], pixel_area: float, settings: TissueSettings
+) -> tuple[NDArray[np.bool_], float | None]:
+    """Return the mask and the threshold of a picture whose pixels cover ``pixel_area`` µm²."""
+    from skimage.morphology import remove_small_holes, remove_small_objects
+
+    smallest = max(1, round(settings.smallest_piece / pixel_area))
+    high = pixels.max(axis=-1)
+    saturation = (high - pixels.min(axis=-1)) / np.maximum(high, 1).astype(np.float32)
+    saturation = ndimage.gaussian_filter(saturation, 1, mode="nearest")
+    pen = np.zeros(high.shape, bool)
+    if settings.remove_pen:
+        pen = find_pen(pixels, max(1, round(_SMALLEST_STROKE / pixel_area)))
+    threshold = settings.threshold
+    if threshold is None:
+        threshold = _threshold(saturation[~pen])
+    if threshold is None:
+        return np.zeros(high.shape, bool), None
+    mask = (saturation > threshold) & ~pen
+    mask = remove_small_objects(mask, max_size=smallest - 1)
+    mask = remove_small_holes(mask, max_size=round(settings.largest_hole / pixel_area))
+    return mask & ~pen, threshold
+
+
+def _threshold(saturation: NDArray[np.float32]) -> float | None:
+    """Return the threshold that parts glass from tissue, pale tissue too; None if all is glass."""
+    from skimage.filters import threshold_otsu
+
+    found = None
+    values = saturation
+    for least in (0.0, _TINT_OF_GLASS):
+        if values.size < 2 or values.min() == values.max():
+            break
+        threshold = float(threshold_otsu(values))
+        above, values = values[values > threshold], values[values <= threshold]
+        glass, noise = _glass(values)
+        gap = max(_LEAST_CONTRAST, _NOISE_MULTIPLE * noise)
+        if threshold < least or float(np.median(above)) - glass < gap:
+            break
+        found = threshold
+    return found
+
+
+def _glass(values: NDArray[np.float32]) -> tuple[float, float]:
+    """Return the most frequent saturation and the spread of the values below it."""
+    counts, edges = np.histogram(values, bins=256)
+    peak = int(counts.argmax())
+    level = float(edges[peak] + edges[peak + 1]) / 2
+    below = values[values <= level]
+    spread = float(np.sqrt(np.mean((below - level) ** 2))) if below.size else 0.0
+    return level, spread
+
+
+def find_pen(pixels: NDArray[np.uint8], smallest: int) -> NDArray[np.bool_]:
+    """Return where blue, green or black marker lies.
+
+    Stains are pink, purple, brown or a dull blue; ink is a saturated blue or green in which
+    red is least, or nearly black without colour. The core of a stroke is found so; paler ink
+    that hangs together with it, and a narrow rim, belong to it.
+
+    Parameters
+    ----------
+    smallest
+        Fewest pixels of a stroke's core.
+    """
+    from skimage.morphology import remove_small_objects
+
+    red, green, blue = (pixels[..., i].astype(np.int16) for i in range(3))
+    high = np.maximum(np.maximum(red, green), blue)
+    chroma = high - np.minimum(np.minimum(red, green), blue)
+    ink = (green - red > 12) & (green >= blue - 10) & (chroma > high * 0.25)
+    bluish = (blue - red > 25) & (green - red >= (blue - red) * 0.12)
+    ink |= bluish & (chroma > high * 0.42)
+    pale_ink = ink | (bluish & (chroma > high * 0.3))
+    black = (high < 90) & (chroma < 35)
+    grey = (high < 215) & (chroma < 40)
+    ink = remove_small_objects(ink, max_size=smallest - 1)
+    black = remove_small_objects(black, max_size=smallest - 1)
+    if not ink.any() and not black.any():
+        return ink
+    pen = ndimage.binary_propagation(ink, mask=pale_ink)
+    pen |= ndimage.binary_dilation(black, iterations=_STROKE_RIM, mask=grey | black)
+    return ndimage.binary_dilation(pen, iterations=_STROKE_RIM)

@@ -1,0 +1,300 @@
+"""From the patches of a slide to a bag of features: cancellable, resumable, cached."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_2dmamba.errors import Cancelled, FeatureError, SlideError
+from napari_2dmamba.features.bag import FeatureBag
+from napari_2dmamba.settings import ProgressCallback, StopCallback, setting, validate
+from napari_2dmamba.slide.grid import PatchGrid
+
+if TYPE_CHECKING:
+    from napari_2dmamba.features.encoder import Encoder
+    from napari_2dmamba.features.journal import Journal
+    from napari_2dmamba.features.patch_reader import PatchBatch
+    from napari_2dmamba.slide.slide import Slide
+
+_READING = 1
+"""Part of every cache key; raised when the reader's pixels change."""
+
+_log = logging.getLogger(__name__)
+
+
+class UnreadablePatchesWarning(UserWarning):
+    """Some patches could not be read, and were left out as the settings ask."""
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """How features are computed from patches."""
+
+    encoder: str = setting(
+        "stain-texture-v1",
+        "What turns a patch into features: the embedded 'stain-texture-v1', or 'timm:<model>'.",
+    )
+    weights: str | None = setting(
+        None, "File with the encoder's weights, instead of a download.", advanced=True
+    )
+    offline: bool = setting(
+        False, "Never download weights; use only what is on this machine.", advanced=True
+    )
+    device: str = setting("auto", "Where the encoder runs: 'auto', 'cpu', 'cuda', 'cuda:1', ...")
+    batch_size: int = setting(
+        0, "Patches encoded at once; 0 chooses by device.", minimum=0, unit="patches", advanced=True
+    )
+    threads: int = setting(
+        0,
+        "Threads that decode the slide; 0 takes one per core, 8 at most.",
+        minimum=0,
+        maximum=64,
+        advanced=True,
+    )
+    unreadable: str = setting(
+        "stop",
+        "What to do when a patch cannot be read: stop, or drop it and say how many.",
+        choices=("stop", "drop"),
+        label="Unreadable patches",
+        advanced=True,
+    )
+
+
+def extract_features(
+    slide: "Slide",
+    grid: PatchGrid,
+    settings: FeatureSettings | None = None,
+    *,
+    encoder: "Encoder | None" = None,
+    cache: str | Path | None = None,
+    on_progress: ProgressCallback | None = None,
+    should_stop: StopCallback | None = None,
+) -> FeatureBag:
+    """Compute the features of a grid's patches.
+
+    Parameters
+    ----------
+    slide, grid
+        Where the patches are.
+    settings
+        How; defaults when absent.
+    encoder
+        A loaded encoder, instead of the one `settings` names.
+    cache
+        Folder in which finished batches are kept as they come, and the features at the end.
+        Features of the same slide, grid and encoder found there are returned at once, whatever
+        their file is called; an interrupted job goes on from its last batch.
+    on_progress, should_stop
+        See `settings.ProgressCallback` and `settings.StopCallback`.
+
+    Returns
+    -------
+    FeatureBag
+        ``source`` tells how it was made. The same bits come out however often the job was
+        interrupted and however many threads decoded.
+
+    Raises
+    ------
+    SlideError
+        When a patch cannot be read and `settings` does not drop such patches.
+    FeatureError
+        When the encoder cannot be had, or nothing can be written to `cache`.
+    Cancelled
+        When `should_stop` said so; finished batches stay in `cache`.
+    """
+    settings = settings or FeatureSettings()
+    validate(settings)
+    if len(grid) == 0:
+        raise FeatureError(f"the grid of {slide.name} has no patch, so there are no features")
+    if encoder is None:
+        from napari_2dmamba.features.encoder import load_encoder
+
+        encoder = load_encoder(
+            settings.encoder, settings.weights, offline=settings.offline, device=settings.device
+        )
+    made_of = _what_features_depend_on(slide, grid, encoder, settings)
+    if cache is None:
+        return _extract(slide, grid, encoder, settings, made_of, None, on_progress, should_stop)
+    folder = Path(cache)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FeatureError(
+            f"{folder} cannot be made ({error.strerror}); choose another folder for the features"
+        ) from error
+    stored = folder / f"features-{_key(made_of)}.h5"
+    bag = _reuse(stored, made_of)
+    if bag is not None:
+        if on_progress:
+            on_progress(len(grid), len(grid), f"features of {len(grid)} patches reused")
+        return bag
+    from napari_2dmamba.features.files import write_features
+    from napari_2dmamba.features.journal import Journal
+
+    header = made_of | {"batch_size": _batch_size(settings, encoder)}
+    with Journal(stored.with_suffix(".journal"), header, encoder.feature_size) as journal:
+        bag = _extract(slide, grid, encoder, settings, made_of, journal, on_progress, should_stop)
+        write_features(bag, stored)
+        journal.remove()
+    return dataclasses.replace(bag, path=stored)
+
+
+def _extract(
+    slide: "Slide",
+    grid: PatchGrid,
+    encoder: "Encoder",
+    settings: FeatureSettings,
+    made_of: dict[str, Any],
+    journal: "Journal | None",
+    on_progress: ProgressCallback | None,
+    should_stop: StopCallback | None,
+) -> FeatureBag:
+    from napari_2dmamba.features.patch_reader import PatchReader
+
+    features: list[NDArray[np.float32]] = list(journal.features) if journal else []
+    kept: list[NDArray[np.bool_]] = list(journal.kept) if journal else []
+    start = sum(map(len, kept))
+    size = journal.batch_size if journal else _batch_size(settings, encoder)
+    threads = settings.threads or min(8, os.cpu_count() or 1)
+    clock = _Clock(start, len(grid), on_progress)
+    reader = PatchReader(slide, grid, threads=threads)
+    unreadable: dict[int, str] = {}
+    batches = reader.batches(size, start)
+    try:
+        for batch in batches:
+            if should_stop and should_stop():
+                raise Cancelled(f"stopped after {batch.start} of {len(grid)} patches")
+            values, keep = _encode(batch, encoder, grid, settings, slide)
+            unreadable |= batch.unreadable
+            if journal:
+                journal.append(values, keep)
+            features.append(values)
+            kept.append(keep)
+            clock.tell(batch.start + len(keep))
+    finally:
+        batches.close()
+    keep = np.concatenate(kept)
+    if not keep.any():
+        raise FeatureError(f"none of the {len(grid)} patches of {slide.name} could be read")
+    source: dict[str, Any] = {"made_of": made_of, "weights_from": encoder.weights_from}
+    source |= {"licence": encoder.licence, "device": str(encoder.device), "batch_size": size}
+    lost = int((~keep).sum())
+    if lost:
+        source["unreadable_patches"] = lost
+        first = next(iter(unreadable.values()), "")
+        warnings.warn(
+            f"{lost} of {len(grid)} patches of {slide.name} could not be read and are left out"
+            + (f"; the first: {first}" if first else ""),
+            UnreadablePatchesWarning,
+            stacklevel=3,
+        )
+    return FeatureBag(
+        np.concatenate(features)[keep],
+        grid.coords[keep],
+        patch_size_level0=grid.patch_size_level0,
+        patch_size=grid.patch_size,
+        mpp=grid.mpp,
+        slide_mpp=grid.slide_mpp,
+        encoder=encoder.name,
+        slide_id=slide.fingerprint,
+        source=source,
+    )
+
+
+def _encode(
+    batch: "PatchBatch",
+    encoder: "Encoder",
+    grid: PatchGrid,
+    settings: FeatureSettings,
+    slide: "Slide",
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return ``(B, D)`` features and ``(B,)`` which of them count."""
+    import torch
+
+    keep = np.ones(len(batch.pixels), bool)
+    keep[[index - batch.start for index in batch.unreadable]] = False
+    if batch.unreadable and settings.unreadable == "stop":
+        reason = next(iter(batch.unreadable.values()))
+        raise SlideError(
+            f"{reason}; mend the slide, or choose to drop unreadable patches "
+            f"(unreadable='drop'), which keeps the {batch.start} patches done so far"
+        )
+    values = encoder.encode(torch.from_numpy(batch.pixels), grid.mpp)
+    found = values.float().cpu().numpy()
+    if not np.isfinite(found[keep]).all():
+        raise FeatureError(
+            f"the encoder {encoder.name!r} gave numbers that are not finite for patches "
+            f"{batch.start} to {batch.start + len(keep) - 1} of {slide.name}; its weights may be "
+            "damaged"
+        )
+    found[~keep] = 0
+    return found, keep
+
+
+def _what_features_depend_on(
+    slide: "Slide", grid: PatchGrid, encoder: "Encoder", settings: FeatureSettings
+) -> dict[str, Any]:
+    return {
+        "slide": slide.fingerprint,
+        "encoder": encoder.identity,
+        "coords": hashlib.sha256(np.ascontiguousarray(grid.coords, "<i8").tobytes()).hexdigest(),
+        "patches": len(grid),
+        "patch_size": grid.patch_size,
+        "patch_size_level0": grid.patch_size_level0,
+        "mpp": grid.mpp,
+        "unreadable": settings.unreadable,
+        "reading": _READING,
+    }
+
+
+def _key(made_of: dict[str, Any]) -> str:
+    text = json.dumps(made_of, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def _reuse(stored: Path, made_of: dict[str, Any]) -> FeatureBag | None:
+    """Return the features in the cache, or None; a damaged file is made again."""
+    from napari_2dmamba.features.files import read_features
+
+    if not stored.exists():
+        return None
+    try:
+        bag = read_features(stored)
+    except FeatureError as error:
+        _log.warning("the cached features are computed again: %s", error)
+        return None
+    return bag if bag.source.get("made_of") == made_of else None
+
+
+def _batch_size(settings: FeatureSettings, encoder: "Encoder") -> int:
+    if settings.batch_size:
+        return settings.batch_size
+    return 64 if encoder.device.type == "cuda" else 16
+
+
+class _Clock:
+    """Turns counts into progress messages with speed and time left."""
+
+    def __init__(self, done: int, total: int, on_progress: ProgressCallback | None) -> None:
+        self._start, self._total, self._tell = done, total, on_progress
+        self._began = time.monotonic()
+        if on_progress:
+            on_progress(done, total, "reading patches" if not done else f"going on from {done}")
+
+    def tell(self, done: int) -> None:
+        if self._tell is None:
+            return
+        speed = (done - self._start) / max(time.monotonic() - self._began, 1e-6)
+        left = round((self._total - done) / max(speed, 1e-6))
+        minutes, seconds = divmod(left, 60)
+        time_left = f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+        self._tell(done, self._total, f"{speed:.3g} patches/s, {time_left} left")

@@ -1,0 +1,150 @@
+"""Features on their way to a file: appended batch by batch, so that a killed job goes on."""
+
+import io
+import json
+import os
+import struct
+import sys
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_2dmamba.errors import FeatureError
+
+_MAGIC = b"2dmamba features in the making\n"
+_RECORD = struct.Struct("<QIII")  # first patch, patches, payload bytes, checksum
+
+
+class Journal:
+    """An append-only file of finished batches, locked against a second writer.
+
+    A record that was cut short by a kill, or damaged, ends what is taken over: it and all
+    after it are dropped and computed again.
+
+    Parameters
+    ----------
+    path
+        File to go on with, or to begin.
+    header
+        What the features are of; a file with another header is begun anew. The batch size of
+        an existing file wins over ``header["batch_size"]``, because batches must be the same.
+    feature_size
+        D.
+    """
+
+    def __init__(self, path: Path, header: dict[str, Any], feature_size: int) -> None:
+        self.path, self.feature_size = path, feature_size
+        self.features: list[NDArray[np.float32]] = []
+        self.kept: list[NDArray[np.bool_]] = []
+        self.done = 0
+        try:
+            self._file: io.BufferedRandom = path.open("r+b" if path.exists() else "w+b")
+        except OSError as error:
+            raise FeatureError(f"{path} cannot be written: {error.strerror}") from error
+        try:
+            _lock(self._file, path)
+            self.batch_size = self._take_over(header)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _take_over(self, header: dict[str, Any]) -> int:
+        end = 0
+        batch_size = int(header["batch_size"])
+        self._file.seek(0)
+        if self._file.readline() == _MAGIC:
+            try:
+                found = json.loads(self._file.readline())
+            except ValueError:
+                found = {}
+            if found and {**found, "batch_size": 0} == {**header, "batch_size": 0}:
+                batch_size = int(found["batch_size"])
+                end = self._file.tell()
+                while (record := self._next_record()) is not None:
+                    features, kept = record
+                    self.features.append(features)
+                    self.kept.append(kept)
+                    self.done += len(kept)
+                    end = self._file.tell()
+        self._end = end
+        self._file.truncate(end)
+        if not end:
+            self._write(_MAGIC + json.dumps(header).encode() + b"\n")
+        return batch_size
+
+    def _next_record(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
+        head = self._file.read(_RECORD.size)
+        if len(head) < _RECORD.size:
+            return None
+        first, count, size, crc = _RECORD.unpack(head)
+        if first != self.done or size != count * (1 + 4 * self.feature_size):
+            return None
+        payload = self._file.read(size)
+        if len(payload) < size or zlib.crc32(payload, first) != crc:
+            return None
+        kept = np.frombuffer(payload, np.bool_, count)
+        features = np.frombuffer(payload, "<f4", offset=count).reshape(count, self.feature_size)
+        return features.astype(np.float32), kept
+
+    def append(self, features: NDArray[np.float32], kept: NDArray[np.bool_]) -> None:
+        """Add a batch: ``(B, D)`` features and ``(B,)`` which patches count."""
+        features = np.ascontiguousarray(features, np.float32)
+        payload = kept.astype(np.bool_).tobytes() + features.astype("<f4").tobytes()
+        head = _RECORD.pack(self.done, len(kept), len(payload), zlib.crc32(payload, self.done))
+        self._write(head + payload)
+        self.features.append(features)
+        self.kept.append(kept)
+        self.done += len(kept)
+
+    def _write(self, data: bytes) -> None:
+        # Past the buffer: after a full disk nothing may wait to be written on closing
+        raw, rest = self._file.raw, memoryview(data)
+        try:
+            raw.seek(self._end)
+            while rest:
+                rest = rest[raw.write(rest) :]
+        except OSError as error:
+            raise FeatureError(
+                f"{self.path} cannot be written: {error.strerror}; {self.done} patches are kept, "
+                "and the next run goes on from there"
+            ) from error
+        self._end += len(data)
+
+    def remove(self) -> None:
+        """Delete the file: its content has found its place."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+
+def _lock(file: io.BufferedRandom, path: Path) -> None:
+    """Keep the file from a second writer for as long as it is open."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(2**40)  # far beyond the content: a lock on Windows also bars reading
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise FeatureError(
+            f"{path} is being written by another run ({os.strerror(error.errno or 0)}); wait for "
+            "it, or choose another folder"
+        ) from error

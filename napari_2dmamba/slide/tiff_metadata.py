@@ -1,0 +1,163 @@
+"""What a TIFF says about itself: resolution, channels, its kind, and whether it is whole."""
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import tifffile
+
+from napari_2dmamba.slide.backend import Channel, usable_mpp
+
+_UM = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "um": 1.0, "nm": 1e-3, "Å": 1e-4, "in": 25400.0}
+_RGB_NAMES = ({"red", "r"}, {"green", "g"}, {"blue", "b"})
+_MOST_PAGES = 100_000
+
+
+@contextlib.contextmanager
+def quiet_tifffile() -> Iterator[None]:
+    """Keep tifffile from logging what we turn into a sentence."""
+    logger = logging.getLogger("tifffile")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def ome_image(tiff: tifffile.TiffFile, index: int) -> ElementTree.Element | None:
+    """Return the ``Pixels`` element of a series, with namespaces taken off."""
+    if not tiff.is_ome or not tiff.ome_metadata:
+        return None
+    try:
+        root = ElementTree.fromstring(tiff.ome_metadata)
+    except ElementTree.ParseError:
+        return None
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+    images = root.findall("Image")
+    return images[index].find("Pixels") if index < len(images) else None
+
+
+def names_red_green_blue(ome: ElementTree.Element | None) -> bool:
+    """Whether three planes are the colours of one picture rather than three stains."""
+    if ome is None:
+        return False
+    channels = ome.findall("Channel")
+    if any(c.get("EmissionWavelength") or c.get("Fluor") for c in channels):
+        return False
+    if len(channels) != 3:
+        return not channels or channels[0].get("SamplesPerPixel") == "3"
+    names = [(c.get("Name") or "").strip().lower() for c in channels]
+    generic = all(re.fullmatch(r"(channel[ :]*)?[\d:]*", name) for name in names)
+    return generic or all(n in known for n, known in zip(names, _RGB_NAMES, strict=True))
+
+
+def channels(
+    tiff: tifffile.TiffFile, ome: ElementTree.Element | None, count: int, rgb: bool
+) -> tuple[Channel, ...]:
+    """Return the channels as OME or PerkinElmer metadata name them."""
+    if rgb:
+        return (Channel("red"), Channel("green"), Channel("blue"))
+    named: list[Channel] = []
+    if ome is not None:
+        for element in ome.findall("Channel"):
+            color = element.get("Color")
+            shade = None
+            if color is not None:
+                value = int(color) & 0xFFFFFFFF
+                red, green, blue = (value >> shift & 255 for shift in (24, 16, 8))
+                shade = (red / 255, green / 255, blue / 255) if value >> 8 else None
+            named.append(Channel(element.get("Name") or f"channel {len(named) + 1}", shade))
+    elif tiff.is_qpi:
+        for page in tiff.series[0].pages:
+            described = getattr(page, "description", "") or ""
+            found = re.search(r"<Name>([^<]+)</Name>", described)
+            named.append(Channel(found[1] if found else f"channel {len(named) + 1}"))
+    if len(named) != count:
+        named = [Channel(f"channel {i + 1}") for i in range(count)]
+    return tuple(named)
+
+
+def resolution(
+    tiff: tifffile.TiffFile, page: tifffile.TiffPage, ome: ElementTree.Element | None
+) -> tuple[float | None, str]:
+    """Return µm per pixel, or None, with where it comes from or why there is none."""
+    if tiff.is_svs:
+        stated = re.search(r"\bMPP\s*=\s*([0-9.eE+-]+)", page.description)
+        if stated:
+            with contextlib.suppress(ValueError):
+                return usable_mpp(float(stated[1]), float(stated[1]), "Aperio metadata")
+        return None, "the file states no resolution"
+    if ome is not None and ome.get("PhysicalSizeX"):
+        with contextlib.suppress(ValueError, KeyError):
+            x, y = (
+                float(ome.get(f"PhysicalSize{axis}", "nan"))
+                * _UM[ome.get(f"PhysicalSize{axis}Unit", "µm")]
+                for axis in "XY"
+            )
+            return usable_mpp(x, y, "OME metadata")
+    unit = page.tags.get("ResolutionUnit")
+    scale = {2: 25400.0, 3: 10000.0}.get(int(unit.value) if unit is not None else 2)
+    tags = [page.tags.get(f"{axis}Resolution") for axis in "XY"]
+    stated_per_unit = [tag.value for tag in tags if tag is not None and 0 not in tag.value]
+    if scale is None or len(stated_per_unit) != 2:
+        return None, "the file states no resolution"
+    x, y = (scale * below / above for above, below in stated_per_unit)
+    return usable_mpp(x, y, "TIFF resolution tag")
+
+
+def properties(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> dict[str, str]:
+    """Return what is worth showing and holds neither label text nor names of people."""
+    found = {
+        "vendor": "aperio" if tiff.is_svs else "ome" if tiff.is_ome else "generic-tiff",
+        "compression": tifffile.COMPRESSION(page.compression).name,
+    }
+    power = re.search(r"\bAppMag\s*=\s*([0-9.]+)", page.description) if tiff.is_svs else None
+    if power:
+        found["objective_power"] = power[1]
+    return found
+
+
+def is_vendors_own(path: Path) -> bool:
+    """Whether a TIFF's tiles overlap or are arranged in a way only OpenSlide puts together."""
+    with quiet_tifffile():
+        try:
+            with tifffile.TiffFile(path, _multifile=False) as tiff:
+                make = tiff.pages.first.tags.get("Make")
+                return bool(
+                    tiff.is_ndpi
+                    or tiff.is_scn
+                    or tiff.is_bif
+                    or tiff.is_philips
+                    or (make is not None and "trestle" in str(make.value).lower())
+                )
+        except Exception:  # noqa: BLE001 - tifffile lets any error through
+            return False
+
+
+def is_cut_short(tiff: tifffile.TiffFile) -> bool:
+    """Whether the chain of pages leads beyond the end of the file."""
+    layout, file = tiff.tiff, tiff.filehandle
+    if tiff.is_ndpi:  # its offsets are 64 bits wide in a 32-bit file
+        return False
+    position = 4 if layout.offsetsize == 4 else 8
+    seen: set[int] = set()
+    while len(seen) < _MOST_PAGES:
+        file.seek(position)
+        data = file.read(layout.offsetsize)
+        if len(data) < layout.offsetsize:
+            return True
+        offset = int.from_bytes(data, "little" if layout.byteorder == "<" else "big")
+        if offset == 0 or offset in seen:
+            return False
+        seen.add(offset)
+        file.seek(offset)
+        data = file.read(layout.tagnosize)
+        if len(data) < layout.tagnosize:
+            return True
+        tags = int.from_bytes(data, "little" if layout.byteorder == "<" else "big")
+        position = offset + layout.tagnosize + tags * layout.tagsize
+    return False
