@@ -22,7 +22,7 @@ def recipe_of(seed: int) -> SlideRecipe:
     """Return the recipe of a slide of the cohort."""
     rng = np.random.default_rng([seed, 3])
     share = float(np.exp(rng.uniform(np.log(0.03), np.log(0.45)))) if seed % 2 else 0.0
-    width, height = 256 * int(rng.integers(10, 16)), 256 * int(rng.integers(9, 14))
+    width, height = 256 * int(rng.integers(8, 13)), 256 * int(rng.integers(8, 13))
     return SlideRecipe(seed, width, height, share, pieces=int(rng.integers(1, 3)))
 
 

@@ -325,3 +325,19 @@ def halve(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     for part in (even[1::2, ::2], even[::2, 1::2], even[1::2, 1::2]):
         total += part
     return ((total + 2) // 4).astype(np.uint8)
+
+
+def write_truth(path: Path, mask: NDArray[np.bool_], downsample: int = 16) -> None:
+    """Write a mask as uint8, 255 on tumour; its resolution tags state µm per mask pixel."""
+    per_cm = 1e4 / (MPP * downsample)
+    temporary = path.with_name(path.name + ".part")
+    tifffile.imwrite(
+        temporary,
+        np.where(mask, 255, 0).astype(np.uint8),
+        compression="zlib",
+        photometric="minisblack",
+        resolution=(per_cm, per_cm),
+        resolutionunit="CENTIMETER",
+        metadata=None,
+    )
+    temporary.replace(path)

@@ -272,9 +272,9 @@ def _scatter(shape: tuple[int, int], spacing: float, rng: np.random.Generator) -
     x = cols[None, :] + 0.5 * spacing * (np.arange(len(rows)) % 2)[:, None]
     y = np.broadcast_to(rows[:, None], x.shape)
     points = np.stack([x, y], -1).reshape(-1, 2)
-    points = points + 0.27 * spacing * rng.standard_normal(points.shape)
+    points = (points + 0.27 * spacing * rng.standard_normal(points.shape)).astype(np.float32)
     inside = (points >= 0).all(1) & (points < (width, height)).all(1)
-    return points[inside].astype(np.float32)
+    return points[inside]
 
 
 def _glands(taken: NDArray[np.bool_], rng: np.random.Generator) -> list[Gland]:

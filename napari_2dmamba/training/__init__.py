@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_2dmamba.training.bags import LabelledBag
-    from napari_2dmamba.training.fit import FitResult, FitSettings, fit
+    from napari_2dmamba.training.fitting import FitResult, FitSettings, fit
     from napari_2dmamba.training.metrics import Scores, score
 
 __all__ = ["FitResult", "FitSettings", "LabelledBag", "Scores", "fit", "score"]
 
 _HOME = {
-    "FitResult": "fit",
-    "FitSettings": "fit",
+    "FitResult": "fitting",
+    "FitSettings": "fitting",
     "LabelledBag": "bags",
     "Scores": "metrics",
-    "fit": "fit",
+    "fit": "fitting",
     "score": "metrics",
 }
 

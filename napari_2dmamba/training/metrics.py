@@ -38,7 +38,7 @@ def score(
     aggregator: Aggregator, examples: Sequence[LabelledBag], settings: ModelSettings | None = None
 ) -> Scores:
     """Predict every bag, by the same call as everywhere else, and score the predictions."""
-    from napari_2dmamba.training.fit import loss_of
+    from napari_2dmamba.training.fitting import loss_of
 
     predictions = [aggregator.predict(example.bag, settings) for example in examples]
     task = aggregator.header.task
