@@ -10,12 +10,12 @@ from napari_2dmamba.models import Aggregator, CheckpointHeader
 from napari_2dmamba.models.checkpoint import build_model
 from napari_2dmamba.training import FitSettings, LabelledBag, fit, score
 
-QUICK = FitSettings(epochs=6, learning_rate=3e-3, device="cpu")
+QUICK = FitSettings(epochs=4, learning_rate=5e-3, device="cpu")
 
 
 def untrained(task: str = "classification", n_outputs: int = 2) -> Aggregator:
     config = {
-        "feature_size": 6, "n_outputs": n_outputs, "d_model": 16, "d_state": 4,
+        "feature_size": 6, "n_outputs": n_outputs, "d_model": 16, "d_state": 2,
         "dropout": 0.1, "canvas_mode": "slide", "attention_over": "tissue",
     }  # fmt: skip
     header = CheckpointHeader("2dmamba", config, task, tuple(map(str, range(n_outputs))))
@@ -24,15 +24,15 @@ def untrained(task: str = "classification", n_outputs: int = 2) -> Aggregator:
 
 
 def bags(count: int, seed: int, level: float = 4.0) -> list[LabelledBag]:
-    """Noise on 4 x 4 cells; every second bag has one patch with a high first feature."""
+    """Noise on 2 x 5 cells; every second bag has one patch with a high first feature."""
     rng = np.random.default_rng(seed)
-    coords = 64 * np.stack(np.meshgrid(np.arange(4), np.arange(4)), -1).reshape(-1, 2)
+    coords = 64 * np.stack(np.meshgrid(np.arange(5), np.arange(2)), -1).reshape(-1, 2)
     examples = []
     for index in range(count):
-        features = rng.standard_normal((16, 6)).astype(np.float32)
+        features = rng.standard_normal((10, 6)).astype(np.float32)
         features[:, 0] = 0
         if index % 2:
-            features[rng.integers(16), 0] = level
+            features[rng.integers(10), 0] = level
         examples.append(LabelledBag(FeatureBag(features, coords, 64), index % 2))
     return examples
 
@@ -44,7 +44,7 @@ def weights(aggregator: Aggregator) -> torch.Tensor:
 def test_it_learns_a_bag_task_and_finds_the_patch_that_decides() -> None:
     held_out = bags(40, seed=2)
     before = score(untrained(), held_out)
-    result = fit(untrained(), bags(60, seed=1), bags(20, seed=3), replace(QUICK, epochs=15))
+    result = fit(untrained(), bags(40, seed=1), bags(10, seed=3), replace(QUICK, epochs=6))
     after = score(result.aggregator, held_out)
     assert after.loss < 0.5 * before.loss
     assert after.accuracy is not None
@@ -91,21 +91,21 @@ def test_same_seed_same_model_and_the_callers_random_numbers_are_left_alone() ->
 
 def test_the_best_epoch_is_kept_and_patience_stops() -> None:
     # Validation labels are wrong, so learning makes validation worse from the start.
-    wrong = [LabelledBag(example.bag, 1 - example.label) for example in bags(20, seed=3)]
-    result = fit(untrained(), bags(40, seed=1), wrong, replace(QUICK, epochs=30, patience=3))
+    wrong = [LabelledBag(example.bag, 1 - example.label) for example in bags(10, seed=3)]
+    result = fit(untrained(), bags(16, seed=1), wrong, replace(QUICK, epochs=30, patience=2))
     losses = [epoch.validation.loss for epoch in result.history if epoch.validation]
     assert result.best.epoch == int(np.argmin(losses))
-    assert len(losses) == result.best.epoch + 4
+    assert len(losses) == result.best.epoch + 3
     assert score(result.aggregator, wrong).loss == pytest.approx(min(losses))
 
 
 def test_survival_follows_the_feature_that_drives_the_hazard() -> None:
     rng = np.random.default_rng(0)
     examples = []
-    for index, example in enumerate(bags(60, seed=7)):
+    for index, example in enumerate(bags(70, seed=7)):
         years = rng.uniform(0, 2) if index % 2 else rng.uniform(2, 4)
         examples.append(LabelledBag(example.bag, int(years), bool(rng.random() < 0.2), years))
-    result = fit(untrained("survival", 4), examples[:40], settings=replace(QUICK, epochs=15))
+    result = fit(untrained("survival", 4), examples[:40], settings=replace(QUICK, epochs=6))
     scores = score(result.aggregator, examples[40:])
     assert result.history[-1].training_loss < 0.8 * result.history[0].training_loss
     assert scores.concordance is not None
