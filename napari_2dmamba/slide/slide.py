@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from napari_2dmamba.errors import MissingMppError, SlideError
+from napari_2dmamba.errors import SlideError
 from napari_2dmamba.slide.backend import LARGEST_MPP, SMALLEST_MPP, Backend
 from napari_2dmamba.slide.level import (
     SlideLevel,
@@ -196,21 +196,6 @@ class Slide:
             "tissue in bright field (8-bit RGB); it can be viewed, not analysed"
         )
 
-    def require_mpp(self) -> float:
-        """Return `mpp`.
-
-        Raises
-        ------
-        MissingMppError
-            When the file states none that can be used, and none was given.
-        """
-        if self.mpp is None:
-            raise MissingMppError(
-                f"{self.name} has no usable µm per pixel ({self.mpp_source}); give it as mpp, "
-                "for example 0.25 for a 40x and 0.5 for a 20x scan"
-            )
-        return self.mpp
-
     def read_region(
         self, x: int, y: int, level: int, width: int, height: int, *, strict: bool = False
     ) -> NDArray[Any]:
@@ -243,11 +228,6 @@ class Slide:
         if strict:
             self._refuse_damage(source, left, top, width, height)
         return pixels
-
-    def best_level(self, downsample: float) -> int:
-        """Return the coarsest stored level still at least as fine as a downsample."""
-        fine = [i for i, d in enumerate(self.level_downsamples) if d <= downsample * 1.001]
-        return fine[-1] if fine else 0
 
     def pyramid(self, channel: int | None = None) -> list[SlideLevel]:
         """Return levels for a viewer, finest first, steps of at most 3, the last one small.
