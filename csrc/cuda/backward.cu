@@ -247,7 +247,7 @@ extern "C" __global__ void __launch_bounds__(32 * BACKWARD_WARPS, 1) scan_backwa
                 cell_of(p.grad_dt, b, i, j, g)[k] = narrow(grad_dt);
                 cell_of(p.grad_x, b, i, j, g)[k] = narrow(p.D ? dt * Q + skip * grad : dt * Q);
                 if (p.z.data) {
-                    const float z = widen(cell_of(p.z, b, i, j, g)[k]), s = __fdividef(1.f, 1.f + expf(-z));
+                    const float z = widen(cell_of(p.z, b, i, j, g)[k]), s = sigmoid(z);
                     const float slope = s * (1.f + z * (1.f - s));
                     cell_of(p.grad_z, b, i, j, g)[k] = narrow(widen(cell_of(p.grad_y, b, i, j, g)[k]) * p.pregate[at] * slope);
                 }
