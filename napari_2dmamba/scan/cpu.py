@@ -13,7 +13,7 @@ from torch import Tensor
 
 from napari_2dmamba.errors import BackendError
 
-LIBRARY = Path(__file__).with_name("_scan_cpu.dll" if sys.platform == "win32" else "_scan_cpu.so")
+_NAME = "_scan_cpu.dll" if sys.platform == "win32" else "_scan_cpu.so"
 _VERSION = 1
 _BEST_LEVEL = -1
 
@@ -36,9 +36,15 @@ class _Gradients(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")]
 
 
+def _path() -> Path | None:
+    """Where the library is: beside this file or, of an editable install, where that put it."""
+    folders = sys.modules[__package__].__path__
+    return next((p for p in (Path(folder, _NAME) for folder in folders) if p.exists()), None)
+
+
 @functools.cache
 def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(LIBRARY))
+    library = ctypes.CDLL(str(_path()))
     pointer, number = ctypes.c_void_p, ctypes.c_int
     for name, arguments, result in (
         ("version", [], number),
@@ -56,7 +62,7 @@ def _library() -> ctypes.CDLL:
 @functools.cache
 def why_not() -> str | None:
     """Say why the CPU kernels cannot run here; None if they can."""
-    if not LIBRARY.exists():
+    if _path() is None:
         return (
             "the CPU kernels were not built, because no C++ compiler was found when the package "
             "was installed; install a wheel, or a compiler and then the package again"
@@ -64,10 +70,10 @@ def why_not() -> str | None:
     try:
         found = _library().scan2d_version()
     except (OSError, AttributeError) as error:
-        return f"{LIBRARY.name} cannot be loaded ({error}); install the package again"
+        return f"{_NAME} cannot be loaded ({error}); install the package again"
     if found != _VERSION:
         return (
-            f"{LIBRARY.name} is of version {found}, but this package needs {_VERSION}; "
+            f"{_NAME} is of version {found}, but this package needs {_VERSION}; "
             "install the package again"
         )
     return None
@@ -95,12 +101,13 @@ def forward(
     dt_bias: Tensor | None,
     dt_softplus: bool,
     *,
+    keep: bool = True,
     level: int = _BEST_LEVEL,
-) -> tuple[Tensor, Tensor]:
-    """Return the scan and what the backward pass needs besides the inputs: nothing, ``(0,)``.
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """Return the scan, and three empty tensors: the backward pass needs only the inputs.
 
     Arguments as in :func:`.operator.selective_scan_2d`, checked there. Computes in float32;
-    the result has the dtype of ``x``.
+    the result has the dtype of ``x``. ``keep`` is there for the CUDA kernels.
     """
     problem, kept = _problem(x, dt, A, B, C, D, z, dt_bias, dt_softplus)
     y = torch.empty(x.shape, dtype=torch.float32)
@@ -111,7 +118,7 @@ def forward(
         x,
     )
     del kept
-    return y.to(x.dtype), torch.empty(0)
+    return y.to(x.dtype), (torch.empty(0), torch.empty(0), torch.empty(0))
 
 
 def backward(
@@ -125,7 +132,7 @@ def backward(
     z: Tensor | None,
     dt_bias: Tensor | None,
     dt_softplus: bool,
-    saved: Tensor,
+    saved: tuple[Tensor, Tensor, Tensor],
     *,
     level: int = _BEST_LEVEL,
 ) -> tuple[Tensor | None, ...]:
@@ -204,7 +211,8 @@ def _problem(
 def _readable(t: Tensor) -> Tensor:
     """Return ``t``, copied if its cells are not evenly spaced or a cell is not contiguous."""
     _, height, width, *inner = t.shape
-    expected, strides = 1, []
+    expected = 1
+    strides: list[int] = []
     for size in reversed(inner):
         strides.insert(0, expected)
         expected *= size

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from napari_2dmamba.errors import MissingMppError, SlideError
+from napari_2dmamba.errors import SlideError
 from napari_2dmamba.slide.backend import LARGEST_MPP, SMALLEST_MPP, Backend, Level
 from napari_2dmamba.slide.level import (
     SlideLevel,
@@ -195,21 +195,6 @@ class Slide:
             f"{self.name} is a {self.kind} image ({what}), but 2DMamba is made for stained "
             "tissue in bright field (8-bit RGB); it can be viewed, not analysed"
         )
-
-    def require_mpp(self) -> float:
-        """Return `mpp`.
-
-        Raises
-        ------
-        MissingMppError
-            When the file states none that can be used, and none was given.
-        """
-        if self.mpp is None:
-            raise MissingMppError(
-                f"{self.name} has no usable µm per pixel ({self.mpp_source}); give it as mpp, "
-                "for example 0.25 for a 40x and 0.5 for a 20x scan"
-            )
-        return self.mpp
 
     def read_region(
         self, x: int, y: int, level: int, width: int, height: int, *, strict: bool = False
