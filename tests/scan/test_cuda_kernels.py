@@ -1,4 +1,4 @@
-"""The CUDA kernels against the float64 definition: emulated on the host, and on a GPU if one is here."""
+"""The CUDA kernels against the float64 definition: emulated, and on a GPU where one is."""
 
 import subprocess
 import sys
