@@ -11,8 +11,8 @@ canvas, and each the answer to a unit impulse at the input of that layer's scan:
     through the output projection as well: what is added to the residual stream.
 
 dt, B, C and z also depend on the features; here they are held at their values, as attention
-rollout holds attention weights. Through the whole stack, with them varying, see
-`receptive_field.receptive_field`; with them held, see `relevance`.
+rollout holds attention weights. Through the whole stack, with them held, see `rollout`; with
+them varying, `receptive_field`.
 """
 
 from dataclasses import dataclass
