@@ -74,9 +74,7 @@ def gradient_times_input(
     logits = subject.run(features).logits
     chosen = resolve(logits, subject.header, target)
     value = target_value(logits, subject.header, chosen)
-    (gradient,) = torch.autograd.grad(
-        value, features, allow_unused=True, materialize_grads=True
-    )
+    (gradient,) = torch.autograd.grad(value, features, allow_unused=True, materialize_grads=True)
     scores = ((subject.features - start) * gradient).sum(1)
     return _contribution(subject, scores, target, chosen, start, "gradient x input", "")
 

@@ -377,9 +377,7 @@ def _ranked(
     return np.argsort(-strengths.detach().cpu().numpy(), kind="stable")
 
 
-def _verdict(
-    subject: Subject, patches: NDArray[np.int64], found: bool, goal: Goal
-) -> str:
+def _verdict(subject: Subject, patches: NDArray[np.int64], found: bool, goal: Goal) -> str:
     does = "changes the predicted class" if goal == "flip" else "halves the answer"
     if not found:
         return (

@@ -95,7 +95,10 @@ class Faithfulness:
             good, bad = (
                 ("removing its patches first lowers the answer", "showing them first raises it")
                 if fell
-                else ("showing its patches first raises the answer", "removing them first lowers it")
+                else (
+                    "showing its patches first raises the answer",
+                    "removing them first lowers it",
+                )
             )
             return (
                 f"The {name} map is partly faithful: {good} faster than each of {count} random "
@@ -249,7 +252,7 @@ class Stability:
     def verdict(self) -> str:
         """Say in plain words what may be concluded."""
         whole, *others = self.outcomes
-        chosen = whole.top_class if whole.task == "classification" else "risk"
+        chosen: int | Literal["risk"] = whole.top_class if whole.risk is None else "risk"
         answers = [strength(o, chosen) for o in others]
         relation = [
             agreement(self.attention[0], attention).spearman for attention in self.attention[1:]
@@ -284,9 +287,7 @@ FLIPS_AND_ROTATIONS: tuple[tuple[str, int, bool], ...] = (
 """Name, quarter turns counter-clockwise, and whether mirrored left to right before."""
 
 
-def turned(
-    cells: NDArray[np.int64], quarter_turns: int, mirrored: bool
-) -> NDArray[np.int64]:
+def turned(cells: NDArray[np.int64], quarter_turns: int, mirrored: bool) -> NDArray[np.int64]:
     """Flip and rotate cells within their own bounding box, whose top left corner stays."""
     corner = cells.min(axis=0)
     row, col = (cells - corner).T

@@ -67,7 +67,7 @@ def influence_on(
         the query and below it.
     """
     row, col = query
-    height, width, d_inner = scan.dt.shape
+    height, width, _ = scan.dt.shape
     near = (slice(0, row + 1), slice(0, col + 1))
     dt = scan.dt[near]
     out = _blank(scan.dt, (height, width), weight)
@@ -92,13 +92,15 @@ def influence_of(
     source: tuple[int, int],
     *,
     x: Tensor | None = None,
+    gate: Tensor | None = None,
     weight: Tensor | None = None,
     magnitude: bool = True,
 ) -> Tensor:
     """Return with which weight the input of ``source`` enters the output of every cell.
 
     The reverse of `influence_on`, with the same arguments and result; exactly zero to the left
-    of the source and above it.
+    of the source and above it. ``gate (H, W, d_inner)`` multiplies the outputs, channel by
+    channel, before they are added up.
     """
     row, col = source
     height, width, _ = scan.dt.shape
@@ -116,7 +118,7 @@ def influence_of(
         A=scan.A,
         fixed=scan.B[row, col],
         varying=scan.C[far].transpose(0, 1),
-        x=None,
+        x=None if gate is None else gate[far].transpose(0, 1),
         weight=weight,
         magnitude=magnitude,
         leaving=True,

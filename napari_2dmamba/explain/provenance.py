@@ -211,22 +211,30 @@ class Provenance:
                 weight = weight * (
                     at.out_proj.norm(dim=0) if magnitude else at.out_proj.mean(dim=0)
                 )
-            if through == "state" or arriving:
-                gate = at.gate[cell] if through != "state" else at.x.new_ones(d_inner)
-                weight = weight * (gate.abs() if magnitude else gate)
-            if len(at.corners) == 1 and (through == "state" or arriving):
-                corner = at.corners[0]
-                follow = influence_on if arriving else influence_of
-                total = follow(corner.scan, cell, x=x, weight=weight, magnitude=magnitude)
-                if through != "state":
-                    here = self._here(corner, cell) + corner.D
-                    here = here * (x[cell] if x is not None else 1)
-                    total[cell] = ((here.abs() if magnitude else here) * weight).sum()
-                return total
-            each = self._each(at, arriving, cell, through, x)
-            if through != "state" and not arriving:
-                each = each * at.gate
-            return (each.abs() if magnitude else each) @ weight
+            gate = at.gate if through != "state" else torch.ones_like(at.x[:1, :1])
+            if arriving and through != "state":
+                weight = weight * (gate[cell].abs() if magnitude else gate[cell])
+            if len(at.corners) > 1:
+                each = self._each(at, arriving, cell, through, x)
+                each = each if arriving else each * gate
+                return (each.abs() if magnitude else each) @ weight
+            corner = at.corners[0]
+            if arriving:
+                total = influence_on(corner.scan, cell, x=x, weight=weight, magnitude=magnitude)
+            else:
+                total = influence_of(
+                    corner.scan,
+                    cell,
+                    x=x,
+                    gate=None if through == "state" else gate,
+                    weight=weight,
+                    magnitude=magnitude,
+                )
+            if through != "state":
+                here = self._here(corner, cell) + corner.D
+                here = here * (1 if x is None else x[cell]) * (1 if arriving else gate[cell])
+                total[cell] = ((here.abs() if magnitude else here) * weight).sum()
+            return total
 
     def _each(
         self, at: _Layer, arriving: bool, cell: tuple[int, int], through: Through, x: Tensor | None
@@ -275,9 +283,7 @@ class Provenance:
         signed = channels != "absolute"
         if self._sequence:
             return self.subject.map_of_patches(values[0], name, meaning, signed=signed)
-        return self.subject.map_of_canvas(
-            values, name, meaning, signed=signed, all_cells=all_cells
-        )
+        return self.subject.map_of_canvas(values, name, meaning, signed=signed, all_cells=all_cells)
 
     def _number(self, layer: int) -> str:
         return f"{range(len(self))[layer] + 1} of {len(self)}"

@@ -298,18 +298,15 @@ def field_size(
     distance = np.hypot(x, y)
     order = np.argsort(distance, kind="stable")
     gathered = np.cumsum(share[order])
+    outwards = distance[order] * unit
     radii = {
-        percent: float(
-            distance[order][min(np.searchsorted(gathered, percent / 100 - 1e-12), len(order) - 1)]
-            * unit
-        )
+        percent: float(outwards[min(int(np.sum(gathered < percent / 100 - 1e-12)), len(mass) - 1)])
         for percent in (50, 90, 99)
     }
     xx, yy, xy = (float((share * v).sum()) for v in (x * x, y * y, x * y))
     short, long = np.linalg.eigvalsh(np.array([[xx, xy], [xy, yy]]))
-    if long <= 0:
-        ratio = math.nan
-    else:
+    ratio = math.nan
+    if long > 0:
         ratio = math.sqrt(long / short) if short > long * 1e-15 else math.inf
     return FieldSize(
         radii=radii,

@@ -26,6 +26,7 @@ from napari_2dmamba.models.mamba2d import (
     OTHER_CORNERS,
     Mamba2DMIL,
     MambaBlock,
+    ResidualBlock,
     RMSNorm,
     ScanWeights,
 )
@@ -146,7 +147,7 @@ def held_states(subject: Subject, features: Tensor, layer: int = -1) -> Tensor:
         position = torch.as_tensor(_positions(subject), device=features.device)
         states = model._on_canvas(projected, position, shape).full()
     for block in list(model.layers.layers)[: range(model.config.n_layers)[layer] + 1]:
-        assert isinstance(block.mixer, MambaBlock)
+        assert isinstance(block, ResidualBlock)
         states = states + _held_mixer(block.mixer, _hold_rms_norm(states, block.norm), shape)
     return states
 

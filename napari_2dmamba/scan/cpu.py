@@ -33,9 +33,7 @@ class _Problem(ctypes.Structure):
 class _Gradients(ctypes.Structure):
     """``Scan2dGradients`` of ``csrc/cpu/problem.h``."""
 
-    _fields_ = [
-        (name, ctypes.c_void_p) for name in ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")
-    ]
+    _fields_ = [(name, ctypes.c_void_p) for name in ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")]
 
 
 class _Influence(ctypes.Structure):
@@ -163,8 +161,11 @@ def backward(
     pointers = _Gradients(*(None if g is None else g.data_ptr() for g in grads))
     _succeed(
         _library().scan2d_backward(
-            ctypes.byref(problem), grad_y.data_ptr(), ctypes.byref(pointers),
-            torch.get_num_threads(), level,
+            ctypes.byref(problem),
+            grad_y.data_ptr(),
+            ctypes.byref(pointers),
+            torch.get_num_threads(),
+            level,
         ),
         x,
     )

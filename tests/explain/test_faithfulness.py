@@ -81,7 +81,7 @@ def test_turns_are_the_eight_of_a_square() -> None:
     cells = np.argwhere(picture >= 0)
     for _, turns, mirrored in FLIPS_AND_ROTATIONS:
         expected = np.rot90(picture[:, ::-1] if mirrored else picture, turns)
-        moved = turned(cells + [5, 7], turns, mirrored) - [5, 7]
+        moved = turned(cells + np.array([5, 7]), turns, mirrored) - np.array([5, 7])
         found = np.full(expected.shape, -1)
         found[moved[:, 0], moved[:, 1]] = picture.ravel()
         np.testing.assert_array_equal(found, expected)
@@ -96,9 +96,7 @@ def test_a_model_without_places_is_stable_and_a_causal_scan_is_not() -> None:
     of = subject(rows=4, cols=6)
     scan = stability_under_turns(of)
     assert np.nanmin(scan.spread.values) > 0
-    np.testing.assert_allclose(
-        of.scores_of_map(scan.spread), scan.attention.std(axis=0), rtol=1e-5
-    )
+    np.testing.assert_allclose(of.scores_of_map(scan.spread), scan.attention.std(axis=0), rtol=1e-5)
     # by hand: rotated by 180 degrees, cell (r, c) lies at (3 - r, 5 - c)
     cells = torch.tensor([3, 5]) - of.cells
     with torch.no_grad():

@@ -55,7 +55,10 @@ def test_closed_form_is_what_unit_impulses_show(
     for row in range(height):
         for col in range(width):
             cell = (row, col)
-            for follow, expected in ((influence_on, truth[cell]), (influence_of, truth[:, :, *cell])):
+            for follow, expected in (
+                (influence_on, truth[cell]),
+                (influence_of, truth[:, :, *cell]),
+            ):
                 assert (follow(scan, cell) - expected).abs().max() <= 1e-9 * scale
                 assert (follow(single, cell) - expected).abs().max() <= 1e-6 * scale
                 total = follow(single, cell, weight=weight.float())

@@ -77,7 +77,7 @@ def test_relevance_adds_up_without_biases() -> None:
             torch.nn.init.zeros_(parameter)
     total = np.nansum(state_relevance(of, 17).values)
     assert total == pytest.approx(1, abs=1e-5)
-    logit = float(of.run().logits[1])
+    logit = float(of.run().logits[1].detach())
     assert np.nansum(slide_relevance(of, 1).values) == pytest.approx(logit, rel=1e-4)
 
 
