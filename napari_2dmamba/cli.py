@@ -237,9 +237,8 @@ def summary_of(result: Any) -> dict[str, Any]:
 
 
 def _extract(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    from napari_2dmamba.features import extract_features
+    from napari_2dmamba.features import FeatureSettings, extract_features
     from napari_2dmamba.features.files import write_features
-    from napari_2dmamba.features import FeatureSettings
     from napari_2dmamba.pipeline import RunSettings, prepare_grid
     from napari_2dmamba.slide import open_slide
     from napari_2dmamba.slide.grid import GridSettings

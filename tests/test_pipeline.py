@@ -4,10 +4,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_2dmamba.errors import Cancelled, CheckpointError, FeatureError, MissingMppError
+from napari_2dmamba.errors import (
+    Cancelled,
+    CheckpointError,
+    FeatureError,
+    GridError,
+    MissingMppError,
+)
 from napari_2dmamba.export.run_folder import open_run
 from napari_2dmamba.features import write_features
-from napari_2dmamba.models import load_checkpoint
+from napari_2dmamba.models import ModelSettings, load_checkpoint
 from napari_2dmamba.pipeline import RunSettings, grid_settings_for, run
 from napari_2dmamba.slide import GridSettings, open_slide
 from tests.tiny import MPP, PATCH, TISSUE, write_checkpoint, write_slide
@@ -124,3 +130,17 @@ def test_a_given_slide_stays_open(slide: Path, checkpoint: Path) -> None:
     with open_slide(slide) as opened:
         run(opened, checkpoint)
         assert opened.read_region(0, 0, 0, 4, 4).mean() > 230
+
+
+def test_patches_that_share_a_cell_are_refused_unless_the_last_may_win(
+    slide: Path, checkpoint: Path
+) -> None:
+    bag = run(slide, checkpoint).bag
+    coords = bag.coords.copy()
+    coords[1] = coords[0] + 1
+    doubled = dataclasses.replace(bag, coords=coords)
+    with pytest.raises(GridError, match="1 of .* patches fall into a cell"):
+        run(slide, checkpoint, features=doubled)
+    settings = RunSettings(model=ModelSettings(shared_cells="last"))
+    result = run(slide, checkpoint, settings, features=doubled)
+    assert result.attention_map.values[0, 0] == result.prediction.attention[1]

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from napari_2dmamba.errors import Cancelled
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
-from napari_2dmamba.export.files import written_whole
 from napari_2dmamba.export.frame import Frame
 from napari_2dmamba.export.raster import OverlayPainter, raster_at
 from napari_2dmamba.settings import ProgressCallback, StopCallback, setting
+from napari_2dmamba.whole_files import written_whole
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide

@@ -21,10 +21,10 @@ import numpy as np
 
 from napari_2dmamba import __version__
 from napari_2dmamba.errors import ExportError
-from napari_2dmamba.export.files import written_whole
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.slide.grid import PatchGrid
+from napari_2dmamba.whole_files import written_whole
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from napari_2dmamba.explain.display import DisplaySettings, DisplayTransform, colour_table
 from napari_2dmamba.explain.grid_map import GridMap
 
-
 COLOUR_MAPS = ("viridis", "inferno", "magma", "turbo", "cividis", "hot", "gray")
 SIGNED_COLOUR_MAPS = ("coolwarm", "RdBu_r", "PiYG", "seismic")
 """What forms offer; any other name of matplotlib's works as well."""

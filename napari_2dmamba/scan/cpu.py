@@ -293,7 +293,8 @@ def _problem(
 def _readable(t: Tensor) -> Tensor:
     """Return ``t``, copied if its cells are not evenly spaced or a cell is not contiguous."""
     _, height, width, *inner = t.shape
-    expected, strides = 1, []
+    expected = 1
+    strides: list[int] = []
     for size in reversed(inner):
         strides.insert(0, expected)
         expected *= size

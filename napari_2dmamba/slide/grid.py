@@ -160,7 +160,9 @@ def make_grid(
     # a patch's share of tissue: area on the mask, turned into level-0 pixels
     mask_pixel = (height / tissue.mask.shape[0]) * (width / tissue.mask.shape[1])
     fraction = _area(tissue.mask, y / height, x / width) * mask_pixel / side**2
-    kept = (fraction > 0) & (fraction >= settings.min_tissue - 1e-9) & (on_slide >= 0.5)
+    rounding = 1e-9  # of the summed areas, relative to a patch
+    enough = np.maximum(settings.min_tissue - rounding, rounding)
+    kept = (fraction >= enough) & (on_slide >= 0.5)
     if not kept.any():
         raise TissueError(
             f"no patch of {slide.name} holds {settings.min_tissue:.0%} tissue (the fullest "

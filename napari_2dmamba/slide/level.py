@@ -29,6 +29,8 @@ class TileSource(Protocol):
     tile_width: int
     tile_height: int
     background: NDArray[Any]
+    depth: int
+    """How many times tiles are made of tiles; 0 for stored ones."""
     failed: dict[tuple[int, int], str]
     """Tiles that could not be decoded, with the reason."""
 
@@ -44,7 +46,7 @@ class StoredTiles:
         level = backend.levels[index]
         self.key = (slide_key, "stored", index)
         self.width, self.height = level.width, level.height
-        self.downsample = level.downsample
+        self.downsample, self.depth = level.downsample, 0
         self.tile_width, self.tile_height = level.tile_width, level.tile_height
         self.background = np.array(backend.background, backend.dtype)
         self.failed: dict[tuple[int, int], str] = {}
@@ -79,7 +81,7 @@ class MeanTiles:
     def __init__(self, finer: TileSource, cache: TileCache) -> None:
         self.key = (finer.key[0], "mean", finer.key)
         self.width, self.height = -(-finer.width // 2), -(-finer.height // 2)
-        self.downsample = finer.downsample * 2
+        self.downsample, self.depth = finer.downsample * 2, finer.depth + 1
         self.tile_width = self.tile_height = CHUNK
         if finer.tile_width > 2 * CHUNK:  # strips: cut alike, so that each is decoded once
             self.tile_width, self.tile_height = -(-finer.tile_width // 2), finer.tile_height
@@ -145,7 +147,8 @@ def read_pixels(
             [
                 ((*source.key, row, column), partial(source.load, row, column))
                 for row, column in batch
-            ]
+            ],
+            depth=source.depth,
         )
         for (row, column), tile in zip(batch, tiles, strict=True):
             tile_x, tile_y = column * tile_width, row * tile_height

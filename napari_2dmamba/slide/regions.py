@@ -1,7 +1,6 @@
 """Regions to include in an analysis or to exclude from it, as drawn or as QuPath saves them."""
 
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from napari_2dmamba.errors import GridError
+from napari_2dmamba.whole_files import written_whole
 
 if TYPE_CHECKING:
     from shapely import Polygon
@@ -136,10 +136,8 @@ def write_regions(
         )
         for polygon in polygons
     ]
-    path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    draft.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    os.replace(draft, path)
+    with written_whole(path) as draft:
+        draft.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
 
 
 def _features(data: Any) -> list[dict[str, Any]]:

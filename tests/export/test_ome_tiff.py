@@ -152,6 +152,14 @@ def test_a_place_that_cannot_be_written_is_named(slide: Slide, tmp_path) -> None
         write_map_tiff(attention_map(), tmp_path / "file" / "m.ome.tif")
 
 
+def test_absurd_sizes_are_refused_before_anything_is_written(slide: Slide, tmp_path) -> None:
+    with pytest.raises(ExportError, match="µm per pixel or more"):
+        write_overlay_tiff(
+            slide, attention_map(), tmp_path / "a.ome.tif", PyramidSettings(mpp=0.0001)
+        )
+    assert not list(tmp_path.iterdir())
+
+
 def test_memory_does_not_grow_with_the_file(slide: Slide, tmp_path) -> None:
     """20 megapixels of float64 working copies would be 480 MB; tiles need a few."""
     import tracemalloc

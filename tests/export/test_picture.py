@@ -2,6 +2,7 @@ import re
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from napari_2dmamba.errors import Cancelled, ExportError
@@ -215,6 +216,16 @@ def test_maps_without_values_are_drawn_as_nothing(slide: Slide, tmp_path) -> Non
     found = picture_of(write_picture(slide, empty, tmp_path / "a.png", PLAIN))
     np.testing.assert_array_equal(found, slide.read_region(0, 0, 0, 437, 333))
     write_picture(slide, empty, tmp_path / "b.png")
+
+
+def test_slides_without_natural_colours_are_refused(tmp_path) -> None:
+    tifffile.imwrite(tmp_path / "grey.tif", np.full((300, 400), 900, np.uint16), tile=(64, 64))
+    with (
+        open_slide(tmp_path / "grey.tif", mpp=0.5) as slide,
+        pytest.raises(ExportError, match=r"grey\.tif has channels in place of natural colours"),
+    ):
+        write_picture(slide, attention_map(), tmp_path / "a.png", PLAIN)
+    assert not (tmp_path / "a.png").exists()
 
 
 def test_predictions_are_said_in_one_line() -> None:

@@ -287,7 +287,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from napari_2dmamba.errors import ExportError
-from napari_2dmamba.export.files import written_whole
+from napari_2dmamba.whole_files import written_whole
 from napari_2dmamba.export.geojson import write_geojson
 from napari_2dmamba.export.patches import PatchScores
 from napari_2dmamba.export.picture import write_png

@@ -4,6 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,35 @@ def test_cache_keeps_to_its_bytes_and_drops_the_oldest() -> None:
     assert cache.nbytes <= 400
     cache.forget(lambda key: True)
     assert cache.nbytes == 0
+
+
+def test_deep_tiles_outlive_a_flood_of_those_they_are_made_of() -> None:
+    cache, loaded = TileCache(1600), []
+
+    def load(key: Any) -> Any:
+        loaded.append(key)
+        return np.zeros(100, np.uint8)
+
+    def get(key: Any, depth: int) -> None:
+        cache.get([(key, partial(load, key))], depth=depth)
+        assert cache.nbytes <= 1600
+
+    for deep in range(4):
+        for middle in range(4):
+            for plain in range(4):
+                get(("plain", deep, middle, plain), 0)
+            get(("middle", deep, middle), 1)
+        get(("deep", deep), 2)
+    made = len(loaded)
+    for deep in range(4):
+        get(("deep", deep), 2)
+    get(("middle", 3, 3), 1)
+    get(("plain", 3, 3, 3), 0)
+    assert len(loaded) == made == 64 + 16 + 4
+    for number in range(50):
+        get(("other", number), 2)
+    get(("plain", 9, 9, 9), 0)
+    assert cache.nbytes == 1600
 
 
 def test_cache_hands_an_error_to_all_who_wait_and_tries_again() -> None:
