@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "action" not in options:
         parser.print_help()
         return OK
+    # What cannot be decoded is an error in an analysis; the viewer's remark would say it twice
+    logging.getLogger("napari_2dmamba.slide").setLevel(logging.ERROR)
     try:
         return int(options.action(options, parser))
     except UserError as error:
@@ -234,9 +237,8 @@ def summary_of(result: Any) -> dict[str, Any]:
 
 
 def _extract(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    from napari_2dmamba.features import extract_features
+    from napari_2dmamba.features import FeatureSettings, extract_features
     from napari_2dmamba.features.files import write_features
-    from napari_2dmamba.features import FeatureSettings
     from napari_2dmamba.pipeline import RunSettings, prepare_grid
     from napari_2dmamba.slide import open_slide
     from napari_2dmamba.slide.grid import GridSettings
@@ -388,7 +390,10 @@ def _progress() -> Iterator[Any]:
     from rich.progress import BarColumn, Progress, TextColumn
 
     columns = (TextColumn("{task.fields[slide]}"), BarColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task("", slide="")
 
         def for_slide(name: str) -> ProgressCallback:

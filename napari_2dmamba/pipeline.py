@@ -203,6 +203,7 @@ def run(
             name="attention",
             meaning=prediction.attention_meaning,
             mpp=opened.mpp,
+            shared_cells=settings.model.shared_cells,
         )
         record = make_record(
             slide=opened,

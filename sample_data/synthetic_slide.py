@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
-from sample_data.textures import TEXTURE_SIDE, Array, nucleus_stamps, textures
+from sample_data.textures import TEXTURE_SIDE, Array, interpolate, nucleus_stamps, textures
 from sample_data.tissue_plan import KIND_NAMES, MAP, MPP, Gland, SlideRecipe, TissuePlan, plan_slide
 
 TILE = 256
-BLOCK = 1024
+BLOCK = 512
 """Side of the blocks a slide is painted in, a multiple of the tile."""
 
 MARGIN = 8
@@ -89,20 +88,32 @@ class SyntheticSlide:
     def region(self, y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
         """Return RGB pixels of a region in level-0 coordinates."""
         window = _Window(self.plan, y - MARGIN, x - MARGIN, height + 2 * MARGIN, width + 2 * MARGIN)
-        if window.empty:
-            stains = np.zeros((3, *window.shape), np.float32)
-        else:
-            stains = np.stack(_paint(window))
-        stains = np.stack([gaussian_filter(stain, 0.85, truncate=3.0) for stain in stains])
-        cut = stains[:, MARGIN : MARGIN + height, MARGIN : MARGIN + width]
-        colours = np.stack([self.stain.haematoxylin, self.stain.eosin, self.stain.red_cell], 1)
-        density = np.tensordot(cut, colours, axes=(0, 1))
+        stains = (np.zeros(window.shape, np.float32),) * 3 if window.empty else _paint(window)
+        cut = [_blur(stain)[MARGIN : MARGIN + height, MARGIN : MARGIN + width] for stain in stains]
         rng = np.random.default_rng([self.recipe.seed, 11, y, x])
-        rgb = self.stain.light * np.exp(-density)
         # Glass is kept calm: its noise would be most of the file.
-        noise = rng.standard_normal(rgb.shape[:2], dtype=np.float32)[..., None]
-        rgb += np.where(density.sum(-1, keepdims=True) > 0.05, 1.2, 0.2) * noise
-        return np.clip(np.round(rgb), 0, 255).astype(np.uint8)
+        noise = rng.standard_normal((height, width), dtype=np.float32)
+        noise *= np.where(cut[0] + cut[1] + cut[2] > 0.05, np.float32(1.2), np.float32(0.2))
+        rgb = np.empty((height, width, 3), np.uint8)
+        colours = zip(self.stain.haematoxylin, self.stain.eosin, self.stain.red_cell, strict=True)
+        for channel, absorption in enumerate(colours):
+            density = sum(a * stain for a, stain in zip(absorption, cut, strict=True))
+            light = self.stain.light[channel] * np.exp(-density) + noise
+            rgb[..., channel] = np.clip(light + 0.5, 0, 255)
+        return rgb
+
+
+_BLUR = np.exp(-0.5 * (np.arange(-2, 3) / 0.85) ** 2).astype(np.float32)
+_BLUR /= _BLUR.sum()
+
+
+def _blur(field: Array) -> Array:
+    """Blur as a lens does, standard deviation 0.85 px; two pixels at each border are left."""
+    out = field.copy()
+    out[2:-2] = sum(w * field[k : len(field) - 4 + k] for k, w in enumerate(_BLUR))
+    field, width = out.copy(), field.shape[1]
+    out[:, 2:-2] = sum(w * field[:, k : width - 4 + k] for k, w in enumerate(_BLUR))
+    return out
 
 
 class _Window:
@@ -110,31 +121,23 @@ class _Window:
 
     def __init__(self, plan: TissuePlan, y: int, x: int, height: int, width: int) -> None:
         self.plan, self.y, self.x, self.shape = plan, y, x, (height, width)
-        self._rows = self._weights(y, height, plan.tissue.shape[0])
-        self._cols = self._weights(x, width, plan.tissue.shape[1])
+        self._rows = (np.arange(y, y + height) + 0.5) / MAP - 0.5
+        self._cols = (np.arange(x, x + width) + 0.5) / MAP - 0.5
         self.tissue = self.map(plan.tissue)
         self.empty = bool(self.tissue.max() < -6)
 
-    @staticmethod
-    def _weights(start: int, count: int, limit: int) -> tuple[NDArray[np.intp], Array]:
-        position = np.clip((np.arange(start, start + count) + 0.5) / MAP - 0.5, 0, limit - 1.001)
-        low = position.astype(np.intp)
-        return low, (position - low).astype(np.float32)
-
     def map(self, field: Array) -> Array:
         """Return a map on the pixels of the region, linearly interpolated."""
-        (row, down), (col, right) = self._rows, self._cols
-        part = field[row[0] : row[-1] + 2]
-        row = row - row[0]
-        wide = part[:, col] * (1 - right) + part[:, col + 1] * right
-        return wide[row] * (1 - down)[:, None] + wide[row + 1] * down[:, None]
+        return interpolate(field, self._rows, self._cols)
 
-    def texture(self, bank: Array, dy: Array | float, dx: Array | float, zoom: float = 1) -> Array:
+    def texture(self, bank: Array, dy: Array, dx: Array) -> Array:
         """Return a periodic texture read at shifted positions."""
-        rows = (np.arange(self.shape[0]) + self.y)[:, None] * zoom
-        cols = (np.arange(self.shape[1]) + self.x)[None, :] * zoom
-        row = np.asarray(rows + dy).astype(np.int32) % TEXTURE_SIDE
-        return bank[row, np.asarray(cols + dx).astype(np.int32) % TEXTURE_SIDE]
+        rows = np.arange(self.shape[0], dtype=np.int32)[:, None] + np.int32(self.y)
+        cols = np.arange(self.shape[1], dtype=np.int32) + np.int32(self.x)
+        # The side is a power of two, so that the mask is the remainder.
+        row = (rows + dy.astype(np.int32)) & (TEXTURE_SIDE - 1)
+        col = (cols + dx.astype(np.int32)) & (TEXTURE_SIDE - 1)
+        return bank.ravel()[row * TEXTURE_SIDE + col]
 
 
 def _soft(signed: Array, width: float = 1.0) -> Array:
@@ -157,14 +160,16 @@ def _paint(window: _Window) -> tuple[Array, Array, Array]:
     eosin *= 1.0 - 0.22 * desmoplasia
     haematoxylin = 0.035 + 0.02 * fibres + desmoplasia * (0.05 + 0.02 * mottle)
     # Collagen parts along its fibres where the stroma is loose.
-    torn = _soft(0.04 + 0.14 * looseness - fibres, 0.16) * _soft(looseness - 0.6, 0.8)
-    clear = 1.0 - 0.92 * torn
-
+    if looseness.max() > 0.2:
+        torn = _soft(0.04 + 0.14 * looseness - fibres, 0.16) * _soft(looseness - 0.6, 0.8)
+        eosin *= 1.0 - 0.92 * torn
+        haematoxylin *= 1.0 - 0.92 * torn
     wall = window.map(plan.fat_wall)
-    fat = _soft(wall + 0.5, 0.5)
-    membrane = np.exp(-(np.maximum(wall, 0) ** 2) / 5.0) * 0.42 + 0.015
-    eosin = eosin * clear * (1 - fat) + fat * membrane
-    haematoxylin = haematoxylin * clear * (1 - fat) + fat * membrane * 0.12
+    if wall.max() > -0.9:
+        fat = _soft(wall + 0.5, 0.5)
+        membrane = np.exp(-(np.maximum(wall, 0) ** 2) / 5.0) * 0.42 + 0.015
+        eosin += fat * (membrane - eosin)
+        haematoxylin += fat * (membrane * 0.12 - haematoxylin)
     blood = np.zeros_like(eosin)
 
     if nest.max() > -4:
@@ -315,3 +320,19 @@ def halve(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     for part in (even[1::2, ::2], even[::2, 1::2], even[1::2, 1::2]):
         total += part
     return ((total + 2) // 4).astype(np.uint8)
+
+
+def write_truth(path: Path, mask: NDArray[np.bool_], downsample: int = 16) -> None:
+    """Write a mask as uint8, 255 on tumour; its resolution tags state µm per mask pixel."""
+    per_cm = 1e4 / (MPP * downsample)
+    temporary = path.with_name(path.name + ".part")
+    tifffile.imwrite(
+        temporary,
+        np.where(mask, 255, 0).astype(np.uint8),
+        compression="zlib",
+        photometric="minisblack",
+        resolution=(per_cm, per_cm),
+        resolutionunit="CENTIMETER",
+        metadata=None,
+    )
+    temporary.replace(path)

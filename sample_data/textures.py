@@ -30,18 +30,32 @@ def smooth_noise(
     """
     total = np.zeros(shape, np.float32)
     for octave in range(octaves):
-        step = max(1.0, scale / 2.0**octave / 6.0)
+        width = scale / 2.0**octave
+        step = max(1.0, width / 12.0)
         coarse = tuple(int(np.ceil(side / step)) + 3 for side in shape)
-        field = gaussian_filter(rng.standard_normal(coarse).astype(np.float32), 2.5, mode="wrap")
-        if step > 1.0:
-            # Cubic, or contours of the noise would be polygons; in two steps when it is large,
-            # because cubic is only needed until the bumps are smooth.
-            first = min(step, 4.0)
-            field = zoom(field, first, order=3)
-            if step > first:
-                field = zoom(field, step / first, order=1)
-        total += 0.5**octave * field[: shape[0], : shape[1]] / max(float(field.std()), 1e-6)
+        field = rng.standard_normal(coarse, dtype=np.float32)
+        field = gaussian_filter(field, 0.42 * width / step, mode="wrap", truncate=3.0)
+        field *= 0.5**octave / max(float(field.std()), 1e-6)
+        rows, cols = (np.arange(side) / step for side in shape)
+        total += interpolate(field, rows, cols) if step > 1.0 else field[: shape[0], : shape[1]]
     return (total - total.mean()) / max(float(total.std()), 1e-6)
+
+
+def interpolate(field: Array, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> Array:
+    """Return a field at the crossings of fractional rows and columns, linearly interpolated."""
+    row, col = (
+        np.clip(at, 0, side - 1.001).astype(np.intp)
+        for at, side in zip((rows, cols), field.shape, strict=True)
+    )
+    down = np.clip(rows - row, 0, 1).astype(np.float32)[:, None]
+    right = np.clip(cols - col, 0, 1).astype(np.float32)
+    part = field[row[0] : row[-1] + 2]
+    wide = part[:, col]
+    wide += (part[:, col + 1] - wide) * right
+    row = row - row[0]
+    tall = wide[row]
+    tall += (wide[row + 1] - tall) * down
+    return tall
 
 
 @dataclass(frozen=True)

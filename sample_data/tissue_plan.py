@@ -25,6 +25,9 @@ MAP = 4
 """Side of a map pixel in level-0 pixels."""
 
 MPP = 0.5
+SMALLEST_FOCUS = 200
+"""A focus of tumour has at least the area of a square of this side, in level-0 px."""
+
 KIND_NAMES = tuple(KINDS)
 HARMONICS = np.arange(2, 7)
 
@@ -211,7 +214,11 @@ def _tumour(recipe: SlideRecipe, tissue: Array, rng: np.random.Generator) -> Arr
     reach += 0.10 * smooth_noise(tissue.shape, unit / 4, rng, octaves=3)
     reach[tissue < 0] = np.inf
     threshold = np.quantile(reach[tissue > 0], recipe.tumour_share)
-    return signed_distance(reach < threshold)
+    names, count = label(reach < threshold)
+    sizes = np.bincount(names.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    # Specks are too small to hold a nest, and would be truth without tumour.
+    return signed_distance(sizes[names] * MAP**2 > SMALLEST_FOCUS**2)
 
 
 def _nests(tumour: Array, tissue: Array, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -265,9 +272,9 @@ def _scatter(shape: tuple[int, int], spacing: float, rng: np.random.Generator) -
     x = cols[None, :] + 0.5 * spacing * (np.arange(len(rows)) % 2)[:, None]
     y = np.broadcast_to(rows[:, None], x.shape)
     points = np.stack([x, y], -1).reshape(-1, 2)
-    points = points + 0.27 * spacing * rng.standard_normal(points.shape)
+    points = (points + 0.27 * spacing * rng.standard_normal(points.shape)).astype(np.float32)
     inside = (points >= 0).all(1) & (points < (width, height)).all(1)
-    return points[inside].astype(np.float32)
+    return points[inside]
 
 
 def _glands(taken: NDArray[np.bool_], rng: np.random.Generator) -> list[Gland]:
@@ -300,7 +307,7 @@ def _glands(taken: NDArray[np.bool_], rng: np.random.Generator) -> list[Gland]:
                 depth.astype(np.float32),
                 rng.uniform(0, 2 * np.pi, 5).astype(np.float32),
                 vessel,
-            )  # fmt: skip
+            )
         )
     return glands
 
@@ -339,7 +346,7 @@ class _NucleusList:
                 self.rng.integers(SHAPES_PER_KIND, size=count),
                 index,
                 strength,
-            )  # fmt: skip
+            )
         )
 
     def finish(self) -> Nuclei:
@@ -413,10 +420,10 @@ def _cells(
         ring = np.stack([gland.x + reach * np.cos(theta), gland.y + reach * np.sin(theta)], 1)
         if gland.vessel:
             found.add(ring, "flat", theta + np.pi / 2)
-            inner = gland.radius - gland.wall - 6
+            inner = max(gland.radius - gland.wall - 6, 0.0)
             fill = rng.uniform(-inner, inner, (int(0.035 * inner**2), 2))
             fill = fill[np.hypot(fill[:, 0], fill[:, 1]) < inner * 0.95]
-            red.append((fill + (gland.x, gland.y)).astype(np.float32))
+            red.append((fill + np.array([gland.x, gland.y])).astype(np.float32))
         else:
             found.add(ring, "epithelial", theta + 0.12 * rng.standard_normal(count))
             some = theta[::3][rng.random(len(theta[::3])) < 0.75]

@@ -74,6 +74,7 @@ def scatter(
     mpp: float | None,
     signed: bool = False,
     display_range: tuple[float, float] | None = None,
+    shared_cells: str = "refuse",
 ) -> GridMap:
     """Place one score per patch on the smallest grid that holds all patches.
 
@@ -83,14 +84,14 @@ def scatter(
     Raises
     ------
     GridError
-        When two patches fall into one cell.
+        When two patches fall into one cell, unless ``shared_cells`` lets the last one win.
     """
     if len(scores) != len(coords):
         raise GridError(f"{len(scores)} scores were given for {len(coords)} patches")
     low = coords.min(axis=0)
     cells = (coords - low)[:, ::-1] // patch_size_level0
     rows, cols = (int(v) + 1 for v in cells.max(axis=0))
-    check_cells(cells, (rows, cols))
+    check_cells(cells if shared_cells == "refuse" else np.unique(cells, axis=0), (rows, cols))
     values = np.full((rows, cols), np.nan, dtype=np.float32)
     values[cells[:, 0], cells[:, 1]] = scores
     return GridMap(

@@ -1,11 +1,12 @@
 """Every file a saved run can be exported to, under one name each."""
 
-import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_2dmamba.errors import ExportError
+from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.export.frame import describe
 from napari_2dmamba.export.geojson import write_geojson
 from napari_2dmamba.export.ome_tiff import PyramidSettings, write_map_tiff, write_overlay_tiff
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "ome-tiff", "geojson", "csv", "parquet", "record")
 """Picture; pyramids of overlay and of raw map; tiles for QuPath; tables; what made it all."""
+
+_DRAWN = {"png", "ome-tiff"}
+"""Formats that need the slide; the others are written also where it is gone."""
 
 
 def export_run(
@@ -60,80 +64,108 @@ def export_run(
     if unknown:
         raise ExportError(f"there is no format {unknown[0]!r}; choose from {', '.join(FORMATS)}")
     saved = run if isinstance(run, SavedRun) else open_run(run)
-    stem = Path(saved.record["slide"]["name"]).stem
-    path = Path(slide_path) if slide_path is not None else saved.find_slide()
-    # The run's own resolution, which the user may have given, and not what the file says
-    with open_slide(path, mpp=saved.record["slide"]["mpp"]) as slide:
-        saved.check_slide(slide)
-        folder = Path(out) if out is not None else saved.folder / "exports"
-        written = []
-        for name in (name for name in FORMATS if name in formats):
-            written += _write(
-                name, saved, slide, folder, stem, mpp, on_progress=on_progress,
-                should_stop=should_stop,
-            )  # fmt: skip
+    folder = Path(out) if out is not None else saved.folder / "exports"
+    stem = Path(saved.record["slide"]["name"]).stem.removesuffix(".ome")
+    written: list[Path] = []
+    if not _DRAWN.isdisjoint(formats):
+        path = Path(slide_path) if slide_path is not None else saved.find_slide()
+        # the run's own resolution, which the user may have given, and not what the file says
+        with open_slide(path, mpp=saved.record["slide"]["mpp"]) as slide:
+            saved.check_slide(slide)
+            for part, grid_map in _file_names(saved.maps):
+                start = folder / f"{stem}-{part}"
+                if "png" in formats:
+                    written.append(
+                        _write_png(saved, slide, grid_map, start, mpp, on_progress, should_stop)
+                    )
+                if "ome-tiff" in formats:
+                    written += _write_pyramids(
+                        saved, slide, grid_map, start, mpp, on_progress, should_stop
+                    )
+    scores = patch_scores(
+        saved.grid.coords,
+        saved.grid.patch_size_level0,
+        saved.prediction,
+        tissue_fraction=saved.grid.tissue_fraction,
+        mpp=saved.grid.slide_mpp,
+        maps=saved.maps,
+    )
+    if "geojson" in formats:
+        file = folder / f"{stem}-patches.geojson"
+        about = saved.record["slide"]
+        bounds, slide_id = about.get("bounds_level0_px"), about["fingerprint"]
+        written.append(write_geojson(scores, file, bounds=bounds, slide_id=slide_id))
+    for kind in ("csv", "parquet"):
+        if kind in formats:
+            written.append(write_table(scores, folder / f"{stem}-patches.{kind}"))
+    if "record" in formats:
+        record = {k: v for k, v in saved.record.items() if k != "relative_paths"}
+        written.append(write_record(record, folder / f"{stem}-record.json"))
     return written
 
 
-def _write(
-    name: str,
+def _file_names(maps: Sequence[GridMap]) -> Iterator[tuple[str, GridMap]]:
+    """Yield every map with the part of a file name that stands for it, each another."""
+    used: set[str] = set()
+    for grid_map in maps:
+        plain = re.sub(r"[^\w.,+=() -]+", "-", grid_map.name).strip(". -") or "map"
+        name, number = plain, 1
+        while name.casefold() in used:
+            number += 1
+            name = f"{plain}-{number}"
+        used.add(name.casefold())
+        yield name, grid_map
+
+
+def _write_png(
     run: SavedRun,
     slide: "Slide",
-    folder: Path,
-    stem: str,
+    grid_map: GridMap,
+    start: Path,
     mpp: float | None,
-    *,
+    on_progress: ProgressCallback | None,
+    should_stop: StopCallback | None,
+) -> Path:
+    intended_use = run.record["model"].get("intended_use")
+    return write_picture(
+        slide,
+        grid_map,
+        start.with_name(f"{start.name}.png"),
+        PictureSettings(mpp=mpp),
+        display=run.display,
+        title=f"{run.record['slide']['name']}\n{describe(run.prediction)}",
+        notes=[intended_use] if intended_use else [],
+        on_progress=on_progress,
+        should_stop=should_stop,
+    )
+
+
+def _write_pyramids(
+    run: SavedRun,
+    slide: "Slide",
+    grid_map: GridMap,
+    start: Path,
+    mpp: float | None,
     on_progress: ProgressCallback | None,
     should_stop: StopCallback | None,
 ) -> list[Path]:
-    """Write one format; pictures and pyramids get one file per map."""
-    if name == "png":
-        settings = dataclasses.replace(PictureSettings(), mpp=mpp)
-        intended_use = run.record["model"].get("intended_use")
-        return [
-            write_picture(
-                slide,
-                grid_map,
-                folder / f"{stem}-{grid_map.name}.png",
-                settings,
-                display=run.display,
-                title=f"{run.record['slide']['name']}\n{describe(run.prediction)}",
-                notes=[intended_use] if intended_use else [],
-                on_progress=on_progress,
-                should_stop=should_stop,
-            )
-            for grid_map in run.maps
-        ]
-    if name == "ome-tiff":
-        pyramid = dataclasses.replace(PyramidSettings(), mpp=mpp)
-        files = []
-        for grid_map in run.maps:
-            start = folder / f"{stem}-{grid_map.name}"
-            files.append(
-                write_overlay_tiff(
-                    slide, grid_map, start.with_name(start.name + "-overlay.ome.tif"), pyramid,
-                    display=run.display, on_progress=on_progress, should_stop=should_stop,
-                )
-            )  # fmt: skip
-            files.append(
-                write_map_tiff(
-                    grid_map, start.with_name(start.name + ".ome.tif"), pyramid, slide=slide,
-                    on_progress=on_progress,
-                should_stop=should_stop,
-                )
-            )  # fmt: skip
-        return files
-    if name == "record":
-        return [write_record(run.record, folder / f"{stem}-record.json")]
-    scores = patch_scores(
-        run.grid.coords,
-        run.grid.patch_size_level0,
-        run.prediction,
-        tissue_fraction=run.grid.tissue_fraction,
-        mpp=run.grid.slide_mpp,
-        maps=[grid_map for grid_map in run.maps if grid_map.name != "attention"],
+    """Write the coloured overlay and the raw values, both over the whole slide."""
+    settings = PyramidSettings(mpp=mpp)
+    overlay = write_overlay_tiff(
+        slide,
+        grid_map,
+        start.with_name(f"{start.name}-overlay.ome.tif"),
+        settings,
+        display=run.display,
+        on_progress=on_progress,
+        should_stop=should_stop,
     )
-    if name == "geojson":
-        file = folder / f"{stem}-patches.geojson"
-        return [write_geojson(scores, file, bounds=slide.bounds, slide_id=slide.fingerprint)]
-    return [write_table(scores, folder / f"{stem}-patches.{name}")]
+    values = write_map_tiff(
+        grid_map,
+        start.with_name(f"{start.name}.ome.tif"),
+        settings,
+        slide=slide,
+        on_progress=on_progress,
+        should_stop=should_stop,
+    )
+    return [overlay, values]

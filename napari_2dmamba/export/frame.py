@@ -196,7 +196,8 @@ def _draw_colour_bar(
     named = "no values" if not ticks else ""
     thick = round(1.5 * size)
     labels = max([font.getlength(t.label) for t in ticks] + [font.getlength(named)])
-    heading = _wrap(grid_map.name, font, 10 * size)[0]
+    first, *more = _wrap(grid_map.name, font, 10 * size) or [""]
+    heading = first + (" …" if more else "")
     widest = max(thick + space + labels, font.getlength(heading))
     width = 3 * space + math.ceil(widest)
     picture = Image.new("RGB", (width, top + bar + size), _WHITE)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_2dmamba.explain.display import colour_indices, colour_table
-from napari_2dmamba.export.files import written_whole
 from napari_2dmamba.export.patches import PatchScores
+from napari_2dmamba.whole_files import written_whole
 
 _NAMESPACE = uuid.UUID("5d0b0c52-64d5-4b0f-9d0c-2d5e1c0f2d2d")
 _WORDS = {

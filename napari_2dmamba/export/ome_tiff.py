@@ -20,9 +20,9 @@ from numpy.typing import DTypeLike, NDArray
 from napari_2dmamba.errors import Cancelled
 from napari_2dmamba.explain.display import DisplaySettings, DisplayTransform
 from napari_2dmamba.explain.grid_map import GridMap
-from napari_2dmamba.export.files import written_whole
 from napari_2dmamba.export.raster import Box, MapPainter, OverlayPainter, Raster, raster_at
 from napari_2dmamba.settings import ProgressCallback, StopCallback, setting
+from napari_2dmamba.whole_files import written_whole
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _SMALLEST_LEVEL = 512
 _BUFFER_BYTES = 32 * 2**20
 _BIGTIFF_FROM = 2**31
+_MOST_PIXELS = 5e10
 
 Painter = Callable[[Box], NDArray[Any]]
 
@@ -84,7 +85,8 @@ def write_overlay_tiff(
     Raises
     ------
     ExportError
-        When the slide has no natural colours, or the file cannot be written.
+        When the slide has no natural colours, more than 5e10 pixels were asked for, or the
+        file cannot be written.
     Cancelled
         When ``should_stop`` says so; no file is left.
     """
@@ -166,7 +168,8 @@ def _finest(
     slide: "Slide", settings: PyramidSettings, region: tuple[int, int, int, int] | None
 ) -> Raster:
     quarter = 4.0 * (slide.mpp or 1.0)
-    return raster_at(slide, quarter if settings.mpp is None else settings.mpp, region)
+    mpp = quarter if settings.mpp is None else settings.mpp
+    return raster_at(slide, mpp, region, most_pixels=_MOST_PIXELS)
 
 
 def _levels(finest: Raster) -> list[Raster]:

@@ -98,18 +98,32 @@ def patch_scores(
 ) -> PatchScores:
     """Gather attention and the values of more maps for every patch.
 
+    Maps of one name are numbered; the map of the prediction's own attention is left out, for
+    it would be a column twice.
+
     ``coords`` and ``patch_size_level0`` are those of the `PatchGrid` or the `FeatureBag` that
     the prediction was made from. Rows and columns count from the slide's own corner, as
     `PatchGrid` does.
     """
+    attention = np.asarray(prediction.attention, dtype=np.float32)
+    gathered: dict[str, NDArray[np.float32]] = {}
+    for one in maps:
+        values = values_at(one, coords)
+        if one.name == "attention" and np.array_equal(values, attention, equal_nan=True):
+            continue  # the map of the prediction itself
+        name, number = one.name, 1
+        while name in gathered:
+            number += 1
+            name = f"{one.name} ({number})"
+        gathered[name] = values
     return PatchScores(
         coords=coords,
         patch_size_level0=patch_size_level0,
         cells=cells_of(coords, patch_size_level0),
-        attention=np.asarray(prediction.attention, dtype=np.float32),
+        attention=attention,
         tissue_fraction=tissue_fraction,
         mpp=mpp,
-        maps={m.name: values_at(m, coords) for m in maps},
+        maps=gathered,
     )
 
 

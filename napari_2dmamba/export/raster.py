@@ -119,9 +119,8 @@ def raster_at(
         named = "µm per pixel" if slide.mpp else "level-0 pixels per pixel"
         raise ExportError(
             f"the picture would have {columns} x {rows} pixels, more than the "
-            f"{most_pixels / 1e6:.0f} million that other programs open; choose "
-            f"{math.ceil(needed / digit) * digit:g} {named} or more, a smaller region, or the "
-            "OME-TIFF pyramid"
+            f"{most_pixels / 1e6:,.0f} million that are written; choose "
+            f"{math.ceil(needed / digit) * digit:g} {named} or more, or a smaller region"
         )
     return Raster((x, y, width, height), columns, rows, slide.mpp)
 

@@ -21,10 +21,10 @@ import numpy as np
 
 from napari_2dmamba import __version__
 from napari_2dmamba.errors import ExportError
-from napari_2dmamba.export.files import written_whole
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.slide.grid import PatchGrid
+from napari_2dmamba.whole_files import written_whole
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide
@@ -122,6 +122,7 @@ def make_record(
             "checkpoint_sha256": None if checkpoint is None else file_hash(checkpoint),
             "device": prediction.device,
             "backend": prediction.backend,
+            "device_name": _device_name(prediction.device),
             "device_reason": device_reason,
             **(model or {}),
         },
@@ -208,6 +209,15 @@ def software() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "executable": Path(sys.executable).name,
     }
+
+
+def _device_name(device: str) -> str:
+    """Return the model of a GPU, or the processor family."""
+    if device.startswith("cuda"):
+        import torch
+
+        return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
+    return platform.processor() or platform.machine()
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
-from napari_2dmamba.export.files import written_whole
 from napari_2dmamba.export.patches import patch_scores
 from napari_2dmamba.export.record import file_hash, read_record, write_record
 from napari_2dmamba.export.tables import write_table
 from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.slide.grid import PatchGrid
+from napari_2dmamba.whole_files import written_whole
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from napari_2dmamba.errors import ExportError
-from napari_2dmamba.export.files import written_whole
 from napari_2dmamba.export.patches import PatchScores
+from napari_2dmamba.whole_files import written_whole
 
 
 def write_table(scores: PatchScores, path: str | os.PathLike[str]) -> Path:

@@ -1,10 +1,8 @@
 """Read and write feature files: our own, and those of CLAM and TRIDENT."""
 
-import contextlib
 import json
-import os
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from napari_2dmamba import __version__
 from napari_2dmamba.errors import FeatureError
 from napari_2dmamba.features.bag import FeatureBag
+from napari_2dmamba.whole_files import written_whole
 
 _OWN = "napari_2dmamba"
 _FEATURE_KEYS = ("features", "feats")
@@ -47,7 +46,7 @@ def write_features(bag: FeatureBag, path: str | Path) -> Path:
         "slide_id": bag.slide_id,
         "source": bag.source,
     }
-    with _whole(path) as temporary, h5py.File(temporary, "w") as file:
+    with written_whole(path, FeatureError) as temporary, h5py.File(temporary, "w") as file:
         file.create_dataset("features", data=bag.features.astype(np.float32))
         coords = file.create_dataset("coords", data=bag.coords.astype(np.int64))
         file.attrs[_OWN] = json.dumps(known)
@@ -58,23 +57,6 @@ def write_features(bag: FeatureBag, path: str | Path) -> Path:
         if bag.slide_mpp is not None:
             coords.attrs["level0_magnification"] = 10 / bag.slide_mpp
     return path
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path`` that takes its place when all went well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or str(error).splitlines()[0]
-        raise FeatureError(
-            f"{path} cannot be written ({reason}); free some space or choose another folder"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def read_features(

@@ -65,6 +65,8 @@ class Architecture(nn.Module):
     """One sentence: what the score of a patch is."""
     uses_grid: ClassVar[bool] = False
     """True when the position of a patch on the canvas matters."""
+    uses_scan: ClassVar[bool] = False
+    """True when the selective scan runs in it, so that the record names the scan's backend."""
 
     config: Any
 
@@ -97,6 +99,26 @@ class Architecture(nn.Module):
         """
         raise NotImplementedError
 
+    def auxiliary_loss(self, stages: dict[str, Tensor], label: Tensor) -> Tensor | None:
+        """Return what the paper adds to the loss of the slide while training, or None.
+
+        Parameters
+        ----------
+        stages
+            Filled by the forward pass of the same bag.
+        label
+            ``(1,)`` int64, class or time bin of the slide.
+        """
+        return None
+
+    @classmethod
+    def adapt(cls, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return published weights under the names used here, without those never used.
+
+        Papers' own repositories differ from the published comparison in some names.
+        """
+        return dict(weights)
+
     @classmethod
     def recognises(cls, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         """Whether a published ``state_dict`` of these names and shapes is of this kind."""
@@ -112,6 +134,24 @@ def keep(stages: dict[str, Tensor] | None, **results: Tensor) -> None:
     """Store internal results where the caller asked for them."""
     if stages is not None:
         stages.update(results)
+
+
+def activation(name: str) -> nn.Module:
+    """Return ``relu`` or exact ``gelu``, the choice published MIL code offers.
+
+    Raises
+    ------
+    ValueError
+        For another name.
+    """
+    if name not in ("relu", "gelu"):
+        raise ValueError(f"the activation is {name!r}, but must be relu or gelu")
+    return nn.ReLU() if name == "relu" else nn.GELU()
+
+
+def score_of_class(scores: Tensor, logits: Tensor) -> Tensor:
+    """Pick from ``(N, K)`` scores those of the class with the largest of ``(K,)`` logits."""
+    return scores[:, int(logits.detach().argmax())]
 
 
 def xavier_init(module: nn.Module) -> None:

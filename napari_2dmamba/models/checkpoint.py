@@ -3,17 +3,16 @@
 import dataclasses
 import datetime
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from napari_2dmamba.errors import CheckpointError, ExportError
+from napari_2dmamba.errors import CheckpointError
 from napari_2dmamba.models import published
 from napari_2dmamba.models.aggregator import Aggregator
 from napari_2dmamba.models.architecture import Architecture
@@ -25,6 +24,7 @@ from napari_2dmamba.models.header import (
     refuse_what_is_no_checkpoint,
 )
 from napari_2dmamba.models.registry import architecture
+from napari_2dmamba.whole_files import written_whole
 
 
 def build_model(header: CheckpointHeader) -> Architecture:
@@ -64,24 +64,11 @@ def save_checkpoint(aggregator: Aggregator, path: str | os.PathLike[str]) -> Non
         name: value.detach().cpu().contiguous().clone()
         for name, value in aggregator.model.state_dict().items()
     }
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        try:
-            save_file(tensors, temporary, metadata={METADATA_KEY: header.to_json()})
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except (OSError, SafetensorError) as error:
-        raise ExportError(f"the checkpoint {path} cannot be written: {error}") from error
+    # As bytes first: the library's own writer hides the reason when a disk is full
+    whole = save(tensors, metadata={METADATA_KEY: header.to_json()})
+    with written_whole(path) as temporary:
+        temporary.write_bytes(whole)
 
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def load_checkpoint(path: str | os.PathLike[str], **given: Any) -> Aggregator:

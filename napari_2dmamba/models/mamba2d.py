@@ -11,7 +11,7 @@ through pads; pads pass every layer like tissue; and the attention is spread ove
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -30,6 +30,9 @@ from napari_2dmamba.scan import selective_scan_2d
 
 ATTENTION_HIDDEN = 128
 """Width of the attention's hidden layer in the published model, whatever d_model is."""
+
+OTHER_CORNERS = ((2,), (1,), (1, 2))
+"""Axes of ``(1, H, W, ·)`` to flip so that another corner than the top left comes first."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Mamba2DConfig(ArchitectureConfig):
         ``"trainable"`` or ``"zero"`` token for cells without tissue.
     scan
         ``"2d"``, or ``"1d"`` over the patches in the order of the bag, without a canvas.
+    directions
+        1: from the top left corner, as published; 4: from all corners.
     canvas_mode
         ``"checkpoint"``: absolute coordinates on the training canvas, as published;
         ``"slide"``: the bounding box of the slide's own patches.
@@ -69,6 +74,7 @@ class Mamba2DConfig(ArchitectureConfig):
     inner_norms: bool = False
     pad: Literal["trainable", "zero"] = "trainable"
     scan: Literal["2d", "1d"] = "2d"
+    directions: Literal[1, 4] = 1
     canvas_mode: Literal["checkpoint", "slide"] = "checkpoint"
     attention_over: Literal["all", "tissue"] = "all"
 
@@ -80,6 +86,7 @@ class Mamba2DConfig(ArchitectureConfig):
         for name, choices in (
             ("pad", ("trainable", "zero")),
             ("scan", ("2d", "1d")),
+            ("directions", (1, 4) if self.scan == "2d" else (1,)),
             ("canvas_mode", ("checkpoint", "slide")),
             ("attention_over", ("all", "tissue")),
         ):
@@ -138,64 +145,107 @@ class Cells:
 
 
 def _spread(rows: Tensor, index: Tensor | None) -> Tensor:
-    return rows if index is None else rows[index]
+    return rows if index is None else rows.index_select(0, index)
 
 
-class MambaBlock(nn.Module):
-    """The mixer of one layer: gate, causal convolution, selective scan."""
+class ScanWeights(nn.Module):
+    """What one direction of the scan owns: it makes dt, B and C from x, and holds A and D."""
 
     def __init__(self, config: Mamba2DConfig) -> None:
         super().__init__()
-        d, inner, n, rank = config.d_model, config.d_inner, config.d_state, config.dt_rank
-        self.in_proj = nn.Linear(d, 2 * inner, bias=False)
-        self.conv1d = nn.Conv1d(inner, inner, config.d_conv, groups=inner)  # weights only
+        self.config = config
+        self.build(config)
+
+    def build(self, config: Mamba2DConfig) -> None:
+        """Create the weights, in the order that fixes what a seed draws."""
+        inner, n, rank = config.d_inner, config.d_state, config.dt_rank
         self.x_proj = nn.Linear(inner, rank + 2 * n, bias=False)
         self.dt_proj = nn.Linear(rank, inner)
         self.A_log = nn.Parameter(torch.log(torch.arange(1.0, n + 1)).repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
-        self.out_proj = nn.Linear(inner, d, bias=False)
         if config.inner_norms:
             self.dt_layernorm = RMSNorm(rank)
             self.B_layernorm = RMSNorm(n)
             self.C_layernorm = RMSNorm(n)
-        self.config = config
+
+    def dt_B_C(self, x: Tensor) -> dict[str, Tensor]:
+        """From ``(V, d_inner)``: dt before its bias ``(V, d_inner)``, B and C ``(V, d_state)``."""
+        config = self.config
+        sizes = [config.dt_rank, config.d_state, config.d_state]
+        dt, B, C = self.x_proj(x).split(sizes, dim=-1)
+        if config.inner_norms:
+            dt, B, C = self.dt_layernorm(dt), self.B_layernorm(B), self.C_layernorm(C)
+        return {"dt": functional.linear(dt, self.dt_proj.weight), "B": B, "C": C}
+
+    def scan(self, on_canvas: dict[str, Tensor], flip: tuple[int, ...] = ()) -> Tensor:
+        """Scan x, dt, B, C, z, each ``(1, H, W, ·)``, from the corner that ``flip`` brings first.
+
+        The scan adds the bias of dt before softplus, so dt comes without it.
+        """
+        arrays = {name: a.flip(flip) if flip else a for name, a in on_canvas.items()}
+        y = selective_scan_2d(
+            arrays["x"],
+            arrays["dt"],
+            -torch.exp(self.A_log),
+            arrays["B"],
+            arrays["C"],
+            D=self.D,
+            z=arrays["z"],
+            dt_bias=self.dt_proj.bias,
+            dt_softplus=True,
+        )
+        return y.flip(flip) if flip else y
+
+
+class MambaBlock(ScanWeights):
+    """The mixer of one layer: gate, causal convolution, selective scan.
+
+    With four directions the scan also starts from the other three corners, each with weights
+    of its own, and the four results are averaged, so that every cell sees the whole canvas.
+    """
+
+    def build(self, config: Mamba2DConfig) -> None:
+        """Create the weights, in the order that fixes what a seed draws."""
+        d, inner = config.d_model, config.d_inner
+        self.in_proj = nn.Linear(d, 2 * inner, bias=False)
+        self.conv1d = nn.Conv1d(inner, inner, config.d_conv, groups=inner)
+        super().build(config)
+        self.out_proj = nn.Linear(inner, d, bias=False)
+        if config.directions == 4:
+            self.other_corners = nn.ModuleList(ScanWeights(config) for _ in OTHER_CORNERS)
 
     def forward(
         self, cells: Cells, stages: dict[str, Tensor] | None = None, layer: int = 0
     ) -> Tensor:
         """Return ``(L, d_model)``, one row per cell."""
-        config = self.config
-        inner, n, rank = config.d_inner, config.d_state, config.dt_rank
-        to_x, to_z = self.in_proj.weight.split(inner)
+        y = self._scan_canvas(cells, stages, layer)
+        keep(stages, **{f"mixer{layer}_y": y[0]})
+        return self.out_proj(y.reshape(-1, self.config.d_inner))
+
+    def _scan_canvas(self, cells: Cells, stages: dict[str, Tensor] | None, layer: int) -> Tensor:
+        """Return the gated scan ``(1, H, W, d_inner)``; the large arrays end here."""
+        to_x, to_z = self.in_proj.weight.split(self.config.d_inner)
         x, x_index = self._convolve(functional.linear(cells.rows, to_x), cells.index)
-        dt, B, C = self.x_proj(x).split([rank, n, n], dim=-1)
-        if config.inner_norms:
-            dt, B, C = self.dt_layernorm(dt), self.B_layernorm(B), self.C_layernorm(C)
-        # The step's bias goes into the scan, which adds it before softplus.
-        dt = functional.linear(dt, self.dt_proj.weight)
-        z = functional.linear(cells.rows, to_z)
-        on_canvas = {
-            name: _spread(value, index).view(1, *cells.shape, value.shape[-1])
-            for name, value, index in (
-                ("x", x, x_index), ("dt", dt, x_index), ("B", B, x_index), ("C", C, x_index),
-                ("z", z, cells.index),
-            )
-        }  # fmt: skip
-        y = selective_scan_2d(
-            on_canvas["x"],
-            on_canvas["dt"],
-            -torch.exp(self.A_log),
-            on_canvas["B"],
-            on_canvas["C"],
-            D=self.D,
-            z=on_canvas["z"],
-            dt_bias=self.dt_proj.bias,
-            dt_softplus=True,
-        )
-        if stages is not None:
-            stages |= {f"mixer{layer}_{name}": value[0] for name, value in on_canvas.items()}
-            stages[f"mixer{layer}_y"] = y[0]
-        return self.out_proj(y.reshape(-1, inner))
+
+        def placed(value: Tensor, index: Tensor | None) -> Tensor:
+            return _spread(value, index).view(1, *cells.shape, value.shape[-1])
+
+        z = placed(functional.linear(cells.rows, to_z), cells.index)
+        shared = {"x": placed(x, x_index), "z": z}
+
+        def arrays_of(weights: ScanWeights) -> dict[str, Tensor]:
+            made = weights.dt_B_C(x)
+            return shared | {name: placed(value, x_index) for name, value in made.items()}
+
+        arrays = arrays_of(self)
+        keep(stages, **{f"mixer{layer}_{name}": value[0] for name, value in arrays.items()})
+        y = self.scan(arrays)
+        if self.config.directions == 1:
+            return y
+        for weights, flip in zip(self.other_corners, OTHER_CORNERS, strict=True):
+            assert isinstance(weights, ScanWeights)
+            y = y + weights.scan(arrays_of(weights), flip)
+        return y / 4
 
     def _convolve(self, rows: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Convolve causally over the raster, then SiLU; only distinct windows are computed.
@@ -211,7 +261,7 @@ class MambaBlock(nn.Module):
         width = self.config.d_conv
         if index is None:
             padded = functional.pad(rows, (0, 0, width - 1, 0))
-            return self._weigh([padded[tap : tap + len(rows)] for tap in range(width)]), None
+            return self._weigh(padded[tap : tap + len(rows)] for tap in range(width)), None
         before_start, pad = len(rows), len(rows) - 1
         windows = torch.stack(
             [
@@ -225,16 +275,16 @@ class MambaBlock(nn.Module):
         x_index[where] = torch.arange(len(where), device=index.device)
         windows = torch.cat([windows[where], torch.full_like(windows[:1], pad)])
         rows = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
-        return self._weigh([rows[windows[:, tap]] for tap in range(width)]), x_index
+        return self._weigh(rows.index_select(0, taps) for taps in windows.unbind(1)), x_index
 
-    def _weigh(self, taps: list[Tensor]) -> Tensor:
+    def _weigh(self, taps: Iterable[Tensor]) -> Tensor:
         """Weigh each cell's predecessors and itself, ``(V, d_inner)`` each, add, and SiLU."""
         weights, bias = self.conv1d.weight[:, 0].t(), self.conv1d.bias
         assert bias is not None
-        x = taps[0] * weights[0]
-        for values, weight in zip(taps[1:], weights[1:], strict=True):
+        x = bias
+        for values, weight in zip(taps, weights, strict=True):
             x = torch.addcmul(x, values, weight)
-        return functional.silu(x + bias)
+        return functional.silu(x)
 
 
 class ResidualBlock(nn.Module):
@@ -278,6 +328,7 @@ class Mamba2DMIL(Architecture):
         "background included unless left out, sum to 1"
     )
     uses_grid: ClassVar[bool] = True
+    uses_scan: ClassVar[bool] = True
 
     config: Mamba2DConfig
 

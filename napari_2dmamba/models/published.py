@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from napari_2dmamba.errors import CheckpointError
+from napari_2dmamba.models.architecture import Architecture
 from napari_2dmamba.models.header import CheckpointHeader
-from napari_2dmamba.models.registry import architectures
+from napari_2dmamba.models.registry import architecture, architectures
 from napari_2dmamba.models.torch_pickle import Record, module_tensors, read_torch_file
 
 ASKED_FOR = {
@@ -99,14 +100,22 @@ def _weights_in(content: Any) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, dict):
         return {}
-    tensors = {
-        key: value
+    tensors = _tensors_in(content)
+    for part, below in content.items():
+        # DTFD-MIL's repository saves one dict of weights per part.
+        if isinstance(part, str) and isinstance(below, dict):
+            tensors |= {f"{part}.{key}": value for key, value in _tensors_in(below).items()}
+    if tensors and all(key.startswith("model.") for key in tensors):
+        tensors = {key.removeprefix("model."): value for key, value in tensors.items()}
+    return tensors
+
+
+def _tensors_in(content: dict[Any, Any]) -> dict[str, Tensor]:
+    return {
+        key.removeprefix("module."): value
         for key, value in content.items()
         if isinstance(key, str) and isinstance(value, Tensor)
     }
-    if tensors and all(key.startswith("module.") for key in tensors):
-        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
-    return tensors
 
 
 def _settings_of(model: Record) -> dict[str, Any]:
@@ -147,19 +156,9 @@ def with_settings(
     CheckpointError
         For weights of no known architecture, or settings that make no sense.
     """
-    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     given = dict(given)
-    kinds = architectures()
-    wanted = given.pop("architecture", None)
-    kind = next(
-        (k for k in kinds.values() if wanted in (None, k.name) and k.recognises(shapes)), None
-    )
-    if kind is None:
-        titles = ", ".join(k.title for k in kinds.values())
-        raise CheckpointError(
-            f"{name} is of no architecture known here ({titles}): its {len(shapes)} weights are "
-            f"named {', '.join(sorted(shapes)[:3])}, ..."
-        )
+    kind, tensors = _recognise(tensors, given.pop("architecture", None), name)
+    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     try:
         config = kind.config_of(shapes)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
@@ -202,6 +201,22 @@ def with_settings(
         notes=settings.get("notes", ""),
     )
     return header, tensors
+
+
+def _recognise(
+    tensors: Mapping[str, Tensor], wanted: str | None, name: str
+) -> tuple[type[Architecture], dict[str, Tensor]]:
+    """Find the architecture by the names of the weights; ``wanted`` narrows the search."""
+    kinds = architectures() if wanted is None else {wanted: architecture(wanted)}
+    for kind in kinds.values():
+        adapted = kind.adapt(tensors)
+        if kind.recognises({key: tuple(value.shape) for key, value in adapted.items()}):
+            return kind, adapted
+    titles = ", ".join(kind.title for kind in kinds.values())
+    raise CheckpointError(
+        f"{name} is of no architecture known here ({titles}): its {len(tensors)} weights are "
+        f"named {', '.join(sorted(tensors)[:3])}, ..."
+    )
 
 
 def config_uses_own_canvas(config: Any) -> bool:

@@ -18,6 +18,10 @@ class TileError(Exception):
     """One stored tile cannot be decoded."""
 
 
+class SlideClosed(TileError):
+    """The tile was asked for after the slide was closed."""
+
+
 @dataclass(frozen=True)
 class Channel:
     """One channel of a slide that is not brightfield.

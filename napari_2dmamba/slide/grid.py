@@ -102,7 +102,8 @@ def check_cells(cells: NDArray[np.int64], canvas: tuple[int, int]) -> None:
         With the number of patches concerned and the first of them.
     """
     rows, cols = canvas
-    off = (cells < 0).any(axis=1) | (cells[:, 0] >= rows) | (cells[:, 1] >= cols)
+    row, col = cells[:, 0], cells[:, 1]
+    off = (row < 0) | (col < 0) | (row >= rows) | (col >= cols)
     if off.any():
         first = tuple(int(v) for v in cells[np.flatnonzero(off)[0]])
         raise GridError(
@@ -110,8 +111,9 @@ def check_cells(cells: NDArray[np.int64], canvas: tuple[int, int]) -> None:
             f"cells (the first at row {first[0]}, column {first[1]}); choose the slide's own "
             "canvas, or check that patch size and resolution are those of the features"
         )
-    _, counts = np.unique(cells, axis=0, return_counts=True)
-    shared = int((counts - 1).sum())
+    # one number per cell, sorted: np.unique takes 0.1 s and more for 100,000 patches
+    numbers = np.sort(row * cols + col)
+    shared = int((numbers[1:] == numbers[:-1]).sum())
     if shared:
         raise GridError(
             f"{shared} of {len(cells)} patches fall into a cell that another patch already "
@@ -158,7 +160,9 @@ def make_grid(
     # a patch's share of tissue: area on the mask, turned into level-0 pixels
     mask_pixel = (height / tissue.mask.shape[0]) * (width / tissue.mask.shape[1])
     fraction = _area(tissue.mask, y / height, x / width) * mask_pixel / side**2
-    kept = (fraction > 0) & (fraction >= settings.min_tissue - 1e-9) & (on_slide >= 0.5)
+    rounding = 1e-9  # of the summed areas, relative to a patch
+    enough = np.maximum(settings.min_tissue - rounding, rounding)
+    kept = (fraction >= enough) & (on_slide >= 0.5)
     if not kept.any():
         raise TissueError(
             f"no patch of {slide.name} holds {settings.min_tissue:.0%} tissue (the fullest "

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_2dmamba.slide.backend import Backend, TileError
+from napari_2dmamba.slide.backend import Backend, SlideClosed, TileError
 from napari_2dmamba.slide.tile_cache import TileCache
 
 CHUNK = 512
@@ -29,6 +29,8 @@ class TileSource(Protocol):
     tile_width: int
     tile_height: int
     background: NDArray[Any]
+    depth: int
+    """How many times tiles are made of tiles; 0 for stored ones."""
     failed: dict[tuple[int, int], str]
     """Tiles that could not be decoded, with the reason."""
 
@@ -44,7 +46,7 @@ class StoredTiles:
         level = backend.levels[index]
         self.key = (slide_key, "stored", index)
         self.width, self.height = level.width, level.height
-        self.downsample = level.downsample
+        self.downsample, self.depth = level.downsample, 0
         self.tile_width, self.tile_height = level.tile_width, level.tile_height
         self.background = np.array(backend.background, backend.dtype)
         self.failed: dict[tuple[int, int], str] = {}
@@ -55,6 +57,8 @@ class StoredTiles:
         try:
             return self._backend.read_tile(self._index, row, column)
         except TileError as error:
+            if isinstance(error, SlideClosed):
+                return self._blank(row, column)
             if not self.failed:
                 logger.warning(
                     "%s: a tile of level %d cannot be decoded and is shown as background (%s)",
@@ -63,9 +67,12 @@ class StoredTiles:
                     error,
                 )
             self.failed[row, column] = str(error)
-            height = min(self.tile_height, self.height - row * self.tile_height)
-            width = min(self.tile_width, self.width - column * self.tile_width)
-            return np.full((height, width, len(self.background)), self.background)
+            return self._blank(row, column)
+
+    def _blank(self, row: int, column: int) -> NDArray[Any]:
+        height = min(self.tile_height, self.height - row * self.tile_height)
+        width = min(self.tile_width, self.width - column * self.tile_width)
+        return np.full((height, width, len(self.background)), self.background)
 
 
 class MeanTiles:
@@ -74,8 +81,10 @@ class MeanTiles:
     def __init__(self, finer: TileSource, cache: TileCache) -> None:
         self.key = (finer.key[0], "mean", finer.key)
         self.width, self.height = -(-finer.width // 2), -(-finer.height // 2)
-        self.downsample = finer.downsample * 2
+        self.downsample, self.depth = finer.downsample * 2, finer.depth + 1
         self.tile_width = self.tile_height = CHUNK
+        if finer.tile_width > 2 * CHUNK:  # strips: cut alike, so that each is decoded once
+            self.tile_width, self.tile_height = -(-finer.tile_width // 2), finer.tile_height
         self.background = finer.background
         self.failed: dict[tuple[int, int], str] = {}
         self._finer, self._cache = finer, cache
@@ -83,8 +92,9 @@ class MeanTiles:
     def load(self, row: int, column: int) -> NDArray[Any]:
         """See `TileSource.load`."""
         finer = self._finer
-        x, y = column * 2 * CHUNK, row * 2 * CHUNK
-        width, height = min(2 * CHUNK, finer.width - x), min(2 * CHUNK, finer.height - y)
+        width, height = 2 * self.tile_width, 2 * self.tile_height
+        x, y = column * width, row * height
+        width, height = min(width, finer.width - x), min(height, finer.height - y)
         pixels = read_pixels(finer, self._cache, x, y, width, height)
         failure = failure_within(finer, x, y, width, height)
         if failure is not None:
@@ -137,7 +147,8 @@ def read_pixels(
             [
                 ((*source.key, row, column), partial(source.load, row, column))
                 for row, column in batch
-            ]
+            ],
+            depth=source.depth,
         )
         for (row, column), tile in zip(batch, tiles, strict=True):
             tile_x, tile_y = column * tile_width, row * tile_height

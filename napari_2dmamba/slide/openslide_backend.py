@@ -13,6 +13,7 @@ from napari_2dmamba.slide.backend import (
     Channel,
     Level,
     NotForThisBackend,
+    SlideClosed,
     TileError,
     on_background,
     usable_mpp,
@@ -77,7 +78,7 @@ class OpenSlideBackend:
         """See `Backend.read_tile`."""
         with self._lock:
             if self._closed:
-                raise TileError("the slide is closed")
+                raise SlideClosed("the slide is closed")
             handle = self._handle
         try:
             return self._read(handle, level, row, column)

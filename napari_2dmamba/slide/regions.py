@@ -1,7 +1,7 @@
 """Regions to include in an analysis or to exclude from it, as drawn or as QuPath saves them."""
 
 import json
-import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from napari_2dmamba.errors import GridError
+from napari_2dmamba.whole_files import written_whole
 
 if TYPE_CHECKING:
     from shapely import Polygon
@@ -135,10 +136,8 @@ def write_regions(
         )
         for polygon in polygons
     ]
-    path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    draft.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    os.replace(draft, path)
+    with written_whole(path) as draft:
+        draft.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
 
 
 def _features(data: Any) -> list[dict[str, Any]]:
@@ -148,7 +147,7 @@ def _features(data: Any) -> list[dict[str, Any]]:
     if not isinstance(data, dict) or "type" not in data:
         raise ValueError("no features were found")
     if data["type"] == "FeatureCollection":
-        return _features(data["features"])
+        return _features(data.get("features"))
     if data["type"] == "Feature":
         return [data] if data.get("geometry") else []
     return [{"geometry": data}]
@@ -165,5 +164,7 @@ def _is_excluded(properties: dict[str, Any]) -> bool:
     if properties.get("exclude"):
         return True
     classification = properties.get("classification") or {}
-    name = classification if isinstance(classification, str) else classification.get("name") or ""
-    return name.strip().lower() == "exclude" or name.strip().lower().startswith("ignore")
+    if isinstance(classification, str):
+        classification = {"name": classification}
+    names = [classification.get("name") or "", *(classification.get("names") or [])]
+    return any(re.match(r"\s*(exclude\s*$|ignore)", name, re.IGNORECASE) for name in names)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from napari_2dmamba.errors import MissingMppError, SlideError
-from napari_2dmamba.slide.backend import LARGEST_MPP, SMALLEST_MPP, Backend
+from napari_2dmamba.errors import SlideError
+from napari_2dmamba.slide.backend import LARGEST_MPP, SMALLEST_MPP, Backend, Level
 from napari_2dmamba.slide.level import (
     SlideLevel,
     StoredTiles,
@@ -196,21 +196,6 @@ class Slide:
             "tissue in bright field (8-bit RGB); it can be viewed, not analysed"
         )
 
-    def require_mpp(self) -> float:
-        """Return `mpp`.
-
-        Raises
-        ------
-        MissingMppError
-            When the file states none that can be used, and none was given.
-        """
-        if self.mpp is None:
-            raise MissingMppError(
-                f"{self.name} has no usable µm per pixel ({self.mpp_source}); give it as mpp, "
-                "for example 0.25 for a 40x and 0.5 for a 20x scan"
-            )
-        return self.mpp
-
     def read_region(
         self, x: int, y: int, level: int, width: int, height: int, *, strict: bool = False
     ) -> NDArray[Any]:
@@ -243,6 +228,21 @@ class Slide:
         if strict:
             self._refuse_damage(source, left, top, width, height)
         return pixels
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The stored levels with the tiles they are cut into."""
+        return self._backend.levels
+
+    def read_tile(self, level: int, row: int, column: int) -> NDArray[Any]:
+        """Decode one stored tile, past the cache that viewers share; may be called from threads.
+
+        Raises
+        ------
+        TileError
+            When it cannot be decoded.
+        """
+        return self._backend.read_tile(level, row, column)
 
     def best_level(self, downsample: float) -> int:
         """Return the coarsest stored level still at least as fine as a downsample."""

@@ -1,8 +1,12 @@
 """TIFF slides through tifffile and imagecodecs: each stored tile decoded once, unpainted."""
 
 import contextlib
+import math
+import os
+import re
+import tempfile
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ from napari_2dmamba.errors import SlideError
 from napari_2dmamba.slide.backend import (
     Level,
     NotForThisBackend,
+    SlideClosed,
     TileError,
     on_background,
     whole_downsample,
@@ -30,20 +35,38 @@ from napari_2dmamba.slide.tiff_metadata import (
 
 _BLOCK = 512
 _STRIP_ROWS, _STRIP_BYTES = 64, 8 * 2**20
-_LARGEST_SEGMENT = 2**30
+_SPILLED_SEGMENT, _LARGEST_SEGMENT = 64 * 2**20, 2**30
+"""Strips or tiles that decode to more bytes are decoded once, to disk; or not at all."""
+
 _JPEG = {6, 7, 34892, 33007}
 _APERIO_YCBCR = 33003
+_JPEG_MARK = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_JPEG_END = 0xD9
+_JPEG_SEGMENTS = {0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}
+"""What may stand between the scans of a JPEG: tables, comments, the next scan."""
 
 
 @dataclass
 class _Plane:
-    """Where the samples of one level lie: in the segments of a page, or plainly in the file."""
+    """A page, and how the tiles we read are made of its segments (TIFF tiles or strips)."""
 
     page: Any
     columns: int
     rows_per_tile: int
     segments_per_tile: int
     segments: int
+    segment_bytes: int
+
+
+@dataclass
+class _Spilled:
+    """A level of huge segments, decoded to a temporary file when it is first read."""
+
+    planes: list[_Plane]
+    stored: Level
+    array: NDArray[Any] | None = None
+    error: str | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class TifffileBackend:
@@ -141,7 +164,7 @@ class TifffileBackend:
 
     def _read_levels(self, series: tifffile.TiffPageSeries) -> None:
         levels: list[Level] = []
-        self._sources: list[list[_Plane] | NDArray[Any]] = []
+        self._sources: list[list[_Plane] | _Spilled | NDArray[Any]] = []
         full = None
         for stored in series.levels:
             shape = dict(zip(stored.axes, stored.shape, strict=True))
@@ -149,38 +172,42 @@ class TifffileBackend:
             full = full or (width, height)
             if min(width, height) < 1 or not _same_shape(width, height, *full):
                 continue
+            factor = whole_downsample(width, height, *full)
+            level = Level(width, height, factor, _BLOCK, _BLOCK)
             plain = _memory_map(self._tiff, stored)
             if plain is not None:
-                tile_width = tile_height = _BLOCK
                 self._sources.append(self._view_plain(plain, stored))
+                levels.append(level)
+                continue
+            planes = [self._plane(page) for page in self._pages(stored)]
+            if any(_ends(plane.page) > self._tiff.filehandle.size for plane in planes):
+                raise SlideError(_cut_short(self._path))
+            tile_width = stored.keyframe.tilewidth if stored.keyframe.is_tiled else width
+            own_tiles = replace(level, tile_width=tile_width, tile_height=planes[0].rows_per_tile)
+            if planes[0].segment_bytes > _SPILLED_SEGMENT:
+                self._sources.append(_Spilled(planes, own_tiles))
+                levels.append(level)
             else:
-                planes = [self._plane(page) for page in self._pages(stored)]
-                if any(_ends(plane.page) > self._tiff.filehandle.size for plane in planes):
-                    raise SlideError(_cut_short(self._path))
-                keyframe = stored.keyframe
-                tile_width = keyframe.tilewidth if keyframe.is_tiled else width
-                tile_height = planes[0].rows_per_tile
                 self._sources.append(planes)
-            factor = whole_downsample(width, height, *full)
-            levels.append(Level(width, height, factor, tile_width, tile_height))
+                levels.append(own_tiles)
         self.levels = tuple(levels)
 
     def _plane(self, page: Any) -> _Plane:
         keyframe = page.keyframe
+        contiguous = keyframe.samplesperpixel if keyframe.planarconfig == 1 else 1
+        pixel_bytes = contiguous * keyframe.dtype.itemsize
         if keyframe.is_tiled:
             columns = -(-keyframe.imagewidth // keyframe.tilewidth)
             rows = -(-keyframe.imagelength // keyframe.tilelength)
-            size = keyframe.tilewidth * keyframe.tilelength
-            plane = _Plane(page, columns, keyframe.tilelength, 1, rows * columns)
+            size = keyframe.tilewidth * keyframe.tilelength * pixel_bytes
+            plane = _Plane(page, columns, keyframe.tilelength, 1, rows * columns, size)
         else:
             per_strip = min(keyframe.rowsperstrip, keyframe.imagelength)
-            size = keyframe.imagewidth * per_strip
-            contiguous = keyframe.samplesperpixel if keyframe.planarconfig == 1 else 1
-            row_bytes = keyframe.imagewidth * contiguous * keyframe.dtype.itemsize
+            row_bytes = keyframe.imagewidth * pixel_bytes
             band = max(1, min(_STRIP_ROWS, _STRIP_BYTES // row_bytes) // per_strip)
             strips = -(-keyframe.imagelength // per_strip)
-            plane = _Plane(page, 1, band * per_strip, band, strips)
-        if size * keyframe.samplesperpixel * keyframe.dtype.itemsize > _LARGEST_SEGMENT:
+            plane = _Plane(page, 1, band * per_strip, band, strips, row_bytes * per_strip)
+        if plane.segment_bytes > _LARGEST_SEGMENT:
             raise SlideError(
                 f"{self._path.name} stores {keyframe.imagewidth} x {keyframe.imagelength} pixels "
                 "in one piece that needs more than 1 GB to decode; convert it to a tiled pyramid"
@@ -213,21 +240,48 @@ class TifffileBackend:
     def read_tile(self, level: int, row: int, column: int) -> NDArray[Any]:
         """See `Backend.read_tile`."""
         source, stored = self._sources[level], self.levels[level]
+        if isinstance(source, _Spilled):
+            source = self._spill(source)
         if isinstance(source, np.ndarray):
-            pixels = self._cut(source, stored, row, column)
+            top, left = row * stored.tile_height, column * stored.tile_width
+            pixels = source[top : top + stored.tile_height, left : left + stored.tile_width]
         else:
-            parts = [
-                self._decode(plane, row, column, sample)
-                for plane in source
-                for sample in range(_separate_samples(plane.page))
-            ]
-            pixels = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+            pixels = self._decode_tile(source, row, column)
         return self._finish(pixels, stored, row, column)
 
-    @staticmethod
-    def _cut(source: NDArray[Any], stored: Level, row: int, column: int) -> NDArray[Any]:
-        top, left = row * stored.tile_height, column * stored.tile_width
-        return source[top : top + stored.tile_height, left : left + stored.tile_width]
+    def _decode_tile(self, planes: list[_Plane], row: int, column: int) -> NDArray[Any]:
+        parts = [
+            self._decode(plane, row, column, sample)
+            for plane in planes
+            for sample in range(_separate_samples(plane.page))
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+
+    def _spill(self, source: _Spilled) -> NDArray[Any]:
+        """Decode a level once, segment by segment, to a file that goes when we do."""
+        with source.lock:
+            if source.array is None and source.error is None:
+                try:
+                    source.array = self._decode_whole(source)
+                except (TileError, OSError) as error:
+                    source.error = str(error)
+            if source.array is None:
+                raise TileError(source.error)
+            return source.array
+
+    def _decode_whole(self, source: _Spilled) -> NDArray[Any]:
+        stored = source.stored
+        array: NDArray[Any] | None = None
+        for row in range(-(-stored.height // stored.tile_height)):
+            for column in range(-(-stored.width // stored.tile_width)):
+                pixels = self._decode_tile(source.planes, row, column)
+                if array is None:
+                    array = _on_disk((stored.height, stored.width, pixels.shape[-1]), pixels.dtype)
+                top, left = row * stored.tile_height, column * stored.tile_width
+                part = array[top : top + pixels.shape[0], left : left + pixels.shape[1]]
+                part[...] = pixels[: part.shape[0], : part.shape[1]]
+        assert array is not None
+        return array
 
     def _finish(self, pixels: NDArray[Any], stored: Level, row: int, column: int) -> NDArray[Any]:
         height = min(stored.tile_height, stored.height - row * stored.tile_height)
@@ -264,24 +318,28 @@ class TifffileBackend:
         data = self._bytes(offset, size) if size else None
         if data is not None and len(data) < size:
             raise TileError("the file ends before the tile does")
-        options = (
-            {"jpegtables": page.jpegtables, "jpegheader": keyframe.jpegheader}
-            if int(keyframe.compression) in _JPEG
-            else {}
-        )
+        options = {}
+        if int(keyframe.compression) in _JPEG:
+            options = {"jpegtables": page.jpegtables, "jpegheader": keyframe.jpegheader}
+            if data is not None and end_of_jpeg(data) is None:
+                raise TileError("its JPEG data is damaged")
         try:
             pixels, _, shape = keyframe.decode(data, index, **options)
         except Exception as error:
             raise TileError(f"{type(error).__name__}: {error}") from error
-        if pixels is None:  # a tile that was never written
+        if data is None or pixels is None:  # a tile that was never written
             fill = 255 if self.rgb else 0
             return np.full(shape[1:], fill, keyframe.dtype)
+        if options and (pixels[0, -8:, -8:] == 128).all():
+            again, _, _ = keyframe.decode(with_more_code(data), index, **options)
+            if not np.array_equal(again, pixels):
+                raise TileError("its JPEG data ends before its pixels do")
         return pixels[0]
 
     def _bytes(self, offset: int, size: int) -> bytes:
         with self._lock:
             if self._file.closed:
-                raise TileError("the slide is closed")
+                raise SlideClosed("the slide is closed")
             self._file.seek(offset)
             return self._file.read(size)
 
@@ -322,6 +380,35 @@ def _slide_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
     return max(candidates, key=area)
 
 
+def end_of_jpeg(data: bytes) -> int | None:
+    """Return where the end mark stands, or None where another mark cannot stand before it.
+
+    The decoder fills damaged stretches with grey and does not say so; OpenSlide refuses them.
+    """
+    position = data.find(b"\xff\xda")
+    while position >= 0:
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        mark = _JPEG_MARK.search(data, position)
+        if mark is None:
+            return None
+        position = mark.start()
+        if data[position + 1] == _JPEG_END:
+            return position
+        if data[position + 1] not in _JPEG_SEGMENTS:
+            return None
+    return None
+
+
+def with_more_code(data: bytes) -> bytes:
+    """Return a JPEG with further coded bits before its end mark.
+
+    Where the bits run out early, a decoder leaves the remaining blocks mid-grey and says
+    nothing. Then further bits change the picture; a whole one they do not touch.
+    """
+    end = end_of_jpeg(data)
+    return data[:end] + b"\x5a\xa5\x3c" * 400 + b"\xff\xd9"
+
+
 def _choose_planes(lead: dict[str, int]) -> tuple[tuple[Any, ...], tuple[str, ...]]:
     """Keep all channels; of stacks and series, take the first time and the middle focus."""
     words = {"T": "time point", "Z": "focal plane"}
@@ -351,6 +438,14 @@ def _memory_map(tiff: tifffile.TiffFile, level: tifffile.TiffPageSeries) -> NDAr
     if level.dataoffset + level.size * level.dtype.itemsize > tiff.filehandle.size:
         return None  # cut short: read strip by strip what is there
     return np.memmap(tiff.filehandle.path, dtype, "r", level.dataoffset, level.shape)
+
+
+def _on_disk(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return an array in a temporary file that goes when the array does."""
+    with tempfile.TemporaryFile() as file:
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error here, a crash later
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * dtype.itemsize)
+        return np.memmap(file, dtype, "w+", 0, shape)
 
 
 def _separate_samples(page: Any) -> int:

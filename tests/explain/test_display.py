@@ -140,6 +140,20 @@ def test_ticks_carry_the_value_that_is_shown_there(transform, signed, gamma) -> 
     assert positions == [0, 0.25, 0.5, 0.75, 1]
 
 
+@pytest.mark.parametrize("transform", ["raw", "log"])
+def test_a_constant_map_has_one_tick_where_its_colour_is(transform) -> None:
+    for value, signed in ((3.0, False), (3.0, True), (-3.0, True), (0.0, True)):
+        grid_map = a_map([value, value], signed=signed)
+        display = DisplayTransform(grid_map, DisplaySettings(transform=transform))
+        at = {tick.label: tick.position for tick in display.ticks()}
+        if value > 0:
+            assert at["3.00"] == display(grid_map.values)[0, 0]
+        assert all(0 <= position <= 1 for position in at.values())
+    zeros = DisplayTransform(a_map([0.0, 0.0]), DisplaySettings(transform="log"))
+    assert zeros.ticks() == []
+    np.testing.assert_array_equal(zeros(np.zeros((1, 2))), [[0, 0]])
+
+
 def test_the_data_are_never_changed() -> None:
     grid_map = a_map([[1, 2], [NAN, 4]])
     before = grid_map.values.copy()

@@ -88,8 +88,9 @@ def test_jpeg_is_close_and_smaller(slide: Slide, tmp_path) -> None:
 
 
 def test_the_raw_map_has_one_pixel_per_patch_and_says_where_it_lies(tmp_path) -> None:
+    moved = COORDS + np.array([130, 70])
     shifted = scatter(
-        ATTENTION, COORDS + np.array([130, 70]), SIZE, name="attention", meaning="a & b < c", mpp=0.5
+        ATTENTION, moved, SIZE, name="attention", meaning="a & b < c", mpp=0.5
     )  # fmt: skip
     path = write_map_tiff(shifted, tmp_path / "m.ome.tif")
     found = tifffile.imread(path)
@@ -149,6 +150,14 @@ def test_a_place_that_cannot_be_written_is_named(slide: Slide, tmp_path) -> None
     (tmp_path / "file").touch()
     with pytest.raises(ExportError, match="choose a folder you may write to"):
         write_map_tiff(attention_map(), tmp_path / "file" / "m.ome.tif")
+
+
+def test_absurd_sizes_are_refused_before_anything_is_written(slide: Slide, tmp_path) -> None:
+    with pytest.raises(ExportError, match="µm per pixel or more"):
+        write_overlay_tiff(
+            slide, attention_map(), tmp_path / "a.ome.tif", PyramidSettings(mpp=0.0001)
+        )
+    assert not list(tmp_path.iterdir())
 
 
 def test_memory_does_not_grow_with_the_file(slide: Slide, tmp_path) -> None:

@@ -2,6 +2,7 @@ import re
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from napari_2dmamba.errors import Cancelled, ExportError
@@ -217,6 +218,16 @@ def test_maps_without_values_are_drawn_as_nothing(slide: Slide, tmp_path) -> Non
     write_picture(slide, empty, tmp_path / "b.png")
 
 
+def test_slides_without_natural_colours_are_refused(tmp_path) -> None:
+    tifffile.imwrite(tmp_path / "grey.tif", np.full((300, 400), 900, np.uint16), tile=(64, 64))
+    with (
+        open_slide(tmp_path / "grey.tif", mpp=0.5) as slide,
+        pytest.raises(ExportError, match=r"grey\.tif has channels in place of natural colours"),
+    ):
+        write_picture(slide, attention_map(), tmp_path / "a.png", PLAIN)
+    assert not (tmp_path / "a.png").exists()
+
+
 def test_predictions_are_said_in_one_line() -> None:
     assert describe(classification()) == "Prediction: tumour 81.8%, normal 18.2%"
     assert describe(survival()).startswith("Prediction: risk -1.")
@@ -225,5 +236,5 @@ def test_predictions_are_said_in_one_line() -> None:
 
 def test_png_strips_of_any_height_make_one_picture(tmp_path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (50, 31, 3), dtype=np.uint8)
-    write_png(tmp_path / "a.png", [pixels[:1], pixels[1:30], pixels[30:]], 31, 50)
+    write_png(tmp_path / "a.png", [pixels[:1], pixels[1:30], pixels[30:30], pixels[30:]], 31, 50)
     np.testing.assert_array_equal(picture_of(tmp_path / "a.png"), pixels)

@@ -3,13 +3,14 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.display import DisplaySettings
@@ -23,6 +24,9 @@ from napari_2dmamba.export.record import (
 )
 from napari_2dmamba.export.run_folder import open_run, save_run
 from napari_2dmamba.features.bag import FeatureBag
+from napari_2dmamba.features.files import read_features, write_features
+from napari_2dmamba.models import Aggregator, CheckpointHeader
+from napari_2dmamba.models.mamba2d import Mamba2DConfig, Mamba2DMIL
 from napari_2dmamba.slide import Slide, open_slide
 from napari_2dmamba.slide.grid import GridSettings, PatchGrid
 
@@ -139,6 +143,37 @@ def test_a_run_opens_again_as_it_was(slide: Slide, tmp_path, make) -> None:
     assert open_run(tmp_path / "out" / "run" / "run.json").grid.canvas == (4, 5)
 
 
+@pytest.mark.parametrize("task", ["classification", "survival"])
+def test_what_a_real_model_says_opens_again(slide: Slide, tmp_path, task) -> None:
+    torch.manual_seed(0)
+    config = Mamba2DConfig(2, 3, d_model=16, d_state=4)
+    header = CheckpointHeader(
+        architecture="2dmamba", config=asdict(config), task=task, canvas=(3, 4),
+        class_names=("a", "b", "c"), encoder="stain-texture-v1",
+    )  # fmt: skip
+    prediction = Aggregator(Mamba2DMIL(config), header).predict(BAG)
+    run = open_run(saved(slide, tmp_path, prediction))
+    for name in ("logits", "probabilities", "hazards", "survival", "attention", "cells"):
+        np.testing.assert_array_equal(getattr(run.prediction, name), getattr(prediction, name))
+    assert run.prediction.risk == prediction.risk
+    assert run.prediction.background_mass == prediction.background_mass
+    assert run.prediction.extra == prediction.extra
+    assert run.prediction.canvas == prediction.canvas
+
+
+def test_features_of_a_run_are_found_and_known(slide: Slide, tmp_path) -> None:
+    path = write_features(BAG, tmp_path / "features.h5")
+    save_run(
+        tmp_path / "run", record_of(slide, features=path), grid=GRID,
+        prediction=classification(), maps=[attention_map()],
+    )  # fmt: skip
+    run = open_run(tmp_path / "run")
+    assert run.find_features() == path
+    assert run.record["features"]["content_sha256"] == features_hash(read_features(path))
+    path.unlink()
+    assert run.find_features() is None
+
+
 def test_other_programs_find_the_scores(slide: Slide, tmp_path) -> None:
     table = pq.read_table(saved(slide, tmp_path) / "scores.parquet").to_pydict()
     np.testing.assert_array_equal(np.float32(table["attention"]), ATTENTION)
@@ -252,7 +287,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from napari_2dmamba.errors import ExportError
-from napari_2dmamba.export.files import written_whole
+from napari_2dmamba.whole_files import written_whole
 from napari_2dmamba.export.geojson import write_geojson
 from napari_2dmamba.export.patches import PatchScores
 from napari_2dmamba.export.picture import write_png

@@ -1,13 +1,24 @@
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from napari_2dmamba.errors import ExportError
+from napari_2dmamba.export.patches import patch_scores, values_at
 from napari_2dmamba.export.tables import write_table
 
-from .material import ATTENTION, CELLS, COORDS, TISSUE, scores
+from .material import (
+    ATTENTION,
+    CELLS,
+    COORDS,
+    SIZE,
+    TISSUE,
+    attention_map,
+    classification,
+    scores,
+)  # fmt: skip
 
 
 def test_parquet_holds_every_column_with_its_unit(tmp_path) -> None:
@@ -57,12 +68,28 @@ def test_a_map_may_be_called_like_a_column(tmp_path) -> None:
     assert table["attention (map)"][0].as_py() == 0
 
 
+def test_maps_of_one_name_are_numbered_and_attention_stands_once(tmp_path) -> None:
+    twice = [replace(attention_map(), name="occlusion", values=attention_map().values * n)
+             for n in (2, 3)]  # fmt: skip
+    gathered = patch_scores(COORDS, SIZE, classification(), maps=[attention_map(), *twice])
+    assert list(gathered.maps) == ["occlusion", "occlusion (2)"]
+    np.testing.assert_array_equal(gathered.maps["occlusion (2)"], ATTENTION * np.float32(3))
+
+
+def test_a_map_smaller_than_the_slide_gives_nothing_beyond_it() -> None:
+    part = replace(attention_map(), values=attention_map().values[:2, :2])
+    found = values_at(part, COORDS)
+    inside = (CELLS < 2).all(axis=1)
+    np.testing.assert_array_equal(found[inside], ATTENTION[inside])
+    assert np.isnan(found[~inside]).all()
+
+
 def test_other_suffixes_are_refused(tmp_path) -> None:
     with pytest.raises(ExportError, match=r"s\.xlsx .* use \.csv or \.parquet"):
         write_table(scores(), tmp_path / "s.xlsx")
 
 
-def test_a_full_disk_is_said_in_one_sentence(tmp_path) -> None:
+def test_a_path_below_a_file_is_refused_in_one_sentence(tmp_path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ExportError, match="cannot be written"):
         write_table(scores(), tmp_path / "file" / "s.parquet")

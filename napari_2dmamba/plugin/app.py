@@ -1,0 +1,135 @@
+"""The standalone application: napari set up for slides, with its settings kept apart."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_2dmamba.plugin.reader import SLIDE_PATTERNS
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+    from napari_2dmamba.plugin.overview import SlideOverview
+    from napari_2dmamba.plugin.run_widget import RunWidget
+
+PLUGIN_NAME = "napari-2dmamba"
+TITLE = "2DMamba"
+
+
+def view(paths: Sequence[Path | str] = (), *, run_folder: Path | str | None = None) -> int:
+    """Open the viewer on slides and stay until it is closed.
+
+    Parameters
+    ----------
+    paths
+        Slide files.
+    run_folder
+        A saved run to show as well.
+
+    Returns
+    -------
+    int
+        0, or 1 when one of the slides could not be opened.
+    """
+    keep_settings_apart()
+    import napari
+
+    window = make_viewer(paths)
+    if run_folder is not None:
+        window.run_widget.open_saved_run(run_folder)
+    napari.run()
+    return 1 if window.problems else 0
+
+
+def keep_settings_apart() -> None:
+    """Point napari to settings of our own, unless the environment names some already.
+
+    To be called before napari is imported for the first time.
+    """
+    from platformdirs import user_config_path
+
+    os.environ.setdefault(
+        "NAPARI_CONFIG", str(user_config_path(PLUGIN_NAME, appauthor=False) / "settings.yaml")
+    )
+
+
+@dataclass(frozen=True)
+class Application:
+    """The open window.
+
+    Attributes
+    ----------
+    viewer
+        napari's.
+    run_widget, overview
+        Docked in it.
+    problems
+        One sentence per slide that could not be opened.
+    """
+
+    viewer: "Viewer"
+    run_widget: "RunWidget"
+    overview: "SlideOverview"
+    problems: tuple[str, ...]
+
+
+def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Application:
+    """Return the window with its widgets docked and the slides open."""
+    import napari
+    from qtpy.QtWidgets import QApplication
+
+    from napari_2dmamba.plugin.overview import SlideOverview
+    from napari_2dmamba.plugin.preferences import apply_preferences
+    from napari_2dmamba.plugin.run_widget import RunWidget
+
+    suit_slides()
+    apply_preferences()
+    viewer = napari.Viewer(title=TITLE, show=False, show_welcome_screen=False)
+    overview, run_widget = SlideOverview(viewer), RunWidget(viewer)
+    viewer.window.add_dock_widget(overview, name="Slide overview", area="left")
+    viewer.window.add_dock_widget(run_widget, name="Run 2DMamba", area="right")
+    viewer.layers.events.inserted.connect(partial(name_window, viewer))
+    viewer.layers.events.removed.connect(partial(name_window, viewer))
+    if show:
+        fit_window(viewer)
+        viewer.window.show()
+        QApplication.processEvents()  # the canvas gets its size, so that slides fit into it
+    problems = run_widget.open_slides([Path(path) for path in paths])
+    return Application(viewer, run_widget, overview, problems)
+
+
+def fit_window(viewer: "Viewer") -> None:
+    """Make the window of a first start large enough for its widgets; later ones are restored."""
+    from napari.settings import get_settings
+    from qtpy.QtWidgets import QApplication
+
+    screen = QApplication.primaryScreen()
+    if get_settings().application.window_size is None and screen is not None:
+        room = screen.availableGeometry()
+        viewer.window.resize(min(1700, room.width() - 40), min(1080, room.height() - 60))
+
+
+def name_window(viewer: "Viewer", event: object = None) -> None:
+    """Put the name of the uppermost slide into the title."""
+    from napari_2dmamba.plugin.slide_layer import open_slides
+
+    slides = open_slides(viewer)
+    viewer.title = f"{slides[0].name} - {TITLE}" if slides else TITLE
+
+
+def suit_slides() -> None:
+    """Set napari's settings so that large slides open well.
+
+    Slices load in the background, and slide files go to our reader without a question.
+    """
+    from napari.settings import get_settings
+
+    settings = get_settings()
+    settings.experimental.async_ = True
+    settings.appearance.theme = "light"
+    readers = {**settings.plugins.extension2reader}
+    readers.update(dict.fromkeys(SLIDE_PATTERNS, PLUGIN_NAME))
+    settings.plugins.extension2reader = readers

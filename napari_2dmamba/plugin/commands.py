@@ -1,0 +1,48 @@
+"""Menu commands."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+    from napari_2dmamba.plugin.run_widget import RunWidget
+
+RUN_WIDGET_NAME = "Run 2DMamba"
+
+
+def open_run(viewer: "Viewer") -> None:
+    """Ask for the folder of a saved run and show it."""
+    run_widget(viewer).export_section.open.click()
+
+
+def save_view(viewer: "Viewer") -> None:
+    """Save what the canvas shows as a PNG, at the size of the screen.
+
+    napari's own export draws the full resolution of every layer, which no graphics card can do
+    for a slide.
+    """
+    from napari.utils.notifications import show_error, show_info
+    from qtpy.QtWidgets import QFileDialog
+
+    path, _ = QFileDialog.getSaveFileName(None, "Save the view", "view.png", "PNG (*.png)")
+    if not path:
+        return
+    path = path if path.lower().endswith(".png") else f"{path}.png"
+    try:
+        viewer.screenshot(path, canvas_only=True, flash=False)
+    except OSError as error:
+        show_error(f"{path} cannot be written: {error.strerror or error}")
+        return
+    show_info(f"Written: {path}")
+
+
+def run_widget(viewer: "Viewer") -> "RunWidget":
+    """Return the Run widget of the window, docked when there is none yet."""
+    from napari_2dmamba.plugin.run_widget import RunWidget
+
+    for widget in viewer.window.dock_widgets.values():
+        if isinstance(widget, RunWidget):
+            return widget
+    widget = RunWidget(viewer)
+    viewer.window.add_dock_widget(widget, name=RUN_WIDGET_NAME, area="right")
+    return widget

@@ -1,0 +1,351 @@
+"""Forms made from settings dataclasses, so that no default is written twice."""
+
+import dataclasses
+import math
+import types
+import typing
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QLabeledDoubleSlider
+
+from napari_2dmamba.plugin.section import Fold
+
+Settings = TypeVar("Settings")
+
+_LARGE = 10**6
+
+
+class Form(QWidget, Generic[Settings]):
+    """One row per field of a settings dataclass; advanced fields in a fold below.
+
+    Parameters
+    ----------
+    settings_class
+        A dataclass whose fields are made with `napari_2dmamba.settings.setting`.
+    leave_out
+        Names of fields that another widget sets; they keep their defaults here.
+    choices
+        What to offer for fields that could hold more than a form can list.
+
+    Signals
+    -------
+    changed()
+        After any field was edited.
+    """
+
+    changed = Signal()
+
+    def __init__(
+        self,
+        settings_class: type[Settings],
+        *,
+        leave_out: tuple[str, ...] = (),
+        choices: dict[str, tuple[Any, ...]] | None = None,
+        parent: QWidget | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self._class = settings_class
+        self._start: Settings = settings_class()
+        self._editors: dict[str, Editor] = {}
+        hints = typing.get_type_hints(settings_class)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        plain, advanced = _rows(), _rows()
+        for field in dataclasses.fields(settings_class):  # type: ignore[arg-type]
+            if field.name in leave_out or "help" not in field.metadata:
+                continue
+            editor = make_editor(field, hints[field.name], (choices or {}).get(field.name))
+            editor.set(getattr(self._start, field.name))
+            editor.changed.connect(self.changed)
+            editor.setToolTip(field.metadata["help"])
+            self._editors[field.name] = editor
+            rows = advanced if field.metadata.get("advanced") else plain
+            label = field.metadata.get("label") or field.name.replace("_", " ").capitalize()
+            name = QLabel(label)
+            name.setToolTip(field.metadata["help"])
+            rows.addRow(name, editor)
+        if plain.rowCount():
+            layout.addLayout(plain)
+        if advanced.rowCount():
+            inner = QWidget()
+            inner.setLayout(advanced)
+            layout.addWidget(Fold("More settings", inner))
+
+    def settings(self) -> Settings:
+        """Return the dataclass the form shows now."""
+        values = {name: editor.get() for name, editor in self._editors.items()}
+        return dataclasses.replace(self._start, **values)  # type: ignore[type-var]
+
+    def set_settings(self, settings: Settings) -> None:
+        """Show ``settings``; emits `changed` once, and only when something changed."""
+        before = self.settings()
+        self._start = settings
+        self.blockSignals(True)
+        for name, editor in self._editors.items():
+            editor.set(getattr(settings, name))
+        self.blockSignals(False)
+        if self.settings() != before:
+            self.changed.emit()
+
+    def editor(self, name: str) -> "Editor":
+        """Return the editor of one field."""
+        return self._editors[name]
+
+
+class Editor(QWidget):
+    """Edits one value. Subclasses give `get` and `set`."""
+
+    changed = Signal()
+
+    def get(self) -> Any:
+        """Return the value shown."""
+        raise NotImplementedError
+
+    def set(self, value: Any) -> None:
+        """Show ``value``."""
+        raise NotImplementedError
+
+    def _hold(self, *widgets: QWidget) -> None:
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        for index, widget in enumerate(widgets):
+            layout.addWidget(widget, 1 if index == 0 else 0)
+
+
+class FlagEditor(Editor):
+    """True or false."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._box = QCheckBox()
+        self._box.toggled.connect(lambda _: self.changed.emit())
+        self._hold(self._box)
+
+    def get(self) -> bool:  # noqa: D102
+        return self._box.isChecked()
+
+    def set(self, value: bool) -> None:  # noqa: D102
+        self._box.setChecked(bool(value))
+
+
+class ChoiceEditor(Editor):
+    """One of a few values."""
+
+    def __init__(self, choices: tuple[Any, ...]) -> None:
+        super().__init__()
+        self._choices = choices
+        self._box = QComboBox()
+        self._box.addItems(["none" if c is None else str(c) for c in choices])
+        self._box.currentIndexChanged.connect(lambda _: self.changed.emit())
+        self._hold(self._box)
+
+    def get(self) -> Any:  # noqa: D102
+        return self._choices[self._box.currentIndex()]
+
+    def set(self, value: Any) -> None:  # noqa: D102
+        self._box.setCurrentIndex(self._choices.index(value))
+
+
+class NumberEditor(Editor):
+    """A whole or a broken number, with unit and limits; may be absent.
+
+    An optional number shows ``auto`` at the bottom end of its range, and is then None.
+    """
+
+    def __init__(
+        self,
+        *,
+        whole: bool,
+        minimum: float | None,
+        maximum: float | None,
+        unit: str | None,
+        default: float | None,
+        optional: bool,
+    ) -> None:
+        super().__init__()
+        self._optional = optional
+        self._box: QSpinBox | QDoubleSpinBox
+        low = minimum if minimum is not None else (0 if optional else -_LARGE)
+        high = maximum if maximum is not None else _LARGE
+        if whole:
+            self._box = QSpinBox()
+            self._step = 1.0
+            self._box.setRange(int(low) - optional, int(high))
+            if default is not None and default >= 64:
+                self._box.setSingleStep(int(default) // 8)
+        else:
+            self._box = PlainSpinBox()
+            span = maximum - minimum if minimum is not None and maximum is not None else None
+            size = abs(default) if default else (span or 1.0)
+            self._step = 0.01 if size < 5 else 0.1 if size < 50 else 10 ** int(math.log10(size) - 1)
+            self._box.setDecimals(4)
+            self._box.setRange(low - (self._step if optional else 0), high)
+            self._box.setSingleStep(0.05 if span == 1 else self._step * 5)
+        if optional:
+            self._box.setSpecialValueText("auto")
+        if unit:
+            self._box.setSuffix(f" {unit}")
+        self._box.setKeyboardTracking(False)
+        self._box.setAlignment(Qt.AlignmentFlag.AlignRight)
+        self._box.valueChanged.connect(lambda _: self.changed.emit())
+        self._hold(self._box)
+
+    def get(self) -> float | int | None:  # noqa: D102
+        if self._optional and self._box.value() <= self._box.minimum():
+            return None
+        return self._box.value()
+
+    def set(self, value: float | int | None) -> None:  # noqa: D102
+        self._box.setValue(self._box.minimum() if value is None else value)  # type: ignore[arg-type]
+
+
+class PlainSpinBox(QDoubleSpinBox):
+    """Writes 0.5 as 0.5 and not as 0.5000."""
+
+    def textFromValue(self, value: float) -> str:  # noqa: D102
+        return f"{value:.{self.decimals()}f}".rstrip("0").rstrip(".") or "0"
+
+
+class ShareEditor(Editor):
+    """A number from 0 to 1, with a slider."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._slider = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
+        self._slider.setRange(0.0, 1.0)
+        self._slider.setDecimals(2)
+        self._slider.valueChanged.connect(lambda _: self.changed.emit())
+        self._hold(self._slider)
+
+    def get(self) -> float:  # noqa: D102
+        return float(self._slider.value())
+
+    def set(self, value: float) -> None:  # noqa: D102
+        self._slider.setValue(value)
+
+
+class TextEditor(Editor):
+    """A line of text; empty is None where the setting may be absent."""
+
+    def __init__(self, *, optional: bool) -> None:
+        super().__init__()
+        self._optional = optional
+        self._line = QLineEdit()
+        self._line.editingFinished.connect(self.changed)
+        self._hold(self._line)
+
+    def get(self) -> str | None:  # noqa: D102
+        text = self._line.text().strip()
+        return None if self._optional and not text else text
+
+    def set(self, value: str | None) -> None:  # noqa: D102
+        self._line.setText(value or "")
+
+
+class PathEditor(Editor):
+    """A file, typed, browsed for or dropped."""
+
+    def __init__(self, caption: str = "Choose a file", file_filter: str = "") -> None:
+        super().__init__()
+        self._caption, self._filter = caption, file_filter
+        self._line = _DropLine()
+        self._line.setPlaceholderText("drop a file here, or browse")
+        self._line.editingFinished.connect(self.changed)
+        self._line.dropped.connect(self.changed)
+        browse = QPushButton("Browse…")
+        browse.clicked.connect(self._browse)
+        self._hold(self._line, browse)
+
+    def get(self) -> Path | None:  # noqa: D102
+        text = self._line.text().strip()
+        return Path(text).expanduser() if text else None
+
+    def set(self, value: Path | str | None) -> None:  # noqa: D102
+        self._line.setText(str(value) if value else "")
+
+    def _browse(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, self._caption, self._line.text(), self._filter)
+        if path:
+            self._line.setText(path)
+            self.changed.emit()
+
+
+class _DropLine(QLineEdit):
+    dropped = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setAcceptDrops(True)
+
+    def dragEnterEvent(self, event: Any) -> None:
+        if event.mimeData().hasUrls():
+            event.acceptProposedAction()
+        else:
+            super().dragEnterEvent(event)
+
+    def dropEvent(self, event: Any) -> None:
+        urls = event.mimeData().urls()
+        if urls:
+            self.setText(urls[0].toLocalFile())
+            self.dropped.emit()
+        else:
+            super().dropEvent(event)
+
+
+def make_editor(
+    field: dataclasses.Field, hint: Any, choices: tuple[Any, ...] | None = None
+) -> Editor:
+    """Return the editor that suits a dataclass field of type ``hint``."""
+    options = [t for t in typing.get_args(hint) if t is not types.NoneType]
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    optional = is_union and len(options) < len(typing.get_args(hint))
+    kind = options[0] if is_union and options else hint
+    meta = field.metadata
+    choices = choices or meta.get("choices")
+    if choices is None and typing.get_origin(kind) is typing.Literal:
+        choices = typing.get_args(kind)
+    if choices is not None:
+        return ChoiceEditor((None, *choices) if optional and None not in choices else choices)
+    if kind is bool:
+        return FlagEditor()
+    if kind is float and not optional and (meta.get("minimum"), meta.get("maximum")) == (0, 1):
+        return ShareEditor()
+    if kind in (int, float):
+        return NumberEditor(
+            whole=kind is int,
+            minimum=meta.get("minimum"),
+            maximum=meta.get("maximum"),
+            unit=meta.get("unit"),
+            default=field.default,  # type: ignore[arg-type]
+            optional=optional,
+        )
+    if kind is Path:
+        return PathEditor()
+    return TextEditor(optional=optional)
+
+
+def _rows() -> QFormLayout:
+    rows = QFormLayout()
+    rows.setContentsMargins(0, 0, 0, 0)
+    rows.setSpacing(4)
+    rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    rows.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
+    return rows

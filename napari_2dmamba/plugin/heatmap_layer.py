@@ -1,0 +1,183 @@
+"""A `GridMap` as an image layer: one pixel per patch, raw values, colours on top."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from napari.layers import Image
+from napari.utils import Colormap
+from numpy.typing import NDArray
+
+from napari_2dmamba.explain.display import DisplaySettings, DisplayTransform, colour_table
+from napari_2dmamba.explain.grid_map import GridMap
+
+COLOUR_MAPS = ("viridis", "inferno", "magma", "turbo", "cividis", "hot", "gray")
+SIGNED_COLOUR_MAPS = ("coolwarm", "RdBu_r", "PiYG", "seismic")
+"""What forms offer; any other name of matplotlib's works as well."""
+
+
+class HeatmapLayer(Image):
+    """An image layer whose data stay the raw values, whatever the display does to them.
+
+    ``layer.data`` and the value under the cursor are raw. What reaches the screen is their
+    `DisplayTransform`, on the scale that the colour bar shows: values for ``raw``, percentiles
+    from 0 to 100 for ``percentile``, exponents of ten for ``log``.
+
+    Parameters
+    ----------
+    grid_map
+        What to show, and where.
+    display
+        How to show it.
+    """
+
+    def __init__(
+        self, grid_map: GridMap, display: DisplaySettings | None = None, **options: Any
+    ) -> None:
+        self._is_showing = False
+        self._grid_map = grid_map
+        self._display = display or DisplaySettings()
+        self._on_screen = OnScreen(grid_map, self._display)
+        unit = "pixel" if grid_map.mpp is None else "µm"
+        super().__init__(
+            grid_map.values,
+            name=options.pop("name", grid_map.name),
+            rgb=False,
+            multiscale=False,
+            scale=grid_map.scale,
+            translate=grid_map.translate,
+            units=(unit, unit),
+            axis_labels=("y", "x"),
+            interpolation2d="nearest",
+            contrast_limits=self._on_screen.limits,
+            colormap=colormap_of(grid_map, self._display),
+            gamma=self._display.gamma,
+            opacity=self._display.opacity,
+            blending="translucent",
+            **options,
+        )
+        self.metadata.setdefault("meaning", grid_map.meaning)
+        self.colorbar.size = (18, 180)
+        self.colorbar.visible = True
+        events = self.events
+        for event in (events.gamma, events.opacity, events.colormap, events.contrast_limits):
+            event.connect(self._note_controls)
+
+    @property
+    def grid_map(self) -> GridMap:
+        """The map the layer shows."""
+        return self._grid_map
+
+    @grid_map.setter
+    def grid_map(self, grid_map: GridMap) -> None:
+        self._grid_map = grid_map
+        unit = "pixel" if grid_map.mpp is None else "µm"
+        self.metadata["meaning"] = grid_map.meaning
+        self._on_screen = OnScreen(grid_map, self._display)
+        self.data = grid_map.values
+        self.scale = grid_map.scale
+        self.translate = grid_map.translate
+        self.units = (unit, unit)
+        self._show()
+
+    @property
+    def display(self) -> DisplaySettings:
+        """How the values become colours."""
+        return self._display
+
+    @display.setter
+    def display(self, display: DisplaySettings) -> None:
+        self._display = display
+        self._on_screen = OnScreen(self._grid_map, display)
+        self._show()
+
+    def _show(self) -> None:
+        display = self._display
+        self._is_showing = True  # what follows is not the user's doing
+        self.contrast_limits_range = self._on_screen.limits
+        self.contrast_limits = self._on_screen.limits
+        self.colormap = colormap_of(self._grid_map, display)
+        self.gamma = display.gamma
+        self.opacity = display.opacity
+        self._is_showing = False
+        self.refresh()
+
+    def _note_controls(self, event: Any = None) -> None:
+        """Take over what the user set with napari's own controls, so that exports show it."""
+        if self._is_showing:
+            return
+        seen: dict[str, Any] = {"gamma": float(self.gamma), "opacity": float(self.opacity)}
+        if not self._grid_map.signed:
+            limits = [self._on_screen.percentile_at(limit) for limit in self.contrast_limits]
+            seen["clip_low"], seen["clip_high"] = limits
+        if self.colormap.name in (*COLOUR_MAPS, *SIGNED_COLOUR_MAPS):
+            which = "signed_colormap" if self._grid_map.signed else "colormap"
+            seen[which] = self.colormap.name
+        self._display = replace(self._display, **seen)
+
+    # What follows overrides how napari turns data into a picture. The type string keeps
+    # saving, copying and controls those of a plain image.
+
+    @property
+    def _type_string(self) -> str:
+        return "image"
+
+    def _raw_to_displayed(self, raw: NDArray) -> NDArray:
+        return super()._raw_to_displayed(self._on_screen(raw))
+
+    def _calc_data_range(self, mode: str = "data") -> tuple[float, float]:
+        return self._on_screen.limits
+
+    def _update_thumbnail(self) -> None:
+        if self._slice.empty:
+            return
+        side = self._thumbnail_shape[0]
+        step = max(1, -(-max(self.data.shape) // side))
+        shown = self._on_screen(self.data[::step, ::step])
+        low, high = self.contrast_limits
+        position = np.clip((shown - low) / (high - low), 0, 1) ** self.gamma
+        small = self.colormap.map(position.ravel()).reshape((*shown.shape, 4))
+        repeat = max(1, side // max(small.shape[:2]))
+        self.thumbnail = np.repeat(np.repeat(small, repeat, axis=0), repeat, axis=1)
+
+
+class OnScreen:
+    """Values on the scale of the colour bar, for one map and its display settings.
+
+    Gamma is left to the layer, which applies it to colours and colour bar alike.
+    """
+
+    def __init__(self, grid_map: GridMap, display: DisplaySettings) -> None:
+        self._transform = DisplayTransform(grid_map, replace(display, gamma=1.0))
+        self._values = grid_map.values
+        self._shown: NDArray[np.float32] | None = None
+        self._clip = display.clip_low, display.clip_high
+        unit = 100.0 if display.transform == "percentile" else 1.0
+        low, high = self._transform.low * unit, self._transform.high * unit
+        if high <= low or not np.isfinite([low, high]).all():
+            low, high = 0.0, 1.0  # a constant map: half way up the bar
+        self.limits: tuple[float, float] = (-high, high) if grid_map.signed else (low, high)
+
+    def percentile_at(self, limit: float) -> float:
+        """Return the share of the map's values up to a place on the colour bar, 0 to 100."""
+        if self._shown is None:
+            shown = self(self._values)
+            self._shown = shown[np.isfinite(shown)]
+        if limit <= self.limits[0]:
+            return self._clip[0]
+        if limit >= self.limits[1]:
+            return self._clip[1]
+        return 100.0 * float(np.mean(self._shown <= limit)) if self._shown.size else 0.0
+
+    def __call__(self, values: NDArray) -> NDArray[np.float32]:
+        """Return ``values`` between the limits; NaN stays NaN."""
+        low, high = self.limits
+        return (low + (high - low) * self._transform(values)).astype(np.float32)
+
+
+def colormap_of(grid_map: GridMap, display: DisplaySettings) -> Colormap:
+    """Return the colour map for a map, clear where there is no value."""
+    name = display.colormap_for(grid_map)
+    table = colour_table(name).astype(np.float32) / 255
+    colours = np.column_stack([table, np.ones(len(table), np.float32)])
+    return Colormap(colours, name=name, nan_color=(0, 0, 0, 0))

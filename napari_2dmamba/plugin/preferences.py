@@ -1,0 +1,38 @@
+"""What the user set under Preferences > 2DMamba, and where runs are kept."""
+
+from pathlib import Path
+from typing import Any
+
+PLUGIN_NAME = "napari-2dmamba"
+
+
+def preference(section: str, name: str, default: Any = None) -> Any:
+    """Return a value declared under ``configurations`` in the manifest.
+
+    ``default`` is returned where napari does not know the plugin, as in a script that uses a
+    widget without installing the package.
+    """
+    from napari.settings import get_plugin_settings
+
+    try:
+        settings = get_plugin_settings(PLUGIN_NAME)
+    except KeyError:
+        return default
+    return getattr(getattr(settings, section), name)
+
+
+def apply_preferences() -> None:
+    """Give the shared tile cache the size the user chose."""
+    from napari_2dmamba.slide import set_cache_size
+
+    megabytes = preference("slides", "cache_mb")
+    if megabytes is not None:
+        set_cache_size(megabytes)
+
+
+def runs_folder() -> Path:
+    """Return the folder that gets one folder per analysed slide."""
+    from platformdirs import user_documents_path
+
+    chosen = preference("analysis", "runs_folder", "")
+    return Path(chosen).expanduser() if chosen else user_documents_path() / "2DMamba runs"

@@ -1,0 +1,53 @@
+"""The reader napari calls for a dropped or opened file."""
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+LayerData = tuple[Any, ...]
+Reader = Callable[[str | Sequence[str]], list[LayerData]]
+
+SLIDE_PATTERNS = (
+    "*.svs", "*.ndpi", "*.mrxs", "*.scn", "*.bif", "*.vms", "*.vmu", "*.svslide",
+    "*.tif", "*.tiff", "*.qptiff", "*.dcm",
+)  # fmt: skip
+"""What the manifest claims; a test keeps the two equal."""
+
+_NO_LAYER: list[LayerData] = [(None,)]  # npe2's sign for "read, and nothing to show"
+
+
+def get_reader(path: str | Sequence[str]) -> Reader | None:
+    """Return the reader for slide files, and None at once for all others."""
+    paths = [path] if isinstance(path, str) else list(path)
+    if not paths or not all(_looks_like_a_slide(p) for p in paths):
+        return None
+    return read_slides
+
+
+def read_slides(path: str | Sequence[str]) -> list[LayerData]:
+    """Return the layers of one or several slides.
+
+    A slide that cannot be opened is notified in one sentence and leaves the viewer as it is.
+    """
+    from napari.utils.notifications import show_error
+
+    from napari_2dmamba.errors import UserError
+    from napari_2dmamba.plugin.preferences import apply_preferences
+    from napari_2dmamba.plugin.slide_layer import slide_layer_data
+    from napari_2dmamba.slide import open_slide
+
+    apply_preferences()
+    paths = [path] if isinstance(path, str) else list(path)
+    layers: list[LayerData] = []
+    for one in paths:
+        try:
+            layers += slide_layer_data(open_slide(Path(one)))
+        except UserError as error:
+            show_error(str(error))
+    return layers or _NO_LAYER
+
+
+def _looks_like_a_slide(path: str) -> bool:
+    name = Path(path).name.lower()
+    return any(fnmatch(name, pattern) for pattern in SLIDE_PATTERNS)

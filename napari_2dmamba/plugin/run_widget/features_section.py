@@ -1,0 +1,62 @@
+"""The section *Features*: computed from the slide, or read from a file."""
+
+from pathlib import Path
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QRadioButton
+
+from napari_2dmamba.features import FeatureSettings
+from napari_2dmamba.plugin.form import Form, PathEditor
+from napari_2dmamba.plugin.section import Section
+
+
+class FeaturesSection(Section):
+    """Where the features of the patches come from.
+
+    Signals
+    -------
+    changed()
+    """
+
+    changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__("Features", is_open=False)
+        self.compute = QRadioButton("Compute from the slide")
+        self.from_file = QRadioButton("Read from a file (.h5 of CLAM or TRIDENT, .pt)")
+        self.form: Form[FeatureSettings] = Form(FeatureSettings)
+        self.file = PathEditor("Features", "Features (*.h5 *.hdf5 *.pt);;All files (*)")
+        for widget in (self.compute, self.form, self.from_file, self.file):
+            self.body.addWidget(widget)
+        self.compute.setChecked(True)
+        self.compute.toggled.connect(self._follow)
+        self.form.changed.connect(self._follow)
+        self.file.changed.connect(self._follow)
+        self._follow()
+
+    @property
+    def settings(self) -> FeatureSettings:
+        """How to compute features."""
+        return self.form.settings()
+
+    @property
+    def feature_file(self) -> Path | None:
+        """The file to read instead, or None."""
+        return self.file.get() if self.from_file.isChecked() else None
+
+    def set_encoder(self, name: str) -> None:
+        """Choose an encoder, as when a checkpoint was trained on its features."""
+        from dataclasses import replace
+
+        self.form.set_settings(replace(self.settings, encoder=name))
+
+    def _follow(self) -> None:
+        from_file = self.from_file.isChecked()
+        self.form.setVisible(not from_file)
+        self.file.setVisible(from_file)
+        if from_file:
+            path = self.file.get()
+            self.set_summary(path.name if path else "no file chosen")
+        else:
+            self.set_summary(self.settings.encoder)
+        self.changed.emit()

@@ -1,0 +1,287 @@
+"""The section *Model and checkpoint*: which model, what it says of itself, where it runs."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFileDialog,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_2dmamba.errors import UserError
+from napari_2dmamba.models.header import CheckpointHeader, read_header
+from napari_2dmamba.models.settings import ModelSettings
+from napari_2dmamba.plugin.form import Form
+from napari_2dmamba.plugin.jobs import LatestJob
+from napari_2dmamba.plugin.preferences import preference
+from napari_2dmamba.plugin.run_widget.message import Message
+from napari_2dmamba.plugin.section import Section
+from napari_2dmamba.sample import demo_checkpoint
+from napari_2dmamba.settings import ProgressCallback, StopCallback, setting
+
+if TYPE_CHECKING:
+    from napari_2dmamba.models import Aggregator
+
+_FILTER = "Checkpoints (*.safetensors *.pt *.pth *.bin);;All files (*)"
+
+
+@dataclass(frozen=True)
+class ForeignCheckpoint:
+    """What a checkpoint of published code does not hold; the widget asks for it."""
+
+    canvas_rows: int = setting(100, "Rows of the canvas the model was trained on.", minimum=1)
+    canvas_cols: int = setting(100, "Columns of that canvas.", label="Canvas columns", minimum=1)
+    patch_size: int = setting(512, "Side of a training patch.", unit="px", minimum=1)
+    task: str = setting(
+        "classification", "What it predicts.", choices=("classification", "survival")
+    )
+    class_names: str = setting("", "Names of the classes or time bins, with commas between.")
+    encoder: str | None = setting(
+        None, "Encoder whose features it was trained on; empty when nobody knows."
+    )
+
+    def given(self, missing: tuple[str, ...]) -> dict[str, Any]:
+        """Return the values of the ``missing`` settings, by the names `load_checkpoint` takes."""
+        values = {
+            "canvas": (self.canvas_rows, self.canvas_cols),
+            "patch_size": self.patch_size,
+            "task": self.task,
+            "class_names": tuple(n.strip() for n in self.class_names.split(",") if n.strip()),
+            "encoder": self.encoder,
+        }
+        return {name: values[name] for name in missing}
+
+
+class ModelSection(Section):
+    """The checkpoint and how it runs.
+
+    Signals
+    -------
+    checkpoint_changed(header)
+        A checkpoint was chosen and says what it is; None when it cannot be used.
+    """
+
+    checkpoint_changed = Signal(object)
+
+    def __init__(self) -> None:
+        super().__init__("Model and checkpoint", is_open=True)
+        self.setAcceptDrops(True)
+        self.header: CheckpointHeader | None = None
+        self._aggregator: Aggregator | None = None
+        self.checkpoints = QComboBox()
+        self.checkpoints.setSizeAdjustPolicy(
+            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
+        )
+        self.checkpoints.setToolTip("A checkpoint file can also be dropped here")
+        browse = QPushButton("Browse…")
+        browse.clicked.connect(self._browse)
+        row = QHBoxLayout()
+        row.addWidget(self.checkpoints, 1)
+        row.addWidget(browse)
+        self.about = QLabel()
+        self.about.setWordWrap(True)
+        self.warning = Message()
+        self.message = Message()
+        self.missing_box = QWidget()
+        self._missing_layout = QVBoxLayout(self.missing_box)
+        self._missing_layout.setContentsMargins(0, 0, 0, 0)
+        self.missing_box.hide()
+        self._missing_form: Form[ForeignCheckpoint] | None = None
+        self._missing: tuple[str, ...] = ()
+        self.form: Form[ModelSettings] = Form(ModelSettings)
+        preferred = preference("analysis", "device", ModelSettings().device)
+        self.form.set_settings(replace(ModelSettings(), device=preferred))
+        self.device = QLabel()
+        self.device.setWordWrap(True)
+        self.body.addLayout(row)
+        for widget in (self.warning, self.about, self.message, self.missing_box):
+            self.body.addWidget(widget)
+        self.body.addWidget(self.form)
+        self.body.addWidget(self.device)
+        self._loading = LatestJob(self, delay_ms=0)
+        self._loading.succeeded.connect(self._on_loaded)
+        self._loading.failed.connect(self._refuse)
+        self._devices = LatestJob(self, delay_ms=0)
+        self._devices.succeeded.connect(self.device.setText)
+        self._devices.failed.connect(self.device.setText)
+        self.form.editor("device").changed.connect(self._look_for_device)
+        self.device.setText("auto takes a CUDA GPU where one works, else the CPU.")
+        self._offer_demo()
+        self.checkpoints.currentIndexChanged.connect(self._choose)
+        self._choose()
+
+    @property
+    def settings(self) -> ModelSettings:
+        """How the model runs."""
+        return self.form.settings()
+
+    @property
+    def path(self) -> Path | None:
+        """The file chosen now."""
+        return self.checkpoints.currentData()
+
+    @property
+    def checkpoint(self) -> "Aggregator | Path | None":
+        """What to run: a loaded model, or a file that states all its settings."""
+        if self.header is None:
+            return None
+        return self._aggregator or self.path
+
+    def add_checkpoint(self, path: Path) -> None:
+        """Offer a file and choose it."""
+        for index in range(self.checkpoints.count()):
+            if self.checkpoints.itemData(index) == path:
+                self.checkpoints.setCurrentIndex(index)
+                return
+        self.checkpoints.addItem(path.name, path)
+        self.checkpoints.setCurrentIndex(self.checkpoints.count() - 1)
+
+    def show_device(self, device: str, reason: str, backend: str) -> None:
+        """Say where the model ran."""
+        scan = f"; scan: {backend}" if backend else ""
+        self.device.setText(f"Ran on <b>{device}</b> ({reason}){scan}.")
+
+    def dragEnterEvent(self, event: Any) -> None:
+        """Accept one file."""
+        data = event.mimeData()
+        if data is not None and len(data.urls()) == 1 and data.urls()[0].isLocalFile():
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: Any) -> None:
+        """Choose the dropped file."""
+        data = event.mimeData()
+        if data is not None:
+            self.add_checkpoint(Path(data.urls()[0].toLocalFile()))
+
+    def cancel(self) -> None:
+        """Stop loading."""
+        self._loading.cancel()
+        self._devices.cancel()
+
+    def _offer_demo(self) -> None:
+        try:
+            self.checkpoints.addItem("Demo (synthetic slides)", demo_checkpoint())
+        except UserError as error:
+            self.message.say(str(error), "error")
+
+    def _browse(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Choose a checkpoint", "", _FILTER)
+        if path:
+            self.add_checkpoint(Path(path))
+
+    def _choose(self) -> None:
+        self._forget()
+        path = self.path
+        if path is None:
+            return
+        try:
+            self._accept(read_header(path))
+        except UserError:
+            # not one of ours, or damaged: loading it says which
+            self.about.setText("Reading the checkpoint…")
+            self._load({})
+
+    def _load(self, given: dict[str, Any]) -> None:
+        path = self.path
+        assert path is not None
+
+        def task(progress: ProgressCallback, stop: StopCallback) -> Any:
+            from napari_2dmamba.models import load_checkpoint
+            from napari_2dmamba.models.published import MissingSettingsError
+
+            try:
+                return load_checkpoint(path, **given)
+            except MissingSettingsError as error:
+                return error
+
+        self._loading.request(task)
+
+    def _on_loaded(self, loaded: Any) -> None:
+        if isinstance(loaded, UserError):
+            self._ask(loaded.missing)  # type: ignore[attr-defined]
+            return
+        self._aggregator = loaded
+        self._clear_missing()
+        self._accept(loaded.header)
+
+    def _ask(self, missing: tuple[str, ...]) -> None:
+        self._clear_missing()
+        self._missing = missing
+        self.about.clear()
+        self.message.say(
+            "These weights come without some settings; give those of the training", "info"
+        )
+        fields = {"canvas_rows", "canvas_cols", "patch_size", "task", "class_names", "encoder"}
+        asked = set(missing) | ({"canvas_rows", "canvas_cols"} if "canvas" in missing else set())
+        form: Form[ForeignCheckpoint] = Form(
+            ForeignCheckpoint, leave_out=tuple(fields - asked), parent=self.missing_box
+        )
+        self.load_button = QPushButton("Load with these settings")
+        self.load_button.clicked.connect(lambda: self._load(form.settings().given(self._missing)))
+        self._missing_form = form
+        self._missing_layout.addWidget(form)
+        self._missing_layout.addWidget(self.load_button)
+        self.missing_box.show()
+
+    def _accept(self, header: CheckpointHeader) -> None:
+        self.message.clear()
+        self.header = header
+        self.about.setText(describe(header))
+        if header.intended_use:
+            self.warning.say(header.intended_use, "warning")
+        self.set_summary(self.checkpoints.currentText())
+        self.checkpoint_changed.emit(header)
+
+    def _refuse(self, sentence: str) -> None:
+        self.about.clear()
+        self.message.say(sentence, "error")
+        self.set_summary("cannot be used")
+        self.checkpoint_changed.emit(None)
+
+    def _forget(self) -> None:
+        self.header = self._aggregator = None
+        self.warning.clear()
+        self.message.clear()
+        self.about.clear()
+        self._clear_missing()
+
+    def _clear_missing(self) -> None:
+        for child in self.missing_box.children():
+            if isinstance(child, QWidget):
+                self._missing_layout.removeWidget(child)
+                child.deleteLater()
+        self._missing_form = None
+        self.missing_box.hide()
+
+    def _look_for_device(self) -> None:
+        settings = self.settings
+        self.device.setText("Looking for a device…")
+
+        def task(progress: ProgressCallback, stop: StopCallback) -> str:
+            from napari_2dmamba.models.settings import choose_device
+
+            device, reason = choose_device(settings)
+            return f"Will run on <b>{device}</b>: {reason}."
+
+        self._devices.request(task)
+
+
+def describe(header: CheckpointHeader) -> str:
+    """Return what a checkpoint says of itself, in two short lines of rich text."""
+    classes = ", ".join(header.class_names)
+    kind = "time bins" if header.task == "survival" else "classes"
+    lines = [f"<b>{header.architecture}</b> · {header.task} · {kind}: {classes}"]
+    patches = [f"{header.patch_size} px"] if header.patch_size else []
+    patches += [f"{header.mpp:g} µm/px"] if header.mpp else []
+    trained = f"{header.encoder or 'encoder unknown'} ({header.feature_size} features)"
+    lines.append(
+        f"features: {trained}" + (f" · patches: {' at '.join(patches)}" if patches else "")
+    )
+    return "<br>".join(lines)

@@ -1,0 +1,80 @@
+"""The foot of the widget: Run, Cancel, and how far it is."""
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+
+from napari_2dmamba.plugin.run_widget.message import Message
+
+_RUN_LOOK = """
+QPushButton { background: #2f6fb7; color: white; font-weight: bold; padding: 7px;
+              border-radius: 4px; }
+QPushButton:hover { background: #3b80cd; }
+QPushButton:disabled { background: #a9b4c0; color: #eef1f4; }
+"""
+
+
+class ProgressFooter(QWidget):
+    """Buttons and progress; says nothing of what is run.
+
+    Signals
+    -------
+    run_clicked(), cancel_clicked()
+    """
+
+    run_clicked = Signal()
+    cancel_clicked = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.message = Message()
+        self.bar = QProgressBar()
+        self.bar.setTextVisible(False)
+        self.bar.setMaximumHeight(10)
+        self.detail = QLabel()
+        self.detail.setWordWrap(True)
+        self.run = QPushButton("Run 2DMamba")
+        self.run.setObjectName("run")
+        self.run.setStyleSheet(_RUN_LOOK)
+        self.run.clicked.connect(self.run_clicked)
+        self.cancel = QPushButton("Cancel")
+        self.cancel.clicked.connect(self.cancel_clicked)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.run, 1)
+        buttons.addWidget(self.cancel)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(8, 6, 8, 8)
+        layout.setSpacing(5)
+        layout.addWidget(self.message)
+        layout.addWidget(self.detail)
+        layout.addWidget(self.bar)
+        layout.addLayout(buttons)
+        self.set_running(False)
+
+    def set_running(self, is_running: bool) -> None:
+        """Show progress and Cancel, or Run."""
+        self.run.setEnabled(not is_running)
+        self.run.setText("Running…" if is_running else "Run 2DMamba")
+        self.cancel.setVisible(is_running)
+        self.cancel.setEnabled(is_running)
+        self.bar.setVisible(is_running)
+        self.detail.setVisible(is_running)
+        if is_running:
+            self.message.clear()
+            self.bar.setRange(0, 0)
+            self.detail.setText("Starting…")
+
+    def set_stopping(self) -> None:
+        """Say that the job ends as soon as its present step is done."""
+        self.cancel.setEnabled(False)
+        self.detail.setText("Stopping after the present step…")
+
+    def show_progress(self, done: int, total: int, message: str) -> None:
+        """Show ``done`` of ``total``; the message holds pace and time left."""
+        if not self.cancel.isEnabled():
+            return
+        self.bar.setRange(0, max(total, 0))
+        self.bar.setValue(done)
+        words = [message[:1].upper() + message[1:]]
+        if total:
+            words.insert(0, f"{done} of {total}")
+        self.detail.setText(" · ".join(words))

@@ -1,0 +1,186 @@
+"""The section *Result*: what the model says, how the map is shown, and its patches."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QWidget
+
+from napari_2dmamba.explain.display import (
+    DisplaySettings,
+    DisplayTransform,
+    format_value,
+    percentiles,
+    ranks,
+)
+from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.models.prediction import SlidePrediction
+from napari_2dmamba.plugin.form import Form
+from napari_2dmamba.plugin.heatmap_layer import COLOUR_MAPS, SIGNED_COLOUR_MAPS
+from napari_2dmamba.plugin.run_widget.charts import PredictionChart
+from napari_2dmamba.plugin.run_widget.colour_bar import ColourBar
+from napari_2dmamba.plugin.run_widget.gallery import Gallery
+from napari_2dmamba.plugin.run_widget.message import Message
+from napari_2dmamba.plugin.section import Fold, Section
+from napari_2dmamba.plugin.shown_run import Patches
+
+if TYPE_CHECKING:
+    from napari_2dmamba.slide import Slide
+
+_CURSOR_HINT = "Move over the map to read a patch."
+
+
+class ResultSection(Section):
+    """Shows one result; emits what the user wants to see, and touches no layer itself.
+
+    Signals
+    -------
+    display_changed(settings)
+    map_chosen(name)
+    patch_chosen(x, y)
+        Level-0 corner of the patch to go to.
+    """
+
+    display_changed = Signal(object)
+    map_chosen = Signal(str)
+    patch_chosen = Signal(int, int)
+
+    def __init__(self) -> None:
+        super().__init__("Result", is_open=False)
+        self._map: GridMap | None = None
+        self._patches: Patches | None = None
+        self._ranks: np.ndarray | None = None
+        self._percentiles: np.ndarray | None = None
+        self.headline = QLabel("No result yet. Run a model, or open a saved run.")
+        self.headline.setWordWrap(True)
+        self.warning = Message()
+        self.chart = PredictionChart()
+        self.background = QLabel()
+        self.background.setWordWrap(True)
+        self.maps = QComboBox()
+        self.maps.currentTextChanged.connect(self._choose_map)
+        self.meaning = QLabel()
+        self.meaning.setWordWrap(True)
+        self.colour_bar = ColourBar()
+        self.caption = QLabel()
+        self.caption.setWordWrap(True)
+        self.readout = QLabel(_CURSOR_HINT)
+        self.readout.setWordWrap(True)
+        self.readout.setMinimumHeight(2 * self.readout.fontMetrics().height() + 4)
+        self.form: Form[DisplaySettings] = Form(
+            DisplaySettings,
+            choices={"colormap": COLOUR_MAPS, "signed_colormap": SIGNED_COLOUR_MAPS},
+        )
+        self.form.changed.connect(self._on_display)
+        self.gallery = Gallery()
+        self.gallery.chosen.connect(self._choose_patch)
+        self._details = QWidget()
+        rows = QFormLayout(self._details)
+        rows.setContentsMargins(0, 0, 0, 0)
+        rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        rows.addRow("Map", self.maps)
+        self._parts = (
+            self._details, self.meaning, self.colour_bar, self.caption,
+            Fold("How the map is shown", self.form), self.readout, self.gallery,
+        )  # fmt: skip
+        for part in (self.headline, self.warning, self.chart, self.background, *self._parts):
+            self.body.addWidget(part)
+        self.gallery.hide()
+        self._show_parts(False)
+
+    @property
+    def display(self) -> DisplaySettings:
+        """How maps are to be shown."""
+        return self.form.settings()
+
+    def set_display(self, display: DisplaySettings) -> None:
+        """Show settings that were changed elsewhere, without saying so again."""
+        self.form.blockSignals(True)
+        self.form.set_settings(display)
+        self.form.blockSignals(False)
+        self._show_colours()
+
+    def show_prediction(self, prediction: SlidePrediction, intended_use: str = "") -> None:
+        """Show what the model says of the slide."""
+        if prediction.task == "survival":
+            self.headline.setText(f"Risk score <b>{prediction.risk:.3f}</b> (higher is worse)")
+            self.set_summary(f"risk {prediction.risk:.3f}")
+        else:
+            assert prediction.probabilities is not None
+            name = prediction.class_names[prediction.top_class]
+            value = prediction.probabilities[prediction.top_class]
+            self.headline.setText(f"<b>{name}</b>, probability {value:.3f}")
+            self.set_summary(f"{name} {value:.3f}")
+        if intended_use:
+            self.warning.say(intended_use, "warning")
+        else:
+            self.warning.clear()
+        self.chart.show_prediction(prediction)
+        mass = prediction.background_mass
+        self.background.setText(
+            "" if mass is None else f"{100 * mass:.1f} % of the attention fell on background."
+        )
+        self.background.setVisible(mass is not None)
+
+    def set_maps(self, names: list[str], current: str) -> None:
+        """Offer the maps that are layers now."""
+        self.maps.blockSignals(True)
+        self.maps.clear()
+        self.maps.addItems(names)
+        self.maps.setCurrentText(current)
+        self.maps.blockSignals(False)
+        self._show_parts(bool(names))
+
+    def show_map(self, slide: "Slide", grid_map: GridMap, patches: Patches) -> None:
+        """Show the values of one map: colour bar, and its top and bottom patches."""
+        self._map, self._patches = grid_map, patches
+        self._ranks = ranks(grid_map.values)
+        self._percentiles = percentiles(grid_map.values)
+        self.meaning.setText(grid_map.meaning)
+        self._show_colours()
+        self.readout.setText(_CURSOR_HINT)
+        self.gallery.show_patches(slide, patches)
+        self._show_parts(True)
+
+    def show_cursor(self, row: int | None, col: int | None) -> None:
+        """Say what the map holds in a cell; None when the cursor is elsewhere."""
+        if self._map is None or self._ranks is None or self._percentiles is None:
+            return
+        rows, cols = self._map.values.shape
+        if row is None or col is None or not (0 <= row < rows and 0 <= col < cols):
+            self.readout.setText(_CURSOR_HINT)
+            return
+        value, size = float(self._map.values[row, col]), self._map.patch_size_level0
+        x, y = self._map.origin[0] + col * size, self._map.origin[1] + row * size
+        place = f"x {x}, y {y} (level 0) · row {row}, column {col}"
+        if np.isnan(value):
+            self.readout.setText(f"No tissue here<br>{place}")
+            return
+        count = int(np.isfinite(self._map.values).sum())
+        self.readout.setText(
+            f"<b>{format_value(value)}</b> · rank {int(self._ranks[row, col])} of {count} "
+            f"(percentile {self._percentiles[row, col]:.0f})<br>{place}"
+        )
+
+    def _show_colours(self) -> None:
+        self.colour_bar.show_map(self._map, self.display)
+        if self._map is not None:
+            words = DisplayTransform(self._map, self.display).caption()
+            self.caption.setText(f"Colours {words}.")
+
+    def _show_parts(self, visible: bool) -> None:
+        for part in self._parts:
+            part.setVisible(visible)
+
+    def _on_display(self) -> None:
+        self._show_colours()
+        self.display_changed.emit(self.display)
+
+    def _choose_map(self, name: str) -> None:
+        if name:
+            self.map_chosen.emit(name)
+
+    def _choose_patch(self, index: int) -> None:
+        if self._patches is not None:
+            x, y = self._patches.coords[index]
+            self.patch_chosen.emit(int(x), int(y))

@@ -1,0 +1,153 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_2dmamba.explain.display import DisplaySettings, colour_table
+from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.map_layers import cell_at, go_to_patch, map_layers, show_map
+from napari_2dmamba.plugin.slide_layer import add_slide
+from napari_2dmamba.slide import open_slide
+from tests.plugin.conftest import WHITE, canvas_picture, colour_at, on_canvas
+
+HOT = 2, 3  # row, column
+
+
+def make_map(**changes: Any) -> GridMap:
+    values = np.full((6, 8), 0.01, np.float32)
+    values[HOT] = 0.9
+    values[0] = np.nan
+    options: dict[str, Any] = {"values": values, "name": "attention", "meaning": "a test"}
+    options |= {"patch_size_level0": 256, "mpp": 0.5}
+    return GridMap(**(options | changes))
+
+
+def raw(**changes: Any) -> DisplaySettings:
+    return DisplaySettings(transform="raw", opacity=1.0, **changes)
+
+
+@pytest.fixture
+def viewer(make_napari_viewer: Any) -> Any:
+    viewer = make_napari_viewer(show=True)
+    viewer.window.resize(900, 700)
+    viewer.theme = "light"
+    return viewer
+
+
+def test_the_hot_patch_is_drawn_on_its_cell(viewer: Any) -> None:
+    layer = viewer.add_layer(HeatmapLayer(make_map(), raw()))
+    layer.colorbar.visible = False
+    viewer.fit_to_view()
+    picture = canvas_picture(viewer)
+    table = colour_table("viridis")
+    # cell (2, 3) of 256 px at 0.5 µm covers x 384 to 512 and y 256 to 384 µm, less half a pixel
+    np.testing.assert_allclose(colour_at(viewer, picture, 448, 320), table[-1], atol=6)
+    np.testing.assert_allclose(colour_at(viewer, picture, 320, 320), table[0], atol=6)
+    np.testing.assert_allclose(colour_at(viewer, picture, 448, 64), WHITE, atol=2)  # NaN
+    is_hot = (np.abs(picture.astype(int) - table[-1]) < 30).all(axis=-1)
+    rows, cols = np.nonzero(is_hot)
+    top, left = on_canvas(viewer, picture, 384 - 0.25, 256 - 0.25)
+    bottom, right = on_canvas(viewer, picture, 512 - 0.25, 384 - 0.25)
+    found = rows.min(), cols.min(), rows.max() + 1, cols.max() + 1
+    np.testing.assert_allclose(found, (top, left, bottom, right), atol=1)
+
+
+def test_the_map_lies_on_the_tissue_it_was_made_from(viewer: Any, slide_path: Path) -> None:
+    with open_slide(slide_path) as slide:
+        add_slide(viewer, slide)
+        # the tissue fills cells (2..4, 2..5) of 256 px
+        values = np.full((6, 8), np.nan, np.float32)
+        values[2:5, 2:6] = 1.0
+        layer = show_map(viewer, slide, make_map(values=values), raw(colormap="gray"))
+        layer.colorbar.visible = False
+        viewer.canvas.overlays.scale_bar.visible = False
+        picture = canvas_picture(viewer)
+        pink = (picture[..., 1] < 200) & (picture[..., 0] > 150)
+        assert pink.sum() <= 0.001 * pink.size  # nothing of the tissue looks out
+        layer.visible = False
+        picture = canvas_picture(viewer)
+        assert ((picture[..., 1] < 200) & (picture[..., 0] > 150)).mean() > 0.05
+
+
+@pytest.mark.parametrize("transform", ["raw", "percentile", "log"])
+def test_the_display_never_changes_the_data(transform: str) -> None:
+    grid_map = make_map()
+    before = grid_map.values.copy()
+    layer = HeatmapLayer(grid_map, DisplaySettings(transform=transform, gamma=0.5, clip_high=95))
+    layer.display = DisplaySettings(transform="log", clip_low=5)
+    layer.display = DisplaySettings(transform=transform)
+    np.testing.assert_array_equal(layer.data, before)
+    position = (2 * 128 + 63.75, 3 * 128 + 63.75)
+    assert layer.get_value(position, world=True) == pytest.approx(0.9)
+    assert np.isnan(layer.get_value((60, 60), world=True))
+    data, _, kind = layer.as_layer_data_tuple()
+    assert kind == "image"
+    np.testing.assert_array_equal(data, before)
+
+
+def test_the_colour_bar_speaks_the_units_of_the_display() -> None:
+    values = np.arange(1, 13, dtype=np.float32).reshape(3, 4) / 100
+    layer = HeatmapLayer(make_map(values=values), raw())
+    assert layer.contrast_limits == pytest.approx([0.01, 0.12])
+    layer.display = DisplaySettings(transform="percentile")
+    assert layer.contrast_limits == [0, 100]
+    layer.display = DisplaySettings(transform="log")
+    assert layer.contrast_limits == pytest.approx([-2, np.log10(0.12)])
+    shown = layer._data_view
+    assert shown.min() == pytest.approx(-2, abs=1e-5)
+
+
+def test_a_signed_map_is_white_at_zero() -> None:
+    values = np.array([[-0.2, 0.0, 0.1]], np.float32)
+    layer = HeatmapLayer(make_map(values=values, signed=True), raw())
+    assert layer.contrast_limits == pytest.approx([-0.2, 0.2])
+    assert layer.colormap.name == "coolwarm"
+
+
+def test_a_constant_map_has_valid_limits() -> None:
+    layer = HeatmapLayer(make_map(values=np.full((3, 3), 0.5, np.float32)), raw())
+    assert layer.contrast_limits[0] < layer.contrast_limits[1]
+    layer = HeatmapLayer(make_map(values=np.full((3, 3), np.nan, np.float32)), raw())
+    assert layer.contrast_limits[0] < layer.contrast_limits[1]
+
+
+def test_what_is_set_in_the_layer_controls_is_noted() -> None:
+    values = np.arange(1, 101, dtype=np.float32).reshape(10, 10)
+    layer = HeatmapLayer(make_map(values=values), raw())
+    layer.gamma, layer.opacity = 0.7, 0.3
+    layer.colormap = "magma"
+    layer.contrast_limits = (11, 100)
+    noted = layer.display
+    assert (noted.gamma, noted.opacity, noted.colormap) == (0.7, 0.3, "magma")
+    assert noted.clip_low == pytest.approx(11, abs=1)
+    assert noted.clip_high == 100
+
+
+def test_a_new_map_takes_the_place_of_the_old_one(viewer: Any, slide_path: Path) -> None:
+    with open_slide(slide_path) as slide:
+        add_slide(viewer, slide)
+        first = show_map(viewer, slide, make_map(), raw())
+        moved = make_map(origin=(256, 512), patch_size_level0=128)
+        second = show_map(viewer, slide, moved, raw())
+        assert second is first
+        assert map_layers(viewer, slide) == [first]
+        assert first.scale.tolist() == [64, 64]
+        np.testing.assert_allclose(first.translate, [512 / 2 + 31.75, 256 / 2 + 31.75])
+        assert cell_at(first, (512 / 2 + 70, 256 / 2 + 10)) == (1, 0)
+
+
+def test_going_to_a_patch(viewer: Any, slide_path: Path) -> None:
+    with open_slide(slide_path) as slide:
+        add_slide(viewer, slide)
+        go_to_patch(viewer, slide, x=768, y=512, size=256)
+        go_to_patch(viewer, slide, x=512, y=512, size=256)
+        assert viewer.scene.camera.center[-2:] == pytest.approx(((512 + 127.5) / 2,) * 2)
+        outlines = [layer for layer in viewer.layers if layer.name == "Selected patch"]
+        (outline,) = outlines
+        corners = np.array([outline.data_to_world(corner) for corner in outline.data[0]])
+        np.testing.assert_allclose(corners.min(axis=0), [255.75, 255.75])
+        np.testing.assert_allclose(corners.max(axis=0), [383.75, 383.75])
+        side = 128 * viewer.scene.camera.zoom
+        assert 0.2 * min(viewer.canvas.size) < side < 0.5 * min(viewer.canvas.size)

@@ -1,0 +1,155 @@
+"""Tissue: painted slides with known truth, and real slides against what an eye sees."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from shapely import box
+
+from napari_2dmamba.errors import SlideError, TissueError
+from napari_2dmamba.slide import Regions, TissueMask, TissueSettings, detect_tissue, open_slide
+from tests.material import shared
+from tests.slide.painted import HEIGHT, WIDTH, Mask, picture, piece, stroke
+from tests.slide.written import write_tiff
+
+PALE = (229, 212, 226)
+DARK = (120, 60, 140)
+INKS = {
+    "blue": (40, 60, 165), "light blue": (110, 140, 215), "green": (50, 140, 90),
+    "teal": (30, 120, 130), "black": (35, 35, 40),
+}  # fmt: skip
+
+
+def found(
+    path: Path,
+    pixels: NDArray[np.uint8],
+    settings: TissueSettings | None = None,
+    regions: Regions | None = None,
+    mpp: float | None = 8.0,
+) -> Mask:
+    """Write a picture, find its tissue, and return the mask in the picture's own pixels."""
+    with open_slide(write_tiff(path / "a.tif", pixels, tile=(256, 256)), mpp=mpp) as slide:
+        tissue = detect_tissue(slide, settings, regions)
+    size = (pixels.shape[1], pixels.shape[0])
+    return np.asarray(Image.fromarray(tissue.mask).resize(size, Image.Resampling.NEAREST))
+
+
+def share(found: Mask, of: Mask) -> float:
+    return float((found & of).sum() / of.sum())
+
+
+@pytest.mark.parametrize(("ink", "mpp"), [*((ink, 8.0) for ink in INKS), ("blue", None)])
+def test_pale_tissue_is_kept_and_pen_left_out(tmp_path: Path, ink: str, mpp: float | None) -> None:
+    tissue = piece(600, 600, 250, seed=1)
+    pen = stroke([(80, 60), (300, 160), (700, 90), (1300, 200)], 26)
+    mask = found(tmp_path, picture((tissue, PALE), (pen, INKS[ink])), mpp=mpp)
+    assert share(mask, tissue) > 0.98
+    assert share(mask, pen) < 0.001
+    assert (mask & ~tissue & ~pen).mean() < 0.002
+
+
+def test_pen_can_be_kept(tmp_path: Path) -> None:
+    tissue = piece(600, 600, 250, seed=1)
+    pen = stroke([(80, 60), (1300, 200)], 26)
+    pixels = picture((tissue, DARK), (pen, INKS["blue"]))
+    assert share(found(tmp_path, pixels, TissueSettings(remove_pen=False)), pen) > 0.9
+    assert share(found(tmp_path, pixels), pen) < 0.001
+
+
+def test_a_paler_piece_beside_a_dark_one_is_not_lost(tmp_path: Path) -> None:
+    dark, pale = piece(500, 380, 230, seed=1), piece(500, 1000, 200, seed=2)
+    mask = found(tmp_path, picture((dark, DARK), (pale, (222, 200, 218))))
+    assert share(mask, dark) > 0.98
+    assert share(mask, pale) > 0.98
+    assert (mask & ~dark & ~pale).mean() < 0.005
+
+
+def test_dark_nuclei_and_brown_stain_are_no_pen(tmp_path: Path) -> None:
+    brown, blue = piece(500, 380, 230, seed=1), piece(500, 1000, 200, seed=2)
+    mask = found(tmp_path, picture((brown, (95, 60, 35)), (blue, (150, 160, 195))))
+    assert share(mask, brown) > 0.98
+    assert share(mask, blue) > 0.98
+
+
+def test_tinted_glass_beside_white_never_scanned_is_no_tissue(tmp_path: Path) -> None:
+    tissue = piece(500, 400, 200, seed=1)
+    pixels = picture((tissue, (190, 120, 170)), glass=(246, 243, 240))
+    pixels[:, 900:] = 255
+    mask = found(tmp_path, pixels)
+    assert share(mask, tissue) > 0.98
+    assert (mask & ~tissue).mean() < 0.005
+
+
+@pytest.mark.parametrize("shading", [0.0, 12.0])
+def test_a_blank_slide_is_said_to_be_blank(tmp_path: Path, shading: float) -> None:
+    with pytest.raises(TissueError, match=r"no tissue was found on a\.tif"):
+        found(tmp_path, picture(shading=shading))
+    with pytest.raises(TissueError, match="no tissue"):
+        found(tmp_path, np.full((300, 400, 3), 255, np.uint8))
+
+
+def test_a_slide_with_only_pen_has_no_tissue(tmp_path: Path) -> None:
+    with pytest.raises(TissueError, match="no tissue"):
+        found(tmp_path, picture((stroke([(80, 60), (1300, 200)], 30), INKS["blue"])))
+
+
+def test_small_pieces_go_and_small_holes_close(tmp_path: Path) -> None:
+    tissue, speck, hole = piece(500, 400, 200, 1), piece(200, 1100, 12, 2), piece(500, 400, 12, 3)
+    pixels = picture((tissue & ~hole, DARK), (speck, DARK), blur=0.5)
+    # a radius of 12 px at 8 µm is an area of about 29 000 µm²
+    kept = found(tmp_path, pixels, TissueSettings(smallest_piece=10_000, largest_hole=10_000))
+    assert share(kept, speck) > 0.9
+    assert share(kept, hole) < 0.5
+    gone = found(tmp_path, pixels, TissueSettings(smallest_piece=60_000, largest_hole=60_000))
+    assert share(gone, speck) == 0
+    assert share(gone, hole) == 1
+
+
+def test_a_given_threshold_is_used(tmp_path: Path) -> None:
+    dark, pale = piece(500, 380, 230, seed=1), piece(500, 1000, 200, seed=2)
+    pixels = picture((dark, DARK), (pale, PALE))
+    mask = found(tmp_path, pixels, TissueSettings(threshold=0.3))
+    assert share(mask, dark) > 0.95
+    assert share(mask, pale) < 0.01
+
+
+def test_regions_narrow_the_tissue(tmp_path: Path) -> None:
+    tissue = piece(500, 700, 300, seed=1)
+    pixels = picture((tissue, DARK))
+    regions = Regions(include=(box(0, 0, 700, HEIGHT),), exclude=(box(0, 0, WIDTH, 500),))
+    mask = found(tmp_path, pixels, regions=regions)
+    quarter = np.zeros_like(mask)
+    quarter[500:, :700] = True
+    assert share(mask, tissue & quarter) > 0.97
+    assert share(mask, ~quarter) == 0
+    everything = found(tmp_path, pixels, TissueSettings(method="everything"), regions)
+    np.testing.assert_array_equal(everything, quarter)
+    with pytest.raises(TissueError, match="given regions"):
+        found(tmp_path, pixels, regions=Regions(include=(box(0, 0, 50, 50),)))
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [("he/metaplasia-HE.svs", 0.55, 0.66), ("he/lungSCC-HE2-half.tif", 0.09, 0.12),
+     ("he/CMU-1-Small-Region.svs", 0.34, 0.44), ("ihc/metaplasia-trypsin-IHC.tif", 0.45, 0.62),
+     ("no_mpp/tcga-cr-7395-01a-01-ts1.svs", 0.58, 0.68)],
+)  # fmt: skip
+def test_real_slides_as_judged_by_eye(name: str, low: float, high: float) -> None:
+    with open_slide(shared(f"slides/{name}")) as slide:
+        tissue = detect_tissue(slide)
+        assert isinstance(tissue, TissueMask)
+        assert low < tissue.fraction < high
+        pixels = slide.thumbnail(max(tissue.mask.shape))
+    outside = pixels[~tissue.mask].reshape(-1, 3).astype(int)
+    # what is left out is nearly all bright and grey: glass
+    assert (outside.min(axis=1) > 170).mean() > 0.95
+
+
+def test_damage_where_tissue_is_looked_for_is_refused() -> None:
+    with (
+        open_slide(shared("slides/broken/corrupt-tiles.svs")) as slide,
+        pytest.raises(SlideError, match="damaged"),
+    ):
+        detect_tissue(slide)

@@ -1,0 +1,151 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from napari_2dmamba.cli import FAILED, INTERRUPTED, OK, main
+from tests.material import SHARED, shared
+from tests.tiny import write_checkpoint, write_slide
+
+BROKEN = sorted((SHARED / "slides" / "broken").glob("*")) if SHARED.exists() else []
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_slide(tmp_path_factory.mktemp("slide") / "tiny.tif")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+def lines(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_run_and_export(
+    slide: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "runs"
+    assert (
+        main(["run", str(slide), "--checkpoint", str(checkpoint), "--out", str(out), "--json"])
+        == OK
+    )
+    (answer,) = lines(capsys.readouterr().out)
+    assert answer["slide"] == "tiny.tif"
+    assert sum(answer["probabilities"].values()) == pytest.approx(1)
+    assert Path(answer["folder"]) == out / "tiny"
+    assert main(["export", str(out / "tiny"), "--json"]) == OK
+    (exported,) = lines(capsys.readouterr().out)
+    suffixes = [Path(file).name.split("tiny-")[1] for file in exported["files"]]
+    assert suffixes == [
+        "attention.png",
+        "attention-overlay.ome.tif",
+        "attention.ome.tif",
+        "patches.geojson",
+        "patches.csv",
+        "patches.parquet",
+        "record.json",
+    ]
+    assert all(Path(file).stat().st_size > 100 for file in exported["files"])
+
+
+def test_one_bad_slide_does_not_stop_the_rest(
+    slide: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.svs"
+    bad.write_bytes(b"")
+    code = main(
+        ["run", str(bad), str(slide), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "o")]
+    )
+    said = capsys.readouterr()
+    assert code == FAILED
+    assert "bad.svs is empty (0 bytes)" in said.err
+    assert "1 of 2 slides failed" in said.err
+    assert "malignant" in said.out
+
+
+@pytest.mark.parametrize("path", BROKEN, ids=lambda path: path.name)
+def test_a_broken_slide_is_one_sentence(
+    path: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["run", str(path), "--checkpoint", str(checkpoint), "--out", str(tmp_path)])
+    said = capfd.readouterr()
+    assert code == FAILED
+    assert said.out == ""
+    assert said.err.count("\n") == 1, said.err
+    assert path.name in said.err
+    assert "Traceback" not in said.err
+
+
+def test_extract_writes_features_others_can_read(
+    slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import h5py
+
+    arguments = ["extract", str(slide), "--patch-size", "64", "--out", str(tmp_path), "--json"]
+    assert main(arguments) == OK
+    (answer,) = lines(capsys.readouterr().out)
+    with h5py.File(answer["file"]) as file:
+        assert file["features"].shape == (answer["patches"], answer["feature_size"])
+        assert file["coords"].attrs["patch_size_level0"] == 64
+
+
+def test_a_value_out_of_range_ends_with_usage(
+    slide: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["extract", str(slide), "--min-tissue", "2"])
+    assert end.value.code == 2
+    assert "min_tissue is 2.0, but must be at most 1.0" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_is_none_is_one_sentence(
+    slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "model.safetensors"
+    page.write_text("<html>log in</html>")
+    assert main(["run", str(slide), "--checkpoint", str(page)]) == FAILED
+    assert "model.safetensors is a web page" in capsys.readouterr().err
+
+
+def test_interrupting_keeps_finished_batches(slide: Path, tmp_path: Path) -> None:
+    arguments = ["extract", str(slide), "--patch-size", "32", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "napari_2dmamba.cli", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("tiny/*.journal")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == INTERRUPTED
+    assert said == "napari-2dmamba: stopped; what was finished is kept\n"
+    assert not list(tmp_path.glob("tiny/*.h5"))
+    assert main(arguments) == OK
+
+
+def test_doctor_reports_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor", "--json"])
+    findings = {f["subject"]: f for f in json.loads(capsys.readouterr().out)}
+    assert findings["torch"]["state"] == "ok"
+    assert findings["2D scan on the CPU"]["found"].split(":")[0] in ("cpu", "definition")
+
+
+def test_no_arguments_print_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == OK
+    assert "napari-2dmamba SLIDE..." in capsys.readouterr().out
+
+
+def test_the_real_slide_runs_from_the_command_line(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = shared("slides/he/CMU-1-Small-Region.svs")
+    arguments = ["run", str(path), "--checkpoint", str(checkpoint), "--out", str(tmp_path)]
+    assert main([*arguments, "--json"]) == OK
+    (answer,) = lines(capsys.readouterr().out)
+    assert 500 < answer["patches"] <= 46 * 35
