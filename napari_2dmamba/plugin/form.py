@@ -192,7 +192,7 @@ class NumberEditor(Editor):
             if default is not None and default >= 64:
                 self._box.setSingleStep(int(default) // 8)
         else:
-            self._box = _PlainSpinBox()
+            self._box = PlainSpinBox()
             span = maximum - minimum if minimum is not None and maximum is not None else None
             size = abs(default) if default else (span or 1.0)
             self._step = 0.01 if size < 5 else 0.1 if size < 50 else 10 ** int(math.log10(size) - 1)
@@ -217,10 +217,10 @@ class NumberEditor(Editor):
         self._box.setValue(self._box.minimum() if value is None else value)  # type: ignore[arg-type]
 
 
-class _PlainSpinBox(QDoubleSpinBox):
+class PlainSpinBox(QDoubleSpinBox):
     """Writes 0.5 as 0.5 and not as 0.5000."""
 
-    def textFromValue(self, value: float) -> str:
+    def textFromValue(self, value: float) -> str:  # noqa: D102
         return f"{value:.{self.decimals()}f}".rstrip("0").rstrip(".") or "0"
 
 
