@@ -33,7 +33,7 @@ def test_a_slide_is_explained_and_saved(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "run" / "run.json").read_text())["explanations"]
     assert (record["query"]["row"], record["query"]["col"]) == (4, 7)
     assert record["maps"]["erf"]["size"]["unit"] == "µm"
-    with pytest.raises(GridError, match="no patch lies at x 5, y 5 of s.tif"):
+    with pytest.raises(GridError, match=r"no patch lies at x 5, y 5 of s\.tif"):
         explain_run(slide, model, names, at=(5, 5))
     with pytest.raises(UserError, match="there is no map 'nonsense'; choose from provenance"):
         explain_run(slide, model, ("nonsense",))

@@ -77,9 +77,7 @@ def _decisive(asked: Asked) -> GridMap:
 
 
 def _spread(asked: Asked, under: Callable[..., faithfulness.Stability]) -> GridMap:
-    return under(
-        asked.subject, on_progress=asked.on_progress, should_stop=asked.should_stop
-    ).spread
+    return under(asked.subject, on_progress=asked.on_progress, should_stop=asked.should_stop).spread
 
 
 MAPS: dict[str, NamedMap] = {
