@@ -1,4 +1,4 @@
-"""The command line: view, run, extract, export, doctor, demo."""
+"""The command line: view, run, explain, extract, export, doctor, demo."""
 
 import argparse
 import dataclasses
@@ -15,9 +15,10 @@ from typing import Any
 from napari_2dmamba import __version__
 from napari_2dmamba.command_options import add_options, given_options, settings_from
 from napari_2dmamba.errors import Cancelled, UserError
+from napari_2dmamba.explain_slide import DEFAULT_MAPS
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-_COMMANDS = ("view", "run", "extract", "export", "doctor", "demo")
+_COMMANDS = ("view", "run", "explain", "extract", "export", "doctor", "demo")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +56,6 @@ def view_main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     from napari_2dmamba.features import FeatureSettings
-    from napari_2dmamba.models.settings import ModelSettings
     from napari_2dmamba.slide.grid import GridSettings
     from napari_2dmamba.slide.tissue import TissueSettings
 
@@ -74,35 +74,34 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="run a model on slides and save maps and scores")
     _slides(run)
-    run.add_argument(
-        "--checkpoint",
-        type=Path,
-        help="model checkpoint (default: the demo checkpoint, "
-        "trained on synthetic slides, not for any medical use)",
-    )
-    run.add_argument(
-        "--checkpoint-setting",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a setting that a published checkpoint does not hold; may be repeated",
-    )
-    run.add_argument(
-        "--features",
-        dest="feature_file",
-        type=Path,
-        help="features computed before (.h5, .pt), or a folder with one file per slide",
-    )
-    run.add_argument(
-        "--in-pixels",
-        action="store_true",
-        help="work in level-0 pixels on slides that state no µm per pixel",
-    )
-    add_options(run, TissueSettings, "tissue")
-    add_options(run, GridSettings, "patches", defaults="as the checkpoint was trained")
-    add_options(run, FeatureSettings, "features")
-    add_options(run, ModelSettings, "model")
+    _model_options(run)
     run.set_defaults(action=_run)
+
+    explain = commands.add_parser("explain", help="run a model on a slide and save maps of why")
+    explain.add_argument("slide", type=Path, metavar="SLIDE")
+    explain.add_argument(
+        "--maps",
+        help="names of maps, with commas; --maps list says which there are. Default: "
+        + ",".join(DEFAULT_MAPS),
+        default=",".join(DEFAULT_MAPS),
+    )
+    explain.add_argument(
+        "--at",
+        metavar="X,Y",
+        help="level-0 pixel in the patch that maps of a patch are about. Default: the patch of "
+        "highest attention",
+    )
+    explain.add_argument(
+        "--target", help="class or time bin to explain, or risk. Default: the model's answer"
+    )
+    explain.add_argument(
+        "--out", type=Path, help="folder of the run. Default: runs/SLIDE-explained"
+    )
+    explain.add_argument("--mpp", type=float, help="µm per level-0 pixel, where not stated")
+    explain.add_argument("--regions", type=Path, metavar="GEOJSON", help="as of run")
+    explain.add_argument("--json", action="store_true", help="print the answer as JSON")
+    _model_options(explain)
+    explain.set_defaults(action=_explain)
 
     extract = commands.add_parser("extract", help="compute and save patch features of slides")
     _slides(extract)
@@ -144,6 +143,43 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--no-view", action="store_true", help="do not open the viewer at the end")
     demo.set_defaults(action=_demo)
     return parser
+
+
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    """Add what a run needs besides its slides."""
+    from napari_2dmamba.features import FeatureSettings
+    from napari_2dmamba.models.settings import ModelSettings
+    from napari_2dmamba.slide.grid import GridSettings
+    from napari_2dmamba.slide.tissue import TissueSettings
+
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="model checkpoint (default: the demo checkpoint, "
+        "trained on synthetic slides, not for any medical use)",
+    )
+    parser.add_argument(
+        "--checkpoint-setting",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting that a published checkpoint does not hold; may be repeated",
+    )
+    parser.add_argument(
+        "--features",
+        dest="feature_file",
+        type=Path,
+        help="features computed before (.h5, .pt), or a folder with one file per slide",
+    )
+    parser.add_argument(
+        "--in-pixels",
+        action="store_true",
+        help="work in level-0 pixels on slides that state no µm per pixel",
+    )
+    add_options(parser, TissueSettings, "tissue")
+    add_options(parser, GridSettings, "patches", defaults="as the checkpoint was trained")
+    add_options(parser, FeatureSettings, "features")
+    add_options(parser, ModelSettings, "model")
 
 
 def _slides(parser: argparse.ArgumentParser) -> None:
@@ -196,6 +232,23 @@ def _view(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from napari_2dmamba.cohort import run_cohort
+
+    checkpoint, given, settings = _model_of(options, parser)
+    return _each_slide(
+        options,
+        parser,
+        run_cohort,
+        checkpoint=checkpoint,
+        checkpoint_settings=given,
+        settings=settings,
+        features=options.feature_file,
+    )
+
+
+def _model_of(
+    options: argparse.Namespace, parser: argparse.ArgumentParser
+) -> tuple[Path, dict[str, Any], Any]:
+    """Return checkpoint, what was said about it, and the settings of a run with it."""
     from napari_2dmamba.features import FeatureSettings
     from napari_2dmamba.models import load_checkpoint
     from napari_2dmamba.models.settings import ModelSettings
@@ -215,15 +268,53 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     grid = grid_settings_for(
         load_checkpoint(checkpoint, **given), **given_options(options, GridSettings)
     )
-    return _each_slide(
-        options,
-        parser,
-        run_cohort,
-        checkpoint=checkpoint,
-        checkpoint_settings=given,
-        settings=dataclasses.replace(settings, grid=grid),
-        features=options.feature_file,
-    )
+    return checkpoint, given, dataclasses.replace(settings, grid=grid)
+
+
+def _explain(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from napari_2dmamba.cohort.display import progress_bar
+    from napari_2dmamba.explain.named_maps import MAPS
+    from napari_2dmamba.explain_slide import explain_run
+    from napari_2dmamba.models import load_checkpoint
+    from napari_2dmamba.pipeline import summary_of
+
+    if options.maps == "list":
+        for name, kind in MAPS.items():
+            print(f"{name:22} {kind.question}")
+        return OK
+    names = tuple(name.strip() for name in options.maps.split(",") if name.strip())
+    unknown = [name for name in names if name not in MAPS]
+    if unknown:
+        parser.error(f"unknown map {unknown[0]!r}; choose from {', '.join(MAPS)}")
+    at = None
+    if options.at is not None:
+        try:
+            x, y = (float(part) for part in options.at.split(","))
+        except ValueError:
+            parser.error(f"--at takes X,Y in level-0 pixels, not {options.at!r}")
+        at = (x, y)
+    checkpoint, given, settings = _model_of(options, parser)
+    with progress_bar(options.slide.name) as on_progress:
+        found = explain_run(
+            options.slide,
+            load_checkpoint(checkpoint, **given),
+            names,
+            at=at,
+            target=options.target,
+            settings=settings,
+            out=options.out or Path("runs") / f"{options.slide.stem}-explained",
+            on_progress=on_progress,
+            features=options.feature_file,
+            regions=options.regions,
+            mpp=options.mpp,
+        )
+    answer = summary_of(found.result)
+    answer["maps"] = list(found.maps)
+    if "query" in found.result.record["explanations"]:
+        query = found.result.record["explanations"]["query"]
+        answer["query"] = [query["x"], query["y"]]
+    _report(options.json, answer)
+    return OK
 
 
 def _extract(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
