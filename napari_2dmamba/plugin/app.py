@@ -129,7 +129,8 @@ def suit_slides() -> None:
 
     settings = get_settings()
     settings.experimental.async_ = True
-    settings.appearance.theme = "light"
+    if not Path(settings.config_path or "").is_file():  # the first start: later it is the user's
+        settings.appearance.theme = "light"  # white, as the glass
     readers = {**settings.plugins.extension2reader}
     readers.update(dict.fromkeys(SLIDE_PATTERNS, PLUGIN_NAME))
     settings.plugins.extension2reader = readers

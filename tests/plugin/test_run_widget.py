@@ -379,7 +379,7 @@ def test_gallery_cursor_and_display(
     section, layer = widget.result_section, map_layer(viewer)
     gallery = section.gallery
     assert len(gallery.buttons) == 8
-    qtbot.waitUntil(lambda: not gallery._loading.is_busy, timeout=LONG)
+    qtbot.waitUntil(lambda: not gallery.is_loading, timeout=LONG)
     gallery.buttons[0].click()
     row, col = np.unravel_index(np.nanargmax(layer.data), layer.data.shape)
     centre = layer.data_to_world((row, col))
