@@ -1,6 +1,5 @@
 """What an encoder is, and how one is found by its name."""
 
-import hashlib
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -64,7 +63,7 @@ class Encoder(Protocol):
 
 
 EncoderFactory = Callable[..., Encoder]
-"""``factory(name, *, weights, offline, device) -> Encoder``, as an entry point offers it."""
+"""What an entry point offers: ``factory(name, *, weights, offline, device, precision)``."""
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
@@ -98,6 +97,7 @@ def load_encoder(
     *,
     offline: bool = False,
     device: str | torch.device = "auto",
+    precision: str = "float32",
 ) -> Encoder:
     """Return the encoder of a name, ready to encode.
 
@@ -113,6 +113,8 @@ def load_encoder(
         Never touch the network; ``HF_HUB_OFFLINE=1`` has the same effect.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
+    precision
+        ``"bfloat16"`` runs networks in mixed precision; the embedded encoder stays in float32.
 
     Raises
     ------
@@ -132,18 +134,12 @@ def load_encoder(
             )
         return StainTexture(chosen)
     if name.startswith("timm:"):
-        from napari_2dmamba.features.timm_encoder import TimmEncoder
+        from napari_2dmamba.features.timm_encoder import load_timm
 
-        return TimmEncoder.load(name, weights, offline=offline, device=chosen)
+        return load_timm(name, weights, offline=offline, device=chosen, precision=precision)
     offered = entry_points(group=ENTRY_POINT_GROUP)
     if name in offered.names:
         factory: EncoderFactory = offered[name].load()
-        return factory(name, weights=weights, offline=offline, device=chosen)
+        return factory(name, weights=weights, offline=offline, device=chosen, precision=precision)
     known = ", ".join([EMBEDDED_ENCODER, "timm:<model>", *sorted(offered.names)])
     raise FeatureError(f"no encoder is called {name!r}; known are: {known}")
-
-
-def checksum(path: Path) -> str:
-    """Return the first 16 hex digits of a file's SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

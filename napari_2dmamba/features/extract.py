@@ -60,6 +60,12 @@ class FeatureSettings:
         maximum=64,
         advanced=True,
     )
+    precision: str = setting(
+        "float32",
+        "Arithmetic of a network encoder: bfloat16 is faster where the machine has it.",
+        choices=("float32", "bfloat16"),
+        advanced=True,
+    )
     unreadable: str = setting(
         "stop",
         "What to do when a patch cannot be read: stop, or drop it and say how many.",
@@ -119,7 +125,11 @@ def extract_features(
         from napari_2dmamba.features.encoder import load_encoder
 
         encoder = load_encoder(
-            settings.encoder, settings.weights, offline=settings.offline, device=settings.device
+            settings.encoder,
+            settings.weights,
+            offline=settings.offline,
+            device=settings.device,
+            precision=settings.precision,
         )
     made_of = _what_features_depend_on(slide, grid, encoder, settings)
     if cache is None:

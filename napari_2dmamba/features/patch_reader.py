@@ -1,6 +1,7 @@
-"""Read the patches of a grid from a slide, at the grid's resolution."""
+"""Read the patches of a grid at the speed of the decoder: each stored tile is decoded once."""
 
 import math
+import threading
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,13 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_2dmamba.errors import SlideError
-from napari_2dmamba.features.resample import resample
+from napari_2dmamba.features.resample import area_weights, resample_tiles
+from napari_2dmamba.slide.backend import TileError
 from napari_2dmamba.slide.grid import PatchGrid
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide.slide import Slide
 
-_AHEAD_BYTES = 256 * 2**20
+_AHEAD_BYTES = 192 * 2**20
+_SHARED_TILES_BYTES = 256 * 2**20
+_WHITE = 255
+
+_Key = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -40,23 +46,42 @@ class PatchBatch:
 
 
 class PatchReader:
-    """Reads patches from the best stored level, resampled by area, with several threads.
+    """Reads the patches of a grid with several threads.
+
+    The stored level is the coarsest that is at least as fine as the patches. Where it is as
+    fine as they are (to within half a pixel over a patch) its pixels are taken as they are,
+    from the nearest whole pixel on; else each pixel of a patch is the mean over the area it
+    covers, fractions of pixels included. Beyond the slide patches are white. Tiles that
+    neighbouring patches share are kept until the last of them is read, so memory grows with
+    one row of tiles at most, and not beyond 256 MB.
 
     Parameters
     ----------
     slide, grid
         The patches are `grid`'s, cut from `slide`.
     threads
-        Decoding threads.
+        Threads that read, decode and resample.
     """
 
     def __init__(self, slide: "Slide", grid: PatchGrid, *, threads: int = 2) -> None:
+        slide.require_brightfield()
         self.slide, self.grid, self.threads = slide, grid, threads
-        wanted = grid.patch_size_level0 / grid.patch_size
-        # The coarsest level that is not coarser than wanted, give or take 2 %
-        fitting = [i for i, d in enumerate(slide.level_downsamples) if d <= wanted * 1.02]
-        self.level = fitting[-1] if fitting else 0
-        self.downsample = slide.level_downsamples[self.level]
+        self.level = slide.best_level(grid.patch_size_level0 / grid.patch_size)
+        stored = slide.levels[self.level]
+        self._tile_size = stored.tile_height, stored.tile_width
+        self._level_size = stored.height, stored.width
+        side = grid.patch_size_level0 / stored.downsample
+        corners = grid.coords / stored.downsample
+        self._copies = abs(side - grid.patch_size) < 0.5
+        if self._copies:
+            side, corners = grid.patch_size, np.rint(corners)
+        self._side, self._corners = side, corners
+        # Pixels [first, last) of the level under each patch, and the tiles under those; (x, y)
+        self._first = np.floor(corners + 1e-9).astype(np.int64)
+        self._last = np.ceil(corners + side - 1e-9).astype(np.int64)
+        tile = np.array(self._tile_size[::-1])
+        self._first_tile = self._first // tile
+        self._last_tile = -(-self._last // tile)
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """Return patch ``index`` as ``(patch_size, patch_size, 3)`` uint8.
@@ -66,41 +91,28 @@ class PatchReader:
         SlideError
             Naming the patch.
         """
-        x, y = (int(v) for v in self.grid.coords[index])
         size = self.grid.patch_size
-        side = self.grid.patch_size_level0 / self.downsample
-        left, top = x / self.downsample, y / self.downsample
-        if abs(side - size) < 0.5:  # the level is what is asked for: its own pixels, unblurred
-            side, left, top = size, round(left), round(top)
-        x0, y0 = math.floor(left), math.floor(top)
-        width, height = math.ceil(left + side) - x0, math.ceil(top + side) - y0
-        corner = (round(x0 * self.downsample), round(y0 * self.downsample))
-        try:
-            pixels = self.slide.read_region(*corner, self.level, width, height)
-        except SlideError as error:
-            raise SlideError(
-                f"patch {index} of {len(self.grid)} (at x {x}, y {y}) of {self.slide.name} "
-                f"cannot be read: {error}"
-            ) from error
-        return resample(pixels, (left - x0, top - y0, side, side), size)
+        out = np.empty((size, size, 3), np.uint8)
+        self._fill(out, index, _Tiles(self, np.array([index])))
+        return out
 
     def batches(self, size: int, start: int = 0) -> Generator[PatchBatch]:
         """Yield the patches from ``start`` on, ``size`` at a time, read ahead by threads."""
         count, side = len(self.grid), self.grid.patch_size
         ahead = max(2, min(8, _AHEAD_BYTES // (size * side * side * 3)))
         starts = iter(range(start, count, size))
+        tiles = _Tiles(self, np.arange(start, count))
         waiting: deque[tuple[int, NDArray[np.uint8], list[Future[None]]]] = deque()
         with ThreadPoolExecutor(self.threads, "patches") as pool:
-
-            def fill(pixels: NDArray[np.uint8], slot: int, index: int) -> None:
-                pixels[slot] = self.read(index)
 
             def submit() -> None:
                 first = next(starts, None)
                 if first is None:
                     return
-                pixels = np.full((min(size, count - first), side, side, 3), 255, np.uint8)
-                jobs = [pool.submit(fill, pixels, i, first + i) for i in range(len(pixels))]
+                pixels = np.empty((min(size, count - first), side, side, 3), np.uint8)
+                jobs = [
+                    pool.submit(self._fill, pixels[i], first + i, tiles) for i in range(len(pixels))
+                ]
                 waiting.append((first, pixels, jobs))
 
             try:
@@ -108,14 +120,150 @@ class PatchReader:
                     submit()
                 while waiting:
                     first, pixels, jobs = waiting.popleft()
-                    failures = {first + i: job.exception() for i, job in enumerate(jobs)}
                     unreadable: dict[int, str] = {}
-                    for index, failure in failures.items():
+                    for index, job in enumerate(jobs, first):
+                        failure = job.exception()
                         if isinstance(failure, SlideError):
                             unreadable[index] = str(failure)
+                            pixels[index - first] = _WHITE
                         elif failure is not None:
                             raise failure
                     yield PatchBatch(first, pixels, unreadable)
                     submit()
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def tiles_of(self, index: int) -> list[_Key]:
+        """Return ``(row, column)`` of the level's tiles under a patch, those off the slide too."""
+        (left, top), (right, bottom) = self._first_tile[index], self._last_tile[index]
+        return [(r, c) for r in range(int(top), int(bottom)) for c in range(int(left), int(right))]
+
+    def decode(self, key: _Key) -> NDArray[np.uint8]:
+        """Return a whole tile, white beyond the slide.
+
+        Raises
+        ------
+        TileError
+            When it cannot be decoded.
+        """
+        row, column = key
+        height, width = self._tile_size
+        on_slide = row >= 0 and column >= 0
+        if on_slide and row * height < self._level_size[0] and column * width < self._level_size[1]:
+            tile = self.slide.read_tile(self.level, row, column)
+            if tile.shape == (height, width, 3):
+                return tile
+            whole = np.full((height, width, 3), _WHITE, np.uint8)
+            whole[: tile.shape[0], : tile.shape[1]] = tile
+            return whole
+        return np.full((height, width, 3), _WHITE, np.uint8)
+
+    def _fill(self, out: NDArray[np.uint8], index: int, store: "_Tiles") -> None:
+        keys = self.tiles_of(index)
+        try:
+            tiles = store.take(keys)
+        except TileError as error:
+            x, y = (int(v) for v in self.grid.coords[index])
+            raise SlideError(
+                f"patch {index} of {len(self.grid)} (at x {x}, y {y}) of {self.slide.name} cannot "
+                f"be read: a tile of level {self.level} is damaged ({error})"
+            ) from error
+        left, top = self._first_tile[index]
+        height, width = self._tile_size
+        x0, y0 = int(left) * width, int(top) * height
+        if self._copies:
+            x, y = self._first[index] - (x0, y0)
+            for (row, column), tile in zip(keys, tiles, strict=True):
+                _copy(tile, out, int((row - top) * height - y), int((column - left) * width - x))
+            return
+        per_row = int(self._last_tile[index][0] - left)
+        axes = []
+        for axis, origin in ((1, y0), (0, x0)):
+            start = round(float(self._corners[index, axis]) - origin, 6)
+            low, high = self._first[index, axis] - origin, self._last[index, axis] - origin
+            axes.append(area_weights(start, self._side, len(out), int(low), int(high)))
+        rows = [tiles[i : i + per_row] for i in range(0, len(tiles), per_row)]
+        resample_tiles(rows, axes[0], axes[1], out)
+
+
+def _copy(tile: NDArray[np.uint8], out: NDArray[np.uint8], top: int, left: int) -> None:
+    """Copy the part of a tile, whose corner lies at ``(top, left)`` of ``out``, that is on it."""
+    y0, x0 = max(top, 0), max(left, 0)
+    y1, x1 = min(top + tile.shape[0], len(out)), min(left + tile.shape[1], out.shape[1])
+    out[y0:y1, x0:x1] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
+
+
+class _Tile:
+    """A tile that one thread decodes and others may wait for."""
+
+    def __init__(self) -> None:
+        self.ready = threading.Event()
+        self.pixels: NDArray[np.uint8] | None = None
+        self.error: TileError | None = None
+
+
+class _Tiles:
+    """The tiles that patches still need; each is decoded by whoever needs it first."""
+
+    def __init__(self, reader: PatchReader, patches: NDArray[np.int64]) -> None:
+        self._decode = reader.decode
+        self._lock = threading.Lock()
+        self._tiles: dict[_Key, _Tile] = {}  # oldest first
+        self._most = max(16, _SHARED_TILES_BYTES // (3 * math.prod(reader._tile_size)))
+        first, last = reader._first_tile[patches], reader._last_tile[patches]
+        self._corner = first.min(0)
+        columns, rows = last.max(0) - self._corner
+        self._uses = np.zeros((rows, columns), np.int32)
+        for (left, top), (right, bottom) in zip(
+            first - self._corner, last - self._corner, strict=True
+        ):
+            self._uses[top:bottom, left:right] += 1
+
+    def take(self, keys: list[_Key]) -> list[NDArray[np.uint8]]:
+        """Return the tiles of a patch, and count the patch as served.
+
+        Raises
+        ------
+        TileError
+            When one of them cannot be decoded.
+        """
+        mine: list[tuple[_Key, _Tile]] = []
+        tiles: list[_Tile] = []
+        with self._lock:
+            for key in keys:
+                tile = self._tiles.get(key)
+                if tile is None:
+                    tile = self._tiles[key] = _Tile()
+                    mine.append((key, tile))
+                tiles.append(tile)
+        # First what nobody else decodes, then wait for the others: nobody waits in a circle
+        for key, tile in mine:
+            try:
+                tile.pixels = self._decode(key)
+            except TileError as error:
+                tile.error = error
+            except BaseException as error:
+                tile.error = TileError(f"{type(error).__name__}: {error}")
+                raise
+            finally:
+                tile.ready.set()
+        for tile in tiles:
+            tile.ready.wait()
+        self._served(keys)
+        for tile in tiles:
+            if tile.error is not None:
+                raise tile.error
+        return [tile.pixels for tile in tiles if tile.pixels is not None]
+
+    def _served(self, keys: list[_Key]) -> None:
+        with self._lock:
+            for row, column in keys:
+                at = row - self._corner[1], column - self._corner[0]
+                self._uses[at] -= 1
+                if self._uses[at] <= 0:
+                    self._tiles.pop((row, column), None)
+            while len(self._tiles) > self._most:  # decoded again when its time comes
+                oldest = next(iter(self._tiles))
+                if not self._tiles[oldest].ready.is_set():
+                    break
+                del self._tiles[oldest]

@@ -16,6 +16,7 @@ from napari_2dmamba.models.architecture import Architecture, ArchitectureConfig
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.models.settings import ModelSettings, choose_device
+from napari_2dmamba.scan import backend_for
 from napari_2dmamba.settings import ProgressCallback, StopCallback, validate
 from napari_2dmamba.slide.grid import cells_of, check_cells
 
@@ -239,6 +240,10 @@ class Aggregator:
             ) from error
         seconds = time.perf_counter() - started
         step(2, "Done")
+        backend, why = "torch", "the model has no scan"
+        if self.model.uses_scan:
+            scan = backend_for(inputs.features)
+            backend, why = scan.name, scan.reason
         survival = self.header.task == "survival"
         hazards = torch.sigmoid(logits)
         surviving = torch.cumprod(1 - hazards, dim=0)
@@ -256,10 +261,11 @@ class Aggregator:
             canvas=inputs.canvas,
             cells=inputs.cells.cpu().numpy(),
             device=inputs.device,
-            backend="definition",
+            backend=backend,
             extra={
                 **inputs.record,
                 "device_reason": inputs.device_reason,
+                "backend_reason": why,
                 "seconds": seconds,
             },
         )

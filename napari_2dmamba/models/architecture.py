@@ -65,6 +65,8 @@ class Architecture(nn.Module):
     """One sentence: what the score of a patch is."""
     uses_grid: ClassVar[bool] = False
     """True when the position of a patch on the canvas matters."""
+    uses_scan: ClassVar[bool] = False
+    """True when the selective scan runs in it, so that the record names the scan's backend."""
 
     config: Any
 

@@ -323,6 +323,7 @@ class Mamba2DMIL(Architecture):
         "background included unless left out, sum to 1"
     )
     uses_grid: ClassVar[bool] = True
+    uses_scan: ClassVar[bool] = True
 
     config: Mamba2DConfig
 

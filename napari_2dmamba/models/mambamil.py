@@ -157,6 +157,7 @@ class MambaMIL(Architecture):
     paper: ClassVar[str] = "Yang et al., MICCAI 2024, arXiv 2403.06800"
     config_class: ClassVar[type[ArchitectureConfig]] = MambaMILConfig
     score_meaning: ClassVar[str] = "softmax attention of the patch; over all patches it sums to 1"
+    uses_scan: ClassVar[bool] = True
 
     config: MambaMILConfig
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,6 +80,7 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     """Return the window with its widgets docked and the slides open."""
     import napari
     from napari.utils.notifications import show_error
+    from qtpy.QtWidgets import QApplication
 
     from napari_2dmamba.errors import UserError
     from napari_2dmamba.plugin.overview import SlideOverview
@@ -93,8 +95,11 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     overview, run_widget = SlideOverview(viewer), RunWidget(viewer)
     viewer.window.add_dock_widget(overview, name="Slide overview", area="left")
     viewer.window.add_dock_widget(run_widget, name="Run 2DMamba", area="right")
+    viewer.layers.events.inserted.connect(partial(name_window, viewer))
+    viewer.layers.events.removed.connect(partial(name_window, viewer))
     if show:
         viewer.window.show()
+        QApplication.processEvents()  # the canvas gets its size, so that slides fit into it
     problems = []
     for path in paths:
         try:
@@ -103,6 +108,14 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
             problems.append(str(error))
             show_error(str(error))
     return Application(viewer, run_widget, overview, tuple(problems))
+
+
+def name_window(viewer: "Viewer", event: object = None) -> None:
+    """Put the name of the uppermost slide into the title."""
+    from napari_2dmamba.plugin.slide_layer import open_slides
+
+    slides = open_slides(viewer)
+    viewer.title = f"{slides[0].name} - {TITLE}" if slides else TITLE
 
 
 def suit_slides() -> None:

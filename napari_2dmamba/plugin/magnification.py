@@ -34,7 +34,10 @@ def zoom_for(objective_power: float, device_pixel_ratio: float = 1.0) -> float:
 
 
 class MagnificationBar(QWidget):
-    """Readout of the magnification, with buttons for the usual objectives."""
+    """Readout of the magnification, with buttons for the usual objectives.
+
+    The owner calls `refresh` when the camera or the layers change.
+    """
 
     def __init__(self, viewer: "Viewer", parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -59,16 +62,14 @@ class MagnificationBar(QWidget):
         layout.setSpacing(3)
         layout.addWidget(self.readout)
         layout.addLayout(row)
-        viewer.scene.camera.events.zoom.connect(self.refresh)
-        viewer.layers.events.inserted.connect(self.refresh)
-        viewer.layers.events.removed.connect(self.refresh)
         self.refresh()
 
     def set_objective(self, power: float) -> None:
         """Zoom to an objective about the centre of the view."""
         self._viewer.scene.camera.zoom = zoom_for(power, self.devicePixelRatioF())
+        self.refresh()
 
-    def refresh(self, event: object = None) -> None:
+    def refresh(self) -> None:
         """Show the present magnification."""
         slides = open_slides(self._viewer)
         zoom, ratio = self._viewer.scene.camera.zoom, self.devicePixelRatioF()
@@ -87,12 +88,6 @@ class MagnificationBar(QWidget):
         else:
             text = f"<b>{100 * zoom * ratio:.3g} %</b> of full resolution · µm per pixel unknown"
         self.readout.setText(text)
-
-    def disconnect_viewer(self) -> None:
-        """Let go of the viewer."""
-        self._viewer.scene.camera.events.zoom.disconnect(self.refresh)
-        self._viewer.layers.events.inserted.disconnect(self.refresh)
-        self._viewer.layers.events.removed.disconnect(self.refresh)
 
     def _fit(self) -> None:
         layers = [layer for layer in self._viewer.layers if "slide" in layer.metadata]

@@ -8,6 +8,7 @@ from qtpy.QtCore import QPointF, QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QImage, QPainter, QPen, QPixmap
 from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
+from napari_2dmamba.plugin.docked import DockedWidget
 from napari_2dmamba.plugin.jobs import LatestJob
 from napari_2dmamba.plugin.magnification import MagnificationBar
 from napari_2dmamba.plugin.slide_layer import open_slides, show_scale_bar
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 THUMBNAIL_SIDE = 512
 
 
-class SlideOverview(QWidget):
+class SlideOverview(DockedWidget):
     """The widget *Slide overview*: thumbnail with the view on it, and the magnification.
 
     A click or drag on the thumbnail moves the view.
@@ -39,20 +40,17 @@ class SlideOverview(QWidget):
         self._loading = LatestJob(self, delay_ms=0)
         self._loading.succeeded.connect(self.thumbnail.set_picture)
         self.thumbnail.pointed = self._move_to
-        self._events = (
-            napari_viewer.scene.camera.events,
-            napari_viewer.canvas.events.size,
-            napari_viewer.layers.events.inserted,
-            napari_viewer.layers.events.removed,
-            napari_viewer.layers.events.reordered,
-        )
-        camera, size, *layers = self._events
-        camera.connect(self._draw_view)
-        size.connect(self._draw_view)
-        for event in layers:
-            event.connect(self.refresh)
-        self.destroyed.connect(self._loading.cancel)
+        layers = napari_viewer.layers.events
+        self.listen(napari_viewer.scene.camera.events, self._draw_view)
+        self.listen(napari_viewer.canvas.events.size, self._draw_view)
+        for event in (layers.inserted, layers.removed, layers.reordered):
+            self.listen(event, self.refresh)
         self.refresh()
+
+    def let_go(self) -> None:
+        """Disconnect from the viewer and stop loading."""
+        super().let_go()
+        self._loading.cancel()
 
     def refresh(self, event: object = None) -> None:
         """Follow the uppermost slide of the viewer."""
@@ -67,6 +65,7 @@ class SlideOverview(QWidget):
         self._draw_view()
 
     def _draw_view(self, event: object = None) -> None:
+        self.magnification.refresh()
         if self._slide is None:
             self.thumbnail.set_view(None)
             return

@@ -33,9 +33,7 @@ class _Problem(ctypes.Structure):
 class _Gradients(ctypes.Structure):
     """``Scan2dGradients`` of ``csrc/cpu/problem.h``."""
 
-    _fields_ = [
-        (name, ctypes.c_void_p) for name in ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")
-    ]
+    _fields_ = [(name, ctypes.c_void_p) for name in ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")]
 
 
 def _path() -> Path | None:
@@ -146,8 +144,11 @@ def backward(
     pointers = _Gradients(*(None if g is None else g.data_ptr() for g in grads))
     _succeed(
         _library().scan2d_backward(
-            ctypes.byref(problem), grad_y.data_ptr(), ctypes.byref(pointers),
-            torch.get_num_threads(), level,
+            ctypes.byref(problem),
+            grad_y.data_ptr(),
+            ctypes.byref(pointers),
+            torch.get_num_threads(),
+            level,
         ),
         x,
     )
@@ -210,7 +211,8 @@ def _problem(
 def _readable(t: Tensor) -> Tensor:
     """Return ``t``, copied if its cells are not evenly spaced or a cell is not contiguous."""
     _, height, width, *inner = t.shape
-    expected, strides = 1, []
+    expected = 1
+    strides: list[int] = []
     for size in reversed(inner):
         strides.insert(0, expected)
         expected *= size

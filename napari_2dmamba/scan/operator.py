@@ -6,6 +6,7 @@ one node each. The definition needs none in eager mode: it is torch, and autogra
 
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,9 +15,11 @@ from napari_2dmamba.scan import backend, cpu, definition
 
 MAX_STATES = 256
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_INPUTS = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")
+_NAMES = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")
 
-_Saved = tuple[Tensor, Tensor, Tensor]
+# x, dt, A, B, C, D, z, dt_bias; and the same of gradients.
+_Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
+_Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def selective_scan_2d(
@@ -108,10 +111,12 @@ def _forward(
     """Return y and, if told to keep it, what the backward pass needs besides the inputs."""
     inputs = (x, dt, A, B, C, D, z, dt_bias)
     if name == "definition" or x.numel() == 0:
-        y = definition.scan_2d(*inputs, dt_softplus).contiguous()
-        return y, *(x.new_empty(size, dtype=torch.float32) for size in _saved_sizes(x, B, z, "", keep))
-    y, saved = _kernels(name).forward(*_grouped(inputs), dt_softplus, keep=keep)
-    return y, *saved
+        nothing = [x.new_empty(0, dtype=torch.float32) for _ in range(3)]
+        y, (left, top, pregate) = definition.scan_2d(*inputs, dt_softplus).contiguous(), nothing
+    else:
+        kernels = _kernels(name)
+        y, (left, top, pregate) = kernels.forward(*_grouped(inputs), dt_softplus, keep=keep)
+    return y, left, top, pregate
 
 
 @_forward.register_fake
@@ -120,7 +125,7 @@ def _(
     D: Tensor | None, z: Tensor | None, dt_bias: Tensor | None,
     dt_softplus: bool, name: str, keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    sizes = _saved_sizes(x, B, z, name, keep)
+    sizes = _saved_sizes(x, B, z, name, keep and x.numel() > 0)
     left, top, pregate = (x.new_empty(size, dtype=torch.float32) for size in sizes)
     return x.new_empty(x.shape), left, top, pregate
 
@@ -143,6 +148,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Return the gradients of all inputs; an empty tensor for an input that is absent."""
     inputs = (x, dt, A, B, C, D, z, dt_bias)
+    grads: tuple[Tensor | None, ...]
     if x.numel() == 0:
         grads = tuple(None if t is None else torch.zeros_like(t) for t in inputs)
     elif name == "definition":
@@ -151,15 +157,13 @@ def _backward(
             grads = thread.submit(_differentiate, grad_y, inputs, dt_softplus).result()
     else:
         grads = tuple(
-            _kernels(name).backward(
-                grad_y, *_grouped(inputs), dt_softplus, (left, top, pregate)
-            )
+            _kernels(name).backward(grad_y, *_grouped(inputs), dt_softplus, (left, top, pregate))
         )
         grads = tuple(
             None if g is None or t is None else g.reshape(t.shape)
             for g, t in zip(grads, inputs, strict=True)
         )
-    return tuple(x.new_empty(0) if g is None else g.contiguous() for g in grads)
+    return cast(_Gradients, tuple(x.new_empty(0) if g is None else g.contiguous() for g in grads))
 
 
 @_backward.register_fake
@@ -169,10 +173,12 @@ def _(
     left: Tensor, top: Tensor, pregate: Tensor, dt_softplus: bool, name: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     inputs = (x, dt, A, B, C, D, z, dt_bias)
-    return tuple(x.new_empty(0) if t is None else t.new_empty(t.shape) for t in inputs)
+    return cast(
+        _Gradients, tuple(x.new_empty(0) if t is None else t.new_empty(t.shape) for t in inputs)
+    )
 
 
-def _grouped(inputs: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+def _grouped(inputs: _Inputs) -> tuple[Tensor | None, ...]:
     """Give B and C their axis of groups."""
     return tuple(
         t.unsqueeze(3) if t is not None and i in (3, 4) and t.dim() == 4 else t
@@ -181,12 +187,12 @@ def _grouped(inputs: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
 
 
 def _differentiate(
-    grad_y: Tensor, inputs: tuple[Tensor | None, ...], dt_softplus: bool, twice: bool = False
+    grad_y: Tensor, inputs: _Inputs, dt_softplus: bool, twice: bool = False
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of the definition; differentiable themselves if asked."""
     with torch.enable_grad():
         if not twice:
-            inputs = tuple(None if t is None else t.detach().requires_grad_() for t in inputs)
+            inputs = _leaves(inputs)
         y = definition.scan_2d(*inputs, dt_softplus)
         present = [t for t in inputs if t is not None]
         found = iter(
@@ -197,13 +203,18 @@ def _differentiate(
         return tuple(None if t is None else next(found) for t in inputs)
 
 
-def _keep_forward(ctx, inputs: tuple, output: tuple) -> None:
+def _leaves(inputs: _Inputs) -> _Inputs:
+    """The inputs again, each to be differentiated by."""
+    return cast(_Inputs, tuple(None if t is None else t.detach().requires_grad_() for t in inputs))
+
+
+def _keep_forward(ctx: Any, inputs: tuple, output: tuple) -> None:
     *tensors, ctx.dt_softplus, ctx.name, _ = inputs
     ctx.save_for_backward(*tensors, *output[1:])
     ctx.set_materialize_grads(False)
 
 
-def _forward_backward(ctx, grad_y: Tensor | None, *_: Tensor | None) -> tuple:
+def _forward_backward(ctx: Any, grad_y: Tensor | None, *_: Tensor | None) -> tuple:
     if grad_y is None:
         return (None,) * 11
     *inputs, left, top, pregate = ctx.saved_tensors
@@ -214,18 +225,17 @@ def _forward_backward(ctx, grad_y: Tensor | None, *_: Tensor | None) -> tuple:
 _forward.register_autograd(_forward_backward, setup_context=_keep_forward)
 
 
-def _keep_backward(ctx, inputs: tuple, output: tuple) -> None:
+def _keep_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
     *tensors, _, _, _, ctx.dt_softplus, _ = inputs
     ctx.save_for_backward(*tensors)
 
 
-def _backward_backward(ctx, *grads: Tensor) -> tuple:
+def _backward_backward(ctx: Any, *grads: Tensor) -> tuple:
     """Second derivatives, which no kernel has: those of the definition."""
-    tensors = tuple(
-        None if t is None else t.detach().requires_grad_() for t in ctx.saved_tensors
-    )
-    grad_y, *inputs = tensors
-    first = _differentiate(grad_y, tuple(inputs), ctx.dt_softplus, twice=True)
+    grad_y = ctx.saved_tensors[0].detach().requires_grad_()
+    inputs = _leaves(ctx.saved_tensors[1:])
+    tensors = (grad_y, *inputs)
+    first = _differentiate(grad_y, inputs, ctx.dt_softplus, twice=True)
     pairs = [(f, g) for f, g in zip(first, grads, strict=True) if f is not None]
     present = [t for t in tensors if t is not None]
     found = iter(
@@ -240,12 +250,9 @@ def _backward_backward(ctx, *grads: Tensor) -> tuple:
 _backward.register_autograd(_backward_backward, setup_context=_keep_backward)
 
 
-def _check(inputs: tuple[Tensor | None, ...]) -> None:
+def _check(inputs: _Inputs) -> None:
     """Raise unless shapes, dtypes and devices fit."""
     x, _, A, B, *_ = inputs
-    assert x is not None
-    assert A is not None
-    assert B is not None
     if x.dim() != 4:
         raise ValueError(f"x is {tuple(x.shape)}, but must be (batch, H, W, d_inner)")
     batch, height, width, d_inner = x.shape
@@ -261,7 +268,7 @@ def _check(inputs: tuple[Tensor | None, ...]) -> None:
     cells, channels = (batch, height, width, d_inner), (d_inner,)
     shared = (batch, height, width, groups, d_state) if B.dim() == 5 else (*cells[:3], d_state)
     wanted = (cells, cells, (d_inner, d_state), shared, shared, channels, cells, channels)
-    for name, t, shape in zip(_INPUTS, inputs, wanted, strict=True):
+    for name, t, shape in zip(_NAMES, inputs, wanted, strict=True):
         if t is None:
             continue
         if t.shape != shape:

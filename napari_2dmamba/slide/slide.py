@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from napari_2dmamba.errors import SlideError
-from napari_2dmamba.slide.backend import LARGEST_MPP, SMALLEST_MPP, Backend
+from napari_2dmamba.slide.backend import LARGEST_MPP, SMALLEST_MPP, Backend, Level
 from napari_2dmamba.slide.level import (
     SlideLevel,
     StoredTiles,
@@ -228,6 +228,26 @@ class Slide:
         if strict:
             self._refuse_damage(source, left, top, width, height)
         return pixels
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The stored levels with the tiles they are cut into."""
+        return self._backend.levels
+
+    def read_tile(self, level: int, row: int, column: int) -> NDArray[Any]:
+        """Decode one stored tile, past the cache that viewers share; may be called from threads.
+
+        Raises
+        ------
+        TileError
+            When it cannot be decoded.
+        """
+        return self._backend.read_tile(level, row, column)
+
+    def best_level(self, downsample: float) -> int:
+        """Return the coarsest stored level still at least as fine as a downsample."""
+        fine = [i for i, d in enumerate(self.level_downsamples) if d <= downsample * 1.001]
+        return fine[-1] if fine else 0
 
     def pyramid(self, channel: int | None = None) -> list[SlideLevel]:
         """Return levels for a viewer, finest first, steps of at most 3, the last one small.

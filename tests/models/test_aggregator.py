@@ -13,6 +13,7 @@ from napari_2dmamba.errors import (
 )
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.models import ModelSettings, choose_device, load_checkpoint
+from napari_2dmamba.scan import backend_for, use_backend
 from tests.models.golden_cases import HERE, case
 from tests.models.test_checkpoint import CLASSES, small
 
@@ -47,7 +48,9 @@ def test_prediction_of_a_published_model() -> None:
     assert prediction.class_names == ("a", "b", "c")
     assert prediction.task == "classification"
     assert prediction.device == choose_device(ModelSettings())[0]
-    assert prediction.backend
+    assert prediction.backend == backend_for(torch.zeros(1)).name
+    with use_backend("definition"):
+        assert aggregator.predict(golden.bag()).backend == "definition"
     assert [step[:2] for step in told] == [(0, 2), (1, 2), (2, 2)]
     assert prediction.extra["unchecked"] == [
         "the checkpoint does not state the resolution, so it was not compared"

@@ -21,7 +21,7 @@ class Everything:
     mode: str = setting("a", "A choice.", choices=("a", "b"), label="Way")
     flag: bool = setting(True, "Yes or no.")
     name: str | None = setting(None, "A text.", advanced=True)
-    file: Path | None = setting(None, "A file.", advanced=True)
+    file: Path | None = setting(None, "A file.", advanced=True)  # noqa: RUF009
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,8 @@ def make_map(**changes: Any) -> GridMap:
     values = np.full((6, 8), 0.01, np.float32)
     values[HOT] = 0.9
     values[0] = np.nan
-    options: dict[str, Any] = {
-        "values": values, "name": "attention", "meaning": "a test", "patch_size_level0": 256, "mpp": 0.5,
-    }  # fmt: skip
+    options: dict[str, Any] = {"values": values, "name": "attention", "meaning": "a test"}
+    options |= {"patch_size_level0": 256, "mpp": 0.5}
     return GridMap(**(options | changes))
 
 

@@ -32,15 +32,16 @@ def test_presets_and_readout(viewer: Any, qtbot: Any, slide_path: Path, no_mpp_p
     assert bar.readout.text() == "No slide open"
     with open_slide(slide_path) as slide, open_slide(no_mpp_path) as unknown:
         add_slide(viewer, slide)
+        bar.refresh()
         bar.buttons[20].click()
         ratio = bar.devicePixelRatioF()
         assert viewer.scene.camera.zoom == pytest.approx(2.0 / ratio)
         assert bar.readout.text() == "<b>20×</b> · 0.5 µm per pixel"
         viewer.layers.clear()
         add_slide(viewer, unknown)
+        bar.refresh()
         assert not bar.buttons[20].isEnabled()
         assert "unknown" in bar.readout.text()
-    bar.disconnect_viewer()
 
 
 def test_the_overview_shows_the_view_and_moves_it(
@@ -75,8 +76,8 @@ def test_the_overview_shows_the_view_and_moves_it(
 def test_a_closed_overview_lets_go_of_the_viewer(viewer: Any, slide_path: Path) -> None:
     overview = SlideOverview(viewer)
     dock = viewer.window.add_dock_widget(overview, area="left")
+    process_events()
     viewer.window.remove_dock_widget(dock)
-    overview.deleteLater()
     process_events()
     with open_slide(slide_path) as slide:
         add_slide(viewer, slide)

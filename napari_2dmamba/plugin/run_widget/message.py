@@ -37,5 +37,6 @@ class Message(QLabel):
 
 
 def _with_stop(sentence: str) -> str:
-    sentence = sentence[:1].upper() + sentence[1:]
+    if sentence.split(" ", 1)[0].isalpha():  # but a file keeps its name
+        sentence = sentence[:1].upper() + sentence[1:]
     return sentence if sentence.endswith((".", "!", "?", "…")) else f"{sentence}."

@@ -223,11 +223,11 @@ class ModelSection(Section):
         form: Form[ForeignCheckpoint] = Form(
             ForeignCheckpoint, leave_out=tuple(fields - asked), parent=self.missing_box
         )
-        load = QPushButton("Load with these settings")
-        load.clicked.connect(lambda: self._load(form.settings().given(self._missing)))
+        self.load_button = QPushButton("Load with these settings")
+        self.load_button.clicked.connect(lambda: self._load(form.settings().given(self._missing)))
         self._missing_form = form
         self._missing_layout.addWidget(form)
-        self._missing_layout.addWidget(load)
+        self._missing_layout.addWidget(self.load_button)
         self.missing_box.show()
 
     def _accept(self, header: CheckpointHeader) -> None:

@@ -195,7 +195,6 @@ class RunWidget(DockedWidget):
         layers = layers_of(self._viewer, slide)
         set_slide(layers, again)
         place_region_layers(self._viewer, again)
-        slide.close()
         self.slide_section.set_slides(open_slides(self._viewer))
         self._viewer.fit_to_view(layers=layers)
 

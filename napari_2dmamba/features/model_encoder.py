@@ -1,0 +1,180 @@
+"""An encoder around a network: resize, normalise, run, pool, in torch."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from napari_2dmamba.errors import FeatureError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+Pooling = Literal["none", "cls", "mean", "cls+mean"]
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What happens to a patch before the network sees it: the whole patch, no crop.
+
+    Attributes
+    ----------
+    size
+        Side in pixels the patch is resized to.
+    mean, std
+        Of the three channels, on a scale from 0 to 1.
+    interpolation
+        ``"bicubic"`` or ``"bilinear"``, both with an antialiasing filter when shrinking.
+    """
+
+    size: int = 224
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+
+    def __call__(self, patches: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """Turn ``(B, H, W, 3)`` uint8 into ``(B, 3, size, size)`` float32 on ``device``."""
+        planes = patches.to(device, non_blocking=True).permute(0, 3, 1, 2)
+        if planes.shape[2:] != (self.size, self.size):
+            if device.type == "cpu":  # fast 8-bit path, same numbers as Pillow's
+                planes = _resize(planes, self.size, self.interpolation).float()
+            else:
+                planes = _resize(planes.float(), self.size, self.interpolation)
+                planes = planes.round().clamp(0, 255)
+        mean = torch.tensor(self.mean, device=device).mul(255).view(3, 1, 1)
+        std = torch.tensor(self.std, device=device).mul(255).view(3, 1, 1)
+        return (planes.float() - mean) / std
+
+
+def _resize(planes: torch.Tensor, size: int, interpolation: str) -> torch.Tensor:
+    return F.interpolate(planes, (size, size), mode=interpolation, antialias=True)
+
+
+class ModelEncoder:
+    """Runs a network on patches; see `Encoder` for the attributes.
+
+    Parameters
+    ----------
+    network
+        Takes ``(B, 3, size, size)``; returns ``(B, D)``, or tokens ``(B, T, D)`` when `pooling`
+        says how to pool them.
+    pooling
+        ``"none"``; ``"cls"``: the first token; ``"mean"``: mean of the patch tokens;
+        ``"cls+mean"``: both, one after the other.
+    prefix_tokens
+        Tokens before the patch tokens: class token and registers.
+    precision
+        ``"bfloat16"`` runs the network in automatic mixed precision.
+    checksum
+        Of the weights; computed here when None.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str,
+        transform: Transform,
+        device: torch.device,
+        licence: str,
+        weights_from: str,
+        mpp: float | None = None,
+        pooling: Pooling = "none",
+        prefix_tokens: int = 1,
+        feature_size: int | None = None,
+        precision: str = "float32",
+        checksum: str | None = None,
+    ) -> None:
+        self.name, self.mpp = name, mpp
+        self.licence, self.weights_from = licence, weights_from
+        self.device, self.transform = device, transform
+        self.input_size: int | None = transform.size
+        self._pooling, self._prefix_tokens = pooling, prefix_tokens
+        self._precision = precision
+        checksum = checksum or checksum_of_weights(network.state_dict())
+        self.identity = f"{name} {checksum} {transform} {pooling} {precision}"
+        self._network = network.eval().requires_grad_(False).to(device)
+        self._most = 2**31  # patches that fit into memory at once, as far as is known
+        blank = torch.full((1, 16, 16, 3), 255, dtype=torch.uint8)
+        self.feature_size = int(self.encode(blank).shape[1])
+        if feature_size is not None and self.feature_size != feature_size:
+            raise FeatureError(
+                f"the encoder {name!r} gives {self.feature_size} features from these weights, but "
+                f"{feature_size} are expected; the weights are those of another model"
+            )
+
+    def encode(self, patches: torch.Tensor, mpp: float | None = None) -> torch.Tensor:
+        """Return ``(B, D)`` float32; see `Encoder.encode`. Out of memory, it halves the batch."""
+        done: list[torch.Tensor] = []
+        start = 0
+        while start < len(patches):
+            count = min(self._most, len(patches) - start)
+            try:
+                done.append(self._encode(patches[start : start + count]))
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if count == 1:
+                    raise FeatureError(
+                        f"the encoder {self.name!r} does not fit into the memory of "
+                        f"{self.device} even for one patch; choose a smaller encoder, or the CPU"
+                    ) from error
+                self._most = count // 2
+            else:
+                start += count
+                continue
+            # Outside the except block, whose traceback would keep the batch alive
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return torch.cat(done)
+
+    @torch.inference_mode()
+    def _encode(self, patches: torch.Tensor) -> torch.Tensor:
+        pixels = self.transform(patches, self.device)
+        if pixels.device.type == "cpu":
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        mixed = self._precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+            out = self._network(pixels)
+        return self._pool(out).float()
+
+    def _pool(self, out: Any) -> torch.Tensor:
+        if not isinstance(out, torch.Tensor):
+            raise FeatureError(
+                f"the encoder {self.name!r} returns a {type(out).__name__}, not one tensor"
+            )
+        if self._pooling == "none" and out.ndim == 4 and out.shape[2:] == (1, 1):
+            out = out.flatten(1)
+        if out.ndim != (2 if self._pooling == "none" else 3):
+            raise FeatureError(
+                f"the encoder {self.name!r} returns shape {tuple(out.shape)}; (B, D) is expected, "
+                "or tokens (B, T, D) with a pooling of 'cls', 'mean' or 'cls+mean'"
+            )
+        if self._pooling == "none":
+            return out
+        first, patch_tokens = out[:, 0], out[:, self._prefix_tokens :]
+        if self._pooling == "cls":
+            return first
+        mean = patch_tokens.float().mean(1)
+        return mean if self._pooling == "mean" else torch.cat([first.float(), mean], 1)
+
+
+def checksum_of_weights(state: Mapping[str, Any]) -> str:
+    """Return 16 hex digits that depend on every name and number of a state dictionary."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        value = state[key]
+        if isinstance(value, torch.Tensor):
+            digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+            data = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(data.numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return "DefaultCPUAllocator" in str(error) or "not enough memory" in str(error)

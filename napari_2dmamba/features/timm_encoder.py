@@ -1,0 +1,172 @@
+"""Encoders from timm: any of its models, from its own weights, a hub repository or a file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from napari_2dmamba.errors import FeatureError
+from napari_2dmamba.features.model_encoder import ModelEncoder, Transform
+from napari_2dmamba.features.weights import (
+    WEIGHT_FILES,
+    fit_weights,
+    hub_file,
+    missing_extra,
+    read_weights,
+)
+
+_HUB = ("hf-hub:", "hf_hub:")
+
+
+def load_timm(
+    name: str,
+    weights: str | Path | None = None,
+    *,
+    offline: bool = False,
+    device: torch.device,
+    precision: str = "float32",
+) -> ModelEncoder:
+    """Load ``"timm:<model>"``.
+
+    Parameters
+    ----------
+    name
+        ``"timm:resnet50.a1_in1k"``, ``"timm:hf-hub:<owner>/<repository>"``, or
+        ``"timm:local-dir:<folder>"`` with ``config.json`` and the weights.
+    weights
+        File or folder with the weights; nothing is fetched then but, for a repository, its
+        ``config.json``, unless the folder holds one.
+    offline, device, precision
+        As for `load_encoder`.
+
+    Raises
+    ------
+    FeatureError
+        As for `load_encoder`.
+    """
+    model = name.removeprefix("timm:")
+    config_file: Path | None = None
+    weights = Path(weights).expanduser() if weights is not None else None
+    folder = Path(model.removeprefix("local-dir:")) if model.startswith("local-dir:") else None
+    if weights is not None and weights.is_dir():
+        folder = weights
+    repo = next((model.removeprefix(p) for p in _HUB if model.startswith(p)), None)
+    if folder is not None:
+        weights = _weights_in(folder)
+        if (folder / "config.json").is_file():
+            config_file = folder / "config.json"
+    if config_file is None and repo is not None:
+        config_file = hub_file(repo, ("config.json",), offline=offline)
+    if config_file is None and folder is not None and model.startswith("local-dir:"):
+        raise FeatureError(f"{folder} holds no config.json that names a timm architecture")
+
+    if config_file is not None:
+        architecture, arguments, data = _read_config(config_file)
+    else:
+        architecture, arguments, data = model, {}, None
+    network = create(architecture, **arguments)
+    if data is None:
+        data = dict(vars(network)["pretrained_cfg"])
+    if weights is None:
+        repo = repo or data.get("hf_hub_id")
+        if not repo:
+            raise FeatureError(
+                f"timm has no weights for {model!r}; give them as a file, or choose a model with "
+                "weights, such as one of timm.list_pretrained()"
+            )
+        weights = hub_file(repo, WEIGHT_FILES, offline=offline, licence=data.get("license") or "")
+        weights_from = f"https://huggingface.co/{repo}"
+    else:
+        weights_from = str(weights)
+    fit_weights(network, _filtered(network, read_weights(weights)), str(weights))
+    return ModelEncoder(
+        network,
+        name=name,
+        transform=_transform(data),
+        device=device,
+        licence=str(data.get("license") or "not stated: see where the weights came from"),
+        weights_from=weights_from,
+        precision=precision,
+    )
+
+
+def create(architecture: str, **arguments: Any) -> nn.Module:
+    """Build a timm model without weights and without classifier."""
+    try:
+        import timm
+    except (ImportError, RuntimeError) as error:
+        if isinstance(error, ImportError):
+            raise missing_extra(error) from error
+        raise FeatureError(
+            f"timm does not start, because torchvision does not belong to the installed torch "
+            f"({error}); install the torchvision made for torch {torch.__version__}"
+        ) from error
+    try:
+        return timm.create_model(architecture, pretrained=False, **{"num_classes": 0, **arguments})
+    except RuntimeError as error:
+        close = timm.list_models(f"*{architecture.split('.')[0]}*")[:5]
+        hint = f"; close to it are {', '.join(close)}" if close else ""
+        raise FeatureError(
+            f"timm {timm.__version__} knows no model {architecture!r}{hint} ({error})"
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise FeatureError(
+            f"timm {timm.__version__} cannot build {architecture!r}: {error}; a newer timm may"
+        ) from error
+
+
+def _filtered(network: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Apply the renaming that timm does for weights of a model's older layouts."""
+    import inspect
+    import sys
+
+    module = sys.modules[type(network).__module__]
+    rename = getattr(module, "checkpoint_filter_fn", None)
+    if rename is None or set(state) >= set(network.state_dict()):
+        return state
+    try:
+        if "model" in inspect.signature(rename).parameters:
+            renamed = rename(dict(state), network)
+        else:
+            renamed = rename(dict(state))
+    except (KeyError, RuntimeError, ValueError, TypeError):
+        return state
+    return {k: v for k, v in renamed.items() if isinstance(v, torch.Tensor)}
+
+
+def _weights_in(folder: Path) -> Path:
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise FeatureError(f"{folder} holds no weights: none of {', '.join(WEIGHT_FILES)} is there")
+
+
+def _read_config(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    try:
+        config = json.loads(path.read_text())
+        architecture = config["architecture"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FeatureError(
+            f"{path} is no description of a timm model: it has no 'architecture'; give the timm "
+            "name of the architecture, and the weights as a file"
+        ) from error
+    arguments = dict(config.get("model_args") or {})
+    if config.get("global_pool") is not None:
+        arguments.setdefault("global_pool", config["global_pool"])
+    data = dict(config.get("pretrained_cfg") or {})
+    return architecture, arguments, data
+
+
+def _transform(data: dict[str, Any]) -> Transform:
+    size = data.get("input_size") or (3, 224, 224)
+    if size[0] != 3 or size[1] != size[2]:
+        raise FeatureError(f"the encoder takes images of {tuple(size)}, not square RGB")
+    interpolation = data.get("interpolation") or "bicubic"
+    return Transform(
+        size=int(size[1]),
+        mean=tuple(data.get("mean") or Transform.mean),
+        std=tuple(data.get("std") or Transform.std),
+        interpolation="bilinear" if interpolation == "bilinear" else "bicubic",
+    )
