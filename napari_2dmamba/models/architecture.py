@@ -65,6 +65,8 @@ class Architecture(nn.Module):
     """One sentence: what the score of a patch is."""
     uses_grid: ClassVar[bool] = False
     """True when the position of a patch on the canvas matters."""
+    uses_scan: ClassVar[bool] = False
+    """True when the selective scan runs in it, so that the record names the scan's backend."""
 
     config: Any
 
@@ -96,6 +98,14 @@ class Architecture(nn.Module):
             A dict that receives internal results by name, at the cost of keeping them.
         """
         raise NotImplementedError
+
+    def peak_floats(self, patches: int, cells: int) -> int:
+        """Estimate how many float32 numbers inference holds at its peak, weights left out.
+
+        A bag that needs more than there is free is refused before it runs. 0 is no estimate.
+        ``cells`` is the size of the canvas.
+        """
+        return 0
 
     def auxiliary_loss(self, stages: dict[str, Tensor], label: Tensor) -> Tensor | None:
         """Return what the paper adds to the loss of the slide while training, or None.

@@ -70,7 +70,6 @@ def save_checkpoint(aggregator: Aggregator, path: str | os.PathLike[str]) -> Non
         temporary.write_bytes(whole)
 
 
-
 def load_checkpoint(path: str | os.PathLike[str], **given: Any) -> Aggregator:
     """Load a checkpoint of this project, or one of published code.
 

@@ -157,6 +157,7 @@ class MambaMIL(Architecture):
     paper: ClassVar[str] = "Yang et al., MICCAI 2024, arXiv 2403.06800"
     config_class: ClassVar[type[ArchitectureConfig]] = MambaMILConfig
     score_meaning: ClassVar[str] = "softmax attention of the patch; over all patches it sums to 1"
+    uses_scan: ClassVar[bool] = True
 
     config: MambaMILConfig
 
@@ -209,6 +210,11 @@ class MambaMIL(Architecture):
         bag = weights @ hidden
         keep(stages, att_raw=att_raw[None], bag=bag[None])
         return ModelOutput(self.classifier(bag), weights)
+
+    def peak_floats(self, patches: int, cells: int) -> int:
+        """See `Architecture.peak_floats`."""
+        c = self.config
+        return patches * (10 * c.expand + 4) * c.d_model
 
     @classmethod
     def adapt(cls, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from napari_2dmamba.errors import (
 )
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.models import ModelSettings, choose_device, load_checkpoint
+from napari_2dmamba.scan import backend_for, use_backend
 from tests.models.golden_cases import HERE, case
 from tests.models.test_checkpoint import CLASSES, small
 
@@ -47,7 +48,9 @@ def test_prediction_of_a_published_model() -> None:
     assert prediction.class_names == ("a", "b", "c")
     assert prediction.task == "classification"
     assert prediction.device == choose_device(ModelSettings())[0]
-    assert prediction.backend
+    assert prediction.backend == backend_for(torch.zeros(1)).name
+    with use_backend("definition"):
+        assert aggregator.predict(golden.bag()).backend == "definition"
     assert [step[:2] for step in told] == [(0, 2), (1, 2), (2, 2)]
     assert prediction.extra["unchecked"] == [
         "the checkpoint does not state the resolution, so it was not compared"
@@ -128,6 +131,12 @@ def test_empty_and_broken_bags() -> None:
     features[2, 3] = np.nan
     with pytest.raises(FeatureError, match="features of 1 of 4 patches are not finite"):
         small().predict(a_bag(features=features))
+
+
+def test_a_canvas_too_large_for_the_memory_is_refused_before_it_runs() -> None:
+    stray = a_bag(coords=np.array([[0, 0], [512, 256], [768, 256], [256 * 10**6, 256 * 10**6]]))
+    with pytest.raises(BackendError, match=r"needs about \d+\.\d GB for 4 patches on a canvas of"):
+        small().predict(stray, ModelSettings(canvas="slide", device="cpu"))
 
 
 def test_one_patch() -> None:
