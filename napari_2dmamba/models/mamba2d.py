@@ -153,6 +153,11 @@ class ScanWeights(nn.Module):
 
     def __init__(self, config: Mamba2DConfig) -> None:
         super().__init__()
+        self.config = config
+        self.build(config)
+
+    def build(self, config: Mamba2DConfig) -> None:
+        """Create the weights, in the order that fixes what a seed draws."""
         inner, n, rank = config.d_inner, config.d_state, config.dt_rank
         self.x_proj = nn.Linear(inner, rank + 2 * n, bias=False)
         self.dt_proj = nn.Linear(rank, inner)
@@ -162,7 +167,6 @@ class ScanWeights(nn.Module):
             self.dt_layernorm = RMSNorm(rank)
             self.B_layernorm = RMSNorm(n)
             self.C_layernorm = RMSNorm(n)
-        self.config = config
 
     def dt_B_C(self, x: Tensor) -> dict[str, Tensor]:
         """From ``(V, d_inner)``: dt before its bias ``(V, d_inner)``, B and C ``(V, d_state)``."""
@@ -200,11 +204,12 @@ class MambaBlock(ScanWeights):
     of its own, and the four results are averaged, so that every cell sees the whole canvas.
     """
 
-    def __init__(self, config: Mamba2DConfig) -> None:
-        super().__init__(config)
+    def build(self, config: Mamba2DConfig) -> None:
+        """Create the weights, in the order that fixes what a seed draws."""
         d, inner = config.d_model, config.d_inner
         self.in_proj = nn.Linear(d, 2 * inner, bias=False)
         self.conv1d = nn.Conv1d(inner, inner, config.d_conv, groups=inner)
+        super().build(config)
         self.out_proj = nn.Linear(inner, d, bias=False)
         if config.directions == 4:
             self.other_corners = nn.ModuleList(ScanWeights(config) for _ in OTHER_CORNERS)
@@ -395,6 +400,16 @@ class Mamba2DMIL(Architecture):
             on_tissue[position] = True
             background = weights.masked_fill(on_tissue, 0).sum()
         return ModelOutput(self.classifier(bag), weights[position], background)
+
+    def peak_floats(self, patches: int, cells: int) -> int:
+        """See `Architecture.peak_floats`; x, dt, z and y of one layer are most of it."""
+        c = self.config
+        if c.scan == "1d":
+            cells = patches
+        directions = 4 * c.d_inner if c.directions == 4 else 0
+        per_cell = 4 * c.d_inner + 2 * c.d_state + 3 * c.d_model + directions
+        distinct = cells if c.n_layers > 1 or c.scan == "1d" else min(4 * patches, cells)
+        return cells * per_cell + distinct * 3 * c.d_inner
 
     def _on_canvas(self, projected: Tensor, position: Tensor, canvas: tuple[int, int]) -> Cells:
         """Place the projected patches; the last row is the pad token of all other cells."""

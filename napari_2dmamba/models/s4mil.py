@@ -138,6 +138,11 @@ class S4MIL(Architecture):
         keep(stages, sequence=sequence, bag=bag[None])
         return ModelOutput(logits, scores)
 
+    def peak_floats(self, patches: int, cells: int) -> int:
+        """See `Architecture.peak_floats`; the spectra are complex and twice as long."""
+        c = self.config
+        return 14 * patches * c.d_model + 4 * _CHUNK * c.d_model * c.d_state
+
     @classmethod
     def recognises(cls, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         """See `Architecture.recognises`."""

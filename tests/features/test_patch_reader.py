@@ -78,7 +78,7 @@ def resampled(pixels: np.ndarray, box: tuple[float, float, float], size: int) ->
     out = np.empty((size, size, 3), np.uint8)
     rows = area_weights(y, side, size, 0, pixels.shape[0])
     columns = area_weights(x, side, size, 0, pixels.shape[1])
-    resample_tiles([[np.ascontiguousarray(pixels)]], rows, columns, out)
+    resample_tiles([np.ascontiguousarray(pixels)], 1, rows, columns, out)
     return out
 
 
@@ -128,7 +128,7 @@ def test_the_library_gives_the_bits_of_the_definition(size, side, x, y, seed):
     rows = area_weights(y, side, size, 0, whole.shape[0])
     columns = area_weights(x, side, size, 0, whole.shape[1])
     out = np.empty((size, size, 3), np.uint8)
-    resample_tiles([list(row) for row in tiles], rows, columns, out)
+    resample_tiles([tile for row in tiles for tile in row], 4, rows, columns, out)
     assert (out == resample_in_numpy(whole, rows, columns)).all()
 
 

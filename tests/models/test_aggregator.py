@@ -133,6 +133,12 @@ def test_empty_and_broken_bags() -> None:
         small().predict(a_bag(features=features))
 
 
+def test_a_canvas_too_large_for_the_memory_is_refused_before_it_runs() -> None:
+    stray = a_bag(coords=np.array([[0, 0], [512, 256], [768, 256], [256 * 10**6, 256 * 10**6]]))
+    with pytest.raises(BackendError, match=r"needs about \d+\.\d GB for 4 patches on a canvas of"):
+        small().predict(stray, ModelSettings(canvas="slide", device="cpu"))
+
+
 def test_one_patch() -> None:
     bag = a_bag(features=np.ones((1, 6), np.float32), coords=np.array([[256, 256]]))
     prediction = small().predict(bag, ModelSettings(canvas="slide"))

@@ -115,6 +115,16 @@ def test_scores_and_gradients_reach_every_patch(name: str) -> None:
             assert (output.scores.sum() + output.background_mass).item() == pytest.approx(1)
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_memory_is_linear_in_the_bag_and_the_canvas(name: str) -> None:
+    model = build(name)
+    one = model.peak_floats(10_000, 50_000)
+    two = model.peak_floats(20_000, 100_000)
+    assert one > 10_000 * D
+    assert 1.5 * one < two < 2.2 * one or name == "s4mil"  # which has a fixed part
+    assert two < 2.2 * one
+
+
 def test_scores_of_s4mil_add_up_to_the_logit() -> None:
     model = build("s4mil").double().eval()
     output = model(a_bag(23)[0].double())

@@ -253,6 +253,18 @@ def test_golden_numbers(case: str, place: str) -> None:
 
 
 @everywhere
+def test_softplus_and_its_slope_are_exact_over_their_range(place: str) -> None:
+    """One cell with B = C = x = 1 shows the step size itself, and its slope."""
+    dt = torch.linspace(-30, 30, 121).reshape(1, 1, 1, 121)
+    one, A = torch.ones(1, 1, 1, 1, 1), -torch.ones(121, 1)
+    y, grads, grad_y = scan(place, (torch.ones_like(dt), dt, A, one, one, None, None, None))
+    want = torch.nn.functional.softplus(dt.double())
+    assert ((y - want) / want).abs().max() < 4e-6
+    slope = torch.sigmoid(dt.double()) * grad_y
+    assert ((grads.dt - slope) / slope).abs().max() < 4e-6
+
+
+@everywhere
 def test_extreme_decay(place: str) -> None:
     x, _, A, B, C, *_ = make(1, 6, 10, 5, 4)
     dt = torch.linspace(0, 80, 6 * 10 * 5).reshape(1, 6, 10, 5)
