@@ -1,10 +1,12 @@
-"""The command line: view, run, extract, export, doctor, demo."""
+"""The command line: view, run, explain, extract, export, doctor, demo."""
 
 import argparse
 import dataclasses
 import json
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +15,10 @@ from typing import Any
 from napari_2dmamba import __version__
 from napari_2dmamba.command_options import add_options, given_options, settings_from
 from napari_2dmamba.errors import Cancelled, UserError
-from napari_2dmamba.settings import ProgressCallback
+from napari_2dmamba.explain_slide import DEFAULT_MAPS
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-_COMMANDS = ("view", "run", "extract", "export", "doctor", "demo")
+_COMMANDS = ("view", "run", "explain", "extract", "export", "doctor", "demo")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +56,6 @@ def view_main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     from napari_2dmamba.features import FeatureSettings
-    from napari_2dmamba.models.settings import ModelSettings
     from napari_2dmamba.slide.grid import GridSettings
     from napari_2dmamba.slide.tissue import TissueSettings
 
@@ -73,32 +74,34 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="run a model on slides and save maps and scores")
     _slides(run)
-    run.add_argument(
-        "--checkpoint",
-        type=Path,
-        help="model checkpoint (default: the demo checkpoint, "
-        "trained on synthetic slides, not for any medical use)",
-    )
-    run.add_argument(
-        "--checkpoint-setting",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a setting that a published checkpoint does not hold; may be repeated",
-    )
-    run.add_argument(
-        "--features", dest="feature_file", type=Path, help="features computed before (.h5, .pt)"
-    )
-    run.add_argument(
-        "--in-pixels",
-        action="store_true",
-        help="work in level-0 pixels on slides that state no µm per pixel",
-    )
-    add_options(run, TissueSettings, "tissue")
-    add_options(run, GridSettings, "patches", defaults="as the checkpoint was trained")
-    add_options(run, FeatureSettings, "features")
-    add_options(run, ModelSettings, "model")
+    _model_options(run)
     run.set_defaults(action=_run)
+
+    explain = commands.add_parser("explain", help="run a model on a slide and save maps of why")
+    explain.add_argument("slide", type=Path, metavar="SLIDE")
+    explain.add_argument(
+        "--maps",
+        help="names of maps, with commas; --maps list says which there are. Default: "
+        + ",".join(DEFAULT_MAPS),
+        default=",".join(DEFAULT_MAPS),
+    )
+    explain.add_argument(
+        "--at",
+        metavar="X,Y",
+        help="level-0 pixel in the patch that maps of a patch are about. Default: the patch of "
+        "highest attention",
+    )
+    explain.add_argument(
+        "--target", help="class or time bin to explain, or risk. Default: the model's answer"
+    )
+    explain.add_argument(
+        "--out", type=Path, help="folder of the run. Default: runs/SLIDE-explained"
+    )
+    explain.add_argument("--mpp", type=float, help="µm per level-0 pixel, where not stated")
+    explain.add_argument("--regions", type=Path, metavar="GEOJSON", help="as of run")
+    explain.add_argument("--json", action="store_true", help="print the answer as JSON")
+    _model_options(explain)
+    explain.set_defaults(action=_explain)
 
     extract = commands.add_parser("extract", help="compute and save patch features of slides")
     _slides(extract)
@@ -142,8 +145,52 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    """Add what a run needs besides its slides."""
+    from napari_2dmamba.features import FeatureSettings
+    from napari_2dmamba.models.settings import ModelSettings
+    from napari_2dmamba.slide.grid import GridSettings
+    from napari_2dmamba.slide.tissue import TissueSettings
+
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="model checkpoint (default: the demo checkpoint, "
+        "trained on synthetic slides, not for any medical use)",
+    )
+    parser.add_argument(
+        "--checkpoint-setting",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting that a published checkpoint does not hold; may be repeated",
+    )
+    parser.add_argument(
+        "--features",
+        dest="feature_file",
+        type=Path,
+        help="features computed before (.h5, .pt), or a folder with one file per slide",
+    )
+    parser.add_argument(
+        "--in-pixels",
+        action="store_true",
+        help="work in level-0 pixels on slides that state no µm per pixel",
+    )
+    add_options(parser, TissueSettings, "tissue")
+    add_options(parser, GridSettings, "patches", defaults="as the checkpoint was trained")
+    add_options(parser, FeatureSettings, "features")
+    add_options(parser, ModelSettings, "model")
+
+
 def _slides(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("slides", nargs="+", type=Path, metavar="SLIDE")
+    from napari_2dmamba.cohort.settings import CohortSettings
+
+    parser.add_argument(
+        "slides",
+        nargs="+",
+        metavar="SLIDE",
+        help="slide files, folders, patterns, or .csv lists with the columns slide, label, mpp",
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -162,6 +209,14 @@ def _slides(parser: argparse.ArgumentParser) -> None:
         help="regions to include and exclude, as QuPath exports them",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON line per slide")
+    add_options(parser, CohortSettings, "cohort")
+    parser.add_argument(
+        "--resume",
+        dest="fresh",
+        action="store_false",
+        default=argparse.SUPPRESS,
+        help="go on with what is in the folder; this is the default",
+    )
 
 
 def _view(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -176,10 +231,28 @@ def _view(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from napari_2dmamba.cohort import run_cohort
+
+    checkpoint, given, settings = _model_of(options, parser)
+    return _each_slide(
+        options,
+        parser,
+        run_cohort,
+        checkpoint=checkpoint,
+        checkpoint_settings=given,
+        settings=settings,
+        features=options.feature_file,
+    )
+
+
+def _model_of(
+    options: argparse.Namespace, parser: argparse.ArgumentParser
+) -> tuple[Path, dict[str, Any], Any]:
+    """Return checkpoint, what was said about it, and the settings of a run with it."""
     from napari_2dmamba.features import FeatureSettings
     from napari_2dmamba.models import load_checkpoint
     from napari_2dmamba.models.settings import ModelSettings
-    from napari_2dmamba.pipeline import RunSettings, grid_settings_for, run
+    from napari_2dmamba.pipeline import RunSettings, grid_settings_for
     from napari_2dmamba.sample import demo_checkpoint
     from napari_2dmamba.slide.grid import GridSettings
     from napari_2dmamba.slide.tissue import TissueSettings
@@ -190,88 +263,74 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         model=settings_from(options, ModelSettings, parser),
         in_pixels=options.in_pixels,
     )
-    aggregator = load_checkpoint(
-        options.checkpoint or demo_checkpoint(), **_pairs(options.checkpoint_setting, parser)
+    checkpoint = options.checkpoint or demo_checkpoint()
+    given = _pairs(options.checkpoint_setting, parser)
+    grid = grid_settings_for(
+        load_checkpoint(checkpoint, **given), **given_options(options, GridSettings)
     )
-    grid = grid_settings_for(aggregator, **given_options(options, GridSettings))
-    settings = dataclasses.replace(settings, grid=grid)
+    return checkpoint, given, dataclasses.replace(settings, grid=grid)
 
-    def one(slide: Path, folder: Path, progress: ProgressCallback) -> dict[str, Any]:
-        result = run(
-            slide,
-            aggregator,
-            settings,
+
+def _explain(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from napari_2dmamba.cohort.display import progress_bar
+    from napari_2dmamba.explain.named_maps import MAPS
+    from napari_2dmamba.explain_slide import explain_run
+    from napari_2dmamba.models import load_checkpoint
+    from napari_2dmamba.pipeline import summary_of
+
+    if options.maps == "list":
+        for name, kind in MAPS.items():
+            print(f"{name:22} {kind.question}")
+        return OK
+    names = tuple(name.strip() for name in options.maps.split(",") if name.strip())
+    unknown = [name for name in names if name not in MAPS]
+    if unknown:
+        parser.error(f"unknown map {unknown[0]!r}; choose from {', '.join(MAPS)}")
+    at = None
+    if options.at is not None:
+        try:
+            x, y = (float(part) for part in options.at.split(","))
+        except ValueError:
+            parser.error(f"--at takes X,Y in level-0 pixels, not {options.at!r}")
+        at = (x, y)
+    checkpoint, given, settings = _model_of(options, parser)
+    with progress_bar(options.slide.name) as on_progress:
+        found = explain_run(
+            options.slide,
+            load_checkpoint(checkpoint, **given),
+            names,
+            at=at,
+            target=options.target,
+            settings=settings,
+            out=options.out or Path("runs") / f"{options.slide.stem}-explained",
+            on_progress=on_progress,
             features=options.feature_file,
             regions=options.regions,
             mpp=options.mpp,
-            out=folder,
-            on_progress=progress,
         )
-        return summary_of(result)
-
-    return _each_slide(options, one)
-
-
-def summary_of(result: Any) -> dict[str, Any]:
-    """Return what a run says in a few lines: prediction, patches, where it was saved."""
-    prediction = result.prediction
-    answer: dict[str, Any] = {
-        "slide": result.slide_path.name,
-        "patches": len(result.bag),
-        "task": prediction.task,
-        "background_attention": prediction.background_mass,
-        "device": prediction.device,
-        "backend": prediction.backend,
-        "folder": str(result.folder) if result.folder else None,
-    }
-    if prediction.task == "classification":
-        answer["prediction"] = prediction.class_names[prediction.top_class]
-        answer["probabilities"] = {
-            name: float(p)
-            for name, p in zip(prediction.class_names, prediction.probabilities, strict=True)
-        }
-    else:
-        answer["risk"] = prediction.risk
-        answer["survival"] = [float(s) for s in prediction.survival]
-    return answer
+    answer = summary_of(found.result)
+    answer["maps"] = list(found.maps)
+    if "query" in found.result.record["explanations"]:
+        query = found.result.record["explanations"]["query"]
+        answer["query"] = [query["x"], query["y"]]
+    _report(options.json, answer)
+    return OK
 
 
 def _extract(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    from napari_2dmamba.features import FeatureSettings, extract_features
-    from napari_2dmamba.features.files import write_features
-    from napari_2dmamba.pipeline import RunSettings, prepare_grid
-    from napari_2dmamba.slide import open_slide
+    from napari_2dmamba.cohort import extract_cohort
+    from napari_2dmamba.features import FeatureSettings
+    from napari_2dmamba.pipeline import RunSettings
     from napari_2dmamba.slide.grid import GridSettings
-    from napari_2dmamba.slide.regions import read_regions
     from napari_2dmamba.slide.tissue import TissueSettings
 
-    grid_settings = settings_from(options, GridSettings, parser)
     settings = RunSettings(
         tissue=settings_from(options, TissueSettings, parser),
+        grid=settings_from(options, GridSettings, parser),
         features=settings_from(options, FeatureSettings, parser),
         in_pixels=options.in_pixels,
     )
-
-    def one(path: Path, folder: Path, progress: ProgressCallback) -> dict[str, Any]:
-        with open_slide(path, mpp=options.mpp) as slide:
-            regions = (
-                read_regions(options.regions, offset=slide.bounds[:2]) if options.regions else None
-            )
-            _, grid = prepare_grid(slide, settings, grid_settings, regions)
-            bag = extract_features(
-                slide, grid, settings.features, cache=folder, on_progress=progress
-            )
-            written = folder / "features.h5"
-            write_features(bag, written)
-        return {
-            "slide": path.name,
-            "patches": len(bag),
-            "feature_size": bag.feature_size,
-            "encoder": bag.encoder,
-            "file": str(written),
-        }
-
-    return _each_slide(options, one)
+    return _each_slide(options, parser, extract_cohort, settings=settings)
 
 
 def _export(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -313,13 +372,14 @@ def _doctor(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int
 def _demo(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     import os
 
+    from napari_2dmamba.cohort.display import progress_bar
     from napari_2dmamba.export.formats import export_run
-    from napari_2dmamba.pipeline import run
+    from napari_2dmamba.pipeline import run, summary_of
     from napari_2dmamba.sample import demo_checkpoint, sample_slide
 
     slide = sample_slide()
-    with _progress() as progress:
-        result = run(slide, demo_checkpoint(), out=options.out, on_progress=progress("demo"))
+    with progress_bar("demo") as on_progress:
+        result = run(slide, demo_checkpoint(), out=options.out, on_progress=on_progress)
     _print_summary(summary_of(result))
     if result.folder is None:
         raise UserError(f"the demo was not saved in {options.out}")
@@ -338,20 +398,55 @@ def _demo(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     return OK
 
 
-def _each_slide(options: argparse.Namespace, one: Any) -> int:
+def _each_slide(
+    options: argparse.Namespace, parser: argparse.ArgumentParser, act: Any, **arguments: Any
+) -> int:
     """Do one thing to every slide; a slide that fails does not stop the rest."""
-    failed = 0
-    with _progress() as progress:
-        for path in options.slides:
-            try:
-                answer = one(path, options.out / path.stem, progress(path.name))
-            except UserError as error:
-                failed += 1
-                answer = {"slide": path.name, "error": str(error)}
-            _report(options.json, answer)
-    if failed and len(options.slides) > 1:
-        _complain(f"{failed} of {len(options.slides)} slides failed")
-    return FAILED if failed else OK
+    from napari_2dmamba.cohort import CohortSettings, SlideStatus, find_slides
+    from napari_2dmamba.cohort.display import LiveTable, print_table
+
+    settings = settings_from(options, CohortSettings, parser)
+    slides = find_slides(options.slides, mpp=options.mpp, leave_out=options.out)
+    several = len(slides) > 1
+    with _terminated_like_interrupted(), LiveTable(len(slides)) as live:
+
+        def show(row: SlideStatus) -> None:
+            live.show(row)
+            if row.good and (options.json or not several):
+                _report(options.json, row.result)
+            elif row.state == "failed":
+                _report(options.json, {"slide": row.name, "error": row.reason})
+
+        summary = act(
+            slides,
+            out=options.out,
+            cohort=settings,
+            regions=options.regions,
+            on_status=show,
+            **arguments,
+        )
+    if several and not options.json:
+        print_table(summary)
+    if several and summary.failed:
+        _complain(f"{len(summary.failed)} of {len(slides)} slides failed; see {summary.table}")
+    return summary.exit_code
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let a scheduler's SIGTERM end the work as Ctrl-C does: what was finished is marked so."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _report(as_json: bool, answer: dict[str, Any]) -> None:
@@ -381,30 +476,6 @@ def _print_summary(answer: dict[str, Any]) -> None:
         else:
             shown = f"{value:.4f}" if isinstance(value, float) else value
             print(f"{name.replace('_', ' ')}: {shown}")
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:
-    """Show a progress bar on standard error; give back a maker of callbacks per slide."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    columns = (TextColumn("{task.fields[slide]}"), BarColumn(), TextColumn("{task.description}"))
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("", slide="")
-
-        def for_slide(name: str) -> ProgressCallback:
-            def update(done: int, total: int, message: str) -> None:
-                bar.update(
-                    task, slide=name, description=message, completed=done, total=total or None
-                )
-
-            return update
-
-        yield for_slide
 
 
 def _pairs(given: list[str], parser: argparse.ArgumentParser) -> dict[str, Any]:

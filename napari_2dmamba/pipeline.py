@@ -235,6 +235,30 @@ def run(
             opened.close()
 
 
+def summary_of(result: RunResult) -> dict[str, Any]:
+    """Return what a run says in a few lines: prediction, patches, where it was saved."""
+    prediction = result.prediction
+    answer: dict[str, Any] = {
+        "slide": result.slide_path.name,
+        "patches": len(result.bag),
+        "task": prediction.task,
+        "background_attention": prediction.background_mass,
+        "device": prediction.device,
+        "backend": prediction.backend,
+        "folder": str(result.folder) if result.folder else None,
+    }
+    if prediction.probabilities is not None:
+        answer["prediction"] = prediction.class_names[prediction.top_class]
+        answer["probabilities"] = {
+            name: float(p)
+            for name, p in zip(prediction.class_names, prediction.probabilities, strict=True)
+        }
+    if prediction.survival is not None:
+        answer["risk"] = prediction.risk
+        answer["survival"] = [float(s) for s in prediction.survival]
+    return answer
+
+
 def grid_of_bag(bag: FeatureBag, slide: Slide) -> PatchGrid:
     """Return the grid that features from a file lie on, checked against the slide.
 

@@ -35,8 +35,9 @@ HELD_OUT = range(FIRST_SEED + 110, FIRST_SEED + 130)
 
 CLASS_NAMES = ("no tumour (synthetic)", "tumour (synthetic)")
 BIN_NAMES = tuple(
-    f"{low:g} to {high:g} years (synthetic)" if np.isfinite(high) else f"from {low:g} years on"
-    " (synthetic)"
+    f"{low:g} to {high:g} years (synthetic)"
+    if np.isfinite(high)
+    else f"from {low:g} years on (synthetic)"
     for low, high in zip((0.0, *BIN_EDGES), (*BIN_EDGES, np.inf), strict=True)
 )
 WARNING = (
@@ -177,11 +178,9 @@ def train(
     return Aggregator(result.aggregator.model, header)
 
 
-CLASSIFIER_FIT = FitSettings(
-    epochs=20, learning_rate=5e-4, weight_decay=1e-2, patience=8, device="cpu"
-)
+CLASSIFIER_FIT = FitSettings(epochs=12, learning_rate=5e-4, weight_decay=1e-2, device="cpu")
 SURVIVAL_FIT = FitSettings(
-    epochs=20, learning_rate=3e-4, weight_decay=1e-2, patience=8, device="cpu", accumulate=4
+    epochs=12, learning_rate=3e-4, weight_decay=1e-2, accumulate=4, device="cpu"
 )
 
 

@@ -88,19 +88,14 @@ class SyntheticSlide:
     def region(self, y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
         """Return RGB pixels of a region in level-0 coordinates."""
         window = _Window(self.plan, y - MARGIN, x - MARGIN, height + 2 * MARGIN, width + 2 * MARGIN)
-        if window.empty:
-            stains = (np.zeros(window.shape, np.float32),) * 3
-        else:
-            stains = _paint(window)
+        stains = (np.zeros(window.shape, np.float32),) * 3 if window.empty else _paint(window)
         cut = [_blur(stain)[MARGIN : MARGIN + height, MARGIN : MARGIN + width] for stain in stains]
         rng = np.random.default_rng([self.recipe.seed, 11, y, x])
         # Glass is kept calm: its noise would be most of the file.
         noise = rng.standard_normal((height, width), dtype=np.float32)
         noise *= np.where(cut[0] + cut[1] + cut[2] > 0.05, np.float32(1.2), np.float32(0.2))
         rgb = np.empty((height, width, 3), np.uint8)
-        colours = zip(
-            self.stain.haematoxylin, self.stain.eosin, self.stain.red_cell, strict=True
-        )
+        colours = zip(self.stain.haematoxylin, self.stain.eosin, self.stain.red_cell, strict=True)
         for channel, absorption in enumerate(colours):
             density = sum(a * stain for a, stain in zip(absorption, cut, strict=True))
             light = self.stain.light[channel] * np.exp(-density) + noise

@@ -307,7 +307,7 @@ def _glands(taken: NDArray[np.bool_], rng: np.random.Generator) -> list[Gland]:
                 depth.astype(np.float32),
                 rng.uniform(0, 2 * np.pi, 5).astype(np.float32),
                 vessel,
-            )  # fmt: skip
+            )
         )
     return glands
 
@@ -346,7 +346,7 @@ class _NucleusList:
                 self.rng.integers(SHAPES_PER_KIND, size=count),
                 index,
                 strength,
-            )  # fmt: skip
+            )
         )
 
     def finish(self) -> Nuclei:
@@ -423,7 +423,7 @@ def _cells(
             inner = max(gland.radius - gland.wall - 6, 0.0)
             fill = rng.uniform(-inner, inner, (int(0.035 * inner**2), 2))
             fill = fill[np.hypot(fill[:, 0], fill[:, 1]) < inner * 0.95]
-            red.append((fill + (gland.x, gland.y)).astype(np.float32))
+            red.append((fill + np.array([gland.x, gland.y])).astype(np.float32))
         else:
             found.add(ring, "epithelial", theta + 0.12 * rng.standard_normal(count))
             some = theta[::3][rng.random(len(theta[::3])) < 0.75]

@@ -82,10 +82,10 @@ def test_features_of_another_slide_are_refused(
 ) -> None:
     bag = run(slide, checkpoint).bag
     other = write_slide(tmp_path / "other.tif", seed=1)
-    with pytest.raises(FeatureError, match="another slide than other.tif"):
+    with pytest.raises(FeatureError, match=r"another slide than other\.tif"):
         run(other, checkpoint, features=bag)
     foreign = dataclasses.replace(bag, slide_id=None, coords=bag.coords + 2000)
-    with pytest.raises(FeatureError, match="lie outside other.tif"):
+    with pytest.raises(FeatureError, match=r"lie outside other\.tif"):
         run(other, checkpoint, features=foreign)
 
 
@@ -139,7 +139,7 @@ def test_patches_that_share_a_cell_are_refused_unless_the_last_may_win(
     coords = bag.coords.copy()
     coords[1] = coords[0] + 1
     doubled = dataclasses.replace(bag, coords=coords)
-    with pytest.raises(GridError, match="1 of .* patches fall into a cell"):
+    with pytest.raises(GridError, match=r"1 of .* patches fall into a cell"):
         run(slide, checkpoint, features=doubled)
     settings = RunSettings(model=ModelSettings(shared_cells="last"))
     result = run(slide, checkpoint, settings, features=doubled)

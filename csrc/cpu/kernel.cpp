@@ -55,10 +55,6 @@ struct Block {
     SCAN2D_INLINE vfloat load_raw_dt(int64_t cell) const {
         return load_channels<kFull>(dt + cell * p.dt_cell, lanes) + bias;
     }
-    SCAN2D_INLINE vfloat load_dt(int64_t cell) const {
-        const vfloat raw = load_raw_dt(cell);
-        return p.dt_softplus ? softplus(raw) : raw;
-    }
     SCAN2D_INLINE vfloat load_z(int64_t cell) const {
         return load_channels<kFull>(z + cell * p.z_cell, lanes);
     }
@@ -73,6 +69,7 @@ struct Edges {
 constexpr int kStrip = 8;  // columns whose inputs are read, and outputs written, together
 
 SCAN2D_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
+SCAN2D_INLINE void prefetch_to_write(const void* p) { __builtin_prefetch(p, 1); }
 
 // One cell of each of kRows rows, and kSome states from n on. `h` are the states of the row above.
 template <int kRows, int kSome, bool kEdges>
@@ -111,7 +108,9 @@ SCAN2D_INLINE void scan_rows(const Block<kCount, kFull>& b, int64_t row, float* 
     const int count = b.count;
     constexpr int kCapacity = kCount ? kCount : kStates;
     vfloat across[kRows][kCapacity];
-    vfloat dt[kStrip][kRows], u[kStrip][kRows], sum[kStrip][kRows];
+    vfloat dt[kStrip][kRows], u[kStrip][kRows], sum[kStrip][kRows], gate[kStrip][kRows];
+    memset(dt, 0, sizeof dt);
+    memset(gate, 0, sizeof gate);
     for (int r = 0; r < kRows; ++r)
         for (int n = 0; n < count; ++n) across[r][n] = vfloat{};
     for (int64_t j0 = 0; j0 < p.width; j0 += kStrip) {
@@ -123,17 +122,20 @@ SCAN2D_INLINE void scan_rows(const Block<kCount, kFull>& b, int64_t row, float* 
                 for (int n = 0; n < count; ++n) store(to + n * kLanes, across[r][n]);
             }
         for (int c = 0; c < strip; ++c)
+            for (int r = 0; r < kRows; ++r)
+                dt[c][r] = b.load_raw_dt((row + r) * p.width + j0 + c);
+        if (p.dt_softplus) softplus_run(dt[0], strip * kRows);
+        for (int c = 0; c < strip; ++c)
             for (int r = 0; r < kRows; ++r) {
                 const int64_t cell = (row + r) * p.width + j0 + c;
                 const vfloat x = b.load_x(cell);
-                dt[c][r] = b.load_dt(cell);
                 u[c][r] = dt[c][r] * x;
-                if (!kEdges) {
-                    if (!b.part.first)
-                        sum[c][r] = load_channels<kFull>(y + b.out + cell * p.channels, b.lanes);
-                    else
-                        sum[c][r] = p.D ? b.D * x : vfloat{};
-                }
+                if (kEdges) continue;
+                sum[c][r] = vfloat{};
+                if (!b.part.first)
+                    sum[c][r] = load_channels<kFull>(y + b.out + cell * p.channels, b.lanes);
+                else if (p.D)
+                    sum[c][r] = b.D * x;
             }
         for (int c = 0; c < strip; ++c) {
             const float *B[kRows], *C[kRows];
@@ -149,6 +151,7 @@ SCAN2D_INLINE void scan_rows(const Block<kCount, kFull>& b, int64_t row, float* 
                     prefetch(b.x + (cell + kStrip) * p.x_cell);
                     prefetch(b.dt + (cell + kStrip) * p.dt_cell);
                     if (!kEdges && b.z) prefetch(b.z + (cell + kStrip) * p.z_cell);
+                    if (!kEdges) prefetch_to_write(y + b.out + (cell + kStrip) * p.channels);
                 }
             }
             float* h = column + (j0 + c) * count * kLanes;
@@ -161,16 +164,22 @@ SCAN2D_INLINE void scan_rows(const Block<kCount, kFull>& b, int64_t row, float* 
                                               h, sum_here);
             for (int r = 0; r < kRows; ++r) sum[c][r] = sum_here[r];
         }
-        if (!kEdges)
+        if (kEdges) continue;
+        if (b.part.last && b.z) {
             for (int c = 0; c < strip; ++c)
                 for (int r = 0; r < kRows; ++r) {
-                    const int64_t cell = (row + r) * p.width + j0 + c;
-                    if (b.part.last && b.z) {
-                        const vfloat z = b.load_z(cell);
-                        sum[c][r] *= z * sigmoid(z);
-                    }
-                    store_channels<kFull>(y + b.out + cell * p.channels, sum[c][r], b.lanes);
+                    gate[c][r] = b.load_z((row + r) * p.width + j0 + c);
+                    sum[c][r] *= gate[c][r];
                 }
+            sigmoid_run(gate[0], strip * kRows);
+            for (int c = 0; c < strip; ++c)
+                for (int r = 0; r < kRows; ++r) sum[c][r] *= gate[c][r];
+        }
+        for (int c = 0; c < strip; ++c)
+            for (int r = 0; r < kRows; ++r) {
+                const int64_t cell = (row + r) * p.width + j0 + c;
+                store_channels<kFull>(y + b.out + cell * p.channels, sum[c][r], b.lanes);
+            }
     }
 }
 
@@ -224,8 +233,35 @@ void scan_edges(const Block<kCount, kFull>& b, float* column, const Edges& edges
 
 // What the backward pass needs of each cell of a tile besides its states.
 struct TileCells {
-    vfloat x[kTile][kTile], dt[kTile][kTile], grad[kTile][kTile];  // grad: of y before the gate
+    vfloat x[kTile][kTile], dt[kTile][kTile];
+    vfloat slope[kTile][kTile];  // of softplus
+    vfloat gate[kTile];          // sigmoid of z, of one row
+    vfloat grad[kTile][kTile];   // of y before the gate
 };
+static_assert(kTile % kFour == 0, "rows of a tile are whole runs");
+
+// The states of one cell from those to the left and above, kSome of them from n on, and the decay
+// that made them; returns their part of y.
+template <int kSome>
+SCAN2D_INLINE vfloat cell_states(int n, vfloat dt, vfloat u, const vfloat* rate, const float* B,
+                                 const float* C, float* a_to, const float* left, float* across,
+                                 const float* above, float* h) {
+    vfloat a[kSome], y{};
+#pragma GCC unroll 4
+    for (int s = 0; s < kSome; ++s) a[s] = dt * rate[n + s];
+    exp2_all<kSome>(a);
+#pragma GCC unroll 4
+    for (int s = 0; s < kSome; ++s) {
+        const int at = (n + s) * kLanes;
+        const vfloat here = a[s] * load(left + at) + u * splat(B[n + s]);
+        const vfloat down = a[s] * load(above + at) + here;
+        y += down * splat(C[n + s]);
+        store(a_to + at, a[s]);
+        store(across + at, here);
+        store(h + at, down);
+    }
+    return y;
+}
 
 template <int kCount, bool kFull>
 void backward(const Scan2dPart& part, const float* grad_y, const Scan2dGradients& grads,
@@ -248,6 +284,7 @@ void backward(const Scan2dPart& part, const float* grad_y, const Scan2dGradients
     vfloat A[kCount ? kCount : kStates];
     for (int n = 0; n < count; ++n) A[n] = b.rate[n] * splat(1.f / kLog2E);
     TileCells cells;
+    memset(&cells, 0, sizeof cells);  // runs of fours read beyond the last column
     vint alive;
     for (int k = 0; k < kLanes; ++k) alive[k] = k < b.lanes ? -1 : 0;
 
@@ -267,35 +304,56 @@ void backward(const Scan2dPart& part, const float* grad_y, const Scan2dGradients
             for (int r = 0; r < rows; ++r) {
                 memcpy(tile_across + r * (kTile + 1) * step,
                        edges.left + (panel * p.height + row0 + r) * step, sizeof(float) * step);
+                const int64_t cell0 = (row0 + r) * p.width + column0;
                 for (int c = 0; c < columns; ++c) {
-                    const int64_t cell = (row0 + r) * p.width + column0 + c;
-                    const vfloat x = b.load_x(cell), dt = b.load_dt(cell), u = dt * x;
+                    cells.x[r][c] = b.load_x(cell0 + c);
+                    cells.slope[r][c] = cells.dt[r][c] = b.load_raw_dt(cell0 + c);
+                    if (b.z) cells.gate[c] = b.load_z(cell0 + c);
+                    const int64_t at = b.out + (cell0 + c) * p.channels;
+                    cells.grad[r][c] = load_channels<kFull>(grad_y + at, b.lanes);
+                    prefetch_to_write(grads.x + at);
+                    prefetch_to_write(grads.dt + at);
+                    if (b.z) prefetch_to_write(grads.z + at);
+                    // What is read next: the row below or, of the last, the panel to the left.
+                    const int64_t next = r + 1 < rows ? cell0 + c + p.width
+                                                      : cell0 + c - (rows - 1) * p.width - kTile;
+                    if (next < 0) continue;
+                    prefetch(b.x + next * p.x_cell);
+                    prefetch(b.dt + next * p.dt_cell);
+                    prefetch(grad_y + b.out + next * p.channels);
+                    if (b.z) prefetch(b.z + next * p.z_cell);
+                }
+                if (p.dt_softplus) {
+                    softplus_run(cells.dt[r], columns);
+                    sigmoid_run(cells.slope[r], columns);
+                }
+                if (b.z) sigmoid_run(cells.gate, columns);
+                for (int c = 0; c < columns; ++c) {
+                    const int64_t cell = cell0 + c;
+                    const vfloat x = cells.x[r][c], dt = cells.dt[r][c], u = dt * x;
                     const float* const B = b.B + cell * p.B_cell;
                     const float* const C = b.C + cell * p.C_cell;
                     float* const a_to = tile_a + (r * kTile + c) * step;
                     float* const across = tile_across + (r * (kTile + 1) + c) * step;
                     float* const h = tile_h + (r * kTile + c) * step;
                     vfloat y = part.first && p.D ? b.D * x : vfloat{};
-                    for (int n = 0; n < count; ++n) {
-                        const vfloat a = exp2_of(dt * b.rate[n]);
-                        const vfloat here = a * load(across + n * kLanes) + u * splat(B[n]);
-                        const vfloat down = a * load(h + n * kLanes) + here;
-                        store(a_to + n * kLanes, a);
-                        store(across + step + n * kLanes, here);
-                        store(h + kTile * step + n * kLanes, down);
-                        y += down * splat(C[n]);
-                    }
-                    vfloat grad = load_channels<kFull>(grad_y + b.out + cell * p.channels, b.lanes);
+                    int n = 0;
+                    for (; n + kFour <= count; n += kFour)
+                        y += cell_states<kFour>(n, dt, u, b.rate, B, C, a_to, across, across + step,
+                                                h, h + kTile * step);
+                    if (kCount % kFour || !kCount)
+                        for (; n < count && n < kStates; ++n)
+                            y += cell_states<1>(n, dt, u, b.rate, B, C, a_to, across,
+                                                across + step, h, h + kTile * step);
+                    vfloat grad = cells.grad[r][c];
                     if (b.z) {
-                        const vfloat z = b.load_z(cell), s = sigmoid(z);
+                        const vfloat z = b.load_z(cell), s = cells.gate[c];
                         float* const to = grads.z + b.out + cell * p.channels;
                         vfloat grad_z = grad * y * (s * (splat(1.f) + z * (splat(1.f) - s)));
                         if (!part.first) grad_z += load_channels<kFull>(to, b.lanes);
                         store_channels<kFull>(to, grad_z, b.lanes);
                         grad *= z * s;
                     }
-                    cells.x[r][c] = x;
-                    cells.dt[r][c] = dt;
                     cells.grad[r][c] = grad;
                     grad_D += grad * x;
                 }
@@ -316,19 +374,21 @@ void backward(const Scan2dPart& part, const float* grad_y, const Scan2dGradients
                     float* const back_at = back + r * step;
                     vfloat grad_rate{}, grad_u{}, for_B[kStates], for_C[kStates];
                     for (int n = 0; n < count; ++n) {
-                        const vfloat a = load(a_at + n * kLanes);
-                        const vfloat of_h = load(up_at + n * kLanes) + grad * splat(C[n]);
-                        const vfloat of_across = load(back_at + n * kLanes) + of_h;
+                        // All loads before the stores: they may look alike to the processor.
+                        const int at = n * kLanes;
+                        const vfloat a = load(a_at + at), below = load(up_at + at);
+                        const vfloat right = load(back_at + at), left = load(across + at);
+                        const vfloat above = load(h + at), here = load(h + kTile * step + at);
+                        const vfloat of_h = below + grad * splat(C[n]), of_across = right + of_h;
                         const vfloat up_next = a * of_h, back_next = a * of_across;
-                        store(up_at + n * kLanes, up_next);
-                        store(back_at + n * kLanes, back_next);
-                        const vfloat of_log_a = back_next * load(across + n * kLanes) +
-                                                up_next * load(h + n * kLanes);
+                        const vfloat of_log_a = back_next * left + up_next * above;
                         grad_rate += of_log_a * A[n];
-                        grad_A[n] += of_log_a * dt;
                         grad_u += of_across * splat(B[n]);
+                        grad_A[n] += of_log_a * dt;
                         for_B[n] = of_across * u;
-                        for_C[n] = load(h + kTile * step + n * kLanes) * grad;
+                        for_C[n] = here * grad;
+                        store(up_at + at, up_next);
+                        store(back_at + at, back_next);
                         if (!kFull) {
                             for_B[n] = alive ? for_B[n] : vfloat{};
                             for_C[n] = alive ? for_C[n] : vfloat{};
@@ -351,7 +411,7 @@ void backward(const Scan2dPart& part, const float* grad_y, const Scan2dGradients
                     vfloat grad_x = grad_u * dt, grad_dt = grad_rate + grad_u * x;
                     if (p.dt_softplus) {
                         const vfloat raw = b.load_raw_dt(cell);
-                        grad_dt = raw > splat(20.f) ? grad_dt : grad_dt * sigmoid(raw);
+                        grad_dt = raw > splat(20.f) ? grad_dt : grad_dt * cells.slope[r][c];
                     }
                     grad_bias += grad_dt;
                     float* const to_x = grads.x + b.out + cell * p.channels;
@@ -413,20 +473,14 @@ void backward_part(const Scan2dPart& part, const float* grad_y, const Scan2dGrad
 
 // The benchmark's floor: nothing but as many exponentials, from registers.
 float exponentials(int64_t vectors, float from) {
-    vfloat sum[8], t[8];
-    for (int k = 0; k < 8; ++k) {
-        sum[k] = vfloat{};
-        t[k] = splat(from - 0.1f * k);
+    vfloat sum{}, start[kFour], t[kFour];
+    for (int k = 0; k < kFour; ++k) start[k] = splat(from - 0.1f * k);
+    for (int64_t i = 0; i < vectors; i += kFour) {
+        for (int k = 0; k < kFour; ++k) t[k] = start[k] -= splat(1e-6f);
+        exp2_all<kFour>(t);
+        for (int k = 0; k < kFour; ++k) sum += t[k];
     }
-    for (int64_t i = 0; i < vectors; i += 8)
-#pragma GCC unroll 8
-        for (int k = 0; k < 8; ++k) {
-            sum[k] += exp2_of(t[k]);
-            t[k] -= splat(1e-6f);
-        }
-    float total = 0.f;
-    for (int k = 0; k < 8; ++k) total += sum[k][0];
-    return total;
+    return sum[0];
 }
 
 }  // namespace

@@ -93,33 +93,51 @@ SCAN2D_INLINE void exp2_all(vfloat* t) {
 #undef SCAN2D_EACH
 }
 
-SCAN2D_INLINE vfloat exp2_of(vfloat t) {
-    exp2_all<1>(&t);
-    return t;
-}
-
 constexpr float kLog2E = 1.44269504088896341f;
 
-SCAN2D_INLINE vfloat exp_of(vfloat t) { return exp2_of(t * splat(kLog2E)); }
+// 1 / (1 + exp(-t)), of kCount vectors in place.
+template <int kCount>
+SCAN2D_INLINE void sigmoid_all(vfloat* t) {
+    for (int k = 0; k < kCount; ++k) t[k] = t[k] * splat(-kLog2E);
+    exp2_all<kCount>(t);
+    for (int k = 0; k < kCount; ++k) t[k] = splat(1.f) / (splat(1.f) + t[k]);
+}
 
-SCAN2D_INLINE vfloat sigmoid(vfloat t) { return splat(1.f) / (splat(1.f) + exp_of(-t)); }
+// log(1 + exp(t)), of kCount vectors in place; t itself above 20, as torch has it. With
+// u = exp(-|t|) in (0, 1], log(1 + u) / u is a minimax polynomial: small results keep their
+// relative accuracy.
+template <int kCount>
+SCAN2D_INLINE void softplus_all(vfloat* t) {
+    vfloat exps[kCount];
+    for (int k = 0; k < kCount; ++k)
+        exps[k] = (t[k] > splat(0.f) ? -t[k] : t[k]) * splat(kLog2E);
+    exp2_all<kCount>(exps);
+    for (int k = 0; k < kCount; ++k) {
+        const vfloat u = exps[k];
+        vfloat p = splat(-3.244025374e-03f);
+        p = p * u + splat(1.985146517e-02f);
+        p = p * u + splat(-5.695954368e-02f);
+        p = p * u + splat(1.060365634e-01f);
+        p = p * u + splat(-1.530559380e-01f);
+        p = p * u + splat(1.967593986e-01f);
+        p = p * u + splat(-2.495413382e-01f);
+        p = p * u + splat(3.332996244e-01f);
+        p = p * u + splat(-4.999990242e-01f);
+        p = p * u + splat(9.999999953e-01f);
+        const vfloat sum = (t[k] > splat(0.f) ? t[k] : splat(0.f)) + p * u;
+        t[k] = t[k] > splat(20.f) ? t[k] : sum;
+    }
+}
 
-// log(1 + exp(t)); t itself above 20, as torch has it. With u = exp(-|t|) in (0, 1], log(1 + u) / u
-// is a minimax polynomial: small results keep their relative accuracy.
-SCAN2D_INLINE vfloat softplus(vfloat t) {
-    const vfloat u = exp_of(t > splat(0.f) ? -t : t);
-    vfloat p = splat(-3.244025374e-03f);
-    p = p * u + splat(1.985146517e-02f);
-    p = p * u + splat(-5.695954368e-02f);
-    p = p * u + splat(1.060365634e-01f);
-    p = p * u + splat(-1.530559380e-01f);
-    p = p * u + splat(1.967593986e-01f);
-    p = p * u + splat(-2.495413382e-01f);
-    p = p * u + splat(3.332996244e-01f);
-    p = p * u + splat(-4.999990242e-01f);
-    p = p * u + splat(9.999999953e-01f);
-    const vfloat sum = (t > splat(0.f) ? t : splat(0.f)) + p * u;
-    return t > splat(20.f) ? t : sum;
+// Both work on runs of any length in fours, up to three beyond the end.
+constexpr int kFour = 4;
+
+SCAN2D_INLINE void sigmoid_run(vfloat* t, int count) {
+    for (int k = 0; k < count; k += kFour) sigmoid_all<kFour>(t + k);
+}
+
+SCAN2D_INLINE void softplus_run(vfloat* t, int count) {
+    for (int k = 0; k < count; k += kFour) softplus_all<kFour>(t + k);
 }
 
 // Adds neighbouring lanes: the first half of the result comes from a, the second from b.

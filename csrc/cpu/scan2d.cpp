@@ -1,4 +1,5 @@
 // The C ABI of the CPU scan: choice of the instruction set, threads, scratch memory.
+#include "influence.h"
 #include "problem.h"
 
 #include <atomic>
@@ -22,8 +23,10 @@
 #endif
 
 extern const Scan2dKernels scan2d_baseline;
+extern const Scan2dInfluenceKernel influence_baseline;
 #ifdef SCAN2D_X86
 extern const Scan2dKernels scan2d_avx2, scan2d_avx512;
+extern const Scan2dInfluenceKernel influence_avx2, influence_avx512;
 #endif
 
 namespace {
@@ -56,6 +59,18 @@ const Scan2dKernels& kernels_of(int level) {
 #endif
     (void)level;
     return scan2d_baseline;
+}
+
+const Scan2dInfluenceKernel& influence_of(int level) {
+#ifdef SCAN2D_X86
+    const int best = best_level();
+    switch (level < 0 || level > best ? best : level) {
+        case 1: return influence_avx2;
+        case 2: return influence_avx512;
+    }
+#endif
+    (void)level;
+    return influence_baseline;
 }
 
 template <typename T>
@@ -123,7 +138,7 @@ int largest_chunk(const Scan2dProblem& p) {
 
 }  // namespace
 
-SCAN2D_API int scan2d_version() { return 1; }
+SCAN2D_API int scan2d_version() { return 2; }
 
 SCAN2D_API int scan2d_best_level() { return best_level(); }
 
@@ -233,6 +248,20 @@ SCAN2D_API int scan2d_backward(const Scan2dProblem* problem, const float* grad_y
         if (grads->D) grads->D[channel] = total(p.states);
         if (grads->dt_bias) grads->dt_bias[channel] = total(p.states + 1);
     }
+    return done ? 0 : 1;
+}
+
+// Returns 0, or 1 when memory ran out.
+SCAN2D_API int scan2d_influence(const Scan2dInfluence* problem, int threads, int level) {
+    const Scan2dInfluenceKernel& kernel = influence_of(level);
+    const Buffer<float> packed = allocate<float>(kernel.rates(*problem));
+    if (!packed) return 1;
+    float* const rate = align(packed.get());
+    kernel.pack(*problem, rate);
+    const int64_t scratch = kernel.scratch(*problem);
+    const bool done = run(problem->lines, threads, scratch, [&](int64_t line, float* s) {
+        kernel.line(*problem, rate, line, s);
+    });
     return done ? 0 : 1;
 }
 

@@ -1,6 +1,7 @@
 """Read the patches of a grid at the speed of the decoder: each stored tile is decoded once."""
 
 import math
+import sys
 import threading
 from collections import deque
 from collections.abc import Generator
@@ -19,7 +20,7 @@ from napari_2dmamba.slide.grid import PatchGrid
 if TYPE_CHECKING:
     from napari_2dmamba.slide.slide import Slide
 
-_AHEAD_BYTES = 192 * 2**20
+_BATCHES_AHEAD = 3
 _SHARED_TILES_BYTES = 256 * 2**20
 _WHITE = 255
 
@@ -99,9 +100,9 @@ class PatchReader:
     def batches(self, size: int, start: int = 0) -> Generator[PatchBatch]:
         """Yield the patches from ``start`` on, ``size`` at a time, read ahead by threads."""
         count, side = len(self.grid), self.grid.patch_size
-        ahead = max(2, min(8, _AHEAD_BYTES // (size * side * side * 3)))
         starts = iter(range(start, count, size))
         tiles = _Tiles(self, np.arange(start, count))
+        spare: list[NDArray[np.uint8]] = []
         waiting: deque[tuple[int, NDArray[np.uint8], list[Future[None]]]] = deque()
         with ThreadPoolExecutor(self.threads, "patches") as pool:
 
@@ -109,14 +110,17 @@ class PatchReader:
                 first = next(starts, None)
                 if first is None:
                     return
-                pixels = np.empty((min(size, count - first), side, side, 3), np.uint8)
+                shape = (min(size, count - first), side, side, 3)
+                pixels = (
+                    spare.pop() if spare and spare[-1].shape == shape else np.empty(shape, np.uint8)
+                )
                 jobs = [
                     pool.submit(self._fill, pixels[i], first + i, tiles) for i in range(len(pixels))
                 ]
                 waiting.append((first, pixels, jobs))
 
             try:
-                for _ in range(ahead):
+                for _ in range(_BATCHES_AHEAD):
                     submit()
                 while waiting:
                     first, pixels, jobs = waiting.popleft()
@@ -129,6 +133,10 @@ class PatchReader:
                         elif failure is not None:
                             raise failure
                     yield PatchBatch(first, pixels, unreadable)
+                    # Fresh memory costs as much as a quarter of the decoding: memory that
+                    # nobody holds any more (here: the variable and the call) is used again
+                    if sys.getrefcount(pixels) == 2:
+                        spare.append(pixels)
                     submit()
             finally:
                 pool.shutdown(cancel_futures=True)
@@ -138,8 +146,8 @@ class PatchReader:
         (left, top), (right, bottom) = self._first_tile[index], self._last_tile[index]
         return [(r, c) for r in range(int(top), int(bottom)) for c in range(int(left), int(right))]
 
-    def decode(self, key: _Key) -> NDArray[np.uint8]:
-        """Return a whole tile, white beyond the slide.
+    def decode(self, key: _Key, out: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return a whole tile, in ``out`` or in memory of its own, white beyond the slide.
 
         Raises
         ------
@@ -148,42 +156,53 @@ class PatchReader:
         """
         row, column = key
         height, width = self._tile_size
-        on_slide = row >= 0 and column >= 0
-        if on_slide and row * height < self._level_size[0] and column * width < self._level_size[1]:
-            tile = self.slide.read_tile(self.level, row, column)
-            if tile.shape == (height, width, 3):
-                return tile
-            whole = np.full((height, width, 3), _WHITE, np.uint8)
-            whole[: tile.shape[0], : tile.shape[1]] = tile
-            return whole
-        return np.full((height, width, 3), _WHITE, np.uint8)
+        below, beside = self._level_size[0] - row * height, self._level_size[1] - column * width
+        if row < 0 or column < 0 or below <= 0 or beside <= 0:
+            out[...] = _WHITE
+            return out
+        tile = self.slide.read_tile(self.level, row, column, out)
+        if below >= height and beside >= width:
+            return tile
+        if tile is not out:
+            out[:below, :beside] = tile
+        out[below:], out[:, beside:] = _WHITE, _WHITE
+        return out
 
     def _fill(self, out: NDArray[np.uint8], index: int, store: "_Tiles") -> None:
         keys = self.tiles_of(index)
         try:
-            tiles = store.take(keys)
+            self._assemble(out, index, keys, store.take(keys))
         except TileError as error:
             x, y = (int(v) for v in self.grid.coords[index])
             raise SlideError(
                 f"patch {index} of {len(self.grid)} (at x {x}, y {y}) of {self.slide.name} cannot "
                 f"be read: a tile of level {self.level} is damaged ({error})"
             ) from error
-        left, top = self._first_tile[index]
+        finally:
+            store.give_back(keys)
+
+    def _assemble(
+        self,
+        out: NDArray[np.uint8],
+        index: int,
+        keys: list[_Key],
+        tiles: list[NDArray[np.uint8]],
+    ) -> None:
+        left, top = (int(v) for v in self._first_tile[index])
         height, width = self._tile_size
-        x0, y0 = int(left) * width, int(top) * height
+        x0, y0 = left * width, top * height
+        x, y = (int(v) for v in self._first[index])
         if self._copies:
-            x, y = self._first[index] - (x0, y0)
             for (row, column), tile in zip(keys, tiles, strict=True):
-                _copy(tile, out, int((row - top) * height - y), int((column - left) * width - x))
+                _copy(tile, out, row * height - y, column * width - x)
             return
-        per_row = int(self._last_tile[index][0] - left)
-        axes = []
-        for axis, origin in ((1, y0), (0, x0)):
-            start = round(float(self._corners[index, axis]) - origin, 6)
-            low, high = self._first[index, axis] - origin, self._last[index, axis] - origin
-            axes.append(area_weights(start, self._side, len(out), int(low), int(high)))
-        rows = [tiles[i : i + per_row] for i in range(0, len(tiles), per_row)]
-        resample_tiles(rows, axes[0], axes[1], out)
+        per_row = int(self._last_tile[index, 0]) - left
+        right, bottom = (int(v) for v in self._last[index])
+        corner_x, corner_y = (float(v) for v in self._corners[index])
+        size = len(out)
+        columns = area_weights(round(corner_x - x0, 6), self._side, size, x - x0, right - x0)
+        rows = area_weights(round(corner_y - y0, 6), self._side, size, y - y0, bottom - y0)
+        resample_tiles(tiles, per_row, rows, columns, out)
 
 
 def _copy(tile: NDArray[np.uint8], out: NDArray[np.uint8], top: int, left: int) -> None:
@@ -196,9 +215,12 @@ def _copy(tile: NDArray[np.uint8], out: NDArray[np.uint8], top: int, left: int) 
 class _Tile:
     """A tile that one thread decodes and others may wait for."""
 
-    def __init__(self) -> None:
-        self.ready = threading.Event()
+    __slots__ = ("error", "memory", "pixels", "ready")
+
+    def __init__(self, shared: bool) -> None:
+        self.ready = threading.Event() if shared else None  # one patch's own needs no waiting
         self.pixels: NDArray[np.uint8] | None = None
+        self.memory: NDArray[np.uint8] | None = None  # ours, to be used again
         self.error: TileError | None = None
 
 
@@ -209,18 +231,19 @@ class _Tiles:
         self._decode = reader.decode
         self._lock = threading.Lock()
         self._tiles: dict[_Key, _Tile] = {}  # oldest first
+        self._spare: list[NDArray[np.uint8]] = []
+        self._shape = (*reader._tile_size, 3)
         self._most = max(16, _SHARED_TILES_BYTES // (3 * math.prod(reader._tile_size)))
         first, last = reader._first_tile[patches], reader._last_tile[patches]
-        self._corner = first.min(0)
-        columns, rows = last.max(0) - self._corner
+        corner = first.min(0)
+        self._corner = int(corner[1]), int(corner[0])
+        columns, rows = last.max(0) - corner
         self._uses = np.zeros((rows, columns), np.int32)
-        for (left, top), (right, bottom) in zip(
-            first - self._corner, last - self._corner, strict=True
-        ):
+        for (left, top), (right, bottom) in zip(first - corner, last - corner, strict=True):
             self._uses[top:bottom, left:right] += 1
 
     def take(self, keys: list[_Key]) -> list[NDArray[np.uint8]]:
-        """Return the tiles of a patch, and count the patch as served.
+        """Return the tiles of a patch; `give_back` must follow.
 
         Raises
         ------
@@ -229,41 +252,60 @@ class _Tiles:
         """
         mine: list[tuple[_Key, _Tile]] = []
         tiles: list[_Tile] = []
+        top, left = self._corner
         with self._lock:
             for key in keys:
                 tile = self._tiles.get(key)
                 if tile is None:
-                    tile = self._tiles[key] = _Tile()
+                    shared = self._uses[key[0] - top, key[1] - left] > 1
+                    tile = self._tiles[key] = _Tile(shared)
                     mine.append((key, tile))
                 tiles.append(tile)
         # First what nobody else decodes, then wait for the others: nobody waits in a circle
         for key, tile in mine:
             try:
-                tile.pixels = self._decode(key)
+                memory = self._memory()
+                tile.pixels = self._decode(key, memory)
+                tile.memory = memory if tile.pixels is memory else None
             except TileError as error:
                 tile.error = error
             except BaseException as error:
                 tile.error = TileError(f"{type(error).__name__}: {error}")
                 raise
             finally:
-                tile.ready.set()
+                if tile.ready is not None:
+                    tile.ready.set()
+        pixels = []
         for tile in tiles:
-            tile.ready.wait()
-        self._served(keys)
-        for tile in tiles:
+            if tile.ready is not None:
+                tile.ready.wait()
             if tile.error is not None:
                 raise tile.error
-        return [tile.pixels for tile in tiles if tile.pixels is not None]
+            if tile.pixels is not None:
+                pixels.append(tile.pixels)
+        return pixels
 
-    def _served(self, keys: list[_Key]) -> None:
+    def _memory(self) -> NDArray[np.uint8]:
+        try:
+            return self._spare.pop()
+        except IndexError:
+            return np.empty(self._shape, np.uint8)
+
+    def give_back(self, keys: list[_Key]) -> None:
+        """Count a patch as served; memory of tiles that none needs any more is used again."""
+        top, left = self._corner
         with self._lock:
             for row, column in keys:
-                at = row - self._corner[1], column - self._corner[0]
-                self._uses[at] -= 1
-                if self._uses[at] <= 0:
-                    self._tiles.pop((row, column), None)
+                at = row - top, column - left
+                uses = self._uses[at] - 1
+                self._uses[at] = uses
+                if uses <= 0:
+                    tile = self._tiles.pop((row, column), None)
+                    if tile is not None and tile.memory is not None:
+                        self._spare.append(tile.memory)
             while len(self._tiles) > self._most:  # decoded again when its time comes
                 oldest = next(iter(self._tiles))
-                if not self._tiles[oldest].ready.is_set():
+                ready = self._tiles[oldest].ready
+                if ready is None or not ready.is_set():
                     break
                 del self._tiles[oldest]

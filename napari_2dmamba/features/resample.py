@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ _VERSION = 1
 _MOST_TAPS = 64  # as in csrc/cpu/area.cpp
 
 
-@dataclass(frozen=True)
+@dataclass
 class AreaWeights:
     """Which source pixels make an output pixel, along one axis.
 
@@ -29,6 +30,12 @@ class AreaWeights:
 
     index: NDArray[np.int32]
     weights: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        # What the library asks for, found out once: a patch costs a millisecond in all
+        self.taps = self.index.shape[1]
+        self.first, self.last = int(self.index.min()), int(self.index.max()) + 1
+        self.index_at, self.weights_at = self.index.ctypes.data, self.weights.ctypes.data
 
 
 @functools.lru_cache(maxsize=1024)
@@ -62,7 +69,8 @@ def area_weights(start: float, length: float, size: int, low: int, high: int) ->
 
 
 def resample_tiles(
-    tiles: Sequence[Sequence[NDArray[np.uint8]]],
+    tiles: Sequence[NDArray[np.uint8]],
+    tiles_per_row: int,
     rows: AreaWeights,
     columns: AreaWeights,
     out: NDArray[np.uint8],
@@ -72,43 +80,54 @@ def resample_tiles(
     Parameters
     ----------
     tiles
-        Rows of tiles ``(h, w, 3)``, contiguous, all of one shape.
+        Tiles ``(h, w, 3)`` row by row, contiguous, all of one shape.
+    tiles_per_row
+        How many lie side by side.
     rows, columns
         Weights along y and x, their indices counted from the first tile's corner.
     out
         ``(size, size, 3)``, contiguous.
     """
     library = _library()
-    taps = max(rows.index.shape[1], columns.index.shape[1])
-    if library is None or taps > _MOST_TAPS:
-        whole = np.concatenate([np.concatenate(list(row), axis=1) for row in tiles], axis=0)
+    if library is None or max(rows.taps, columns.taps) > _MOST_TAPS:
+        n = tiles_per_row
+        strips = [np.concatenate(tiles[i : i + n], axis=1) for i in range(0, len(tiles), n)]
+        whole = np.concatenate(strips, axis=0)
         out[...] = resample_in_numpy(whole, rows, columns)
         return
     size = len(out)
-    tile_height, tile_width, _ = tiles[0][0].shape
-    pointers = (ctypes.c_void_p * (len(tiles) * len(tiles[0])))(
-        *[tile.ctypes.data for row in tiles for tile in row]
-    )
-    row = np.empty(3 * len(tiles[0]) * tile_width + 1, np.float32)
-    line = np.empty(3 * size + 1, np.float32)
+    tile_height, tile_width, _ = tiles[0].shape
+    pointers = np.array([tile.ctypes.data for tile in tiles], np.uintp)
+    scratch = _scratch(3 * tiles_per_row * tile_width + 4, 3 * size + 4)
     library.area_resample(
-        pointers,
-        len(tiles[0]),
+        pointers.ctypes.data,
+        tiles_per_row,
         tile_height,
         tile_width,
-        rows.index.ctypes.data,
-        rows.weights.ctypes.data,
-        rows.index.shape[1],
-        columns.index.ctypes.data,
-        columns.weights.ctypes.data,
-        columns.index.shape[1],
-        int(columns.index.min()),
-        int(columns.index.max()) + 1,
+        rows.index_at,
+        rows.weights_at,
+        rows.taps,
+        columns.index_at,
+        columns.weights_at,
+        columns.taps,
+        columns.first,
+        columns.last,
         size,
-        row.ctypes.data,
-        line.ctypes.data,
+        scratch[0].ctypes.data,
+        scratch[1].ctypes.data,
         out.ctypes.data,
     )
+
+
+_per_thread = threading.local()
+
+
+def _scratch(*sizes: int) -> list[NDArray[np.float32]]:
+    """Return float memory that belongs to this thread."""
+    arrays: list[NDArray[np.float32]] = getattr(_per_thread, "arrays", [])
+    if [len(array) for array in arrays] != list(sizes):
+        arrays = _per_thread.arrays = [np.empty(size, np.float32) for size in sizes]
+    return arrays
 
 
 def resample_in_numpy(

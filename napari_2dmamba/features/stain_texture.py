@@ -30,13 +30,14 @@ filter bank look at means of 2 x 2 µm:
     few and sharp, or everywhere); ``aligned`` anisotropy of the structure tensor of the whole
     patch, 0 to 1 (fibres that run one way); ``spots`` mean magnitude of the Laplacian over that
     of the gradient (dots or slopes); ``polarity`` skewness of the negative Laplacian (positive:
-    dark dots on light, negative: light holes in dark); from 2 µm up ``elongation``, mean
-    difference of the Hessian's eigenvalues over the mean magnitude of the Laplacian (fibres and
-    spindle nuclei, or round ones).
+    dark dots on light, negative: light holes in dark); from 2 µm up ``saddles``, mean difference of
+    the Hessian's eigenvalues over the mean magnitude of the Laplacian (0 for straight fibres,
+    below where domes prevail, above for rings, crossings and nets).
 ``nuclei_{all,clear,dark,large}``, ``nuclei_H``, ``nuclei_spread``, ``nuclei_gap``
     Local maxima of a blob filter of nuclear size (about 7 µm) on H: how many per 100 x 100 µm
     above three thresholds, and with a filter of twice the size (large nuclei, clumps), as
-    log(1 + n); mean H and standard deviation of H at them; share of 32 µm squares without any.
+    log(1 + n), those in the outermost 8 µm not counted; mean H and standard deviation of H at
+    them; share of 32 µm squares without any.
 
 Contrasts, and the ratios of means, enter as logarithms, with 0.001 added to each mean. Each
 feature is shifted and scaled by two fixed numbers (`stain_texture_scales`), the mean and
@@ -63,7 +64,7 @@ _H_SHARES, _E_SHARES = (0.2, 0.35, 0.55), (0.25, 0.5)
 _NUCLEUS_THRESHOLDS = (0.1, 0.2, 0.35)
 _LIMIT = 8.0
 _PATCHES_PER_LOT = 2
-_BANK = ("contrast", "sparsity", "aligned", "spots", "polarity", "elongation")
+_BANK = ("contrast", "sparsity", "aligned", "spots", "polarity", "saddles")
 
 FEATURE_NAMES: tuple[str, ...] = (
     *(f"{s}_{what}" for what in ("mean", "std") for s in "HERD"),

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,14 +79,11 @@ class Application:
 def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Application:
     """Return the window with its widgets docked and the slides open."""
     import napari
-    from napari.utils.notifications import show_error
+    from qtpy.QtWidgets import QApplication
 
-    from napari_2dmamba.errors import UserError
     from napari_2dmamba.plugin.overview import SlideOverview
     from napari_2dmamba.plugin.preferences import apply_preferences
     from napari_2dmamba.plugin.run_widget import RunWidget
-    from napari_2dmamba.plugin.slide_layer import add_slide
-    from napari_2dmamba.slide import open_slide
 
     suit_slides()
     apply_preferences()
@@ -93,16 +91,33 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     overview, run_widget = SlideOverview(viewer), RunWidget(viewer)
     viewer.window.add_dock_widget(overview, name="Slide overview", area="left")
     viewer.window.add_dock_widget(run_widget, name="Run 2DMamba", area="right")
+    viewer.layers.events.inserted.connect(partial(name_window, viewer))
+    viewer.layers.events.removed.connect(partial(name_window, viewer))
     if show:
+        fit_window(viewer)
         viewer.window.show()
-    problems = []
-    for path in paths:
-        try:
-            add_slide(viewer, open_slide(Path(path)))
-        except UserError as error:
-            problems.append(str(error))
-            show_error(str(error))
-    return Application(viewer, run_widget, overview, tuple(problems))
+        QApplication.processEvents()  # the canvas gets its size, so that slides fit into it
+    problems = run_widget.open_slides([Path(path) for path in paths])
+    return Application(viewer, run_widget, overview, problems)
+
+
+def fit_window(viewer: "Viewer") -> None:
+    """Make the window of a first start large enough for its widgets; later ones are restored."""
+    from napari.settings import get_settings
+    from qtpy.QtWidgets import QApplication
+
+    screen = QApplication.primaryScreen()
+    if get_settings().application.window_size is None and screen is not None:
+        room = screen.availableGeometry()
+        viewer.window.resize(min(1700, room.width() - 40), min(1080, room.height() - 60))
+
+
+def name_window(viewer: "Viewer", event: object = None) -> None:
+    """Put the name of the uppermost slide into the title."""
+    from napari_2dmamba.plugin.slide_layer import open_slides
+
+    slides = open_slides(viewer)
+    viewer.title = f"{slides[0].name} - {TITLE}" if slides else TITLE
 
 
 def suit_slides() -> None:
@@ -114,7 +129,8 @@ def suit_slides() -> None:
 
     settings = get_settings()
     settings.experimental.async_ = True
-    settings.appearance.theme = "light"
+    if not Path(settings.config_path or "").is_file():  # the first start: later it is the user's
+        settings.appearance.theme = "light"  # white, as the glass
     readers = {**settings.plugins.extension2reader}
     readers.update(dict.fromkeys(SLIDE_PATTERNS, PLUGIN_NAME))
     settings.plugins.extension2reader = readers

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
-from napari_2dmamba.plugin.slide_layer import open_slides
+from napari_2dmamba.plugin.slide_layer import open_slides, slide_of
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -90,5 +90,5 @@ class MagnificationBar(QWidget):
         self.readout.setText(text)
 
     def _fit(self) -> None:
-        layers = [layer for layer in self._viewer.layers if "slide" in layer.metadata]
+        layers = [layer for layer in self._viewer.layers if slide_of(layer) is not None]
         self._viewer.fit_to_view(layers=layers or None)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _MAP_KEY = "2dmamba map"
 _OUTLINE_KEY = "2dmamba selected patch"
-_OUTLINE_COLOUR = "#ffd500"
+_OUTLINE_COLOUR = "#00d5ff"  # neither in H&E nor in the colour maps
 _BAR_UNITS = {"raw": "score", "percentile": "percentile", "log": "log₁₀ of score"}
 _PATCH_SHARE = 0.35  # of the canvas, when the view goes to a patch
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from shapely import Polygon, box
 from shapely.validation import make_valid
 
-from napari_2dmamba.plugin.slide_layer import placement
+from napari_2dmamba.plugin.slide_layer import SLIDE_KEY, placement
 from napari_2dmamba.slide import Regions
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def ensure_region_layer(viewer: "Viewer", slide: "Slide", role: Role) -> Shapes:
     layer = Shapes(
         ndim=2,
         name=_NAMES[role],
-        metadata={REGION_KEY: role},
+        metadata={REGION_KEY: role, SLIDE_KEY: slide},
         face_color="transparent",
         edge_color=_COLOURS[role],
         edge_width=max(slide.dimensions) / _EDGE_SCREEN_SHARE,
@@ -61,6 +61,7 @@ def place_region_layers(viewer: "Viewer", slide: "Slide") -> None:
     for role in ROLES:
         layer = region_layer(viewer, role)
         if layer is not None:
+            layer.metadata[SLIDE_KEY] = slide
             for name, value in placement(slide.mpp).items():
                 setattr(layer, name, value)
 
@@ -81,13 +82,16 @@ def show_regions(viewer: "Viewer", slide: "Slide", regions: Regions) -> None:
 
 def drawn_regions(viewer: "Viewer") -> Regions | None:
     """Return what is drawn in the region layers, or None when nothing is."""
-    found = {}
-    for role in ROLES:
-        layer = region_layer(viewer, role)
-        shapes = [] if layer is None else zip(layer.data, layer.shape_type, strict=True)
-        polygons = [part for corners, kind in shapes for part in to_polygons(corners, kind)]
-        found[role] = tuple(polygons)
-    return Regions(**found) if any(found.values()) else None
+    regions = Regions(*(areas_in(region_layer(viewer, role)) for role in ROLES))
+    return regions or None
+
+
+def areas_in(layer: Shapes | None) -> tuple[Polygon, ...]:
+    """Return the areas drawn in a layer, in level-0 pixels."""
+    if layer is None:
+        return ()
+    shapes = zip(layer.data, layer.shape_type, strict=True)
+    return tuple(part for corners, kind in shapes for part in to_polygons(corners, kind))
 
 
 def to_polygons(corners: NDArray[np.floating], kind: str) -> list[Polygon]:

@@ -34,6 +34,10 @@ class Fold(QWidget):
         self._button.setChecked(is_open)
         self._show(is_open)
 
+    def set_open(self, is_open: bool) -> None:
+        """Show or hide the content."""
+        self._button.setChecked(is_open)
+
     def _show(self, is_open: bool) -> None:
         self._button.setArrowType(Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow)
         self.content.setVisible(is_open)
@@ -130,7 +134,7 @@ class ElidedLabel(QLabel):
         self._shorten()
 
     def _shorten(self) -> None:
-        width = max(0, self.width() - 2)
+        width = max(0, self.width() - 6)
         self.setText(self.fontMetrics().elidedText(self._full, Qt.TextElideMode.ElideMiddle, width))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from napari_2dmamba.errors import BackendError
 
 _NAME = "_scan_cpu.dll" if sys.platform == "win32" else "_scan_cpu.so"
-_VERSION = 1
+_VERSION = 2
 _BEST_LEVEL = -1
 
 
@@ -36,6 +36,22 @@ class _Gradients(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")]
 
 
+class _Influence(ctypes.Structure):
+    """``Scan2dInfluence`` of ``csrc/cpu/influence.h``."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("lines", "steps", "channels", "states")),
+        *(
+            (f"{name}_{step}", ctypes.c_int64)
+            for name in ("dt", "x", "varying", "out")
+            for step in ("line", "step")
+        ),
+        *((name, ctypes.c_int64) for name in ("times_dt", "add_before", "magnitude")),
+        *((name, ctypes.c_void_p) for name in ("dt", "start", "A", "fixed", "varying", "x")),
+        *((name, ctypes.c_void_p) for name in ("weight", "total", "each")),
+    ]
+
+
 def _path() -> Path | None:
     """Where the library is: beside this file or, of an editable install, where that put it."""
     folders = sys.modules[__package__].__path__
@@ -52,6 +68,7 @@ def _library() -> ctypes.CDLL:
         ("level_name", [number], ctypes.c_char_p),
         ("forward", [pointer, pointer, number, number], number),
         ("backward", [pointer, pointer, pointer, number, number], number),
+        ("influence", [pointer, number, number], number),
         ("exponentials", [ctypes.c_int64, number, number], ctypes.c_float),
     ):
         function = getattr(library, f"scan2d_{name}")
@@ -157,6 +174,71 @@ def backward(
         None if g is None or t is None else g.to(t.dtype)
         for g, t in zip(grads, inputs, strict=True)
     )
+
+
+def influence(
+    dt: Tensor,
+    start: Tensor,
+    A: Tensor,
+    fixed: Tensor,
+    varying: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
+    out: Tensor,
+    *,
+    times_dt: bool,
+    add_before: bool,
+    magnitude: bool,
+    reverse_steps: bool,
+    level: int = _BEST_LEVEL,
+) -> None:
+    """Fill ``out`` with the influence along lines of cells; see ``csrc/cpu/influence.h``.
+
+    All tensors are float32 with contiguous channels or states.
+
+    Parameters
+    ----------
+    dt, x
+        ``(lines, steps, d_inner)``, any strides.
+    start
+        ``(lines, d_inner)`` elapsed time at the first step of each line.
+    A, fixed
+        ``(d_inner, d_state)`` and ``(d_state,)``.
+    varying
+        ``(lines, steps, d_state)``.
+    weight
+        ``(d_inner,)`` of the sum over channels; None keeps the channels.
+    out
+        ``(lines, steps)``, or ``(lines, steps, d_inner)`` without ``weight``.
+    times_dt, add_before, magnitude
+        As in the header.
+    reverse_steps
+        Whether a line starts at its last step.
+    """
+    lines, steps, channels = dt.shape
+    start, A, fixed = start.contiguous(), A.contiguous(), fixed.contiguous()
+
+    def place(t: Tensor, unit: int = 1) -> tuple[int, int, int]:
+        """Address of the first step, distance of lines and of steps in ``unit`` elements."""
+        step = t.stride(1)
+        first = t.data_ptr() + (steps - 1) * step * t.element_size() * reverse_steps
+        return first, t.stride(0) // unit, (-step if reverse_steps else step) // unit
+
+    dt_at, dt_line, dt_step = place(dt)
+    varying_at, varying_line, varying_step = place(varying)
+    x_at, x_line, x_step = (None, 0, 0) if x is None else place(x)
+    out_at, out_line, out_step = place(out, 1 if weight is not None else channels)
+    problem = _Influence(
+        lines=lines, steps=steps, channels=channels, states=A.shape[1],
+        dt_line=dt_line, dt_step=dt_step, x_line=x_line, x_step=x_step,
+        varying_line=varying_line, varying_step=varying_step, out_line=out_line, out_step=out_step,
+        times_dt=times_dt, add_before=add_before, magnitude=magnitude,
+        dt=dt_at, start=start.data_ptr(), A=A.data_ptr(), fixed=fixed.data_ptr(),
+        varying=varying_at, x=x_at, weight=None if weight is None else weight.data_ptr(),
+        total=None if weight is None else out_at, each=out_at if weight is None else None,
+    )  # fmt: skip
+    status = _library().scan2d_influence(ctypes.byref(problem), torch.get_num_threads(), level)
+    _succeed(status, dt[None])
 
 
 def _succeed(status: int, x: Tensor) -> None:

@@ -23,6 +23,7 @@ from napari_2dmamba.slide.level import (
     read_pixels,
 )
 from napari_2dmamba.slide.opening import open_backend
+from napari_2dmamba.slide.tifffile_backend import TifffileBackend
 from napari_2dmamba.slide.tile_cache import TileCache, shared_cache
 
 Kind = Literal["brightfield", "fluorescence", "greyscale"]
@@ -234,14 +235,26 @@ class Slide:
         """The stored levels with the tiles they are cut into."""
         return self._backend.levels
 
-    def read_tile(self, level: int, row: int, column: int) -> NDArray[Any]:
+    def read_tile(
+        self, level: int, row: int, column: int, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[Any]:
         """Decode one stored tile, past the cache that viewers share; may be called from threads.
+
+        Parameters
+        ----------
+        out
+            Memory of a whole tile, used where the backend can decode into it; then a tile at
+            the slide's edge keeps what the file stores beyond it.
 
         Raises
         ------
         TileError
             When it cannot be decoded.
         """
+        if out is not None and isinstance(self._backend, TifffileBackend):
+            pixels = self._backend.read_tile_into(level, row, column, out)
+            if pixels is not None:
+                return pixels
         return self._backend.read_tile(level, row, column)
 
     def best_level(self, downsample: float) -> int:

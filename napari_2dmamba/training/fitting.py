@@ -7,15 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from napari_2dmamba.errors import Cancelled, FeatureError
 from napari_2dmamba.models.aggregator import Aggregator
 from napari_2dmamba.models.settings import ModelSettings
 from napari_2dmamba.settings import ProgressCallback, StopCallback, setting, validate
 from napari_2dmamba.training.bags import LabelledBag, check_labels
-from napari_2dmamba.training.losses import nll_survival
+from napari_2dmamba.training.losses import loss_of
 from napari_2dmamba.training.metrics import Scores, score
 
 
@@ -74,15 +72,6 @@ class FitResult:
             "epochs_run": len(self.history),
             "best": asdict(self.best),
         }
-
-
-def loss_of(task: str, logits: Tensor, example: LabelledBag) -> Tensor:
-    """Return the scalar loss of the logits ``(K,)`` of one bag."""
-    label = torch.tensor([example.label], device=logits.device)
-    if task == "survival":
-        censored = torch.tensor([float(example.censored)], device=logits.device)
-        return nll_survival(logits[None], label, censored)
-    return functional.cross_entropy(logits[None], label)
 
 
 def fit(

@@ -1,7 +1,10 @@
-"""Losses of the published training."""
+"""Losses of the published training, one bag at a time."""
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from napari_2dmamba.training.bags import LabelledBag
 
 
 def nll_survival(
@@ -40,3 +43,12 @@ def nll_survival(
     seen = -(1 - censored) * (log_at_label(survival_before) + log_at_label(hazards))
     unseen = -censored * log_at_label(survival)
     return (seen + (1 - alpha) * unseen).mean()
+
+
+def loss_of(task: str, logits: Tensor, example: LabelledBag) -> Tensor:
+    """Return the scalar loss of the logits ``(K,)`` of one bag."""
+    label = torch.tensor([example.label], device=logits.device)
+    if task == "survival":
+        censored = torch.tensor([float(example.censored)], device=logits.device)
+        return nll_survival(logits[None], label, censored)
+    return functional.cross_entropy(logits[None], label)

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from napari_2dmamba.models.aggregator import Aggregator
 from napari_2dmamba.models.settings import ModelSettings
 from napari_2dmamba.training.bags import LabelledBag
+from napari_2dmamba.training.losses import loss_of
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,6 @@ def score(
     aggregator: Aggregator, examples: Sequence[LabelledBag], settings: ModelSettings | None = None
 ) -> Scores:
     """Predict every bag, by the same call as everywhere else, and score the predictions."""
-    from napari_2dmamba.training.fitting import loss_of
-
     predictions = [aggregator.predict(example.bag, settings) for example in examples]
     task = aggregator.header.task
     losses = [
@@ -50,10 +49,10 @@ def score(
     labels = np.array([example.label for example in examples])
     if task == "survival":
         times = [e.label if e.time is None else e.time for e in examples]
-        risks = [prediction.risk for prediction in predictions]
+        risks = [p.risk for p in predictions if p.risk is not None]
         events = [not example.censored for example in examples]
         return Scores(loss, concordance=concordance_index(risks, times, events))
-    probabilities = np.stack([p.probabilities for p in predictions])
+    probabilities = np.stack([p.probabilities for p in predictions if p.probabilities is not None])
     accuracy = float((probabilities.argmax(axis=1) == labels).mean())
     return Scores(loss, accuracy=accuracy, auroc=class_auroc(probabilities, labels))
 

@@ -5,6 +5,7 @@ from napari._app_model.constants._menus import is_menu_contributable
 from npe2 import PluginManifest
 
 from napari_2dmamba.plugin.reader import SLIDE_PATTERNS
+from napari_2dmamba.slide.tile_cache import DEFAULT_CACHE_MB
 from tests.plugin.conftest import MANIFEST
 
 
@@ -28,7 +29,12 @@ def test_menus_exist_and_commands_are_declared(manifest: PluginManifest) -> None
     for menu, items in contributions.menus.items():
         assert is_menu_contributable(menu), menu
         assert {item.command for item in items} <= declared
-    for part in (contributions.readers, contributions.widgets, contributions.sample_data):
+    for part in (
+        contributions.readers,
+        contributions.writers,
+        contributions.widgets,
+        contributions.sample_data,
+    ):
         assert part
         assert {item.command for item in part} <= declared
 
@@ -45,7 +51,7 @@ def test_preferences(manifest: PluginManifest) -> None:
     from napari.settings import get_plugin_settings
 
     settings = get_plugin_settings("napari-2dmamba")
-    assert settings.slides.cache_mb == 384
+    assert settings.slides.cache_mb == DEFAULT_CACHE_MB
     assert settings.analysis.device == "auto"
 
 

@@ -7,6 +7,7 @@ from napari.components import ViewerModel
 from shapely import Polygon, box
 from shapely.ops import unary_union
 
+from napari_2dmamba.errors import ExportError
 from napari_2dmamba.plugin.preview import show_patches, show_tissue
 from napari_2dmamba.plugin.region_layers import (
     drawn_regions,
@@ -17,6 +18,7 @@ from napari_2dmamba.plugin.region_layers import (
     without_holes,
 )
 from napari_2dmamba.plugin.slide_layer import add_slide
+from napari_2dmamba.plugin.writer import write_region_layers
 from napari_2dmamba.slide import (
     GridSettings,
     Regions,
@@ -24,6 +26,7 @@ from napari_2dmamba.slide import (
     detect_tissue,
     make_grid,
     open_slide,
+    read_regions,
 )
 from tests.plugin.conftest import TISSUE, canvas_picture, colour_at
 
@@ -119,3 +122,21 @@ def test_a_hundred_thousand_patches_are_one_small_layer(slide_path: Path) -> Non
         assert len(grid) == 128 * 96
         show_patches(viewer, slide, grid)
         assert viewer.layers["Patches"].data.shape == (96, 128)
+
+
+def test_regions_are_saved_for_qupath(slide_path: Path, tmp_path: Path) -> None:
+    viewer = ViewerModel()
+    regions = Regions((box(100, 200, 900, 800),), (box(300, 300, 400, 400),))
+    with open_slide(slide_path) as slide:
+        show_regions(viewer, slide, regions)
+        path = tmp_path / "regions.geojson"
+        written = viewer.layers.save(str(path), plugin="napari-2dmamba")
+        assert written == [str(path)]
+        again = read_regions(path, offset=slide.bounds[:2])
+    assert again.include[0].equals(regions.include[0])
+    assert again.exclude[0].equals(regions.exclude[0])
+
+
+def test_saving_nothing_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="no areas are drawn"):
+        write_region_layers(str(tmp_path / "x.geojson"), [([], {"shape_type": []}, "shapes")])

@@ -21,9 +21,8 @@ from napari_2dmamba.plugin.run_widget.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.slide_layer import add_slide
 from napari_2dmamba.slide import Slide, open_slide
 from tests.material import shared
-from tests.plugin.conftest import canvas_picture, on_canvas, process_events, write_slide
+from tests.plugin.conftest import LONG, canvas_picture, on_canvas, process_events, write_slide
 
-LONG = 60_000  # ms; other processes may keep the machine busy
 WARNING = "Made for a test, not for any medical use."
 
 
@@ -345,9 +344,14 @@ def test_published_weights_ask_for_what_they_lack(widget: RunWidget, qtbot: Any)
     assert form is not None
     form.editor("class_names").set("normal, tumour")
     form.editor("patch_size").set(512)
+    section.load_button.click()
+    qtbot.waitUntil(lambda: section.message.kind == "error", timeout=LONG)
+    assert "2 class names were given for a model of 3 outputs" in section.message.text()
+    assert section.missing_box.isVisibleTo(section)  # to mend it and try again
+    form.editor("class_names").set("normal, benign, tumour")
     with qtbot.waitSignal(section.checkpoint_changed, timeout=LONG):
         section.load_button.click()
-    assert section.header is not None
+    assert section.header is not None, section.message.text()
     assert section.header.patch_size == 512
     assert isinstance(section.checkpoint, Aggregator)
 
@@ -375,7 +379,7 @@ def test_gallery_cursor_and_display(
     section, layer = widget.result_section, map_layer(viewer)
     gallery = section.gallery
     assert len(gallery.buttons) == 8
-    qtbot.waitUntil(lambda: not gallery._loading.is_busy, timeout=LONG)
+    qtbot.waitUntil(lambda: not gallery.is_loading, timeout=LONG)
     gallery.buttons[0].click()
     row, col = np.unravel_index(np.nanargmax(layer.data), layer.data.shape)
     centre = layer.data_to_world((row, col))

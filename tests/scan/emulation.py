@@ -11,17 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from napari_2dmamba.scan.cuda_compiler import source_folder
-from napari_2dmamba.scan.cuda_launch import ScanArgument, Shape, Values, pack
+from napari_2dmamba.scan.cuda_launch import Argument, ScanArgument, Shape
 
 EMULATOR = Path(__file__).parents[2] / "csrc" / "emulation"
 BUILDS = Path(tempfile.gettempdir()) / f"napari-2dmamba-emulation-{os.getuid()}"
 """Compiled emulations, kept between sessions under a hash of what they were made from."""
 
 SANITIZERS = {
-    "plain": ["-O2"],
+    "plain": ["-O1"],
     "thread": ["-O1", "-g", "-fsanitize=thread"],
     "address": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
 }
@@ -90,11 +89,11 @@ class Emulation:
         grid: tuple[int, int, int],
         block: tuple[int, int, int],
         shared_bytes: int,
-        values: Values,
+        argument: Argument,
     ) -> None:
         """Run one kernel in a process of its own and copy what it wrote back."""
         program = build(shape, self.sanitizer, self.kernels)
-        tensors = {n: v for n, v in values.items() if isinstance(v, torch.Tensor)}
+        tensors = argument.tensors
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors.values()}
         order = list(storages)
         pointers = b"".join(
@@ -107,7 +106,7 @@ class Emulation:
             for name, t in tensors.items()
         )
         assert ScanArgument.x.offset == 0
-        argument = bytes(pack(values))
+        struct_bytes = bytes(argument.struct)
         header = struct.pack(
             "<32s12I",
             kernel.encode(),
@@ -116,12 +115,12 @@ class Emulation:
             shared_bytes,
             self.resident,
             self.seed,
-            len(argument),
+            len(struct_bytes),
             len(tensors),
             len(order),
         )
         sizes = b"".join(struct.pack("<Q", storages[p].nbytes()) for p in order)
-        before = header + argument + pointers + sizes
+        before = header + struct_bytes + pointers + sizes
         with tempfile.NamedTemporaryFile(suffix=".job") as job:
             job.write(before)
             for p in order:

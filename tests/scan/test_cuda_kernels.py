@@ -1,4 +1,4 @@
-"""The CUDA kernels against the float64 definition: emulated on the host, and on a GPU if one is here."""
+"""The CUDA kernels against the float64 definition: emulated, and on a GPU where one is."""
 
 import subprocess
 import sys
@@ -250,6 +250,18 @@ def test_golden_numbers(case: str, place: str) -> None:
     for name, got in zip(names, grads, strict=True):
         want = golden[f"grad_{name}"]
         assert_close(f"grad {name}", got.cpu().reshape(want.shape), want, 1e-4)
+
+
+@everywhere
+def test_softplus_and_its_slope_are_exact_over_their_range(place: str) -> None:
+    """One cell with B = C = x = 1 shows the step size itself, and its slope."""
+    dt = torch.linspace(-30, 30, 121).reshape(1, 1, 1, 121)
+    one, A = torch.ones(1, 1, 1, 1, 1), -torch.ones(121, 1)
+    y, grads, grad_y = scan(place, (torch.ones_like(dt), dt, A, one, one, None, None, None))
+    want = torch.nn.functional.softplus(dt.double())
+    assert ((y - want) / want).abs().max() < 4e-6
+    slope = torch.sigmoid(dt.double()) * grad_y
+    assert ((grads.dt - slope) / slope).abs().max() < 4e-6
 
 
 @everywhere

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_2dmamba.training.metrics import class_auroc, concordance_index, patch_auroc
@@ -16,6 +16,7 @@ def auroc_by_definition(scores: list[float], positive: list[bool]) -> float:
     return float(np.mean(pairs))
 
 
+@settings(deadline=None)  # the first call imports torchmetrics
 @given(st.lists(st.tuples(st.sampled_from([-3.0, 0.0, 1e-9, 2e-9, 0.5, 7.0]), st.booleans())))
 def test_patch_auroc_is_the_chance_of_a_right_order(scored: list[tuple[float, bool]]) -> None:
     scores, positive = [s for s, _ in scored], [p for _, p in scored]

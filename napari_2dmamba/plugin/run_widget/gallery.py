@@ -63,6 +63,7 @@ class Gallery(QWidget):
         self._grid = QGridLayout()
         self._grid.setSpacing(4)
         self.hint = QLabel("Click a patch to see it on the slide.")
+        self.hint.setWordWrap(True)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
@@ -72,11 +73,17 @@ class Gallery(QWidget):
         self.buttons: list[QToolButton] = []
         self._loading = LatestJob(self, delay_ms=50)
         self._loading.succeeded.connect(self._show_pictures)
+        self._loading.failed.connect(self.hint.setText)
 
     def show_patches(self, slide: "Slide | None", patches: Patches | None) -> None:
         """Show patches of ``slide``; None clears."""
         self._slide, self._patches = slide, patches
         self._refresh()
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether thumbnails are still being read."""
+        return self._loading.is_busy
 
     def cancel(self) -> None:
         """Stop reading thumbnails."""
@@ -146,7 +153,8 @@ def read_patches(
     should_stop: StopCallback,
 ) -> list[NDArray[np.uint8]]:
     """Return pictures of patches from the coarsest level that still fills ``side`` pixels."""
-    level = slide.best_level(size / side)
+    fine_enough = [i for i, d in enumerate(slide.level_downsamples) if d <= max(1, size / side)]
+    level = fine_enough[-1]
     length = max(1, round(size / slide.level_downsamples[level]))
     pictures = []
     for x, y in corners:

@@ -80,8 +80,8 @@ class ResultSection(Section):
         rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         rows.addRow("Map", self.maps)
         self._parts = (
-            self._details, self.meaning, self.colour_bar, self.caption, self.readout,
-            self.gallery, Fold("How the map is shown", self.form),
+            self._details, self.meaning, self.colour_bar, self.caption,
+            Fold("How the map is shown", self.form), self.readout, self.gallery,
         )  # fmt: skip
         for part in (self.headline, self.warning, self.chart, self.background, *self._parts):
             self.body.addWidget(part)

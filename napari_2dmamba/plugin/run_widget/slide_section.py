@@ -6,7 +6,6 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
-    QDoubleSpinBox,
     QFileDialog,
     QFrame,
     QHBoxLayout,
@@ -16,13 +15,17 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_2dmamba.plugin.form import Form
+from napari_2dmamba.plugin.form import Form, PlainSpinBox
+from napari_2dmamba.plugin.reader import SLIDE_PATTERNS
 from napari_2dmamba.plugin.run_widget.message import Message
 from napari_2dmamba.plugin.section import Fold, Section
 from napari_2dmamba.slide import GridSettings, PatchGrid, TissueSettings
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Regions, Slide
+
+
+_HINT = "Open a slide here, or drop it into the window."
 
 
 class SlideSection(Section):
@@ -39,6 +42,8 @@ class SlideSection(Section):
     region_wanted(role)
         The user wants to draw: ``"include"`` or ``"exclude"``.
     regions_file_chosen(path)
+    slides_wanted(paths)
+        The user wants to open slide files.
     """
 
     slide_chosen = Signal(object)
@@ -47,13 +52,16 @@ class SlideSection(Section):
     previews_changed = Signal()
     region_wanted = Signal(str)
     regions_file_chosen = Signal(str)
+    slides_wanted = Signal(list)
 
     def __init__(self) -> None:
         super().__init__("Slide and tissue")
         self._slides: list[Slide] = []
         self.slides = QComboBox()
         self.slides.currentIndexChanged.connect(self._choose)
-        self.about = QLabel("Open a slide: File > Open, or drop a file into the window.")
+        self.open = QPushButton("Open…")
+        self.open.clicked.connect(self._browse_slides)
+        self.about = QLabel(_HINT)
         self.about.setWordWrap(True)
         self.message = Message()
         self.mpp_row = self._make_mpp_row()
@@ -72,7 +80,10 @@ class SlideSection(Section):
         for form in (self.grid_form, self.tissue_form):
             form.changed.connect(self.settings_changed)
         self.regions_about = QLabel()
-        self.body.addWidget(self.slides)
+        choose = QHBoxLayout()
+        choose.addWidget(self.slides, 1)
+        choose.addWidget(self.open)
+        self.body.addLayout(choose)
         self.body.addWidget(self.about)
         self.body.addWidget(self.message)
         self.body.addWidget(self.mpp_row)
@@ -82,6 +93,7 @@ class SlideSection(Section):
         self.body.addWidget(Fold("Tissue", self.tissue_form))
         self.body.addWidget(Fold("Regions of interest", self._make_regions_row()))
         self.mpp_row.hide()
+        self.count.hide()
 
     @property
     def slide(self) -> "Slide | None":
@@ -100,6 +112,7 @@ class SlideSection(Section):
         self._slides = list(slides)
         self.slides.blockSignals(True)
         self.slides.clear()
+        self.slides.setEnabled(bool(slides))
         self.slides.addItems([slide.name for slide in slides])
         self.slides.setCurrentIndex(slides.index(before) if before in slides else 0)
         self.slides.blockSignals(False)
@@ -112,11 +125,11 @@ class SlideSection(Section):
 
     def show_about(self, slide: "Slide | None") -> None:
         """Say what the slide is, and ask for its µm per pixel where it states none."""
-        self.count.clear()
+        self._say_count("")
         self.message.clear()
         self.mpp_row.setVisible(slide is not None and slide.mpp is None)
         if slide is None:
-            self.about.setText("Open a slide: File > Open, or drop a file into the window.")
+            self.about.setText(_HINT)
             self.set_summary("no slide")
             return
         width, height = slide.dimensions
@@ -127,7 +140,10 @@ class SlideSection(Section):
         self.about.setText(" · ".join(parts))
         self.set_summary(slide.name)
         if slide.mpp is None:
-            self.message.say(f"No usable µm per pixel ({slide.mpp_source})", "warning")
+            self.message.say(
+                f"The size of a pixel is unknown ({slide.mpp_source}). Give it, or work in pixels",
+                "warning",
+            )
 
     def show_grid(self, grid: PatchGrid) -> None:
         """Say how many patches there are."""
@@ -137,17 +153,17 @@ class SlideSection(Section):
             side = grid.patch_size_level0 * grid.slide_mpp
             size = f"{side:.0f} µm"
             area = f", {len(grid) * side**2 / 1e6:.1f} mm²"
-        self.count.setText(f"<b>{len(grid)}</b> patches of {size} on tissue{area}")
+        self._say_count(f"<b>{len(grid)}</b> patches of {size} on tissue{area}")
         if self.slide is not None:
             self.set_summary(f"{self.slide.name}, {len(grid)} patches")
 
     def show_counting(self) -> None:
         """Say that the patches are being counted."""
-        self.count.setText("Finding tissue…")
+        self._say_count("Finding tissue…")
 
     def show_problem(self, sentence: str) -> None:
         """Say why there are no patches."""
-        self.count.clear()
+        self._say_count("")
         self.message.say(sentence, "error")
 
     def show_regions(self, regions: "Regions | None") -> None:
@@ -159,12 +175,16 @@ class SlideSection(Section):
             f"{len(regions.include)} to include, {len(regions.exclude)} to exclude."
         )
 
+    def _say_count(self, text: str) -> None:
+        self.count.setText(text)
+        self.count.setVisible(bool(text))
+
     def _choose(self) -> None:
         self.show_about(self.slide)
         self.slide_chosen.emit(self.slide)
 
     def _make_mpp_row(self) -> QWidget:
-        self.mpp = QDoubleSpinBox()
+        self.mpp = PlainSpinBox()
         self.mpp.setDecimals(4)
         self.mpp.setRange(0.05, 100.0)
         self.mpp.setSingleStep(0.05)
@@ -205,6 +225,14 @@ class SlideSection(Section):
         layout.addWidget(self.regions_about)
         self.show_regions(None)
         return row
+
+    def _browse_slides(self) -> None:
+        patterns = " ".join(SLIDE_PATTERNS)
+        paths, _ = QFileDialog.getOpenFileNames(
+            self, "Open slides", "", f"Slides ({patterns});;All files (*)"
+        )
+        if paths:
+            self.slides_wanted.emit(paths)
 
     def _browse_regions(self) -> None:
         path, _ = QFileDialog.getOpenFileName(

@@ -124,6 +124,7 @@ class RunWidget(DockedWidget):
         slide.previews_changed.connect(self._show_previews)
         slide.region_wanted.connect(self._draw_region)
         slide.regions_file_chosen.connect(self._import_regions)
+        slide.slides_wanted.connect(self.open_slides)
         self.model_section.checkpoint_changed.connect(self._follow_checkpoint)
         result.display_changed.connect(self._set_display)
         result.map_chosen.connect(self._choose_map)
@@ -173,6 +174,17 @@ class RunWidget(DockedWidget):
         if event is not None and event.type == "removed" and isinstance(event.value, Shapes):
             self._follow_regions()
         self._offer_maps()
+
+    def open_slides(self, paths: list[str] | list[Path]) -> tuple[str, ...]:
+        """Show slide files; returns, and shows, one sentence for each that cannot be opened."""
+        problems = []
+        for path in paths:
+            try:
+                add_slide(self._viewer, open_slide(path))
+            except UserError as error:
+                problems.append(str(error))
+                self._complain(str(error))
+        return tuple(problems)
 
     def _follow_slide(self, slide: Slide | None) -> None:
         self._tissue = self._grid = None

@@ -1,0 +1,136 @@
+"""One folder per slide: whose it is, and who works in it now."""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from napari_2dmamba.cohort.status import SlideStatus, read_status, write_status
+from napari_2dmamba.errors import CohortError
+
+_LOCK_FILE = ".lock"
+_NAMING_LOCK = ".naming.lock"
+_NAMING_SECONDS = 120
+
+
+class WorkedOnElsewhere(Exception):
+    """Another run, or another worker, works on this slide now."""
+
+
+def claim(out: Path, row: SlideStatus, identity: str, *, alone: bool) -> Path:
+    """Return the slide's folder in `out`, made and marked as this slide's.
+
+    It is called as the slide, or, where another slide of that name has the folder already,
+    ``<name>-<first digits of the identity>``. A slide keeps its folder for good.
+
+    Parameters
+    ----------
+    out
+        The cohort's folder.
+    row
+        The slide; its path recognises one that did not open before.
+    identity
+        Hash of the slide's content, or of its path when it does not open.
+    alone
+        False when another slide of this cohort has the same name, so that neither takes it.
+
+    Raises
+    ------
+    CohortError
+        When nothing can be written there.
+    """
+    stem = Path(row.slide).stem
+    plain, long = out / stem, out / f"{stem}-{identity[:8]}"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with FileLock(out / _NAMING_LOCK, timeout=_NAMING_SECONDS):
+            for folder in (plain, long):
+                if _belongs(folder, row):
+                    return folder
+            # A folder that somebody else made, such as the data beside a MIRAX file, is no
+            # place for results
+            folder = plain if alone and not plain.exists() else long
+            folder.mkdir(exist_ok=True)
+            write_status(dataclasses.replace(row, folder=str(folder)))
+            return folder
+    except Timeout:
+        raise CohortError(
+            f"the names in {out} have been locked for {_NAMING_SECONDS} s; if no other run is "
+            f"at work there, delete {_NAMING_LOCK} in it"
+        ) from None
+    except OSError as error:
+        raise CohortError(
+            f"{out} cannot be written ({error.strerror}); choose another folder for the results"
+        ) from error
+
+
+def _belongs(folder: Path, row: SlideStatus) -> bool:
+    held = read_status(folder)
+    if held is None:
+        return _run_of(folder) == row.fingerprint != ""
+    if held.fingerprint and row.fingerprint:
+        return held.fingerprint == row.fingerprint
+    return held.slide == row.slide  # one of the two does not open
+
+
+def _run_of(folder: Path) -> str | None:
+    """Return the fingerprint of a run saved here without a cohort."""
+    from napari_2dmamba.errors import ExportError
+    from napari_2dmamba.export.record import read_record
+    from napari_2dmamba.export.run_folder import RECORD_FILE
+
+    try:
+        return str(read_record(folder / RECORD_FILE)["slide"]["fingerprint"])
+    except ExportError:
+        return None
+
+
+@contextlib.contextmanager
+def worked_on(folder: Path) -> Iterator[None]:
+    """Keep every other run out of a slide's folder.
+
+    The system drops the lock when its holder dies, so a killed worker bars nobody; where a
+    file system knows no locks, `filelock` marks the holder in the file and looks whether it
+    still lives.
+
+    Raises
+    ------
+    WorkedOnElsewhere
+        When another holds it.
+    CohortError
+        When nothing can be written there.
+    """
+    lock = FileLock(folder / _LOCK_FILE, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise WorkedOnElsewhere from None
+    except OSError as error:
+        raise CohortError(
+            f"{folder} cannot be written ({error.strerror}); choose another folder for the results"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether somebody works in a slide's folder now."""
+    if not os.access(folder, os.W_OK):
+        return False
+    try:
+        with worked_on(folder):
+            return False
+    except WorkedOnElsewhere:
+        return True
+
+
+def forget(folder: Path) -> None:
+    """Delete the kept features of a slide, finished or not, and its result's claim to be done."""
+    for pattern in ("features-*.h5", "features-*.journal", "features.h5"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)

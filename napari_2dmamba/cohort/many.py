@@ -1,0 +1,320 @@
+"""A model, or the feature extraction, on many slides."""
+
+import dataclasses
+import heapq
+import os
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from napari_2dmamba.cohort import status as states
+from napari_2dmamba.cohort.crew import Crew, gather
+from napari_2dmamba.cohort.settings import CohortSettings
+from napari_2dmamba.cohort.slides import CohortSlide, find_slides
+from napari_2dmamba.cohort.status import (
+    CohortSummary,
+    SlideStatus,
+    read_cohort,
+    write_status,
+    write_summary,
+)
+from napari_2dmamba.cohort.work import Job, Outcome, Work
+from napari_2dmamba.errors import CohortError, FeatureError
+from napari_2dmamba.export.record import file_hash
+from napari_2dmamba.pipeline import RunSettings, grid_settings_for
+from napari_2dmamba.settings import ProgressCallback, StopCallback, validate
+from napari_2dmamba.slide import GridSettings
+
+StatusCallback = Callable[[SlideStatus], None]
+"""``on_status(row)``: a slide's row of the table has changed; called on the caller's thread."""
+
+Slides = Sequence[CohortSlide | str | os.PathLike[str]]
+
+_SECONDS_BEFORE_LOOKING_AGAIN = 1.0
+_SECONDS_BETWEEN_TABLES = 10.0
+
+
+def run_cohort(
+    slides: Slides,
+    checkpoint: str | os.PathLike[str],
+    settings: RunSettings | None = None,
+    *,
+    out: str | os.PathLike[str],
+    cohort: CohortSettings | None = None,
+    checkpoint_settings: Mapping[str, Any] | None = None,
+    features: str | os.PathLike[str] | None = None,
+    regions: str | os.PathLike[str] | None = None,
+    client: Any = None,
+    on_progress: ProgressCallback | None = None,
+    on_status: StatusCallback | None = None,
+    should_stop: StopCallback | None = None,
+) -> CohortSummary:
+    """Run an aggregator on many slides; one that fails does not stop the others.
+
+    A slide whose content, settings and checkpoint were done before in `out` is not done again;
+    an interrupted one goes on from its last batch. Several runs may share `out`.
+
+    Parameters
+    ----------
+    slides
+        From `find_slides`, or what it takes: files, folders, patterns, manifests.
+    checkpoint
+        Path of a checkpoint; every worker must see it there.
+    settings
+        Defaults throughout when None; the grid then is the checkpoint's.
+    out
+        Gets one folder per slide, and the table ``summary.csv``. Every worker must see it.
+    cohort
+        Workers, retries, and whether to start again.
+    checkpoint_settings
+        What a published checkpoint does not hold, by name.
+    features
+        A file of features computed before, or a folder with one per slide named like it.
+    regions
+        GeoJSON of regions to include and exclude, for every slide.
+    client
+        A connected `distributed.Client` to use instead of workers of our own.
+    on_progress
+        Slides ended, slides, and a sentence; see `settings.ProgressCallback`.
+    on_status
+        See `StatusCallback`.
+    should_stop
+        See `settings.StopCallback`; the summary then says that it was interrupted.
+
+    Raises
+    ------
+    UserError
+        When nothing can begin: no slide, a checkpoint that does not load, a folder that cannot
+        be written, no scheduler. What happens to a slide is in its row.
+    """
+    from napari_2dmamba.models import load_checkpoint
+
+    path = Path(checkpoint).expanduser().absolute()
+    given = dict(checkpoint_settings or {})
+    settings = settings or RunSettings()
+    aggregator = load_checkpoint(path, **given)
+    work = _work(
+        dataclasses.replace(settings, grid=settings.grid or grid_settings_for(aggregator)),
+        out,
+        cohort,
+        regions,
+        checkpoint=str(path),
+        checkpoint_hash=file_hash(path),
+        checkpoint_settings=given,
+        features=None if features is None else str(Path(features).absolute()),
+    )
+    return _cohort(slides, work, cohort, client, on_progress, on_status, should_stop)
+
+
+def extract_cohort(
+    slides: Slides,
+    settings: RunSettings | None = None,
+    *,
+    out: str | os.PathLike[str],
+    cohort: CohortSettings | None = None,
+    regions: str | os.PathLike[str] | None = None,
+    client: Any = None,
+    on_progress: ProgressCallback | None = None,
+    on_status: StatusCallback | None = None,
+    should_stop: StopCallback | None = None,
+) -> CohortSummary:
+    """Compute the features of many slides, each to ``features.h5`` in its folder of `out`.
+
+    Parameters
+    ----------
+    settings
+        Tissue, grid and features; the model's settings have no effect.
+    slides, out, cohort, regions, client, on_progress, on_status, should_stop
+        See `run_cohort`.
+
+    Raises
+    ------
+    UserError
+        As for `run_cohort`.
+    """
+    settings = settings or RunSettings()
+    complete = dataclasses.replace(settings, grid=settings.grid or GridSettings())
+    work = _work(complete, out, cohort, regions)
+    return _cohort(slides, work, cohort, client, on_progress, on_status, should_stop)
+
+
+def _work(
+    settings: RunSettings,
+    out: str | os.PathLike[str],
+    cohort: CohortSettings | None,
+    regions: str | os.PathLike[str] | None,
+    **model: Any,
+) -> Work:
+    from napari_2dmamba.slide import read_regions
+
+    for stage in (settings.tissue, settings.grid, settings.features, settings.model):
+        validate(stage)
+    weights = settings.features.weights
+    if weights is not None and not Path(weights).exists():
+        raise FeatureError(f"the encoder's weights {weights} do not exist; check the path")
+    if regions is not None:
+        regions = Path(regions).absolute()
+        read_regions(regions)  # a file that is none stops here, not once per slide
+    return Work(
+        settings,
+        out=str(Path(out).expanduser().absolute()),
+        cohort=secrets.token_hex(8),
+        fresh=cohort is not None and cohort.fresh,
+        regions=None if regions is None else str(regions),
+        regions_hash=None if regions is None else file_hash(regions),
+        weights_hash=file_hash(weights) if weights and Path(weights).is_file() else weights,
+        **model,
+    )
+
+
+def _cohort(
+    slides: Slides,
+    work: Work,
+    settings: CohortSettings | None,
+    client: Any,
+    on_progress: ProgressCallback | None,
+    on_status: StatusCallback | None,
+    should_stop: StopCallback | None,
+) -> CohortSummary:
+    settings = settings or CohortSettings()
+    validate(settings)
+    out = Path(work.out)
+    listed = [one for one in slides if isinstance(one, CohortSlide)]
+    others = [one for one in slides if not isinstance(one, CohortSlide)]
+    if others or not listed:
+        listed += find_slides(others, leave_out=out)
+    _refuse_if_read_only(out)
+    begun = time.monotonic()
+    crew = gather(
+        settings,
+        len(listed),
+        work.cohort,
+        out,
+        device=work.settings.features.device,
+        client=client,
+        should_stop=should_stop,
+    )
+    ledger = _Ledger(listed, work, on_progress, on_status)
+    try:
+        interrupted = _share_out(crew, ledger, settings.retries, should_stop)
+    except BaseException:
+        for number, outcome in crew.stop():
+            ledger.put(number, outcome.row)
+        raise
+    finally:
+        crew.close()
+        ledger.write_table()
+    return CohortSummary(out, tuple(ledger.rows), interrupted, time.monotonic() - begun)
+
+
+def _share_out(
+    crew: Crew, ledger: "_Ledger", retries: int, should_stop: StopCallback | None
+) -> bool:
+    """Have every slide done; return True when it was stopped before."""
+    for number in range(len(ledger.rows)):
+        crew.submit(number, ledger.job(number))
+    open_ = set(range(len(ledger.rows)))
+    later: list[tuple[float, int]] = []
+    while open_:
+        if ledger.stopped or (should_stop is not None and should_stop()):
+            for number, outcome in crew.stop():
+                ledger.put(number, outcome.row)
+            return True
+        while later and later[0][0] <= time.monotonic():
+            _, number = heapq.heappop(later)
+            crew.submit(number, ledger.job(number))
+        ended = crew.wait(ledger.put)
+        if ended is None:
+            continue
+        number, outcome = ended
+        if outcome.row.state == states.ELSEWHERE:
+            heapq.heappush(later, (time.monotonic() + _SECONDS_BEFORE_LOOKING_AGAIN, number))
+        elif outcome.worth_retrying and ledger.attempts[number] <= retries:
+            ledger.attempts[number] += 1
+            crew.submit(number, ledger.job(number))
+            row = dataclasses.replace(outcome.row, state=states.WAITING)
+            outcome = Outcome(dataclasses.replace(row, message="failed; is tried again"))
+        else:
+            open_.remove(number)
+        ledger.put(number, outcome.row)
+    return ledger.stopped
+
+
+class _Ledger:
+    """The rows of a cohort, told to whoever listens and written as a table now and then."""
+
+    def __init__(
+        self,
+        slides: list[CohortSlide],
+        work: Work,
+        on_progress: ProgressCallback | None,
+        on_status: StatusCallback | None,
+    ) -> None:
+        self._work, self._slides = work, slides
+        self._on_progress, self._on_status = on_progress, on_status
+        # Names are compared as a Mac or Windows compares them
+        self._stems = Counter(slide.path.stem.casefold() for slide in slides)
+        self.attempts = [1] * len(slides)
+        self.rows = [self.job(n).row(states.WAITING) for n in range(len(slides))]
+        self._next_table = time.monotonic() + _SECONDS_BETWEEN_TABLES
+        self._ended = 0
+        for row in self.rows:
+            self._tell(row)
+
+    def job(self, number: int) -> Job:
+        """Return a slide's next turn."""
+        slide = self._slides[number]
+        alone = self._stems[slide.path.stem.casefold()] == 1
+        return Job(self._work, slide, alone, self.attempts[number])
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a slide was stopped, and with it the cohort."""
+        return any(row.state == states.STOPPED for row in self.rows)
+
+    def put(self, number: int, row: SlideStatus) -> None:
+        """Take in what is new of a slide."""
+        before, self.rows[number] = self.rows[number], row
+        if row.state == states.FAILED and row.folder and row.reason:
+            self._keep_failure_of_a_dead_worker(row)
+        if row.state != before.state:
+            self._ended = sum(one.good or one.state == states.FAILED for one in self.rows)
+        self._tell(row)
+        if time.monotonic() > self._next_table:
+            self.write_table()
+
+    def _keep_failure_of_a_dead_worker(self, row: SlideStatus) -> None:
+        held = states.read_status(Path(row.folder))
+        if held is not None and held.state == states.RUNNING and held.cohort == row.cohort:
+            write_status(row)
+
+    def _tell(self, row: SlideStatus) -> None:
+        if self._on_status is not None:
+            self._on_status(row)
+        if self._on_progress is not None:
+            words = f"{row.name}: {row.message or row.reason or states.STATES[row.state]}"
+            self._on_progress(self._ended, len(self.rows), words)
+
+    def write_table(self) -> None:
+        """Write the table of every slide in the folder, this run's and those of others."""
+        began = time.monotonic()
+        rows = {row.folder: row for row in read_cohort(self._work.out).rows}
+        homeless = [row for row in self.rows if not row.folder]
+        write_summary(Path(self._work.out), [*rows.values(), *homeless])
+        took = time.monotonic() - began
+        self._next_table = time.monotonic() + _SECONDS_BETWEEN_TABLES + 20 * took
+
+
+def _refuse_if_read_only(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".probe-{secrets.token_hex(4)}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise CohortError(
+            f"{out} cannot be written ({error.strerror}); choose another folder for the results"
+        ) from error

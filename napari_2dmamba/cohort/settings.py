@@ -1,0 +1,38 @@
+"""How a cohort is shared out."""
+
+from dataclasses import dataclass
+
+from napari_2dmamba.settings import setting
+
+
+@dataclass(frozen=True)
+class CohortSettings:
+    """How many slides are worked on at once, where, and what happens after a failure."""
+
+    workers: int = setting(
+        0,
+        "Slides worked on at once; 0 takes one worker per GPU, or one per four CPU cores. One "
+        "worker needs no Dask.",
+        minimum=0,
+        maximum=1024,
+    )
+    dask: str | None = setting(
+        None,
+        "Address of a running Dask scheduler (tcp://host:8786), or its scheduler file (.json), "
+        "instead of workers on this machine.",
+        label="Dask scheduler",
+        advanced=True,
+    )
+    retries: int = setting(
+        1,
+        "How often a slide that failed is tried again, after the others.",
+        minimum=0,
+        maximum=20,
+        advanced=True,
+    )
+    fresh: bool = setting(
+        False,
+        "Do slides again that are done, and compute their features anew.",
+        label="Start again",
+        advanced=True,
+    )

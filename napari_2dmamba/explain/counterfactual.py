@@ -1,0 +1,399 @@
+"""Counterfactuals: what the model says when part of the slide is not what it is.
+
+Only the aggregator runs again, on cached features. The canvas and the places of all other
+patches stay as they are, so that only the chosen patches differ.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from napari_2dmamba.errors import Cancelled, CheckpointError, FeatureError
+from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.explain.outcome import (
+    Outcome,
+    Target,
+    outcome_of,
+    resolve,
+    strength,
+    target_value,
+)
+from napari_2dmamba.explain.subject import Subject
+from napari_2dmamba.settings import ProgressCallback, StopCallback
+
+Action = Literal["remove", "keep", "pad", "similar"]
+ACTIONS: dict[Action, str] = {
+    "remove": "as if these patches had not been tissue",
+    "keep": "as if only these patches had been tissue",
+    "pad": "the pad token in their cells",
+    "similar": "the mean of similar patches of the rest in their place",
+}
+
+
+@dataclass(frozen=True)
+class Edited:
+    """A bag after some edits: which patches are there, and their features."""
+
+    present: NDArray[np.bool_]  # (N,)
+    features: Tensor  # (N, D)
+
+
+@dataclass(frozen=True)
+class Counterfactual:
+    """The model's answer before and after.
+
+    Attributes
+    ----------
+    before, after
+        Answers for the slide as it is, and after the edits.
+    present
+        ``(N,)`` the patches that are still there.
+    attention
+        ``(N,)`` attention after; NaN where a patch is gone.
+    attention_change
+        After minus before, NaN where a patch is gone.
+    """
+
+    before: Outcome
+    after: Outcome
+    present: NDArray[np.bool_]
+    attention: NDArray[np.float64]
+    attention_change: GridMap
+
+    @property
+    def change(self) -> NDArray[np.float64]:
+        """``(K,)`` change of the probabilities, or of the survival curve."""
+        for name in ("probabilities", "survival"):
+            old, new = getattr(self.before, name), getattr(self.after, name)
+            if old is not None:
+                return new - old
+        raise AssertionError("an outcome has probabilities or survival")
+
+    @property
+    def flipped(self) -> bool:
+        """Whether another class is the most probable one now."""
+        return self.before.top_class != self.after.top_class
+
+
+class Counterfactuals:
+    """Edits of one slide, one after another, with undo.
+
+    Parameters
+    ----------
+    subject
+        The model and the bag.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self._states = [Edited(np.ones(len(subject), dtype=bool), subject.features)]
+        with torch.inference_mode():
+            self.before = outcome_of(subject.run(), subject.header)
+
+    def __len__(self) -> int:
+        """Edits that can be undone."""
+        return len(self._states) - 1
+
+    def apply(
+        self, patches: NDArray[np.integer], action: Action, *, neighbours: int = 16
+    ) -> Counterfactual:
+        """Edit the slide as it stands and run the model.
+
+        Parameters
+        ----------
+        patches
+            Numbers of the chosen patches.
+        action
+            ``"remove"``, ``"keep"`` (remove all others), ``"pad"`` (only 2DMambaMIL has a pad
+            token; there it is the same as removing), or ``"similar"``: each patch gets the mean
+            of the ``neighbours`` patches outside the choice that are nearest by cosine.
+
+        Raises
+        ------
+        FeatureError
+            When no patch would be left, or none is chosen. Nothing changes then.
+        CheckpointError
+            For ``"pad"`` when the model has no pad token.
+        """
+        state = edit(self.subject, self._states[-1], patches, action, neighbours=neighbours)
+        found = self._answer(state)
+        self._states.append(state)
+        return found
+
+    def undo(self) -> Counterfactual:
+        """Take the last edit back; without edits nothing happens."""
+        if len(self._states) > 1:
+            self._states.pop()
+        return self.current()
+
+    def reset(self) -> Counterfactual:
+        """Take all edits back."""
+        del self._states[1:]
+        return self.current()
+
+    def current(self) -> Counterfactual:
+        """Return the answer for the slide as it stands."""
+        return self._answer(self._states[-1])
+
+    def _answer(self, state: Edited) -> Counterfactual:
+        subject = self.subject
+        after = run_edited(subject, state)
+        attention = np.full(len(subject), np.nan)
+        attention[state.present] = after.attention
+        return Counterfactual(
+            self.before,
+            after,
+            state.present.copy(),
+            attention,
+            subject.map_of_patches(
+                attention - self.before.attention,
+                "change of attention",
+                "attention after the edit minus before; no value where a patch was removed",
+                signed=True,
+            ),
+        )
+
+
+def run_edited(subject: Subject, state: Edited) -> Outcome:
+    """Run the model on the patches that are left, each in its old cell."""
+    kept = torch.from_numpy(np.flatnonzero(state.present)).to(subject.cells.device)
+    with torch.inference_mode():
+        output = subject.model(state.features[kept], subject.cells[kept], subject.canvas)
+        return outcome_of(output, subject.header)
+
+
+def edit(
+    subject: Subject,
+    state: Edited,
+    patches: NDArray[np.integer],
+    action: Action,
+    *,
+    neighbours: int = 16,
+) -> Edited:
+    """Return a bag after one more edit; arguments and errors as in `Counterfactuals.apply`."""
+    chosen = np.zeros(len(subject), dtype=bool)
+    chosen[np.asarray(patches, dtype=np.int64)] = True
+    chosen &= state.present
+    if action not in ACTIONS:
+        raise ValueError(f"the action is {action!r}, but must be one of {', '.join(ACTIONS)}")
+    if action == "pad" and not hasattr(getattr(subject.model, "layers", None), "pad_token"):
+        raise CheckpointError(
+            f"{subject.model.title} has no pad token; choose to remove the patches, or to "
+            "replace them by similar ones"
+        )
+    if not chosen.any():
+        raise FeatureError(
+            "no patch that is still there was chosen; draw the region over tissue patches"
+        )
+    rest = state.present & ~chosen
+    if not rest.any() and action != "keep":
+        raise FeatureError("this would leave no patch; choose a smaller region")
+    if action == "keep":
+        return dataclasses.replace(state, present=chosen)
+    if action in ("remove", "pad"):
+        # a 2DMambaMIL puts its pad token into every cell without a patch
+        return dataclasses.replace(state, present=rest)
+    features = state.features.clone()
+    others = state.features[torch.from_numpy(np.flatnonzero(rest))]
+    direction = torch.nn.functional.normalize(others, dim=1)
+    numbers = np.flatnonzero(chosen)
+    for first in range(0, len(numbers), 256):
+        block = torch.from_numpy(numbers[first : first + 256])
+        alike = torch.nn.functional.normalize(state.features[block], dim=1) @ direction.t()
+        nearest = alike.topk(min(neighbours, len(others)), dim=1).indices
+        features[block] = others[nearest].mean(dim=1)
+    return dataclasses.replace(state, features=features)
+
+
+Goal = Literal["flip", "halve"]
+
+
+@dataclass(frozen=True)
+class Decisive:
+    """A small set of patches without which the answer changes.
+
+    Attributes
+    ----------
+    patches
+        Their numbers, in the order the search took them; empty when none was found.
+    found
+        Whether removing them reaches the goal.
+    goal
+        ``"flip"`` or ``"halve"``.
+    before, after
+        Answers with and without them.
+    runs
+        Times the model was run.
+    map
+        1 on the patches of the set, 0 elsewhere.
+    verdict
+        One sentence for people.
+    """
+
+    patches: NDArray[np.int64]
+    found: bool
+    goal: Goal
+    before: Outcome
+    after: Outcome
+    runs: int
+    map: GridMap
+    verdict: str
+
+
+def smallest_set(
+    subject: Subject,
+    goal: Goal = "flip",
+    *,
+    target: Target = None,
+    rounds: int = 24,
+    trims: int = 64,
+    on_progress: ProgressCallback | None = None,
+    should_stop: StopCallback | None = None,
+) -> Decisive:
+    """Search greedily for the smallest set of patches whose removal changes the answer.
+
+    Every round ranks the patches still there by gradient times input for the target, with what
+    was removed so far gone, and removes the best; the number taken at once grows while the goal
+    is far. Then the last step is halved as long as that reaches the goal too, and patches are
+    put back one by one, the last taken first, where the goal is still reached without them. The
+    result cannot lose one of the tried patches, but a smaller set of other patches may exist.
+
+    Parameters
+    ----------
+    goal
+        ``"flip"``: another class becomes the most probable (classification only);
+        ``"halve"``: the probability or hazard of the target halves; for the risk, which is
+        negative, half of the expected number of survived bins is gained or lost.
+    target
+        What is halved; None for the predicted class, or the risk.
+    rounds, trims
+        Most rounds of removing, and most patches tried to be put back.
+
+    Raises
+    ------
+    ValueError
+        When a survival model shall flip.
+    Cancelled
+        When ``should_stop()`` said so.
+    """
+    header = subject.header
+    if goal not in ("flip", "halve"):
+        raise ValueError(f"the goal is {goal!r}, but must be flip or halve")
+    if goal == "flip" and header.task == "survival":
+        raise ValueError("a survival model has no class to flip; choose to halve")
+    state = Edited(np.ones(len(subject), dtype=bool), subject.features)
+    before = run_edited(subject, state)
+    wanted = None if goal == "flip" else target
+    chosen = resolve(torch.from_numpy(before.logits), header, wanted)
+    runs, taken = 1, list[int]()
+    total = rounds + trims
+
+    def tell(done: int, message: str) -> None:
+        if should_stop is not None and should_stop():
+            raise Cancelled
+        if on_progress is not None:
+            on_progress(min(done, total), total, message)
+
+    def without(patches: list[int]) -> Outcome:
+        nonlocal runs
+        runs += 1
+        present = np.ones(len(subject), dtype=bool)
+        present[patches] = False
+        return run_edited(subject, Edited(present, subject.features))
+
+    def reached(outcome: Outcome) -> bool:
+        if goal == "flip":
+            return outcome.top_class != before.top_class
+        old, new = strength(before, chosen), strength(outcome, chosen)
+        # the risk is minus the expected number of survived bins: halving it means less survival
+        return abs(new - old) >= abs(old) / 2 if chosen == "risk" else new <= old / 2
+
+    after, found, step = before, False, 1
+    for done in range(rounds):
+        tell(done, f"{len(taken)} patches removed")
+        left = np.setdiff1d(np.arange(len(subject)), taken)
+        if len(left) < 2:
+            break
+        ranked = _ranked(subject, left, chosen)
+        runs += 1
+        fresh = [int(k) for k in left[ranked][: min(step, len(left) - 1)]]
+        after = without(taken + fresh)
+        if not reached(after):
+            taken += fresh
+            step = max(step, 1) * 2 if done else 2
+            continue
+        found = True
+        low, high = 0, len(fresh)  # the goal is not reached with low of them, but with high
+        while high - low > 1:
+            tell(done, f"{len(taken) + high} patches are enough")
+            middle = (low + high) // 2
+            if reached(without(taken + fresh[:middle])):
+                high = middle
+            else:
+                low = middle
+        taken += fresh[:high]
+        break
+    if found:
+        for done, patch in enumerate(list(reversed(taken))[1:trims]):
+            tell(rounds + done, f"{len(taken)} patches are enough")
+            fewer = [k for k in taken if k != patch]
+            if fewer and reached(without(fewer)):
+                taken = fewer
+        after = without(taken)
+    tell(total, "Done")
+    patches = np.array(taken if found else [], dtype=np.int64)
+    marks = np.zeros(len(subject))
+    marks[patches] = 1
+    return Decisive(
+        patches, found, goal, before, after if found else before, runs,
+        subject.map_of_patches(
+            marks, "decisive patches", "1 on the patches whose removal changes the answer"
+        ),
+        _verdict(subject, patches, found, goal),
+    )  # fmt: skip
+
+
+def _ranked(
+    subject: Subject, left: NDArray[np.int64], target: int | Literal["risk"]
+) -> NDArray[np.int64]:
+    """Return the order of the patches left by gradient times input, the strongest first."""
+    kept = torch.from_numpy(left).to(subject.cells.device)
+    features = subject.features[kept].detach().requires_grad_()
+    output = subject.model(features, subject.cells[kept], subject.canvas)
+    value = target_value(output.logits, subject.header, target)
+    if target == "risk":
+        strengths = torch.autograd.grad(value, features)[0].mul(features).sum(1).abs()
+    else:
+        # against the strongest rival: what holds the class up against it
+        rivals = torch.cat([output.logits[:target], output.logits[target + 1 :]])
+        if len(rivals) and subject.header.task == "classification":
+            value = value - rivals.max()
+        strengths = torch.autograd.grad(value, features)[0].mul(features).sum(1)
+    return np.argsort(-strengths.detach().cpu().numpy(), kind="stable")
+
+
+def _verdict(subject: Subject, patches: NDArray[np.int64], found: bool, goal: Goal) -> str:
+    does = "changes the predicted class" if goal == "flip" else "halves the answer"
+    if not found:
+        return (
+            f"No set of patches was found whose removal {does}: the answer does not hang on "
+            "the patches, or the search gave up too early."
+        )
+    share = len(patches) / len(subject)
+    tail = (
+        "the answer hangs on very little of the slide"
+        if share <= 0.02
+        else "the answer hangs on part of the slide"
+        if share <= 0.25
+        else "the answer rests on much of the slide"
+    )
+    count = "1 patch" if len(patches) == 1 else f"{len(patches)} patches"
+    return (
+        f"Removing {count} of {len(subject)} ({share:.1%}) {does}: {tail}. The search is "
+        "greedy; a smaller set may exist."
+    )

@@ -1,0 +1,231 @@
+"""What an explanation is about: a model and a bag made ready for it, and where they lie."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.features.bag import FeatureBag
+from napari_2dmamba.models.aggregator import Aggregator
+from napari_2dmamba.models.architecture import Architecture, ModelOutput
+from napari_2dmamba.models.header import CheckpointHeader
+from napari_2dmamba.models.settings import ModelSettings
+
+Query = int | tuple[int, int]
+"""A patch by its number in the bag, or a cell ``(row, col)`` of the canvas, tissue or not."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and a bag, prepared exactly as `Aggregator.predict` prepares them.
+
+    Attributes
+    ----------
+    bag
+        The bag.
+    header
+        What is known about the model: task, class names.
+    model
+        The network with the options of this run.
+    features
+        ``(N, D)`` on the model's device.
+    cells
+        ``(N, 2)`` int64 ``(row, col)`` of the patches on the canvas.
+    canvas
+        ``(rows, cols)``.
+    record
+        Options of the run, for its record.
+    """
+
+    bag: FeatureBag
+    header: CheckpointHeader
+    model: Architecture
+    features: Tensor
+    cells: Tensor
+    canvas: tuple[int, int]
+    record: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, aggregator: Aggregator, bag: FeatureBag, settings: ModelSettings | None = None
+    ) -> Self:
+        """Prepare a model and a bag.
+
+        Raises
+        ------
+        CheckpointError, GridError, FeatureError, BackendError
+            See `Aggregator.prepare`.
+        """
+        inputs = aggregator.prepare(bag, settings)
+        return cls(
+            bag,
+            aggregator.header,
+            inputs.model,
+            inputs.features,
+            inputs.cells,
+            inputs.canvas,
+            {**inputs.record, "device": inputs.device},
+        )
+
+    def __len__(self) -> int:
+        return len(self.bag)
+
+    def run(self, features: Tensor | None = None, **more: Any) -> ModelOutput:
+        """Run the network on the bag, or on other features of the same patches."""
+        given = self.features if features is None else features
+        return self.model(given, self.cells, self.canvas, **more)
+
+    @property
+    def cells_of_patches(self) -> NDArray[np.int64]:
+        """``(N, 2)`` cells as numpy."""
+        return self.cells.cpu().numpy()
+
+    @property
+    def origin(self) -> tuple[int, int]:
+        """Level-0 ``(x, y)`` of the top left corner of the canvas."""
+        side = self.bag.patch_size_level0
+        x, y = self.bag.coords.min(axis=0)
+        row, col = self.cells_of_patches.min(axis=0)
+        return int(x - col * side), int(y - row * side)
+
+    @property
+    def cell_um(self) -> float | None:
+        """Side of a cell in µm; None where the slide states no µm per pixel."""
+        mpp = self.bag.slide_mpp
+        return None if mpp is None else self.bag.patch_size_level0 * mpp
+
+    def cell_at(self, x: float, y: float) -> tuple[int, int] | None:
+        """Return the cell ``(row, col)`` of a level-0 point; None outside the canvas."""
+        left, top = self.origin
+        side = self.bag.patch_size_level0
+        row, col = int((y - top) // side), int((x - left) // side)
+        inside = 0 <= row < self.canvas[0] and 0 <= col < self.canvas[1]
+        return (row, col) if inside else None
+
+    def patch_at(self, x: float, y: float) -> int | None:
+        """Return the number of the patch under a level-0 point; None where there is none."""
+        cell = self.cell_at(x, y)
+        if cell is None:
+            return None
+        found = np.flatnonzero((self.cells_of_patches == cell).all(axis=1))
+        return int(found[-1]) if len(found) else None
+
+    def cell_of(self, query: Query) -> tuple[int, int]:
+        """Return the cell of a patch number, or a cell checked against the canvas.
+
+        Raises
+        ------
+        ValueError
+            When there is no such patch or cell.
+        """
+        if isinstance(query, int | np.integer):
+            if not 0 <= query < len(self):
+                raise ValueError(f"there is no patch {query}; the bag holds {len(self)}")
+            row, col = self.cells_of_patches[query]
+            return int(row), int(col)
+        row, col = int(query[0]), int(query[1])
+        if not (0 <= row < self.canvas[0] and 0 <= col < self.canvas[1]):
+            raise ValueError(
+                f"the cell ({row}, {col}) lies off the canvas of {self.canvas[0]} x "
+                f"{self.canvas[1]} cells"
+            )
+        return row, col
+
+    def corner_of(self, query: Query) -> tuple[int, int]:
+        """Return the level-0 ``(x, y)`` of the top left corner of a patch or cell."""
+        row, col = self.cell_of(query)
+        x, y = self.origin
+        side = self.bag.patch_size_level0
+        return x + col * side, y + row * side
+
+    def map_of_canvas(
+        self,
+        values: Tensor | NDArray[np.floating],
+        name: str,
+        meaning: str,
+        *,
+        signed: bool = False,
+        all_cells: bool = False,
+    ) -> GridMap:
+        """Place ``(rows, cols)`` values of the canvas on the slide.
+
+        The map covers the bounding box of the patches, as the attention map does, with NaN
+        where there is no patch; with ``all_cells`` the whole canvas, pad cells included.
+        """
+        array = _array(values)
+        if array.shape != self.canvas:
+            raise ValueError(f"values are {array.shape}, but the canvas is {self.canvas}")
+        if all_cells:
+            return self._map(array, (0, 0), name, meaning, signed)
+        cells = self.cells_of_patches
+        (top, left), (bottom, right) = cells.min(axis=0), cells.max(axis=0) + 1
+        shown = np.full(array.shape, np.nan, np.float32)
+        shown[cells[:, 0], cells[:, 1]] = array[cells[:, 0], cells[:, 1]]
+        return self._map(
+            shown[top:bottom, left:right], (int(top), int(left)), name, meaning, signed
+        )
+
+    def map_of_patches(
+        self,
+        scores: Tensor | NDArray[np.floating],
+        name: str,
+        meaning: str,
+        *,
+        signed: bool = False,
+    ) -> GridMap:
+        """Place one score per patch on the slide; the later patch of a shared cell is shown."""
+        array = _array(scores)
+        if array.shape != (len(self),):
+            raise ValueError(f"scores are {array.shape}, but the bag holds {len(self)} patches")
+        canvas = np.full(self.canvas, np.nan, np.float32)
+        cells = self.cells_of_patches
+        canvas[cells[:, 0], cells[:, 1]] = array
+        return self.map_of_canvas(canvas, name, meaning, signed=signed)
+
+    def scores_of_map(self, grid_map: GridMap) -> NDArray[np.float64]:
+        """Return the value of a map at every patch, ``(N,)``, NaN where the map has none."""
+        side = self.bag.patch_size_level0
+        offset = np.asarray(grid_map.origin)
+        cells = ((self.bag.coords - offset) // side)[:, ::-1]
+        inside = ((cells >= 0) & (cells < grid_map.values.shape)).all(axis=1)
+        scores = np.full(len(self), np.nan)
+        scores[inside] = grid_map.values[cells[inside, 0], cells[inside, 1]]
+        return scores
+
+    def _map(
+        self,
+        values: NDArray[np.floating],
+        corner: tuple[int, int],
+        name: str,
+        meaning: str,
+        signed: bool,
+    ) -> GridMap:
+        return GridMap(
+            values=np.ascontiguousarray(values, np.float32),
+            name=name,
+            meaning=meaning,
+            patch_size_level0=self.bag.patch_size_level0,
+            origin=self.corner_of(corner),
+            mpp=self.bag.slide_mpp,
+            signed=signed,
+        )
+
+
+def patches_inside(bag: FeatureBag, outline: Sequence[tuple[float, float]]) -> NDArray[np.int64]:
+    """Return the numbers of the patches whose centre lies in a polygon of level-0 points."""
+    import shapely
+
+    polygon = shapely.make_valid(shapely.Polygon(outline))
+    centres = bag.coords + bag.patch_size_level0 / 2
+    return np.flatnonzero(shapely.contains_xy(polygon, centres[:, 0], centres[:, 1]))
+
+
+def _array(values: Tensor | NDArray[np.floating]) -> NDArray[np.float64]:
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().numpy()
+    return np.asarray(values, dtype=np.float64)
