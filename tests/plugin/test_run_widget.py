@@ -210,7 +210,7 @@ def test_a_slide_without_mpp_asks_for_it(
     (layer,) = add_slide(viewer, unknown)
     section = widget.slide_section
     assert section.mpp_row.isVisibleTo(section)
-    assert "µm per pixel" in section.message.text()
+    assert "size of a pixel is unknown" in section.message.text()
     widget.start_run()
     assert not widget.is_running
     assert "no µm per pixel" in widget.footer.message.text()
