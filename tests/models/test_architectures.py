@@ -255,7 +255,7 @@ def test_nystrom_is_plain_attention_when_every_token_is_a_landmark() -> None:
 
 def test_other_repositories_layouts(tmp_path: Path) -> None:
     given = {
-        "patch_size": 256, "class_names": "ab", "encoder": None, "task": "classification",
+        "patch_size": 256, "class_names": ("a", "b"), "encoder": None, "task": "classification",
     }  # fmt: skip
     transmil = build("transmil").state_dict()
     renamed = {k.replace("classifier.", "_fc2."): v for k, v in transmil.items()}
