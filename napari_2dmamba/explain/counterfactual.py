@@ -131,10 +131,9 @@ class Counterfactuals:
             self._states.pop()
         return self.current()
 
-    def reset(self) -> Counterfactual:
-        """Take all edits back."""
+    def forget(self) -> None:
+        """Take all edits back without running the model."""
         del self._states[1:]
-        return self.current()
 
     def current(self) -> Counterfactual:
         """Return the answer for the slide as it stands."""
