@@ -303,7 +303,7 @@ class _Turn:
     def __init__(self, job: Job, tell: Callable[[SlideStatus], None]) -> None:
         self._job, self._tell = job, tell
         self._began = time.monotonic()
-        self._told = -_SECONDS_BETWEEN_NEWS
+        self._told, self._counting = 0.0, False
         self.row = job.row(
             worker=f"{platform.node()}:{os.getpid()}", started=_now(), message="opening"
         )
@@ -383,10 +383,11 @@ class _Turn:
         return row if own else dataclasses.replace(row, state=states.REUSED)
 
     def _on_progress(self, done: int, total: int, message: str) -> None:
-        if not total:
-            _log.info("%s", message)
         now = time.monotonic()
-        if total and done < total and now - self._told < _SECONDS_BETWEEN_NEWS:
+        if not total or not self._counting:
+            self._counting = total > 0
+            _log.info("%s", message)
+        elif done < total and now - self._told < _SECONDS_BETWEEN_NEWS:
             return
         self._told = now
         self._tell(

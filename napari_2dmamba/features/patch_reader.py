@@ -103,6 +103,7 @@ class PatchReader:
         starts = iter(range(start, count, size))
         tiles = _Tiles(self, np.arange(start, count))
         spare: list[NDArray[np.uint8]] = []
+        previous: NDArray[np.uint8] | None = None
         waiting: deque[tuple[int, NDArray[np.uint8], list[Future[None]]]] = deque()
         with ThreadPoolExecutor(self.threads, "patches") as pool:
 
@@ -133,10 +134,11 @@ class PatchReader:
                         elif failure is not None:
                             raise failure
                     yield PatchBatch(first, pixels, unreadable)
-                    # Fresh memory costs as much as a quarter of the decoding: memory that
-                    # nobody holds any more (here: the variable and the call) is used again
-                    if sys.getrefcount(pixels) == 2:
-                        spare.append(pixels)
+                    # Fresh memory costs as much as a quarter of the decoding: the batch before
+                    # this one is used again if nobody else (variable and call: 2) holds it
+                    if previous is not None and sys.getrefcount(previous) == 2:
+                        spare.append(previous)
+                    previous = pixels
                     submit()
             finally:
                 pool.shutdown(cancel_futures=True)
@@ -215,8 +217,10 @@ def _copy(tile: NDArray[np.uint8], out: NDArray[np.uint8], top: int, left: int) 
 class _Tile:
     """A tile that one thread decodes and others may wait for."""
 
-    def __init__(self) -> None:
-        self.ready = threading.Event()
+    __slots__ = ("error", "memory", "pixels", "ready")
+
+    def __init__(self, shared: bool) -> None:
+        self.ready = threading.Event() if shared else None  # one patch's own needs no waiting
         self.pixels: NDArray[np.uint8] | None = None
         self.memory: NDArray[np.uint8] | None = None  # ours, to be used again
         self.error: TileError | None = None
@@ -234,7 +238,7 @@ class _Tiles:
         self._most = max(16, _SHARED_TILES_BYTES // (3 * math.prod(reader._tile_size)))
         first, last = reader._first_tile[patches], reader._last_tile[patches]
         corner = first.min(0)
-        self._corner = int(corner[0]), int(corner[1])
+        self._corner = int(corner[1]), int(corner[0])
         columns, rows = last.max(0) - corner
         self._uses = np.zeros((rows, columns), np.int32)
         for (left, top), (right, bottom) in zip(first - corner, last - corner, strict=True):
@@ -250,11 +254,13 @@ class _Tiles:
         """
         mine: list[tuple[_Key, _Tile]] = []
         tiles: list[_Tile] = []
+        top, left = self._corner
         with self._lock:
             for key in keys:
                 tile = self._tiles.get(key)
                 if tile is None:
-                    tile = self._tiles[key] = _Tile()
+                    shared = self._uses[key[0] - top, key[1] - left] > 1
+                    tile = self._tiles[key] = _Tile(shared)
                     mine.append((key, tile))
                 tiles.append(tile)
         # First what nobody else decodes, then wait for the others: nobody waits in a circle
@@ -269,32 +275,39 @@ class _Tiles:
                 tile.error = TileError(f"{type(error).__name__}: {error}")
                 raise
             finally:
-                tile.ready.set()
+                if tile.ready is not None:
+                    tile.ready.set()
+        pixels = []
         for tile in tiles:
-            tile.ready.wait()
-        for tile in tiles:
+            if tile.ready is not None:
+                tile.ready.wait()
             if tile.error is not None:
                 raise tile.error
-        return [tile.pixels for tile in tiles if tile.pixels is not None]
+            if tile.pixels is not None:
+                pixels.append(tile.pixels)
+        return pixels
 
     def _memory(self) -> NDArray[np.uint8]:
-        with self._lock:
-            if self._spare:
-                return self._spare.pop()
-        return np.empty(self._shape, np.uint8)
+        try:
+            return self._spare.pop()
+        except IndexError:
+            return np.empty(self._shape, np.uint8)
 
     def give_back(self, keys: list[_Key]) -> None:
         """Count a patch as served; memory of tiles that none needs any more is used again."""
+        top, left = self._corner
         with self._lock:
             for row, column in keys:
-                at = row - self._corner[1], column - self._corner[0]
-                self._uses[at] -= 1
-                if self._uses[at] <= 0:
+                at = row - top, column - left
+                uses = self._uses[at] - 1
+                self._uses[at] = uses
+                if uses <= 0:
                     tile = self._tiles.pop((row, column), None)
                     if tile is not None and tile.memory is not None:
                         self._spare.append(tile.memory)
             while len(self._tiles) > self._most:  # decoded again when its time comes
                 oldest = next(iter(self._tiles))
-                if not self._tiles[oldest].ready.is_set():
+                ready = self._tiles[oldest].ready
+                if ready is None or not ready.is_set():
                     break
                 del self._tiles[oldest]

@@ -79,6 +79,10 @@ class ABMIL(Architecture):
         keep(stages, att_raw=att_raw[None], bag=bag[None])
         return ModelOutput(self.classifier(bag), weights)
 
+    def peak_floats(self, patches: int, cells: int) -> int:
+        """See `Architecture.peak_floats`."""
+        return patches * (3 * self.config.hidden + 3 * self.config.attention_hidden)
+
     @classmethod
     def recognises(cls, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         """See `Architecture.recognises`."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -184,6 +185,7 @@ class Aggregator:
         cells, canvas = self.place(bag, settings)
         options = self._options(settings)
         device, reason = choose_device(settings)
+        self._check_memory(len(bag), canvas, device)
         record: dict[str, Any] = {**options, "unchecked": list(unchecked)}
         if self.model.uses_grid:
             record["overwritten_patches"] = len(cells) - len(np.unique(cells, axis=0))
@@ -196,6 +198,22 @@ class Aggregator:
             device_reason=reason,
             record=record,
         )
+
+    def _check_memory(self, patches: int, canvas: tuple[int, int], device: str) -> None:
+        """Refuse what cannot fit, before it takes the machine down."""
+        needed = 4 * self.model.peak_floats(patches, canvas[0] * canvas[1])
+        if device == "cpu":
+            free = psutil.virtual_memory().available
+        else:
+            free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+        if needed > free:
+            grid = f" on a canvas of {canvas[0]} x {canvas[1]} cells"
+            raise BackendError(
+                f"{self.model.title} needs about {needed / 1e9:.1f} GB for {patches} patches"
+                f"{grid if self.model.uses_grid else ''}, and {free / 1e9:.1f} GB are free on "
+                f"{device}; close other programs, choose the other device or larger patches, or "
+                "check that no stray patch stretches the canvas"
+            )
 
     def predict(
         self,

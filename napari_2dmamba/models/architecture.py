@@ -99,6 +99,14 @@ class Architecture(nn.Module):
         """
         raise NotImplementedError
 
+    def peak_floats(self, patches: int, cells: int) -> int:
+        """Estimate how many float32 numbers inference holds at its peak, weights left out.
+
+        A bag that needs more than there is free is refused before it runs. 0 is no estimate.
+        ``cells`` is the size of the canvas.
+        """
+        return 0
+
     def auxiliary_loss(self, stages: dict[str, Tensor], label: Tensor) -> Tensor | None:
         """Return what the paper adds to the loss of the slide while training, or None.
 

@@ -199,6 +199,10 @@ class CLAM(Architecture):
             total = total / len(self.instance_classifiers)
         return total, torch.cat(predictions), torch.cat(targets)
 
+    def peak_floats(self, patches: int, cells: int) -> int:
+        """See `Architecture.peak_floats`."""
+        return patches * (3 * self.config.hidden + 4 * self.config.attention_hidden)
+
     @classmethod
     def recognises(cls, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         """See `Architecture.recognises`."""

@@ -111,6 +111,10 @@ class DSMIL(Architecture):
         """Return the cross entropy of each class's critical patch."""
         return functional.cross_entropy(stages["instance_logits"].amax(0)[None], label)
 
+    def peak_floats(self, patches: int, cells: int) -> int:
+        """See `Architecture.peak_floats`."""
+        return patches * (3 * self.config.feature_size + 4 * self.config.query_size)
+
     @classmethod
     def recognises(cls, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         """See `Architecture.recognises`."""

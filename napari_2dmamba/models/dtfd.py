@@ -189,6 +189,10 @@ class DTFD(Architecture):
         logits = stages["tier1_logits"]
         return functional.cross_entropy(logits, label.expand(len(logits)))
 
+    def peak_floats(self, patches: int, cells: int) -> int:
+        """See `Architecture.peak_floats`."""
+        return patches * (4 * self.config.hidden + 4 * self.config.attention_hidden)
+
     @classmethod
     def adapt(cls, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `Architecture.adapt`.

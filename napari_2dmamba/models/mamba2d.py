@@ -401,6 +401,16 @@ class Mamba2DMIL(Architecture):
             background = weights.masked_fill(on_tissue, 0).sum()
         return ModelOutput(self.classifier(bag), weights[position], background)
 
+    def peak_floats(self, patches: int, cells: int) -> int:
+        """See `Architecture.peak_floats`; x, dt, z and y of one layer are most of it."""
+        c = self.config
+        if c.scan == "1d":
+            cells = patches
+        directions = 4 * c.d_inner if c.directions == 4 else 0
+        per_cell = 4 * c.d_inner + 2 * c.d_state + 3 * c.d_model + directions
+        distinct = cells if c.n_layers > 1 or c.scan == "1d" else min(4 * patches, cells)
+        return cells * per_cell + distinct * 3 * c.d_inner
+
     def _on_canvas(self, projected: Tensor, position: Tensor, canvas: tuple[int, int]) -> Cells:
         """Place the projected patches; the last row is the pad token of all other cells."""
         count = len(projected)

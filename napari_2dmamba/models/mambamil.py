@@ -211,6 +211,11 @@ class MambaMIL(Architecture):
         keep(stages, att_raw=att_raw[None], bag=bag[None])
         return ModelOutput(self.classifier(bag), weights)
 
+    def peak_floats(self, patches: int, cells: int) -> int:
+        """See `Architecture.peak_floats`."""
+        c = self.config
+        return patches * (10 * c.expand + 4) * c.d_model
+
     @classmethod
     def adapt(cls, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `Architecture.adapt`.

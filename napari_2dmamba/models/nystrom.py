@@ -95,7 +95,9 @@ class NystromAttention(nn.Module):
         q, k, _, q_marks, k_marks = self._project(x)
         inverse = pseudo_inverse(_softmax_product(q_marks, k_marks), self.iterations)
         left = _softmax_product(q[:, tokens], k_marks) @ inverse
-        return left @ _softmax_product(q_marks, k)
+        # Head by head: all landmarks times all tokens is the largest array there is.
+        heads = zip(left, q_marks, k, strict=True)
+        return torch.stack([row @ _softmax_product(mark, key) for row, mark, key in heads])
 
     def zeros_in_front(self, count: int) -> int:
         """Return how many zero tokens are put before ``count`` tokens."""

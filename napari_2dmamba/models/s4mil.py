@@ -42,7 +42,7 @@ class S4MILConfig(ArchitectureConfig):
 
     d_model: int = 512
     d_state: int = 32
-    act: str = "relu"
+    act: str = "gelu"
 
 
 class S4DKernel(nn.Module):
@@ -137,6 +137,11 @@ class S4MIL(Architecture):
         scores = torch.zeros_like(sequence[:, 0]).index_add(0, patch, parts)
         keep(stages, sequence=sequence, bag=bag[None])
         return ModelOutput(logits, scores)
+
+    def peak_floats(self, patches: int, cells: int) -> int:
+        """See `Architecture.peak_floats`; the spectra are complex and twice as long."""
+        c = self.config
+        return 14 * patches * c.d_model + 4 * _CHUNK * c.d_model * c.d_state
 
     @classmethod
     def recognises(cls, shapes: Mapping[str, tuple[int, ...]]) -> bool:

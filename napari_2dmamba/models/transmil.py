@@ -141,6 +141,12 @@ class TransMIL(Architecture):
         keep(stages, out_layer1=after1[None], out_pos_layer=placed[None], out_layer2=after2[None])
         return ModelOutput(logits, scores)
 
+    def peak_floats(self, patches: int, cells: int) -> int:
+        """See `Architecture.peak_floats`; all parts grow with the number of patches alone."""
+        c = self.config
+        tokens = (math.isqrt(patches) + 1) ** 2 + c.landmarks
+        return tokens * (19 * c.dim + 2 * c.landmarks) + 8 * c.heads * c.landmarks**2
+
     @classmethod
     def adapt(cls, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `Architecture.adapt`; the paper's repository calls the classifier ``_fc2``."""

@@ -42,6 +42,10 @@ class Form(QWidget, Generic[Settings]):
         Names of fields that another widget sets; they keep their defaults here.
     choices
         What to offer for fields that could hold more than a form can list.
+    suggestions
+        The same for texts, which may still be typed.
+    files
+        Names of text fields that hold the path of a file.
 
     Signals
     -------
@@ -57,6 +61,8 @@ class Form(QWidget, Generic[Settings]):
         *,
         leave_out: tuple[str, ...] = (),
         choices: dict[str, tuple[Any, ...]] | None = None,
+        suggestions: dict[str, tuple[str, ...]] | None = None,
+        files: tuple[str, ...] = (),
         parent: QWidget | None = None,
     ) -> None:
         super().__init__(parent)
@@ -71,7 +77,13 @@ class Form(QWidget, Generic[Settings]):
         for field in dataclasses.fields(settings_class):  # type: ignore[arg-type]
             if field.name in leave_out or "help" not in field.metadata:
                 continue
-            editor = make_editor(field, hints[field.name], (choices or {}).get(field.name))
+            editor: Editor
+            if field.name in files:
+                editor = PathEditor(as_text=True)
+            elif field.name in (suggestions or {}):
+                editor = SuggestEditor((suggestions or {})[field.name])
+            else:
+                editor = make_editor(field, hints[field.name], (choices or {}).get(field.name))
             editor.set(getattr(self._start, field.name))
             editor.changed.connect(self.changed)
             editor.setToolTip(field.metadata["help"])
@@ -260,12 +272,43 @@ class TextEditor(Editor):
         self._line.setText(value or "")
 
 
-class PathEditor(Editor):
-    """A file, typed, browsed for or dropped."""
+class SuggestEditor(Editor):
+    """A line of text with some to choose from."""
 
-    def __init__(self, caption: str = "Choose a file", file_filter: str = "") -> None:
+    def __init__(self, suggestions: tuple[str, ...]) -> None:
         super().__init__()
-        self._caption, self._filter = caption, file_filter
+        self._box = QComboBox()
+        self._box.setEditable(True)
+        self._box.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
+        self._box.addItems(suggestions)
+        self._box.setMinimumContentsLength(12)
+        line = self._box.lineEdit()
+        assert line is not None
+        line.editingFinished.connect(self.changed)
+        self._box.activated.connect(lambda _: self.changed.emit())
+        self._hold(self._box)
+
+    def get(self) -> str:  # noqa: D102
+        return self._box.currentText().strip()
+
+    def set(self, value: str) -> None:  # noqa: D102
+        self._box.setEditText(value)
+
+
+class PathEditor(Editor):
+    """A file, typed, browsed for or dropped.
+
+    Parameters
+    ----------
+    as_text
+        Give the path as text, for settings that hold texts.
+    """
+
+    def __init__(
+        self, caption: str = "Choose a file", file_filter: str = "", *, as_text: bool = False
+    ) -> None:
+        super().__init__()
+        self._caption, self._filter, self._as_text = caption, file_filter, as_text
         self._line = _DropLine()
         self._line.setPlaceholderText("drop a file here, or browse")
         self._line.editingFinished.connect(self.changed)
@@ -274,9 +317,12 @@ class PathEditor(Editor):
         browse.clicked.connect(self._browse)
         self._hold(self._line, browse)
 
-    def get(self) -> Path | None:  # noqa: D102
+    def get(self) -> Path | str | None:  # noqa: D102
         text = self._line.text().strip()
-        return Path(text).expanduser() if text else None
+        if not text:
+            return None
+        path = Path(text).expanduser()
+        return str(path) if self._as_text else path
 
     def set(self, value: Path | str | None) -> None:  # noqa: D102
         self._line.setText(str(value) if value else "")

@@ -35,6 +35,7 @@ class SlideOverview(DockedWidget):
         self.magnification = MagnificationBar(napari_viewer, self)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(6, 6, 6, 6)
+        self.setMaximumHeight(310)
         layout.addWidget(self.thumbnail, 1)
         layout.addWidget(self.magnification)
         self._loading = LatestJob(self, delay_ms=0)
@@ -101,7 +102,8 @@ class Thumbnail(QWidget):
         self.view: QRectF | None = None
         self.pointed = lambda x, y: None
         self.setMinimumSize(160, 120)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+        self.setMaximumHeight(230)  # the layer list needs the rest
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
         self.setToolTip("Click or drag to move the view")
         self.setCursor(Qt.CursorShape.CrossCursor)
 

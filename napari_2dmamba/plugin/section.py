@@ -34,6 +34,10 @@ class Fold(QWidget):
         self._button.setChecked(is_open)
         self._show(is_open)
 
+    def set_open(self, is_open: bool) -> None:
+        """Show or hide the content."""
+        self._button.setChecked(is_open)
+
     def _show(self, is_open: bool) -> None:
         self._button.setArrowType(Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow)
         self.content.setVisible(is_open)

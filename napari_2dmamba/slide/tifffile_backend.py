@@ -70,6 +70,18 @@ class _Spilled:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+@dataclass(frozen=True)
+class _JpegTiles:
+    """Baseline JPEG tiles of one level, and how they are decoded."""
+
+    columns: int
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    tables: bytes | None
+    stored_space: Any
+    rgb_space: Any
+
+
 class TifffileBackend:
     """Read a TIFF's own tiles, strips in bands, and plain arrays through a memory map.
 
@@ -88,6 +100,7 @@ class TifffileBackend:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self._jpeg: dict[int, _JpegTiles | None] = {}
         with quiet_tifffile():
             try:
                 self._tiff = tifffile.TiffFile(path, _multifile=False)
@@ -271,47 +284,42 @@ class TifffileBackend:
         TileError
             As `read_tile`.
         """
-        source = self._sources[level]
-        if not isinstance(source, list) or not self._is_plain_jpeg(source):
+        tiles = self._jpeg_tiles(level)
+        if tiles is None:
             return None
-        (plane,) = source
-        page, keyframe = plane.page, plane.page.keyframe
-        index = row * plane.columns + column
-        if index >= min(len(page.dataoffsets), len(page.databytecounts)):
+        index = row * tiles.columns + column
+        if index >= len(tiles.offsets):
             raise TileError("the list of tiles is cut short")
-        size = page.databytecounts[index]
+        size = tiles.sizes[index]
         if not size:
             return None
-        data = self._bytes(page.dataoffsets[index], size)
+        data = self._bytes(tiles.offsets[index], size)
         if len(data) < size:
             raise TileError("the file ends before the tile does")
         if end_of_jpeg(data) is None:
             raise TileError("its JPEG data is damaged")
-        space, rgb = tifffile.tifffile.jpeg_decode_colorspace(
-            keyframe.photometric, keyframe.planarconfig, keyframe.extrasamples, keyframe.is_jfif
-        )
         try:
             imagecodecs.jpeg8_decode(
-                data, tables=page.jpegtables, colorspace=space, outcolorspace=rgb, out=out
+                data,
+                tables=tiles.tables,
+                colorspace=tiles.stored_space,
+                outcolorspace=tiles.rgb_space,
+                out=out,
             )
         except Exception as error:
             raise TileError(f"{type(error).__name__}: {error}") from error
-        if (out[-8:, -8:] == 128).all():  # perhaps filled up: let the careful way decide
-            return None
+        if out[-1, -1, 0] == 128 and (out[-8:, -8:] == 128).all():
+            return None  # perhaps filled up by the decoder: let the careful way decide
         return out
 
-    def _is_plain_jpeg(self, planes: list[_Plane]) -> bool:
-        keyframe = planes[0].page.keyframe
-        return (
-            len(planes) == 1
-            and bool(keyframe.is_tiled)
-            and int(keyframe.compression) == 7
-            and int(keyframe.photometric) in (2, 6)
-            and keyframe.planarconfig == 1
-            and keyframe.samplesperpixel == 3
-            and keyframe.bitspersample == 8
-            and keyframe.jpegheader is None
-        )
+    def _jpeg_tiles(self, level: int) -> _JpegTiles | None:
+        """Return what decoding a level's tiles takes, or None where they are not plain JPEG."""
+        if level not in self._jpeg:
+            source = self._sources[level]
+            self._jpeg[level] = (
+                _plain_jpeg(source[0]) if isinstance(source, list) and len(source) == 1 else None
+            )
+        return self._jpeg[level]
 
     def _spill(self, source: _Spilled) -> NDArray[Any]:
         """Decode a level once, segment by segment, to a file that goes when we do."""
@@ -408,6 +416,27 @@ class TifffileBackend:
         with self._lock:
             self._file.close()
             self._tiff.close()
+
+
+def _plain_jpeg(plane: _Plane) -> _JpegTiles | None:
+    page, keyframe = plane.page, plane.page.keyframe
+    plain = (
+        keyframe.is_tiled
+        and int(keyframe.compression) == 7
+        and int(keyframe.photometric) in (2, 6)
+        and keyframe.planarconfig == 1
+        and keyframe.samplesperpixel == 3
+        and keyframe.bitspersample == 8
+        and keyframe.jpegheader is None
+    )
+    if not plain:
+        return None
+    stored, rgb = tifffile.tifffile.jpeg_decode_colorspace(
+        keyframe.photometric, keyframe.planarconfig, keyframe.extrasamples, keyframe.is_jfif
+    )
+    count = min(len(page.dataoffsets), len(page.databytecounts))
+    offsets, sizes = tuple(page.dataoffsets[:count]), tuple(page.databytecounts[:count])
+    return _JpegTiles(plane.columns, offsets, sizes, page.jpegtables, stored, rgb)
 
 
 def _cut_short(path: Path) -> str:

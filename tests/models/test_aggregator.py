@@ -31,7 +31,7 @@ def a_bag(**changes: object) -> FeatureBag:
 def test_prediction_of_a_published_model() -> None:
     golden = case("cls_small")
     aggregator = load_checkpoint(
-        HERE / "cls_small.full_model.pt", class_names="abc", encoder="made-up"
+        HERE / "cls_small.full_model.pt", class_names=("a", "b", "c"), encoder="made-up"
     )
     told = []
     prediction = aggregator.predict(golden.bag(), on_progress=lambda *step: told.append(step))
@@ -90,7 +90,7 @@ def test_attention_over_tissue_is_an_option_of_the_run() -> None:
 
 def test_shared_cells_are_refused_or_the_last_wins() -> None:
     golden = case("cls_duplicates")
-    given = {**CLASSES, "canvas": golden.canvas, "class_names": "ab"}
+    given = {**CLASSES, "canvas": golden.canvas, "class_names": ("a", "b")}
     aggregator = load_checkpoint(golden.folder / "cls_duplicates.safetensors", **given)
     bag = golden.bag()
     with pytest.raises(GridError, match="patches fall into a cell that another patch already"):
@@ -131,6 +131,12 @@ def test_empty_and_broken_bags() -> None:
     features[2, 3] = np.nan
     with pytest.raises(FeatureError, match="features of 1 of 4 patches are not finite"):
         small().predict(a_bag(features=features))
+
+
+def test_a_canvas_too_large_for_the_memory_is_refused_before_it_runs() -> None:
+    stray = a_bag(coords=np.array([[0, 0], [512, 256], [768, 256], [256 * 10**6, 256 * 10**6]]))
+    with pytest.raises(BackendError, match=r"needs about \d+\.\d GB for 4 patches on a canvas of"):
+        small().predict(stray, ModelSettings(canvas="slide", device="cpu"))
 
 
 def test_one_patch() -> None:

@@ -1,5 +1,6 @@
 """The section *Features*: computed from the slide, or read from a file."""
 
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from qtpy.QtCore import Signal
@@ -8,6 +9,15 @@ from qtpy.QtWidgets import QRadioButton
 from napari_2dmamba.features import FeatureSettings
 from napari_2dmamba.plugin.form import Form, PathEditor
 from napari_2dmamba.plugin.section import Section
+
+ENCODERS = "napari_2dmamba.encoders"
+"""Entry point group under which installed packages offer encoders."""
+
+
+def known_encoders() -> tuple[str, ...]:
+    """Return names to suggest: the embedded encoder, what packages offer, timm's form."""
+    offered = sorted(entry_points(group=ENCODERS).names)
+    return FeatureSettings().encoder, *offered, "timm:resnet50"
 
 
 class FeaturesSection(Section):
@@ -24,7 +34,12 @@ class FeaturesSection(Section):
         super().__init__("Features", is_open=False)
         self.compute = QRadioButton("Compute from the slide")
         self.from_file = QRadioButton("Read from a file (.h5 of CLAM or TRIDENT, .pt)")
-        self.form: Form[FeatureSettings] = Form(FeatureSettings)
+        self.form: Form[FeatureSettings] = Form(
+            FeatureSettings,
+            choices={"device": ("auto", "cuda", "cpu")},
+            suggestions={"encoder": known_encoders()},
+            files=("weights",),
+        )
         self.file = PathEditor("Features", "Features (*.h5 *.hdf5 *.pt);;All files (*)")
         for widget in (self.compute, self.form, self.from_file, self.file):
             self.body.addWidget(widget)
@@ -42,7 +57,8 @@ class FeaturesSection(Section):
     @property
     def feature_file(self) -> Path | None:
         """The file to read instead, or None."""
-        return self.file.get() if self.from_file.isChecked() else None
+        path = self.file.get() if self.from_file.isChecked() else None
+        return None if path is None else Path(path)
 
     def set_encoder(self, name: str) -> None:
         """Choose an encoder, as when a checkpoint was trained on its features."""
@@ -56,7 +72,7 @@ class FeaturesSection(Section):
         self.file.setVisible(from_file)
         if from_file:
             path = self.file.get()
-            self.set_summary(path.name if path else "no file chosen")
+            self.set_summary(Path(path).name if path else "no file chosen")
         else:
             self.set_summary(self.settings.encoder)
         self.changed.emit()

@@ -80,6 +80,11 @@ class Gallery(QWidget):
         self._slide, self._patches = slide, patches
         self._refresh()
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether thumbnails are still being read."""
+        return self._loading.is_busy
+
     def cancel(self) -> None:
         """Stop reading thumbnails."""
         self._loading.cancel()

@@ -1,0 +1,187 @@
+"""Cohorts on a real Dask cluster of several processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_2dmamba.cohort import CohortSettings, CohortSummary, extract_cohort, read_cohort
+from napari_2dmamba.cohort.crew import _as_task
+from napari_2dmamba.cohort.slides import CohortSlide
+from napari_2dmamba.cohort.status import SlideStatus
+from napari_2dmamba.cohort.work import Job, Work
+from napari_2dmamba.features import extract_features, read_features
+from napari_2dmamba.features.bag import FeatureBag
+from napari_2dmamba.pipeline import prepare_grid
+from napari_2dmamba.slide import open_slide
+from tests.cohort.conftest import SLOWLY
+
+pytest.importorskip("distributed")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(scans: Path) -> dict[str, FeatureBag]:
+    bags = {}
+    for path in scans.glob("*.tif"):
+        with open_slide(path) as slide:
+            assert SLOWLY.grid is not None
+            _, grid = prepare_grid(slide, SLOWLY, SLOWLY.grid, None)
+            bags[path.name] = extract_features(slide, grid, SLOWLY.features)
+    return bags
+
+
+def assert_bit_equal(summary: CohortSummary, expected: dict[str, FeatureBag]) -> None:
+    rows = {row.name: row for row in summary.rows if row.good}
+    assert rows.keys() == expected.keys()
+    for name, bag in expected.items():
+        found = read_features(rows[name].result["file"])
+        np.testing.assert_array_equal(found.features, bag.features)
+        np.testing.assert_array_equal(found.coords, bag.coords)
+
+
+def test_a_killed_worker_is_replaced_and_its_slide_goes_on(
+    cluster: Any, scans: Path, tmp_path: Path, undisturbed: dict[str, FeatureBag]
+) -> None:
+    killed: list[SlideStatus] = []
+    workers: dict[str, set[str]] = {}
+
+    def watch(row: SlideStatus) -> None:
+        if row.worker:
+            workers.setdefault(row.name, set()).add(row.worker)
+        if not killed and 0 < row.patches_done < row.patches_total:
+            killed.append(row)
+            os.kill(int(row.worker.rsplit(":", 1)[1]), signal.SIGKILL)
+
+    summary = extract_cohort(
+        [scans],
+        SLOWLY,
+        out=tmp_path,
+        cohort=CohortSettings(dask=cluster.scheduler_address),
+        on_status=watch,
+    )
+    assert killed
+    assert [(row.name, row.state) for row in summary.rows] == [
+        ("a.tif", "done"),
+        ("broken.svs", "failed"),
+        ("c.tif", "done"),
+    ]
+    assert "is empty (0 bytes)" in summary.rows[1].reason
+    assert summary.exit_code == 1
+    assert len(workers[killed[0].name]) == 2
+    assert "going on from" in Path(killed[0].folder, "log.txt").read_text()
+    assert str(os.getpid()) not in {w.rsplit(":")[1] for ws in workers.values() for w in ws}
+    assert_bit_equal(summary, undisturbed)
+
+
+def test_stopping_on_dask_and_going_on_without(
+    cluster: Any, scans: Path, tmp_path: Path, undisturbed: dict[str, FeatureBag]
+) -> None:
+    from distributed import Client
+
+    begun: set[str] = set()
+    slides = [scans / "a.tif", scans / "c.tif"]
+    with Client(cluster) as client:
+        summary = extract_cohort(
+            slides,
+            SLOWLY,
+            out=tmp_path,
+            client=client,
+            on_status=lambda row: begun.add(row.name) if row.patches_done else None,
+            should_stop=lambda: len(begun) == 2,
+        )
+        assert client.status == "running"  # somebody else's client is left open
+    assert summary.exit_code == 130
+    assert {row.state for row in summary.rows} <= {"stopped", "done"}
+    assert not list(tmp_path.glob(".at-work-*"))
+    again = extract_cohort(slides, SLOWLY, out=tmp_path, cohort=CohortSettings(workers=1))
+    assert again.exit_code == 0
+    assert_bit_equal(again, undisturbed)
+
+
+def test_workers_share_out_the_gpus(cluster: Any) -> None:
+    from distributed import Client
+
+    with Client(cluster) as client:
+        seen = client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
+    assert sorted(seen.values()) == ["7", "8"]
+
+
+def test_a_worker_that_does_not_see_the_folder_says_so(
+    cluster: Any, scans: Path, tmp_path: Path
+) -> None:
+    from distributed import Client
+
+    out = tmp_path / "mounted nowhere"
+    job = Job(Work(SLOWLY, str(out), "1"), CohortSlide(scans / "a.tif"), alone=True, attempt=1)
+    with Client(cluster) as client:
+        row = client.submit(_as_task, job, 0, str(out / ".at-work-1")).result().row
+    assert row.state == "failed"
+    assert f"does not see {out}" in row.reason
+    assert not out.exists()
+
+
+def begin(out: Path, *slides: Path, workers: int = 1) -> subprocess.Popen[str]:
+    """Start the command line on slides, and wait until batches are being kept."""
+    command = [sys.executable, "-m", "napari_2dmamba.cli", "extract", *map(str, slides)]
+    command += ["--out", str(out), "--patch-size", "48", "--batch-size", "1", "--threads", "1"]
+    command += ["--workers", str(workers)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 150
+    while sum(p.stat().st_size for p in out.glob("*/*.journal")) < 5000:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+def test_two_runs_on_one_folder_do_each_slide_once(
+    scans: Path, tmp_path: Path, undisturbed: dict[str, FeatureBag]
+) -> None:
+    slides = (scans / "a.tif", scans / "c.tif")
+    other = begin(tmp_path, *slides)
+    seen: set[tuple[str, str]] = set()
+    summary = extract_cohort(
+        slides,
+        SLOWLY,
+        out=tmp_path,
+        cohort=CohortSettings(workers=1),
+        on_status=lambda row: seen.add((row.name, row.state)),
+    )
+    said, complaints = other.communicate(timeout=120)
+    assert other.returncode == 0, complaints
+    assert summary.exit_code == 0, said
+    assert ("a.tif", "elsewhere") in seen
+    for name in ("a", "c"):
+        assert (tmp_path / name / "log.txt").read_text().count(" begins ") == 1
+    assert_bit_equal(summary, undisturbed)
+
+
+def test_a_run_that_was_killed_goes_on(
+    scans: Path, tmp_path: Path, undisturbed: dict[str, FeatureBag]
+) -> None:
+    process = begin(tmp_path, scans / "a.tif", scans / "c.tif")
+    process.kill()
+    process.communicate()
+    (row,) = read_cohort(tmp_path).rows
+    assert (row.name, row.state, row.reason) == ("a.tif", "stopped", "its worker was killed")
+    summary = extract_cohort([scans], SLOWLY, out=tmp_path, cohort=CohortSettings(workers=1))
+    assert "going on from" in (tmp_path / "a" / "log.txt").read_text()
+    assert_bit_equal(summary, undisturbed)
+
+
+def test_ctrl_c_with_workers_of_our_own(scans: Path, tmp_path: Path) -> None:
+    process = begin(tmp_path, scans / "a.tif", scans / "c.tif", workers=2)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1] == "napari-2dmamba: stopped; what was finished is kept"
+    assert "Traceback" not in said
+    assert {row.state for row in read_cohort(tmp_path).rows} <= {"stopped", "done"}

@@ -1,0 +1,224 @@
+"""Cohorts in this process: what is skipped, what is done again, what a failure leaves."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+
+from napari_2dmamba.cohort import CohortSettings, CohortSlide, read_cohort, run_cohort
+from napari_2dmamba.cohort import extract_cohort as extract
+from napari_2dmamba.cohort.folders import worked_on
+from napari_2dmamba.cohort.status import CohortSummary, SlideStatus
+from napari_2dmamba.errors import CheckpointError, CohortError
+from napari_2dmamba.features import FeatureSettings
+from napari_2dmamba.models.settings import ModelSettings
+from napari_2dmamba.pipeline import RunSettings, run
+from tests.tiny import write_checkpoint, write_slide
+
+ALONE = CohortSettings(workers=1)
+
+
+def states(summary: CohortSummary) -> dict[str, str]:
+    return {row.name: row.state for row in summary.rows}
+
+
+def test_a_bad_slide_is_told_and_the_others_are_done(
+    scans: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    told: list[SlideStatus] = []
+    counts: list[tuple[int, int]] = []
+    summary = run_cohort(
+        [scans],
+        checkpoint,
+        out=tmp_path,
+        cohort=CohortSettings(workers=1, retries=2),
+        on_status=told.append,
+        on_progress=lambda done, total, message: counts.append((done, total)),
+    )
+    assert states(summary) == {"a.tif": "done", "broken.svs": "failed", "c.tif": "done"}
+    assert summary.exit_code == 1
+    assert counts[0] == (0, 3)
+    assert counts[-1] == (3, 3)
+    (broken,) = summary.failed
+    assert "broken.svs is empty (0 bytes)" in broken.reason
+    assert broken.attempts == 3
+    assert [row.state for row in told if row.name == "a.tif"][:2] == ["waiting", "running"]
+    assert broken.reason in Path(broken.folder, "log.txt").read_text()
+    assert read_cohort(tmp_path).exit_code == 1
+
+    alone = run(scans / "a.tif", checkpoint, out=tmp_path / "alone")
+    found = summary.rows[0].result["probabilities"]
+    assert list(found.values()) == alone.prediction.probabilities.tolist()
+    with summary.table.open(newline="") as file:
+        table = {row["slide"]: row for row in csv.DictReader(file)}
+    assert table["broken.svs"]["reason"] == broken.reason
+    assert float(table["a.tif"]["probability of benign"]) == found["benign"]
+
+
+def test_what_is_done_is_skipped_by_content(scans: Path, checkpoint: Path, tmp_path: Path) -> None:
+    work = tmp_path / "scans"
+    work.mkdir()
+    shutil.copy(scans / "a.tif", work / "a.tif")
+    out = tmp_path / "out"
+
+    def again(model: Path = checkpoint, **how: bool) -> SlideStatus:
+        settings = CohortSettings(workers=1, **how)
+        return run_cohort([work], model, out=out, cohort=settings).rows[0]
+
+    first = again()
+    arrays = Path(first.folder, "arrays.safetensors")
+    made = arrays.stat().st_mtime_ns
+    assert again().state == "reused"
+    assert arrays.stat().st_mtime_ns == made
+
+    moved = work / "moved"
+    moved.mkdir()
+    shutil.move(work / "a.tif", moved / "a.tif")
+    shutil.copy(checkpoint, tmp_path / "renamed.safetensors")
+    row = again(tmp_path / "renamed.safetensors")
+    assert (row.state, row.slide) == ("reused", str(moved / "a.tif"))
+
+    write_slide(moved / "a.tif", seed=5)  # another slide under the same name
+    other = again()
+    assert other.state == "done"
+    assert Path(other.folder).name == f"a-{other.fingerprint[:8]}"
+    assert arrays.stat().st_mtime_ns == made
+
+    shutil.copy(scans / "a.tif", moved / "a.tif")
+    assert again(write_checkpoint(tmp_path / "other.safetensors", seed=3)).state == "done"
+    assert again().state == "done"  # the other checkpoint's result has taken the place
+    arrays.write_bytes(arrays.read_bytes()[:-8])
+    assert again().state == "done"  # a damaged result is none
+    assert again().state == "reused"
+    features = next(Path(first.folder).glob("features-*.h5"))
+    before = features.stat().st_mtime_ns
+    assert again(fresh=True).state == "done"
+    assert features.stat().st_mtime_ns != before
+
+
+def test_how_fast_does_not_count_but_what_does(scans: Path, tmp_path: Path) -> None:
+    def again(settings: RunSettings) -> SlideStatus:
+        return extract([scans / "a.tif"], settings, out=tmp_path, cohort=ALONE).rows[0]
+
+    assert again(RunSettings()).state == "done"
+    assert again(RunSettings(features=FeatureSettings(threads=1))).state == "reused"
+    assert again(RunSettings(model=ModelSettings(canvas="slide"))).state == "reused"
+    assert again(RunSettings(features=FeatureSettings(unreadable="drop"))).state == "done"
+
+
+def test_slides_of_one_name_keep_apart_and_keep_their_folders(tmp_path: Path) -> None:
+    for seed, folder in enumerate(("x", "y")):
+        (tmp_path / folder).mkdir()
+        write_slide(tmp_path / folder / "s.tif", seed=seed)
+    x, y = tmp_path / "x" / "s.tif", tmp_path / "y" / "s.tif"
+    out = tmp_path / "out"
+    first = extract([x], out=out, cohort=ALONE).rows[0]
+    both = extract([y, x], out=out, cohort=ALONE).rows
+    assert Path(first.folder).name == "s"
+    assert [row.state for row in both] == ["done", "reused"]
+    assert Path(both[0].folder).name == f"s-{both[0].fingerprint[:8]}"
+    assert both[1].folder == first.folder
+    new = extract([x, y], out=tmp_path / "new", cohort=ALONE).rows
+    assert [Path(row.folder).name for row in new] == [f"s-{row.fingerprint[:8]}" for row in new]
+
+
+def test_a_folder_of_somebody_else_is_left_alone(scans: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "Slidedat.ini").touch()
+    row = extract([scans / "a.tif"], out=tmp_path, cohort=ALONE).rows[0]
+    assert row.folder != str(tmp_path / "a")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["Slidedat.ini"]
+
+
+def test_the_manifest_mends_mpp_and_labels_the_table(tmp_path: Path) -> None:
+    write_slide(tmp_path / "bare.tif", mpp=None)
+    out = tmp_path / "out"
+    failed = extract([tmp_path / "bare.tif"], out=out, cohort=ALONE).rows[0]
+    assert "states no usable µm per pixel" in failed.reason
+    assert failed.attempts == 1  # trying again cannot mend that
+    (tmp_path / "list.csv").write_text("slide,label,mpp,centre\nbare.tif,tumour,0.5,Oslo\n")
+    summary = extract([tmp_path / "list.csv"], out=out, cohort=ALONE)
+    assert summary.exit_code == 0
+    assert summary.rows[0].folder == failed.folder
+    with summary.table.open(newline="") as file:
+        (line,) = csv.DictReader(file)
+    assert (line["label"], line["note: centre"], line["state"]) == ("tumour", "Oslo", "done")
+
+
+def test_stopping_keeps_batches_and_the_next_run_goes_on(scans: Path, tmp_path: Path) -> None:
+    from tests.cohort.conftest import SLOWLY
+
+    seen: list[SlideStatus] = []
+    slides = [scans / "a.tif", scans / "c.tif"]
+    summary = extract(
+        slides,
+        SLOWLY,
+        out=tmp_path,
+        cohort=ALONE,
+        on_status=seen.append,
+        should_stop=lambda: bool(seen) and seen[-1].patches_done > 0,
+    )
+    assert summary.exit_code == 130
+    assert states(summary) == {"a.tif": "stopped", "c.tif": "waiting"}
+    assert list(tmp_path.glob("a/*.journal"))
+    assert states(read_cohort(tmp_path)) == {"a.tif": "stopped"}
+    assert extract(slides, SLOWLY, out=tmp_path, cohort=ALONE).exit_code == 0
+    assert "going on from" in (tmp_path / "a" / "log.txt").read_text()
+
+
+def test_a_locked_slide_is_waited_for(scans: Path, tmp_path: Path) -> None:
+    extract([scans / "a.tif"], out=tmp_path, cohort=ALONE)
+    lock = worked_on(tmp_path / "a")
+    lock.__enter__()
+    seen: list[str] = []
+
+    def tell(row: SlideStatus) -> None:
+        seen.append(row.state)
+        if seen.count("elsewhere") == 2:
+            lock.__exit__(None, None, None)
+
+    summary = extract([scans / "a.tif"], out=tmp_path, cohort=ALONE, on_status=tell)
+    assert summary.rows[0].state == "reused"
+    assert seen.count("elsewhere") == 2
+
+
+def test_features_of_a_folder_belong_to_slides_by_name(
+    scans: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    from napari_2dmamba.models import load_checkpoint
+    from napari_2dmamba.pipeline import grid_settings_for
+
+    grid = grid_settings_for(load_checkpoint(checkpoint))
+    made = extract([scans / "a.tif"], RunSettings(grid=grid), out=tmp_path / "f", cohort=ALONE)
+    bags = tmp_path / "bags"
+    bags.mkdir()
+    shutil.copy(made.rows[0].result["file"], bags / "a.h5")
+    slides = [scans / "a.tif", scans / "c.tif"]
+    rows = run_cohort(slides, checkpoint, out=tmp_path / "o", cohort=ALONE, features=bags).rows
+    assert rows[0].state == "done"
+    assert "holds no features of c.tif" in rows[1].reason
+
+
+def test_what_cannot_begin_is_one_sentence(
+    scans: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_2dmamba.cohort.crew._SECONDS_TO_CONNECT", 1)
+    with pytest.raises(CohortError, match="cannot be written"):
+        extract([scans], out=scans / "broken.svs" / "out", cohort=ALONE)
+    with pytest.raises(CohortError, match="no Dask scheduler answers"):
+        extract([scans], out=tmp_path, cohort=CohortSettings(dask="tcp://127.0.0.1:9"))
+    with pytest.raises(CohortError, match=r"scheduler file .* does not exist"):
+        extract([scans], out=tmp_path, cohort=CohortSettings(dask=str(tmp_path / "no.json")))
+    with pytest.raises(CheckpointError):
+        run_cohort([scans], scans / "a.tif", out=tmp_path, cohort=ALONE)
+    with pytest.raises(ValueError, match="retries is -1"):
+        extract([CohortSlide(scans / "a.tif")], out=tmp_path, cohort=CohortSettings(retries=-1))
+
+
+def test_without_dask_several_workers_say_what_to_install(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "distributed", None)
+    with pytest.raises(CohortError, match=r'pip install "napari-2dmamba\[cohort\]"'):
+        extract([scans], out=tmp_path, cohort=CohortSettings(workers=2))
