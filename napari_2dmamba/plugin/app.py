@@ -12,6 +12,7 @@ from napari_2dmamba.plugin.reader import SLIDE_PATTERNS
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
+    from napari_2dmamba.plugin.inspect_widget import InspectWidget
     from napari_2dmamba.plugin.overview import SlideOverview
     from napari_2dmamba.plugin.run_widget import RunWidget
 
@@ -64,7 +65,7 @@ class Application:
     ----------
     viewer
         napari's.
-    run_widget, overview
+    run_widget, inspect_widget, overview
         Docked in it.
     problems
         One sentence per slide that could not be opened.
@@ -72,6 +73,7 @@ class Application:
 
     viewer: "Viewer"
     run_widget: "RunWidget"
+    inspect_widget: "InspectWidget"
     overview: "SlideOverview"
     problems: tuple[str, ...]
 
@@ -81,6 +83,8 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     import napari
     from qtpy.QtWidgets import QApplication
 
+    from napari_2dmamba.plugin.commands import INSPECT_WIDGET_NAME, RUN_WIDGET_NAME
+    from napari_2dmamba.plugin.inspect_widget import InspectWidget
     from napari_2dmamba.plugin.overview import SlideOverview
     from napari_2dmamba.plugin.preferences import apply_preferences
     from napari_2dmamba.plugin.run_widget import RunWidget
@@ -90,7 +94,12 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     viewer = napari.Viewer(title=TITLE, show=False, show_welcome_screen=False)
     overview, run_widget = SlideOverview(viewer), RunWidget(viewer)
     viewer.window.add_dock_widget(overview, name="Slide overview", area="left")
-    viewer.window.add_dock_widget(run_widget, name="Run 2DMamba", area="right")
+    run_dock = viewer.window.add_dock_widget(run_widget, name=RUN_WIDGET_NAME, area="right")
+    inspect_widget = InspectWidget(viewer)
+    viewer.window.add_dock_widget(
+        inspect_widget, name=INSPECT_WIDGET_NAME, area="right", tabify=True
+    )
+    run_dock.raise_()  # the first thing to do
     viewer.layers.events.inserted.connect(partial(name_window, viewer))
     viewer.layers.events.removed.connect(partial(name_window, viewer))
     if show:
@@ -98,7 +107,7 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
         viewer.window.show()
         QApplication.processEvents()  # the canvas gets its size, so that slides fit into it
     problems = run_widget.open_slides([Path(path) for path in paths])
-    return Application(viewer, run_widget, overview, problems)
+    return Application(viewer, run_widget, inspect_widget, overview, problems)
 
 
 def fit_window(viewer: "Viewer") -> None:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from napari_2dmamba.plugin.run_widget import RunWidget
 
 RUN_WIDGET_NAME = "Run 2DMamba"
+INSPECT_WIDGET_NAME = "Inspect 2DMamba"
 
 
 def open_run(viewer: "Viewer") -> None:

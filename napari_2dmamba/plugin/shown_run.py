@@ -12,6 +12,7 @@ from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.slide import PatchGrid
 
 if TYPE_CHECKING:
+    from napari_2dmamba.features.bag import FeatureBag
     from napari_2dmamba.slide import Slide
 
 
@@ -46,6 +47,8 @@ class ShownRun:
         See `pipeline.RunResult` and `export.run_folder.SavedRun`.
     folder
         Where the run is saved, or None.
+    bag
+        The features, or None where they are still to be read from their file.
     """
 
     slide: "Slide"
@@ -54,6 +57,7 @@ class ShownRun:
     maps: tuple[GridMap, ...]
     record: dict[str, Any]
     folder: Path | None = None
+    bag: "FeatureBag | None" = None
 
     @property
     def intended_use(self) -> str:

@@ -96,6 +96,16 @@ def test_fields_of_other_models_differ_as_they_must() -> None:
         fields.reachable(causal, 7)
 
 
+def test_models_without_a_vector_per_patch_have_a_score() -> None:
+    of = subject("s4mil", double=False, d_model=8)
+    with pytest.raises(CheckpointError, match="or of the patch's score"):
+        fields.field_of_patches(of, np.array([3]))
+    field = fields.field_of_patches(of, np.array([3]), output="score", probes=None)
+    features = of.features.clone().requires_grad_()
+    of.run(features).scores[3].backward()
+    np.testing.assert_allclose(field, features.grad.norm(dim=1), rtol=1e-4, atol=1e-9)
+
+
 def test_field_of_the_slide_is_the_gradient_of_its_logit() -> None:
     of = subject()
     features = of.features.clone().requires_grad_()

@@ -318,6 +318,11 @@ def test_the_documented_example_adds_an_architecture(
     assert prediction.attention.shape == (5,)
 
 
+def test_the_docs_table_has_every_architecture() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "new_aggregator.md").read_text()
+    assert re.findall(r"^\| `(.+?)` \|", page, re.M) == list(architectures())
+
+
 def test_a_broken_package_does_not_stop_the_others(entry_points) -> None:
     entry_points(bad="no_such_package:X", number="math:pi", twice="collections:OrderedDict")
     with pytest.warns(UserWarning, match="the aggregator") as told:

@@ -39,7 +39,8 @@ def test_the_window(
     viewer = application.viewer
     process_events()
     assert viewer.title == f"pink.tif - {app.TITLE}"
-    assert set(viewer.window.dock_widgets) == {"Slide overview", "Run 2DMamba"}
+    docked = {"Slide overview", "Run 2DMamba", "Inspect 2DMamba"}
+    assert set(viewer.window.dock_widgets) == docked
     assert len(application.problems) == 1
     assert "broken.svs" in application.problems[0]
     assert get_settings().experimental.async_

@@ -17,30 +17,16 @@ _SURVIVAL_HEIGHT = 170
 _LONGEST_NAME = 22
 
 
-class PredictionChart(FigureCanvasQTAgg):
-    """Bars for a classification, two curves for a survival model, in the window's colours."""
+class Chart(FigureCanvasQTAgg):
+    """A small figure in the window's colours, hidden until something is drawn."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(Figure(layout="constrained"))
         self.setParent(parent)
         self.hide()
 
-    def show_prediction(self, prediction: SlidePrediction) -> None:
-        """Draw ``prediction`` in place of what was drawn before."""
-        self.figure.clear()
-        if prediction.task == "survival":
-            self.setFixedHeight(_SURVIVAL_HEIGHT)
-            left, right = self.figure.subplots(1, 2)
-            assert prediction.hazards is not None
-            assert prediction.survival is not None
-            draw_hazards(left, prediction.class_names, prediction.hazards)
-            draw_survival(right, prediction.survival)
-            axes = [left, right]
-        else:
-            assert prediction.probabilities is not None
-            self.setFixedHeight(24 + _ROW_HEIGHT * len(prediction.class_names))
-            axes = [self.figure.subplots()]
-            draw_probabilities(axes[0], prediction.class_names, prediction.probabilities)
+    def finish(self, axes: Sequence[Axes]) -> None:
+        """Show what was drawn."""
         self._use_window_colours(axes)
         self.show()
         self.draw_idle()
@@ -60,6 +46,28 @@ class PredictionChart(FigureCanvasQTAgg):
             axis.spines[["top", "right"]].set_visible(False)
 
 
+class PredictionChart(Chart):
+    """Bars for a classification, two curves for a survival model."""
+
+    def show_prediction(self, prediction: SlidePrediction) -> None:
+        """Draw ``prediction`` in place of what was drawn before."""
+        self.figure.clear()
+        if prediction.task == "survival":
+            self.setFixedHeight(_SURVIVAL_HEIGHT)
+            left, right = self.figure.subplots(1, 2)
+            assert prediction.hazards is not None
+            assert prediction.survival is not None
+            draw_hazards(left, prediction.class_names, prediction.hazards)
+            draw_survival(right, prediction.survival)
+            axes = [left, right]
+        else:
+            assert prediction.probabilities is not None
+            self.setFixedHeight(24 + _ROW_HEIGHT * len(prediction.class_names))
+            axes = [self.figure.subplots()]
+            draw_probabilities(axes[0], prediction.class_names, prediction.probabilities)
+        self.finish(axes)
+
+
 def draw_probabilities(
     axes: Axes, names: Sequence[str], probabilities: NDArray[np.float64]
 ) -> None:
@@ -70,7 +78,7 @@ def draw_probabilities(
     axes.barh(rows, probabilities, color=colours, height=0.62)
     for row, value in enumerate(probabilities.tolist()):
         axes.text(min(value, 1.0) + 0.015, row, f"{value:.3f}", va="center", fontsize=8)
-    axes.set_yticks(rows, [_shortened(name) for name in names])
+    axes.set_yticks(rows, [shortened(name) for name in names])
     axes.set_xlim(0, 1.14)
     axes.set_xticks([0, 0.5, 1])
     axes.set_ylim(len(names) - 0.4, -0.6)
@@ -96,5 +104,6 @@ def draw_survival(axes: Axes, survival: NDArray[np.float64]) -> None:
     axes.set_xlabel("time bin", fontsize=8)
 
 
-def _shortened(name: str) -> str:
+def shortened(name: str) -> str:
+    """Return a name that fits beside a chart."""
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"

@@ -1,16 +1,18 @@
 """The widget *Run 2DMamba*: joins its sections, the viewer and the jobs."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Shapes
 from napari.utils.notifications import show_error
-from qtpy.QtCore import QSize, Qt
+from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.display import DisplaySettings
+from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.export.run_folder import open_run
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import RunResult, RunSettings, prepare_grid, run
@@ -61,13 +63,21 @@ class RunWidget(DockedWidget):
     ----------
     napari_viewer
         The viewer whose slides are analysed and that gets the layers.
+
+    Signals
+    -------
+    run_shown(shown)
+        A run was made or opened.
     """
+
+    run_shown = Signal(object)
 
     def __init__(self, napari_viewer: "Viewer") -> None:
         super().__init__()
         self._viewer = napari_viewer
         self._job: Job | None = None
         self._shown: ShownRun | None = None
+        self._own_maps: tuple[GridMap, ...] = ()
         self._tissue: TissueMask | None = None
         self._grid: PatchGrid | None = None
         self.slide_section = SlideSection()
@@ -382,12 +392,13 @@ class RunWidget(DockedWidget):
                 (result.attention_map,),
                 result.record,
                 result.folder,
+                result.bag,
             )
         )
 
     def show_run(self, shown: ShownRun, display: DisplaySettings | None = None) -> None:
         """Show a result: its maps as layers, its numbers in the panel."""
-        self._shown = shown
+        self._shown, self._own_maps = shown, shown.maps
         for box in (self.slide_section.show_tissue, self.slide_section.show_patches):
             box.setChecked(False)  # they would hide what the map shows
         if display is not None:
@@ -421,6 +432,22 @@ class RunWidget(DockedWidget):
             section.set_open(False)
         self.result_section.set_open(True)
         self.scroll_area.ensureVisible(0, 0)
+        self.run_shown.emit(shown)
+
+    def set_more_maps(self, maps: Sequence[GridMap], explanations: dict[str, Any]) -> None:
+        """Let exports and the record hold maps besides those of the run, in place of others.
+
+        A map replaces that of the run with the same name.
+        """
+        if self._shown is None:
+            return
+        names = {one.name for one in maps}
+        own = [one for one in self._own_maps if one.name not in names]
+        record = {**self._shown.record, "explanations": explanations}
+        self._shown = dataclasses.replace(self._shown, maps=(*own, *maps), record=record)
+        self.export_section.set_run(self._shown)
+        if self.map_layer is not None and self.map_layer.grid_map.name in names:
+            self._show_values(self.map_layer)
 
     @property
     def shown(self) -> ShownRun | None:
@@ -450,12 +477,16 @@ class RunWidget(DockedWidget):
         for layer in self._map_layers():
             if layer.name == name and shown is not None:
                 self.result_section.set_maps([one.name for one in self._map_layers()], name)
-                self.result_section.set_display(layer.display)
-                self.result_section.show_map(
-                    shown.slide, layer.grid_map, shown.patches(layer.grid_map)
-                )
+                self._show_values(layer)
                 self._viewer.layers.selection.active = layer
                 self._caption()
+
+    def _show_values(self, layer: HeatmapLayer) -> None:
+        assert self._shown is not None
+        self.result_section.set_display(layer.display)
+        self.result_section.show_map(
+            self._shown.slide, layer.grid_map, self._shown.patches(layer.grid_map)
+        )
 
     def _follow_active_layer(self, event: Any = None) -> None:
         active = self._viewer.layers.selection.active

@@ -1,0 +1,143 @@
+"""The section *What if*: take tissue away and see what the model says then."""
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QLabel, QPushButton
+
+from napari_2dmamba.explain.counterfactual import ACTIONS, Action, Counterfactual
+from napari_2dmamba.plugin.inspect_widget.charts import AnswerChart
+from napari_2dmamba.plugin.section import Section
+
+INSPECTED = "The inspected patches"
+
+_TITLES: dict[Action, str] = {
+    "remove": "Remove",
+    "keep": "Keep only these",
+    "pad": "Replace by the pad token",
+    "similar": "Replace by similar patches",
+}
+
+
+class WhatIfSection(Section):
+    """Choose patches and an action; shows the answers before and after.
+
+    Signals
+    -------
+    draw_wanted()
+    edit_wanted(where, action)
+        ``where`` is `INSPECTED` or the name of a shapes layer.
+    undo_wanted(), reset_wanted(), search_wanted()
+    """
+
+    draw_wanted = Signal()
+    edit_wanted = Signal(str, str)
+    undo_wanted = Signal()
+    reset_wanted = Signal()
+    search_wanted = Signal()
+
+    def __init__(self) -> None:
+        super().__init__("What if", is_open=False)
+        self.where = QComboBox()
+        self.where.addItem(INSPECTED)
+        self.draw = QPushButton("Draw…")
+        self.draw.setToolTip("Draw a region: click its corners, end with a double click")
+        self.draw.clicked.connect(self.draw_wanted)
+        self.action = QComboBox()
+        for key, title in _TITLES.items():
+            self.action.addItem(title, key)
+        self.action.currentIndexChanged.connect(self._hint)
+        self.hint = QLabel()
+        self.hint.setWordWrap(True)
+        self.apply = QPushButton("Ask the model")
+        self.apply.clicked.connect(
+            lambda: self.edit_wanted.emit(self.where.currentText(), self.action.currentData())
+        )
+        self.undo = QPushButton("Undo")
+        self.undo.clicked.connect(self.undo_wanted)
+        self.reset = QPushButton("Undo all")
+        self.reset.clicked.connect(self.reset_wanted)
+        self.search = QPushButton("Find the fewest patches that decide")
+        self.search.setToolTip(
+            "Searches for a small set of patches whose removal changes the predicted class, or "
+            "halves the answer of a survival model"
+        )
+        self.search.clicked.connect(self.search_wanted)
+        self.words = QLabel()
+        self.words.setWordWrap(True)
+        self.words.hide()
+        self.chart = AnswerChart()
+        place = QHBoxLayout()
+        place.addWidget(self.where, 1)
+        place.addWidget(self.draw)
+        rows = QFormLayout()
+        rows.addRow("Patches", place)
+        rows.addRow("Do", self.action)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.apply, 1)
+        buttons.addWidget(self.undo)
+        buttons.addWidget(self.reset)
+        self.body.addLayout(rows)
+        self.body.addWidget(self.hint)
+        self.body.addLayout(buttons)
+        for part in (self.words, self.chart, self.search):
+            self.body.addWidget(part)
+        self._hint()
+        self.set_steps(0)
+
+    def set_places(self, names: list[str]) -> None:
+        """Offer shapes layers by name, besides the inspected patches."""
+        current = self.where.currentText()
+        self.where.clear()
+        self.where.addItems([INSPECTED, *names])
+        self.where.setCurrentText(current if current in names else INSPECTED)
+
+    def set_steps(self, steps: int) -> None:
+        """Offer to undo where there is something to undo."""
+        self.undo.setEnabled(steps > 0)
+        self.reset.setEnabled(steps > 0)
+
+    def show_change(self, found: Counterfactual, steps: int) -> None:
+        """Show the answers before and after."""
+        self.words.setText(change_words(found))
+        self.words.show()
+        self.chart.show_change(found)
+        self.set_steps(steps)
+        self.set_summary("" if not steps else f"{int(found.present.sum())} patches left")
+
+    def say(self, words: str) -> None:
+        """Show a sentence above the chart."""
+        self.words.setText(words)
+        self.words.show()
+
+    def clear(self) -> None:
+        """Show that nothing was asked yet."""
+        self.words.hide()
+        self.chart.hide()
+        self.set_steps(0)
+        self.set_summary("")
+
+    def _hint(self) -> None:
+        words = ACTIONS[self.action.currentData()]
+        self.hint.setText(f"<i>{words[:1].upper()}{words[1:]}.</i>")
+
+
+def change_words(found: Counterfactual) -> str:
+    """Say in a sentence what changed."""
+    gone = len(found.present) - int(found.present.sum())
+    without = f"With {gone} of {len(found.present)} patches gone" if gone else "With all patches"
+    before, after = found.before, found.after
+    if before.probabilities is None or after.probabilities is None:
+        assert before.risk is not None
+        assert after.risk is not None
+        return (
+            f"{without}, the risk is <b>{after.risk:.3f}</b> instead of {before.risk:.3f} "
+            f"({after.risk - before.risk:+.3f})."
+        )
+    top = before.top_class
+    old, new = before.probabilities[top], after.probabilities[top]
+    words = (
+        f"{without}, the probability of {before.class_names[top]} is <b>{new:.3f}</b> instead of "
+        f"{old:.3f} ({new - old:+.3f})."
+    )
+    if found.flipped:
+        words += f" The prediction becomes <b>{after.class_names[after.top_class]}</b>."
+    return words
