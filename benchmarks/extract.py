@@ -203,7 +203,7 @@ def main() -> None:
         print(
             f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load "
             f"{os.getloadavg()[0]:.1f}; {options.threads} threads, {options.rounds} rounds; area "
-            f"library {'built' if LIBRARY.exists() else 'absent'}"
+            f"library {'built' if LIBRARY else 'absent'}"
         )
         tissue = detect_tissue(slide)
         mpp = slide.mpp or 0.5

@@ -27,6 +27,7 @@ def examine() -> list[Finding]:
         *_packages(),
         _scan(),
         _cuda(),
+        _resampling(),
         *_viewer(),
         _encoders(),
         _sample(),
@@ -86,6 +87,19 @@ def _cuda() -> Finding:
         "ok" if backend.name == "cuda" else "problem",
         f"{names}; {backend.name}: {backend.reason}",
     )
+
+
+def _resampling() -> Finding:
+    from napari_2dmamba.features.resample import LIBRARY
+
+    if LIBRARY is None:
+        return Finding(
+            "Patch resampling",
+            "note",
+            "numpy, which gives the same bits, slowly",
+            "Install a wheel, or a C++ compiler and then the package again.",
+        )
+    return Finding("Patch resampling", "ok", "C++ library")
 
 
 def _viewer() -> list[Finding]:

@@ -117,7 +117,13 @@ def test_a_checkpoint_that_is_none_is_one_sentence(
 def test_interrupting_keeps_finished_batches(slide: Path, tmp_path: Path) -> None:
     arguments = ["extract", str(slide), "--patch-size", "32", "--out", str(tmp_path)]
     command = [sys.executable, "-m", "napari_2dmamba.cli", *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # a shell tells the children of its background jobs to ignore interrupts
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("tiny/*.journal")) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -2,16 +2,17 @@
 
 import ctypes
 import functools
-import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-LIBRARY = Path(__file__).with_name("_area.dll" if sys.platform == "win32" else "_area.so")
+from napari_2dmamba.native import library_path
+
+LIBRARY = library_path(__package__, "_area")
+"""The library, or None where it was not built."""
 _VERSION = 1
 _MOST_TAPS = 64  # as in csrc/cpu/area.cpp
 
@@ -146,6 +147,8 @@ def resample_in_numpy(
 @functools.cache
 def _library() -> ctypes.CDLL | None:
     """Return the library built with the package, or None where no compiler was at hand."""
+    if LIBRARY is None:
+        return None
     try:
         library = ctypes.CDLL(str(LIBRARY))
         if library.area_version() != _VERSION:

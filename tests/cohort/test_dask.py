@@ -133,13 +133,23 @@ def test_a_worker_that_does_not_see_the_folder_says_so(
     assert not out.exists()
 
 
+def heed_interrupts() -> None:
+    """Undo what a shell does to the children of jobs in its background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def begin(out: Path, *slides: Path, workers: int = 1) -> subprocess.Popen[str]:
     """Start the command line on slides, and wait until batches are being kept."""
     command = [sys.executable, "-m", "napari_2dmamba.cli", "extract", *map(str, slides)]
     command += ["--out", str(out), "--patch-size", "48", "--batch-size", "1", "--threads", "1"]
     command += ["--workers", str(workers)]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heed_interrupts,
     )
     deadline = time.monotonic() + 150
     while sum(p.stat().st_size for p in out.glob("*/*.journal")) < 5000:

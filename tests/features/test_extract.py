@@ -162,6 +162,11 @@ def test_killed_at_random_moments_the_next_run_gives_the_same_bits(slide, pyrami
     grid = full_grid(slide, 128, 100)
     whole = extract_features(slide, grid, SETTINGS)
     cache = tmp_path / "cache"
+    kept = whole.features.nbytes
+
+    def journals() -> list[Path]:
+        return [path for path in cache.glob("*.journal") if path.exists()]
+
     killed = 0
     for _ in range(kills):
         with subprocess.Popen(
@@ -171,7 +176,9 @@ def test_killed_at_random_moments_the_next_run_gives_the_same_bits(slide, pyrami
         ) as victim:
             assert victim.stdout is not None
             assert victim.stdout.readline().strip() == "ready"
-            time.sleep(rng.uniform(0, 4))
+            moment = rng.uniform(0, kept)  # in bytes of the journal, whatever the machine's speed
+            while victim.poll() is None and sum(p.stat().st_size for p in journals()) < moment:
+                time.sleep(0.002)
             victim.send_signal(signal.SIGKILL)
         killed += victim.returncode == -signal.SIGKILL
         files = {path.suffix for path in cache.iterdir()} if cache.exists() else set()
