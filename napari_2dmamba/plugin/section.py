@@ -7,6 +7,7 @@ from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QLabel,
+    QScrollArea,
     QSizePolicy,
     QToolButton,
     QVBoxLayout,
@@ -106,6 +107,23 @@ class Section(QFrame):
         self._arrow.setArrowType(Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow)
         self._body.setVisible(is_open)
         self.toggled.emit(is_open)
+
+
+def scrolling_column(*sections: Section) -> QScrollArea:
+    """Return sections one below the other, which scroll where the screen is too low."""
+    column = QWidget()
+    layout = QVBoxLayout(column)
+    layout.setContentsMargins(4, 4, 4, 4)
+    layout.setSpacing(4)
+    for section in sections:
+        layout.addWidget(section)
+    layout.addStretch(1)
+    area = QScrollArea()
+    area.setWidgetResizable(True)
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setWidget(column)
+    return area
 
 
 class ElidedLabel(QLabel):

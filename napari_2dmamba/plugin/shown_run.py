@@ -1,5 +1,6 @@
 """The run on display, whether it was just made or opened from a folder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.export.run_folder import open_run
 from napari_2dmamba.models.prediction import SlidePrediction
-from napari_2dmamba.slide import PatchGrid
+from napari_2dmamba.slide import PatchGrid, open_slide
 
 if TYPE_CHECKING:
     from napari_2dmamba.features.bag import FeatureBag
@@ -69,3 +72,25 @@ class ShownRun:
         cells = (self.grid.coords - grid_map.origin)[:, ::-1] // grid_map.patch_size_level0
         scores = grid_map.values[cells[:, 0], cells[:, 1]]
         return Patches(scores, self.grid.coords, self.grid.patch_size_level0)
+
+
+def open_shown_run(
+    folder: str | Path, already_open: "Sequence[Slide]" = ()
+) -> tuple[ShownRun, DisplaySettings]:
+    """Open a saved run and its slide, unless the slide is open already.
+
+    Raises
+    ------
+    ExportError
+        When it is no saved run, or damaged, or its slide cannot be found.
+    SlideError
+        When the slide cannot be opened.
+    """
+    saved = open_run(folder)
+    told = saved.record["slide"]
+    slide = next((s for s in already_open if s.fingerprint == told["fingerprint"]), None)
+    if slide is None:
+        slide = open_slide(saved.find_slide(), mpp=told["mpp"])
+        saved.check_slide(slide)
+    shown = ShownRun(slide, saved.grid, saved.prediction, saved.maps, saved.record, saved.folder)
+    return shown, saved.display

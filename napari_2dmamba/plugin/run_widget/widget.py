@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Shapes
 from napari.utils.notifications import show_error
-from qtpy.QtCore import QSize, Qt, Signal
-from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtCore import QSize, Signal
+from qtpy.QtWidgets import QVBoxLayout
 
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
-from napari_2dmamba.export.run_folder import open_run
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import RunResult, RunSettings, prepare_grid, run
 from napari_2dmamba.plugin.docked import DockedWidget, weak_callback
@@ -38,7 +37,8 @@ from napari_2dmamba.plugin.run_widget.model_section import ModelSection
 from napari_2dmamba.plugin.run_widget.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.run_widget.result_section import ResultSection
 from napari_2dmamba.plugin.run_widget.slide_section import SlideSection
-from napari_2dmamba.plugin.shown_run import ShownRun
+from napari_2dmamba.plugin.section import scrolling_column
+from napari_2dmamba.plugin.shown_run import ShownRun, open_shown_run
 from napari_2dmamba.plugin.slide_layer import (
     add_slide,
     layers_of,
@@ -100,24 +100,13 @@ class RunWidget(DockedWidget):
     # -- what it is made of ---------------------------------------------------------------
 
     def _lay_out(self) -> None:
-        column = QWidget()
-        sections = QVBoxLayout(column)
-        sections.setContentsMargins(4, 4, 4, 4)
-        sections.setSpacing(4)
-        for section in (
+        scroll = scrolling_column(
             self.slide_section,
             self.features_section,
             self.model_section,
             self.result_section,
             self.export_section,
-        ):
-            sections.addWidget(section)
-        sections.addStretch(1)
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setWidget(column)
+        )
         self.scroll_area = scroll
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -546,24 +535,16 @@ class RunWidget(DockedWidget):
             return
         already_open = open_slides(self._viewer)
 
-        def task(progress: ProgressCallback, stop: StopCallback) -> tuple[Any, Slide]:
-            saved = open_run(folder)
-            fingerprint = saved.record["slide"]["fingerprint"]
-            for slide in already_open:
-                if slide.fingerprint == fingerprint:
-                    return saved, slide
-            slide = open_slide(saved.find_slide(), mpp=saved.record["slide"]["mpp"])
-            saved.check_slide(slide)
-            return saved, slide
+        def task(
+            progress: ProgressCallback, stop: StopCallback
+        ) -> tuple[ShownRun, DisplaySettings]:
+            return open_shown_run(folder, already_open)
 
-        def show(opened: tuple[Any, Slide]) -> None:
-            saved, slide = opened
-            if slide not in open_slides(self._viewer):
-                add_slide(self._viewer, slide)
-            self.slide_section.choose(slide)
-            shown = ShownRun(
-                slide, saved.grid, saved.prediction, saved.maps, saved.record, saved.folder
-            )
-            self.show_run(shown, saved.display)
+        def show(opened: tuple[ShownRun, DisplaySettings]) -> None:
+            shown, display = opened
+            if shown.slide not in open_slides(self._viewer):
+                add_slide(self._viewer, shown.slide)
+            self.slide_section.choose(shown.slide)
+            self.show_run(shown, display)
 
         self._start(task, show, "Stopped; nothing was opened.")
