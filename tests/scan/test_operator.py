@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -131,3 +134,16 @@ def change(inputs: list[Tensor], **changes: Tensor) -> dict[str, Tensor]:
 def test_what_does_not_fit_is_named(changes: dict, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         selective_scan_2d(**change(draw(3, 4, 6, 2), **changes))
+
+
+def test_inference_does_not_import_the_compiler() -> None:
+    code = """
+import sys, torch
+from napari_2dmamba.scan import selective_scan_2d
+x = torch.ones(1, 3, 4, 8)
+with torch.inference_mode():
+    y = selective_scan_2d(x, x, -torch.ones(8, 2), x[..., :2], x[..., :2])
+print(tuple(y.shape), "torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(1, 3, 4, 8) False"
