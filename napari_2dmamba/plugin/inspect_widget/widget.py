@@ -413,6 +413,7 @@ class InspectWidget(DockedWidget):
         if number != self._number or inspected is None:
             return  # of an earlier query
         self._maps[name] = grid_map
+        active = self._viewer.layers.selection.active
         is_new = self._layer(name) is None
         layer = show_map(self._viewer, inspected.shown.slide, grid_map, self._display_of_new(name))
         if is_new:
@@ -421,9 +422,11 @@ class InspectWidget(DockedWidget):
             marks = self.query_layer.layer
             if marks is not None:  # on top of all maps
                 self._viewer.layers.move(self._viewer.layers.index(marks), len(self._viewer.layers))
-            layer.visible = False
             if name == self.map_list.current or not self._layer(self.map_list.current):
-                self._look_at(name)
+                self._show_alone(layer)
+            else:
+                layer.visible = False
+                self._viewer.layers.selection.active = active
         self._show_numbers()
 
     def _display_of_new(self, name: str) -> DisplaySettings:
