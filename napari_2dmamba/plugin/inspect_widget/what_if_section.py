@@ -39,9 +39,7 @@ class WhatIfSection(Section):
         self.where = QComboBox()
         self.where.addItem(INSPECTED)
         self.draw = QPushButton("Draw…")
-        self.draw.setToolTip(
-            "Draw a region: click its corners, end with a double click"
-        )
+        self.draw.setToolTip("Draw a region: click its corners, end with a double click")
         self.draw.clicked.connect(self.draw_wanted)
         self.action = QComboBox()
         for key, title in _TITLES.items():

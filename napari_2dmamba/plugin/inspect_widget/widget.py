@@ -419,9 +419,7 @@ class InspectWidget(DockedWidget):
         if is_new:
             for event in _EVENTS:
                 getattr(layer.events, event).connect(self._share_display)
-            marks = self.query_layer.layer
-            if marks is not None:  # on top of all maps
-                self._viewer.layers.move(self._viewer.layers.index(marks), len(self._viewer.layers))
+            self._raise_marks()
             if name == self.map_list.current or not self._layer(self.map_list.current):
                 self._show_alone(layer)
             else:
@@ -480,6 +478,12 @@ class InspectWidget(DockedWidget):
             for layer in map_layers(self._viewer, self._inspected.shown.slide)
             if layer.grid_map.name in titles
         }
+
+    def _raise_marks(self) -> None:
+        """Put what is drawn above the maps."""
+        layers = self._viewer.layers
+        for layer in [one for one in layers if isinstance(one, Shapes)]:
+            layers.move(layers.index(layer), len(layers))
 
     def _look_at(self, name: str) -> None:
         """Show one map and hide the others, which would mix with it."""
@@ -585,6 +589,7 @@ class InspectWidget(DockedWidget):
 
     def _edit(self, where: str, action: Action) -> None:
         if self._inspected is not None:
+            self.message.clear()
             patches = self._chosen_patches(where)
             self._change(lambda c: c.apply(patches, action))
 
@@ -604,11 +609,13 @@ class InspectWidget(DockedWidget):
         layer = self._show_extra(found.attention_change)
         if not steps:
             self._viewer.layers.remove(layer)
+            self._look_at(self.map_list.current)
 
     def _show_extra(self, grid_map: GridMap) -> HeatmapLayer:
         assert self._inspected is not None
         display = DisplaySettings(transform="raw", opacity=0.65)
         layer = show_map(self._viewer, self._inspected.shown.slide, grid_map, display)
+        self._raise_marks()
         self._show_alone(layer)
         return layer
 
