@@ -226,8 +226,7 @@ def _view(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         raise UserError(
             f'the viewer is not installed ({error}); run pip install "napari-2dmamba[viewer]"'
         ) from error
-    view(options.slides)
-    return OK
+    return view(options.slides)
 
 
 def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

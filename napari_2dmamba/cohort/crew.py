@@ -32,7 +32,15 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class Crew(Protocol):
-    """Does slides in any order and says what became of them."""
+    """Does slides in any order and says what became of them.
+
+    Attributes
+    ----------
+    threads
+        CPU threads that one slide may take; 0 leaves it to the settings.
+    """
+
+    threads: int
 
     def submit(self, number: int, job: Job) -> None:
         """Take on a slide."""
@@ -52,6 +60,8 @@ class Crew(Protocol):
 
 class Alone:
     """Slides one after the other in this process."""
+
+    threads = 0
 
     def __init__(self, should_stop: StopCallback | None) -> None:
         self._should_stop = should_stop
@@ -92,11 +102,22 @@ class OnDask:
         see the folder at all.
     cluster
         Closed at the end together with the client, unless None.
+    own_client
+        Whether the client is closed at the end.
+    threads
+        See `Crew`.
     """
 
     def __init__(
-        self, client: Any, cohort: str, out: Path, cluster: Any = None, own_client: bool = True
+        self,
+        client: Any,
+        cohort: str,
+        out: Path,
+        cluster: Any = None,
+        own_client: bool = True,
+        threads: int = 0,
     ) -> None:
+        self.threads = threads
         self._client, self._cluster, self._own = client, cluster, own_client
         self._cohort, self._go_on = cohort, out / f".at-work-{cohort}"
         self._go_on.touch()
@@ -262,7 +283,12 @@ def gather(
     if workers <= 1:
         return Alone(should_stop)
     cluster = local_cluster(workers, gpus)
-    return OnDask(_distributed().Client(cluster), cohort, out, cluster)
+    client = _distributed().Client(cluster)
+    return OnDask(client, cohort, out, cluster, threads=_threads_each(workers))
+
+
+def _threads_each(workers: int) -> int:
+    return max(1, (os.cpu_count() or 1) // workers)
 
 
 def _distributed() -> Any:
@@ -324,7 +350,7 @@ def local_cluster(workers: int, gpus: list[str]) -> Any:
     import logging
 
     distributed = _distributed()
-    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    threads = str(_threads_each(workers))
     described = {}
     for index in range(workers):
         limited = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -334,6 +360,7 @@ def local_cluster(workers: int, gpus: list[str]) -> Any:
         described[index] = {
             "cls": distributed.Nanny,
             "options": {
+                "host": "127.0.0.1",
                 "nthreads": 1,
                 "memory_limit": 0,
                 "env": environment,
@@ -343,7 +370,12 @@ def local_cluster(workers: int, gpus: list[str]) -> Any:
         }
     scheduler = {
         "cls": distributed.Scheduler,
-        "options": {"host": "127.0.0.1", "port": 0, "dashboard": False},
+        "options": {
+            "host": "127.0.0.1",
+            "port": 0,
+            "dashboard": False,
+            "dashboard_address": "127.0.0.1:0",
+        },
     }
     with _interrupts_kept_from_children():
         return distributed.SpecCluster(

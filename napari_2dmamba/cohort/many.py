@@ -197,6 +197,12 @@ def _cohort(
         client=client,
         should_stop=should_stop,
     )
+    features = work.settings.features
+    if crew.threads and not features.threads:
+        features = dataclasses.replace(features, threads=min(8, crew.threads))
+        work = dataclasses.replace(
+            work, settings=dataclasses.replace(work.settings, features=features)
+        )
     ledger = _Ledger(listed, work, on_progress, on_status)
     try:
         interrupted = _share_out(crew, ledger, settings.retries, should_stop)

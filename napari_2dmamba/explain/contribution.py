@@ -8,7 +8,9 @@
     ICML 2017, arXiv 1703.01365). The map adds up to ``F(f) - F(b)``; how nearly is reported.
 
 F is the logit of a class or time bin, or the risk. The baseline is a feature vector that every
-patch has: zeros, or the mean of the bag (a slide of the same tissue everywhere).
+patch has: zeros, or the mean of the bag (a slide of the same tissue everywhere). Networks that
+divide by a norm change abruptly near zero features, where sums converge slowly: integrated
+gradients start from the mean unless told otherwise.
 """
 
 from dataclasses import dataclass
@@ -83,7 +85,7 @@ def integrated_gradients(
     subject: Subject,
     target: Target = None,
     *,
-    baseline: Baseline = "zero",
+    baseline: Baseline = "mean",
     steps: int = 32,
     on_progress: ProgressCallback | None = None,
     should_stop: StopCallback | None = None,

@@ -131,10 +131,9 @@ class Counterfactuals:
             self._states.pop()
         return self.current()
 
-    def reset(self) -> Counterfactual:
-        """Take all edits back."""
+    def forget(self) -> None:
+        """Take all edits back without running the model."""
         del self._states[1:]
-        return self.current()
 
     def current(self) -> Counterfactual:
         """Return the answer for the slide as it stands."""
@@ -257,11 +256,14 @@ def smallest_set(
 ) -> Decisive:
     """Search greedily for the smallest set of patches whose removal changes the answer.
 
-    Every round ranks the patches still there by gradient times input for the target, with what
-    was removed so far gone, and removes the best; the number taken at once grows while the goal
-    is far. Then the last step is halved as long as that reaches the goal too, and patches are
-    put back one by one, the last taken first, where the goal is still reached without them. The
-    result cannot lose one of the tried patches, but a smaller set of other patches may exist.
+    Every round ranks the patches still there, with what was removed so far gone, in three ways:
+    by attention, by gradient times input, and by gradient times what sets a patch apart from the
+    mean of the slide (a saturated answer misleads gradients, and attention knows no sign). Each
+    proposes its first patches, and those whose removal lowers the answer most are taken; their
+    number doubles while the goal is far. Then the last step is halved as long as that reaches
+    the goal too, and patches are put back one by one, the last taken first, where the goal is
+    still reached without them. The result cannot lose one of the tried patches, but a smaller
+    set of other patches may exist.
 
     Parameters
     ----------
@@ -313,19 +315,33 @@ def smallest_set(
         # the risk is minus the expected number of survived bins: halving it means less survival
         return abs(new - old) >= abs(old) / 2 if chosen == "risk" else new <= old / 2
 
+    def standing(outcome: Outcome) -> float:
+        """What the search lowers, in logits, which do not saturate."""
+        if chosen == "risk":
+            return -abs(strength(outcome, chosen) - strength(before, chosen))
+        rivals = np.delete(outcome.logits, chosen)
+        rival = rivals.max() if header.task == "classification" and len(rivals) else 0.0
+        return float(outcome.logits[chosen] - rival)
+
     after, found, step = before, False, 1
     for done in range(rounds):
-        tell(done, f"{len(taken)} patches removed")
         left = np.setdiff1d(np.arange(len(subject)), taken)
         if len(left) < 2:
             break
-        ranked = _ranked(subject, left, chosen)
+        tried: dict[tuple[int, ...], Outcome] = {}
+        for order in _rankings(subject, left, chosen):
+            tell(done, f"{len(taken)} patches removed")
+            best = tuple(int(k) for k in left[order][: min(step, len(left) - 1)])
+            if best not in tried:
+                tried[best] = without([*taken, *best])
         runs += 1
-        fresh = [int(k) for k in left[ranked][: min(step, len(left) - 1)]]
-        after = without(taken + fresh)
+        proposal, after = min(
+            tried.items(), key=lambda one: (not reached(one[1]), standing(one[1]))
+        )
+        fresh = list(proposal)
+        step *= 2
         if not reached(after):
             taken += fresh
-            step = max(step, 1) * 2 if done else 2
             continue
         found = True
         low, high = 0, len(fresh)  # the goal is not reached with low of them, but with high
@@ -358,23 +374,26 @@ def smallest_set(
     )  # fmt: skip
 
 
-def _ranked(
+def _rankings(
     subject: Subject, left: NDArray[np.int64], target: int | Literal["risk"]
-) -> NDArray[np.int64]:
-    """Return the order of the patches left by gradient times input, the strongest first."""
+) -> list[NDArray[np.int64]]:
+    """Return orders of the patches left in which they may hold the answer up."""
     kept = torch.from_numpy(left).to(subject.cells.device)
     features = subject.features[kept].detach().requires_grad_()
     output = subject.model(features, subject.cells[kept], subject.canvas)
     value = target_value(output.logits, subject.header, target)
-    if target == "risk":
-        strengths = torch.autograd.grad(value, features)[0].mul(features).sum(1).abs()
-    else:
+    if target != "risk" and subject.header.task == "classification" and len(output.logits) > 1:
         # against the strongest rival: what holds the class up against it
-        rivals = torch.cat([output.logits[:target], output.logits[target + 1 :]])
-        if len(rivals) and subject.header.task == "classification":
-            value = value - rivals.max()
-        strengths = torch.autograd.grad(value, features)[0].mul(features).sum(1)
-    return np.argsort(-strengths.detach().cpu().numpy(), kind="stable")
+        value = value - torch.cat([output.logits[:target], output.logits[target + 1 :]]).max()
+    (gradient,) = torch.autograd.grad(value, features)
+    found = features.detach()
+    parts = ((gradient * found).sum(1), (gradient * (found - found.mean(0))).sum(1))
+    if target == "risk":  # it may be pushed either way
+        parts = (parts[0].abs(), parts[1].abs())
+    return [
+        np.argsort(-scores.detach().cpu().numpy(), kind="stable")
+        for scores in (output.scores, *parts)
+    ]
 
 
 def _verdict(subject: Subject, patches: NDArray[np.int64], found: bool, goal: Goal) -> str:

@@ -258,11 +258,14 @@ class Stability:
             agreement(self.attention[0], attention).spearman for attention in self.attention[1:]
         ]
         kept = np.nanmedian(relation) if np.isfinite(relation).any() else float("nan")
-        span = f"{min(answers):.3g} to {max(answers):.3g} (as it is: {strength(whole, chosen):.3g})"
+        span = (
+            f"between {min(answers):.4f} and {max(answers):.4f} (as it is: "
+            f"{strength(whole, chosen):.4f})"
+        )
         same = round(self.same_answer * len(others))
         words = (
             f"In {same} of {len(others)} changed slides the model gives the same answer; its "
-            f"value lies between {span}. "
+            f"value lies {span}. "
         )
         if self.same_answer == 1 and kept >= 0.8:
             return words + "The attention keeps its order too: both may be relied on this far."

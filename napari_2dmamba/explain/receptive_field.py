@@ -35,6 +35,7 @@ from napari_2dmamba.models.mamba2d import Mamba2DConfig, Mamba2DMIL
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 Measure = Literal["jacobian", "sum", "figure"]
+Output = Literal["state", "score"]
 MEASURES: tuple[Measure, ...] = ("jacobian", "sum", "figure")
 
 FIGURE_DISPLAY = DisplaySettings(transform="raw", gamma=0.2, colormap="RdYlGn")
@@ -78,7 +79,7 @@ def hidden_states(subject: Subject, features: Tensor, layer: int = -1) -> Tensor
     if vectors is None or len(vectors) != len(subject):
         raise CheckpointError(
             f"{model.title} keeps no vector per patch that could be asked where it comes from; "
-            "choose the receptive field of the slide's answer"
+            "choose the receptive field of the slide's answer, or of the patch's score"
         )
     return vectors
 
@@ -87,6 +88,7 @@ def receptive_field(
     subject: Subject,
     patches: int | Sequence[int] | NDArray[np.integer],
     *,
+    output: Output = "state",
     layer: int = -1,
     measure: Measure = "jacobian",
     probes: int | None = 4,
@@ -102,6 +104,9 @@ def receptive_field(
     ----------
     patches
         Numbers of patches in the bag.
+    output
+        ``"state"``: the vector of `hidden_states`; ``"score"``: the patch's score, which every
+        architecture has (a softmax makes it depend on all patches).
     layer
         See `hidden_states`.
     measure, probes, seed
@@ -116,14 +121,14 @@ def receptive_field(
     """
     chosen = np.atleast_1d(np.asarray(patches, dtype=np.int64))
     scores = field_of_patches(
-        subject, chosen, layer=layer, measure=measure, probes=probes, seed=seed,
+        subject, chosen, output=output, layer=layer, measure=measure, probes=probes, seed=seed,
         on_progress=on_progress, should_stop=should_stop,
     )  # fmt: skip
     where = f"patch {chosen[0]}" if len(chosen) == 1 else f"{len(chosen)} patches together"
     grid_map = subject.map_of_patches(
         scores,
         f"receptive field ({measure})",
-        f"how strongly the output at {where} depends on the features of each patch "
+        f"how strongly the {output} at {where} depends on the features of each patch "
         f"({_WORDS[measure]})",
     )
     return dataclasses.replace(grid_map, display_range=(0.0, float(scores.max())))
@@ -140,6 +145,7 @@ def field_of_patches(
     subject: Subject,
     patches: NDArray[np.int64],
     *,
+    output: Output = "state",
     layer: int = -1,
     measure: Measure = "jacobian",
     probes: int | None = 4,
@@ -151,25 +157,29 @@ def field_of_patches(
     if measure not in MEASURES:
         raise ValueError(f"measure is {measure!r}, but must be one of {', '.join(MEASURES)}")
     features = subject.features.detach().requires_grad_()
-    output = hidden_states(subject, features, layer)[torch.as_tensor(patches)]
+    chosen = torch.as_tensor(patches, device=features.device)
+    if output == "score":
+        values = subject.run(features).scores[chosen]
+    else:
+        values = hidden_states(subject, features, layer)[chosen]
     if measure == "sum":
-        return _gradient(output.sum(), features).abs().sum(1).cpu().double().numpy()
+        return _gradient(values.sum(), features).abs().sum(1).cpu().double().numpy()
     if measure == "figure":
-        gradient = _gradient(torch.relu(output).sum(), features)
+        gradient = _gradient(torch.relu(values).sum(), features)
         return torch.relu(gradient).sum(1).cpu().double().numpy()
     squares = torch.zeros(len(subject), dtype=torch.float64)
-    count = output.numel() if probes is None else probes
+    count = values.numel() if probes is None else probes
     generator = torch.Generator().manual_seed(seed)
     for probe in range(count):
         if should_stop is not None and should_stop():
             raise Cancelled
         if probes is None:
-            signs = torch.zeros(output.numel(), dtype=output.dtype)
+            signs = torch.zeros(values.numel(), dtype=values.dtype)
             signs[probe] = 1.0
-            signs = signs.view(output.shape)
+            signs = signs.view(values.shape)
         else:
-            signs = torch.randint(0, 2, output.shape, generator=generator).to(output.dtype) * 2 - 1
-        gradient = _gradient((output * signs.to(output.device)).sum(), features, keep=True)
+            signs = torch.randint(0, 2, values.shape, generator=generator).to(values.dtype) * 2 - 1
+        gradient = _gradient((values * signs.to(values.device)).sum(), features, keep=True)
         squares += gradient.square().sum(1).double().cpu()
         if on_progress is not None:
             on_progress(probe + 1, count, "Receptive field")

@@ -108,7 +108,7 @@ def _file_names(maps: Sequence[GridMap]) -> Iterator[tuple[str, GridMap]]:
     """Yield every map with the part of a file name that stands for it, each another."""
     used: set[str] = set()
     for grid_map in maps:
-        plain = re.sub(r"[^\w.,+=() -]+", "-", grid_map.name).strip(". -") or "map"
+        plain = re.sub(r"[^\w.+=]+", "-", grid_map.name).strip(".-") or "map"
         name, number = plain, 1
         while name.casefold() in used:
             number += 1

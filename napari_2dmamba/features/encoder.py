@@ -8,9 +8,11 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from napari_2dmamba.errors import BackendError, FeatureError
+from napari_2dmamba.features.encoder_catalog import CATALOG
 
 ENTRY_POINT_GROUP = "napari_2dmamba.encoders"
 EMBEDDED_ENCODER = "stain-texture-v1"
+FILE_SUFFIXES = (".ts", ".onnx", ".yaml", ".yml")
 
 
 @runtime_checkable
@@ -104,9 +106,11 @@ def load_encoder(
     Parameters
     ----------
     name
-        ``"stain-texture-v1"`` (in the package), ``"timm:<model>"`` (any timm model, also
-        ``"timm:hf-hub:<owner>/<model>"``), or a name that an installed package offers under
-        the entry point group ``napari_2dmamba.encoders``.
+        ``"stain-texture-v1"`` (in the package), a name of `encoder_catalog.CATALOG` such as
+        ``"uni"``, ``"timm:<model>"`` (any timm model, also ``"timm:hf-hub:<owner>/<model>"``),
+        the path of a TorchScript (``.ts``), ONNX (``.onnx``) or YAML (``.yaml``) file, see
+        `file_encoder`, or a name that an installed package offers under the entry point group
+        ``napari_2dmamba.encoders``.
     weights
         File with the weights, where they shall not be downloaded.
     offline
@@ -137,9 +141,25 @@ def load_encoder(
         from napari_2dmamba.features.timm_encoder import load_timm
 
         return load_timm(name, weights, offline=offline, device=chosen, precision=precision)
+    if name in CATALOG:
+        from napari_2dmamba.features.timm_encoder import load_catalogued
+
+        return load_catalogued(name, weights, offline=offline, device=chosen, precision=precision)
+    if Path(name).suffix in FILE_SUFFIXES:
+        from napari_2dmamba.features.file_encoder import load_file
+
+        return load_file(Path(name), weights, device=chosen, precision=precision)
     offered = entry_points(group=ENTRY_POINT_GROUP)
     if name in offered.names:
         factory: EncoderFactory = offered[name].load()
         return factory(name, weights=weights, offline=offline, device=chosen, precision=precision)
-    known = ", ".join([EMBEDDED_ENCODER, "timm:<model>", *sorted(offered.names)])
-    raise FeatureError(f"no encoder is called {name!r}; known are: {known}")
+    raise FeatureError(
+        f"no encoder is called {name!r}; known are {', '.join(known_encoders())}, timm:<model>, "
+        f"and files that end in {', '.join(FILE_SUFFIXES)}"
+    )
+
+
+def known_encoders() -> list[str]:
+    """Return the names `load_encoder` knows, the embedded one first."""
+    offered = entry_points(group=ENTRY_POINT_GROUP)
+    return [EMBEDDED_ENCODER, *CATALOG, *sorted(offered.names)]

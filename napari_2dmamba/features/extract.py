@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from napari_2dmamba.errors import Cancelled, FeatureError, SlideError
 from napari_2dmamba.features.bag import FeatureBag
+from napari_2dmamba.features.patch_rules import RULES, rule_that_drops
 from napari_2dmamba.settings import ProgressCallback, StopCallback, setting, validate
 from napari_2dmamba.slide.grid import PatchGrid
 
@@ -23,10 +24,14 @@ if TYPE_CHECKING:
     from napari_2dmamba.features.encoder import Encoder
     from napari_2dmamba.features.journal import Journal
     from napari_2dmamba.features.patch_reader import PatchBatch
+    from napari_2dmamba.features.stain_normalisation import MacenkoNormaliser
     from napari_2dmamba.slide.slide import Slide
 
 _READING = 1
 """Part of every cache key; raised when the reader's pixels change."""
+
+_UNREADABLE, _KEPT = 0, 1
+"""What became of a patch; the rules of `patch_rules` follow."""
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +69,19 @@ class FeatureSettings:
         "float32",
         "Arithmetic of a network encoder: bfloat16 is faster where the machine has it.",
         choices=("float32", "bfloat16"),
+        advanced=True,
+    )
+    drop_blank: bool = setting(False, "Leave out patches that are 95 % clear glass.", advanced=True)
+    drop_blurred: bool = setting(
+        False, "Leave out patches whose tissue is out of focus.", advanced=True
+    )
+    drop_pen: bool = setting(
+        False, "Leave out patches of which 15 % or more is pen.", advanced=True
+    )
+    stain_normalisation: str = setting(
+        "none",
+        "Bring every slide's stains to a reference before encoding (Macenko, by torchstain).",
+        choices=("none", "macenko"),
         advanced=True,
     )
     unreadable: str = setting(
@@ -171,33 +189,46 @@ def _extract(
     from napari_2dmamba.features.patch_reader import PatchReader
 
     features: list[NDArray[np.float32]] = list(journal.features) if journal else []
-    kept: list[NDArray[np.bool_]] = list(journal.kept) if journal else []
-    start = sum(map(len, kept))
+    verdicts: list[NDArray[np.uint8]] = list(journal.verdicts) if journal else []
+    start = sum(map(len, verdicts))
     size = journal.batch_size if journal else _batch_size(settings, encoder)
     threads = settings.threads or min(8, os.cpu_count() or 1)
     clock = _Clock(start, len(grid), on_progress)
     reader = PatchReader(slide, grid, threads=threads)
+    normalise = None
+    if settings.stain_normalisation == "macenko":
+        from napari_2dmamba.features.stain_normalisation import MacenkoNormaliser
+
+        normalise = MacenkoNormaliser(reader)
     unreadable: dict[int, str] = {}
     batches = reader.batches(size, start)
     try:
         for batch in batches:
             if should_stop and should_stop():
                 raise Cancelled(f"stopped after {batch.start} of {len(grid)} patches")
-            values, keep = _encode(batch, encoder, grid, settings, slide)
+            verdict = _judge(batch, grid, settings)
+            values = _encode(batch, verdict == _KEPT, encoder, grid, slide, normalise)
             unreadable |= batch.unreadable
             if journal:
-                journal.append(values, keep)
+                journal.append(values, verdict)
             features.append(values)
-            kept.append(keep)
-            clock.tell(batch.start + len(keep))
+            verdicts.append(verdict)
+            clock.tell(batch.start + len(verdict))
     finally:
         batches.close()
-    keep = np.concatenate(kept)
+    verdict = np.concatenate(verdicts)
+    keep = verdict == _KEPT
+    counts = {rule: int((verdict == i).sum()) for i, rule in enumerate(RULES, _KEPT + 1)}
+    dropped = {rule: count for rule, count in counts.items() if count}
+    lost = int((verdict == _UNREADABLE).sum())
     if not keep.any():
-        raise FeatureError(f"none of the {len(grid)} patches of {slide.name} could be read")
+        why = [f"{count} are {rule}" for rule, count in dropped.items()]
+        why += [f"{lost} cannot be read"] if lost else []
+        raise FeatureError(f"no patch of {slide.name} is left: {', '.join(why)} of {len(grid)}")
     source: dict[str, Any] = {"made_of": made_of, "weights_from": encoder.weights_from}
     source |= {"licence": encoder.licence, "device": str(encoder.device), "batch_size": size}
-    lost = int((~keep).sum())
+    if dropped:
+        source["dropped_patches"] = dropped
     if lost:
         source["unreadable_patches"] = lost
         first = next(iter(unreadable.values()), "")
@@ -220,26 +251,39 @@ def _extract(
     )
 
 
-def _encode(
-    batch: "PatchBatch",
-    encoder: "Encoder",
-    grid: PatchGrid,
-    settings: FeatureSettings,
-    slide: "Slide",
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return ``(B, D)`` features and ``(B,)`` which of them count."""
-    import torch
-
-    keep = np.ones(len(batch.pixels), bool)
-    keep[[index - batch.start for index in batch.unreadable]] = False
+def _judge(batch: "PatchBatch", grid: PatchGrid, settings: FeatureSettings) -> NDArray[np.uint8]:
+    """Return ``(B,)``: `_KEPT`, `_UNREADABLE`, or above them the rule that drops the patch."""
     if batch.unreadable and settings.unreadable == "stop":
         reason = next(iter(batch.unreadable.values()))
         raise SlideError(
             f"{reason}; mend the slide, or choose to drop unreadable patches "
             f"(unreadable='drop'), which keeps the {batch.start} patches done so far"
         )
-    values = encoder.encode(torch.from_numpy(batch.pixels), grid.mpp)
-    found = values.float().cpu().numpy()
+    verdict = np.full(len(batch.pixels), _KEPT, np.uint8)
+    rules = _rules(settings)
+    for i, pixels in enumerate(batch.pixels) if rules else ():
+        rule = rule_that_drops(pixels, grid.mpp, rules)
+        if rule is not None:
+            verdict[i] = _KEPT + 1 + RULES.index(rule)
+    verdict[[index - batch.start for index in batch.unreadable]] = _UNREADABLE
+    return verdict
+
+
+def _encode(
+    batch: "PatchBatch",
+    keep: NDArray[np.bool_],
+    encoder: "Encoder",
+    grid: PatchGrid,
+    slide: "Slide",
+    normalise: "MacenkoNormaliser | None",
+) -> NDArray[np.float32]:
+    """Return ``(B, D)`` features, zero where a patch does not count."""
+    import torch
+
+    patches = torch.from_numpy(batch.pixels)
+    if normalise is not None:
+        patches = normalise(patches)
+    found = encoder.encode(patches, grid.mpp).float().cpu().numpy()
     if not np.isfinite(found[keep]).all():
         raise FeatureError(
             f"the encoder {encoder.name!r} gave numbers that are not finite for patches "
@@ -247,7 +291,11 @@ def _encode(
             "damaged"
         )
     found[~keep] = 0
-    return found, keep
+    return found
+
+
+def _rules(settings: FeatureSettings) -> tuple[str, ...]:
+    return tuple(rule for rule in RULES if getattr(settings, f"drop_{rule}"))
 
 
 def _what_features_depend_on(
@@ -262,6 +310,8 @@ def _what_features_depend_on(
         "patch_size_level0": grid.patch_size_level0,
         "mpp": grid.mpp,
         "unreadable": settings.unreadable,
+        "drop": list(_rules(settings)),
+        "stain_normalisation": settings.stain_normalisation,
         "reading": _READING,
     }
 

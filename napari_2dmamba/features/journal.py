@@ -39,7 +39,7 @@ class Journal:
     def __init__(self, path: Path, header: dict[str, Any], feature_size: int) -> None:
         self.path, self.feature_size = path, feature_size
         self.features: list[NDArray[np.float32]] = []
-        self.kept: list[NDArray[np.bool_]] = []
+        self.verdicts: list[NDArray[np.uint8]] = []
         self.done = 0
         try:
             self._file: io.BufferedRandom = path.open("r+b" if path.exists() else "w+b")
@@ -65,10 +65,10 @@ class Journal:
                 batch_size = int(found["batch_size"])
                 end = self._file.tell()
                 while (record := self._next_record()) is not None:
-                    features, kept = record
+                    features, verdicts = record
                     self.features.append(features)
-                    self.kept.append(kept)
-                    self.done += len(kept)
+                    self.verdicts.append(verdicts)
+                    self.done += len(verdicts)
                     end = self._file.tell()
         self._end = end
         self._file.truncate(end)
@@ -76,7 +76,7 @@ class Journal:
             self._write(_MAGIC + json.dumps(header).encode() + b"\n")
         return batch_size
 
-    def _next_record(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
+    def _next_record(self) -> tuple[NDArray[np.float32], NDArray[np.uint8]] | None:
         head = self._file.read(_RECORD.size)
         if len(head) < _RECORD.size:
             return None
@@ -86,19 +86,19 @@ class Journal:
         payload = self._file.read(size)
         if len(payload) < size or zlib.crc32(payload, first) != crc:
             return None
-        kept = np.frombuffer(payload, np.bool_, count)
+        verdicts = np.frombuffer(payload, np.uint8, count)
         features = np.frombuffer(payload, "<f4", offset=count).reshape(count, self.feature_size)
-        return features.astype(np.float32), kept
+        return features.astype(np.float32), verdicts
 
-    def append(self, features: NDArray[np.float32], kept: NDArray[np.bool_]) -> None:
-        """Add a batch: ``(B, D)`` features and ``(B,)`` which patches count."""
+    def append(self, features: NDArray[np.float32], verdicts: NDArray[np.uint8]) -> None:
+        """Add a batch: ``(B, D)`` features and ``(B,)`` what became of each patch."""
         features = np.ascontiguousarray(features, np.float32)
-        payload = kept.astype(np.bool_).tobytes() + features.astype("<f4").tobytes()
-        head = _RECORD.pack(self.done, len(kept), len(payload), zlib.crc32(payload, self.done))
+        payload = verdicts.astype(np.uint8).tobytes() + features.astype("<f4").tobytes()
+        head = _RECORD.pack(self.done, len(verdicts), len(payload), zlib.crc32(payload, self.done))
         self._write(head + payload)
         self.features.append(features)
-        self.kept.append(kept)
-        self.done += len(kept)
+        self.verdicts.append(verdicts)
+        self.done += len(verdicts)
 
     def _write(self, data: bytes) -> None:
         # Past the buffer: after a full disk nothing may wait to be written on closing

@@ -96,7 +96,7 @@ class ModelEncoder:
         self._precision = precision
         checksum = checksum or checksum_of_weights(network.state_dict())
         self.identity = f"{name} {checksum} {transform} {pooling} {precision}"
-        self._network = network.eval().requires_grad_(False).to(device)
+        self._network = network.eval().to(device)
         self._most = 2**31  # patches that fit into memory at once, as far as is known
         blank = torch.full((1, 16, 16, 3), 255, dtype=torch.uint8)
         self.feature_size = int(self.encode(blank).shape[1])

@@ -103,6 +103,7 @@ class PatchReader:
         starts = iter(range(start, count, size))
         tiles = _Tiles(self, np.arange(start, count))
         spare: list[NDArray[np.uint8]] = []
+        previous: NDArray[np.uint8] | None = None
         waiting: deque[tuple[int, NDArray[np.uint8], list[Future[None]]]] = deque()
         with ThreadPoolExecutor(self.threads, "patches") as pool:
 
@@ -133,10 +134,11 @@ class PatchReader:
                         elif failure is not None:
                             raise failure
                     yield PatchBatch(first, pixels, unreadable)
-                    # Fresh memory costs as much as a quarter of the decoding: memory that
-                    # nobody holds any more (here: the variable and the call) is used again
-                    if sys.getrefcount(pixels) == 2:
-                        spare.append(pixels)
+                    # Fresh memory costs as much as a quarter of the decoding: the batch before
+                    # this one is used again if nobody else (variable and call: 2) holds it
+                    if previous is not None and sys.getrefcount(previous) == 2:
+                        spare.append(previous)
+                    previous = pixels
                     submit()
             finally:
                 pool.shutdown(cancel_futures=True)

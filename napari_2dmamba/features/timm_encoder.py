@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from napari_2dmamba.errors import FeatureError
+from napari_2dmamba.features.encoder_catalog import CATALOG
 from napari_2dmamba.features.model_encoder import ModelEncoder, Transform
+from napari_2dmamba.features.transformers_names import to_timm
 from napari_2dmamba.features.weights import (
     WEIGHT_FILES,
     fit_weights,
@@ -92,17 +94,79 @@ def load_timm(
     )
 
 
+def load_catalogued(
+    name: str,
+    weights: str | Path | None = None,
+    *,
+    offline: bool = False,
+    device: torch.device,
+    precision: str = "float32",
+) -> ModelEncoder:
+    """Load an encoder of `CATALOG`; parameters and errors as for `load_timm`."""
+    entry = CATALOG[name]
+    require_timm()
+    network = create(entry.architecture, **_with_layers(entry.arguments))
+    if entry.stages is not None:
+        network = _FirstStages(network, entry.stages)
+    if weights is None:
+        licence = entry.licence if entry.gated else ""
+        path = hub_file(entry.repository, WEIGHT_FILES, offline=offline, licence=licence)
+        weights_from = f"https://huggingface.co/{entry.repository}"
+    else:
+        path = Path(weights).expanduser()
+        path = _weights_in(path) if path.is_dir() else path
+        weights_from = str(path)
+    state = read_weights(path)
+    if entry.layout == "transformers" and "cls_token" not in state:
+        state = to_timm(state, network)
+    if entry.stages is not None:
+        kept = network.state_dict().keys()
+        state = {k: v for k, v in state.items() if k in kept}
+    fit_weights(network, state, str(path))
+    return ModelEncoder(
+        network,
+        name=name,
+        transform=entry.transform,
+        device=device,
+        licence=entry.licence,
+        weights_from=weights_from,
+        mpp=entry.mpp,
+        pooling=entry.pooling,
+        prefix_tokens=entry.prefix_tokens,
+        feature_size=entry.feature_size,
+        precision=precision,
+    )
+
+
+class _FirstStages(nn.Module):
+    """A ResNet cut after some stages and averaged, as CLAM uses ResNet-50 (after the third)."""
+
+    def __init__(self, resnet: nn.Module, stages: int) -> None:
+        super().__init__()
+        names = ["conv1", "bn1", "act1", "maxpool", *(f"layer{i + 1}" for i in range(stages))]
+        for name in names:
+            setattr(self, name, getattr(resnet, name))
+        self._names = names
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        for name in self._names:
+            pixels = getattr(self, name)(pixels)
+        return pixels.mean((2, 3))
+
+
+def _with_layers(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Replace the names of layer classes by the classes."""
+    from timm.layers import SwiGLUPacked
+
+    classes: dict[str, Any] = {"SwiGLUPacked": SwiGLUPacked, "SiLU": nn.SiLU}
+    return {
+        k: classes.get(v, v) if k in ("mlp_layer", "act_layer") else v for k, v in arguments.items()
+    }
+
+
 def create(architecture: str, **arguments: Any) -> nn.Module:
     """Build a timm model without weights and without classifier."""
-    try:
-        import timm
-    except (ImportError, RuntimeError) as error:
-        if isinstance(error, ImportError):
-            raise missing_extra(error) from error
-        raise FeatureError(
-            f"timm does not start, because torchvision does not belong to the installed torch "
-            f"({error}); install the torchvision made for torch {torch.__version__}"
-        ) from error
+    timm = require_timm()
     try:
         return timm.create_model(architecture, pretrained=False, **{"num_classes": 0, **arguments})
     except RuntimeError as error:
@@ -115,6 +179,26 @@ def create(architecture: str, **arguments: Any) -> nn.Module:
         raise FeatureError(
             f"timm {timm.__version__} cannot build {architecture!r}: {error}; a newer timm may"
         ) from error
+
+
+def require_timm() -> Any:
+    """Import timm.
+
+    Raises
+    ------
+    FeatureError
+        When it, or the torchvision it imports, is absent or belongs to another torch.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise missing_extra(error) from error
+    except RuntimeError as error:
+        raise FeatureError(
+            f"timm does not start, because torchvision does not belong to the installed torch "
+            f"({error}); install the torchvision made for torch {torch.__version__}"
+        ) from error
+    return timm
 
 
 def _filtered(network: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

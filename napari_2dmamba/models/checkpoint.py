@@ -127,13 +127,20 @@ def _assemble(header: CheckpointHeader, tensors: Mapping[str, Tensor], path: Pat
         raise CheckpointError(
             f"the weights in {path.name} do not fit {model.title}: {_difference(expected, found)}"
         )
+    whole = [key for key, value in tensors.items() if not value.is_floating_point()]
+    if whole:
+        raise CheckpointError(
+            f"{path.name} holds {whole[0]!r} in {tensors[whole[0]].dtype}, and floating-point "
+            "weights are expected; save the model before it is quantised"
+        )
+    tensors = {key: value.float() for key, value in tensors.items()}
     broken = [key for key, value in tensors.items() if not bool(torch.isfinite(value).all())]
     if broken:
         raise CheckpointError(
             f"{path.name} holds weights that are not finite numbers (first {broken[0]!r}); the "
             "training that made it failed"
         )
-    model.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=True)
+    model.load_state_dict(tensors, assign=True)
     return Aggregator(model, header, path)
 
 

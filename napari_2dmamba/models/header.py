@@ -126,6 +126,8 @@ def read_safetensors_header(path: Path) -> tuple[dict[str, str], dict[str, tuple
         entries = json.loads(text)
         metadata = entries.pop("__metadata__", {})
         shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
+        if not isinstance(metadata, dict):
+            raise TypeError("its metadata are no dict")
         end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise CheckpointError(

@@ -186,16 +186,15 @@ def with_settings(
     missing = tuple(key for key in needed if key not in settings)
     if missing:
         raise MissingSettingsError(name, missing)
-    canvas = settings.get("canvas") if on_canvas else None
     header = CheckpointHeader(
         architecture=kind.name,
         config=dataclasses.asdict(config),
         task=settings["task"],
-        class_names=tuple(settings["class_names"]),
+        class_names=_names(settings["class_names"]),
         encoder=settings["encoder"],
-        patch_size=settings["patch_size"],
-        mpp=settings.get("mpp"),
-        canvas=None if canvas is None else (int(canvas[0]), int(canvas[1])),
+        patch_size=_positive("patch_size", settings["patch_size"], whole=True),
+        mpp=_positive("mpp", settings.get("mpp"), whole=False),
+        canvas=_size(settings.get("canvas")) if on_canvas else None,
         training=settings.get("training", {}),
         intended_use=settings.get("intended_use", ""),
         notes=settings.get("notes", ""),
@@ -217,6 +216,31 @@ def _recognise(
         f"{name} is of no architecture known here ({titles}): its {len(tensors)} weights are "
         f"named {', '.join(sorted(tensors)[:3])}, ..."
     )
+
+
+def _names(given: Any) -> tuple[str, ...]:
+    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+        raise CheckpointError(f"class_names is {given!r}, but must be a list of names")
+    return tuple(given)
+
+
+def _positive(name: str, given: Any, whole: bool) -> Any:
+    """Return None, or a number above 0."""
+    if given is None:
+        return None
+    fits = isinstance(given, int if whole else int | float) and not isinstance(given, bool)
+    if not (fits and 0 < given < 1e9):
+        raise CheckpointError(f"{name} is {given!r}, but must be a number above 0")
+    return given
+
+
+def _size(given: Any) -> tuple[int, int] | None:
+    match given:
+        case None:
+            return None
+        case (int(rows), int(cols)):
+            return rows, cols
+    raise CheckpointError(f"canvas is {given!r}, but must be two whole numbers, rows and columns")
 
 
 def config_uses_own_canvas(config: Any) -> bool:

@@ -42,7 +42,7 @@ class S4MILConfig(ArchitectureConfig):
 
     d_model: int = 512
     d_state: int = 32
-    act: str = "relu"
+    act: str = "gelu"
 
 
 class S4DKernel(nn.Module):

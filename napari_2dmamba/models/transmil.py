@@ -145,7 +145,7 @@ class TransMIL(Architecture):
         """See `Architecture.peak_floats`; all parts grow with the number of patches alone."""
         c = self.config
         tokens = (math.isqrt(patches) + 1) ** 2 + c.landmarks
-        return tokens * (14 * c.dim + 2 * c.landmarks) + 8 * c.heads * c.landmarks**2
+        return tokens * (19 * c.dim + 2 * c.landmarks) + 8 * c.heads * c.landmarks**2
 
     @classmethod
     def adapt(cls, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -137,8 +137,9 @@ def suit_slides() -> None:
     from napari.settings import get_settings
 
     settings = get_settings()
+    is_first_start = not Path(settings.config_path or "").is_file()
     settings.experimental.async_ = True
-    if not Path(settings.config_path or "").is_file():  # the first start: later it is the user's
+    if is_first_start:  # later it is the user's
         settings.appearance.theme = "light"  # white, as the glass
     readers = {**settings.plugins.extension2reader}
     readers.update(dict.fromkeys(SLIDE_PATTERNS, PLUGIN_NAME))

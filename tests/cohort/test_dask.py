@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 from napari_2dmamba.cohort import CohortSettings, CohortSummary, extract_cohort, read_cohort
+from napari_2dmamba.cohort.crew import _as_task
+from napari_2dmamba.cohort.slides import CohortSlide
 from napari_2dmamba.cohort.status import SlideStatus
+from napari_2dmamba.cohort.work import Job, Work
 from napari_2dmamba.features import extract_features, read_features
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.pipeline import prepare_grid
@@ -110,27 +113,23 @@ def test_workers_share_out_the_gpus(cluster: Any) -> None:
 
 
 def test_a_worker_that_does_not_see_the_folder_says_so(
-    cluster: Any, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Any, scans: Path, tmp_path: Path
 ) -> None:
-    from napari_2dmamba.cohort import crew
+    from distributed import Client
 
-    gone = tmp_path / "mounted-nowhere"
-    monkeypatch.setattr(Path, "touch", lambda self, **how: None)
-    out = tmp_path / "out"
-    out.mkdir()
-    settings = CohortSettings(dask=cluster.scheduler_address)
-    del crew, gone
-    monkeypatch.setattr("napari_2dmamba.cohort.many._refuse_if_read_only", lambda out: None)
-    row = extract_cohort([scans / "a.tif"], SLOWLY, out=out, cohort=settings).rows[0]
+    out = tmp_path / "mounted nowhere"
+    job = Job(Work(SLOWLY, str(out), "1"), CohortSlide(scans / "a.tif"), alone=True, attempt=1)
+    with Client(cluster) as client:
+        row = client.submit(_as_task, job, 0, str(out / ".at-work-1")).result().row
     assert row.state == "failed"
     assert f"does not see {out}" in row.reason
-    assert not (out / "a").exists()
+    assert not out.exists()
 
 
 def begin(out: Path, *slides: Path, workers: int = 1) -> subprocess.Popen[str]:
     """Start the command line on slides, and wait until batches are being kept."""
     command = [sys.executable, "-m", "napari_2dmamba.cli", "extract", *map(str, slides)]
-    command += ["--out", str(out), "--patch-size", "32", "--batch-size", "1", "--threads", "1"]
+    command += ["--out", str(out), "--patch-size", "48", "--batch-size", "1", "--threads", "1"]
     command += ["--workers", str(workers)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True

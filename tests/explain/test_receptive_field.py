@@ -29,8 +29,8 @@ def test_every_measure_is_what_its_definition_says() -> None:
     figure = fields.field_of_patches(of, np.array([patch]), measure="figure")
     by_hand = torch.relu(full[state > 0].sum(0)).sum(1)
     np.testing.assert_allclose(figure, by_hand, rtol=1e-9, atol=1e-14)
-    estimate = fields.field_of_patches(of, np.array([patch]), probes=300)
-    np.testing.assert_allclose(estimate, exact, rtol=0.15, atol=1e-3 * exact.max())
+    estimate = fields.field_of_patches(of, np.array([patch]), probes=80)
+    np.testing.assert_allclose(estimate, exact, rtol=0.3, atol=1e-3 * exact.max())
 
 
 def test_finite_differences_agree() -> None:
@@ -96,6 +96,16 @@ def test_fields_of_other_models_differ_as_they_must() -> None:
         fields.reachable(causal, 7)
 
 
+def test_models_without_a_vector_per_patch_have_a_score() -> None:
+    of = subject("s4mil", double=False, d_model=8)
+    with pytest.raises(CheckpointError, match="or of the patch's score"):
+        fields.field_of_patches(of, np.array([3]))
+    field = fields.field_of_patches(of, np.array([3]), output="score", probes=None)
+    features = of.features.clone().requires_grad_()
+    of.run(features).scores[3].backward()
+    np.testing.assert_allclose(field, features.grad.norm(dim=1), rtol=1e-4, atol=1e-9)
+
+
 def test_field_of_the_slide_is_the_gradient_of_its_logit() -> None:
     of = subject()
     features = of.features.clone().requires_grad_()
@@ -106,9 +116,9 @@ def test_field_of_the_slide_is_the_gradient_of_its_logit() -> None:
 
 
 def test_average_over_tissue_has_the_query_in_the_middle() -> None:
-    of = subject()
+    of = subject(rows=4, cols=4, left_out=(5,))
     mean = fields.average_field(of, count=100, probes=None)
-    assert mean.shape == (9, 11)
+    assert mean.shape == (7, 7)
     # all patches were drawn: by hand for one offset, one row up
     cells = {tuple(c): k for k, c in enumerate(of.cells_of_patches)}
     values = []
@@ -117,8 +127,8 @@ def test_average_over_tissue_has_the_query_in_the_middle() -> None:
         if above is not None:
             field = fields.field_of_patches(of, np.array([patch]), probes=None)
             values.append(field[above] / field.sum())
-    assert mean[3, 5] == pytest.approx(np.mean(values), rel=1e-9)
-    below = mean[6:]
+    assert mean[2, 3] == pytest.approx(np.mean(values), rel=1e-9)
+    below = mean[5:]
     assert (below[np.isfinite(below)] == 0).all()
 
 

@@ -189,16 +189,16 @@ def test_a_journal_cut_anywhere_gives_back_its_whole_records(tmp_path, cut):
     path, header = tmp_path / "a.journal", {"batch_size": 4, "of": "something"}
     rng = np.random.default_rng(0)
     features = rng.normal(size=(6, 4, 300)).astype(np.float32)
-    kept = rng.random((6, 4)) > 0.3
+    verdicts = rng.integers(0, 4, (6, 4), np.uint8)
     with Journal(path, header, 300) as journal:
-        for f, k in zip(features, kept, strict=True):
+        for f, k in zip(features, verdicts, strict=True):
             journal.append(f, k)
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
     with Journal(path, header, 300) as journal:
         assert journal.done == 4 * (5 if cut < 5000 else 4)
         assert (np.array(journal.features) == features[: journal.done // 4]).all()
-        assert (np.array(journal.kept) == kept[: journal.done // 4]).all()
+        assert (np.array(journal.verdicts) == verdicts[: journal.done // 4]).all()
     path.write_bytes(whole[:2000] + bytes([whole[2000] ^ 1]) + whole[2001:])
     with Journal(path, header, 300) as journal:
         assert journal.done == 0  # the first record is damaged, so all are computed again
@@ -301,3 +301,42 @@ def test_fluorescence_is_refused():
         pytest.raises(SlideError, match="bright field"),
     ):
         extract(slide)
+
+
+def test_blank_patches_are_dropped_when_asked_and_counted(tmp_path, pyramid_pixels):
+    pixels = pyramid_pixels.copy()
+    pixels[:256] = 250
+    with open_slide(write_pyramid(tmp_path / "half.tif", pixels, steps=0)) as slide:
+        assert len(extract(slide)) == len(full_grid(slide, 128, 256))
+        settings = replace(SETTINGS, drop_blank=True)
+        bag = extract(slide, settings=settings, cache=tmp_path / "cache")
+        assert bag.coords[:, 1].min() == 256
+        first_row = full_grid(slide, 128, 256).canvas[1]
+        assert bag.source["dropped_patches"]["blank"] >= first_row
+        again = extract(slide, settings=settings, cache=tmp_path / "cache")
+        assert again.source == bag.source
+
+
+def test_normalised_stains_are_recorded_and_bring_slides_together(tmp_path):
+    pytest.importorskip("torchstain", reason="torchstain is not installed")
+    from scipy.ndimage import gaussian_filter
+
+    from tests.features.test_stain_texture import stained
+
+    rng = np.random.default_rng(0)
+    h, e = (gaussian_filter(rng.normal(size=(1024, 1024)), 4) for _ in range(2))
+    h, e = (0.5 + 0.5 * (x - x.min()) / np.ptp(x) for x in (h, e))
+    patches = {}
+    for name, strength in (("pale", 0.9), ("strong", 1.5)):
+        rgb = stained(strength * h, strength * e)[0].numpy()
+        patches[name] = write_pyramid(tmp_path / f"{name}.tif", rgb, mpp=0.5, steps=0)
+    found = {}
+    for how in ("none", "macenko"):
+        settings = replace(SETTINGS, stain_normalisation=how)
+        bags = []
+        for path in patches.values():
+            with open_slide(path) as slide:
+                bags.append(extract(slide, side=256, settings=settings))
+        assert bags[0].source["made_of"]["stain_normalisation"] == how
+        found[how] = np.abs(bags[0].features.mean(0) - bags[1].features.mean(0)).mean()
+    assert found["macenko"] < 0.5 * found["none"]

@@ -31,7 +31,7 @@ def a_bag(**changes: object) -> FeatureBag:
 def test_prediction_of_a_published_model() -> None:
     golden = case("cls_small")
     aggregator = load_checkpoint(
-        HERE / "cls_small.full_model.pt", class_names="abc", encoder="made-up"
+        HERE / "cls_small.full_model.pt", class_names=("a", "b", "c"), encoder="made-up"
     )
     told = []
     prediction = aggregator.predict(golden.bag(), on_progress=lambda *step: told.append(step))
@@ -90,7 +90,7 @@ def test_attention_over_tissue_is_an_option_of_the_run() -> None:
 
 def test_shared_cells_are_refused_or_the_last_wins() -> None:
     golden = case("cls_duplicates")
-    given = {**CLASSES, "canvas": golden.canvas, "class_names": "ab"}
+    given = {**CLASSES, "canvas": golden.canvas, "class_names": ("a", "b")}
     aggregator = load_checkpoint(golden.folder / "cls_duplicates.safetensors", **given)
     bag = golden.bag()
     with pytest.raises(GridError, match="patches fall into a cell that another patch already"):

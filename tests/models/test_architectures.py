@@ -255,7 +255,7 @@ def test_nystrom_is_plain_attention_when_every_token_is_a_landmark() -> None:
 
 def test_other_repositories_layouts(tmp_path: Path) -> None:
     given = {
-        "patch_size": 256, "class_names": "ab", "encoder": None, "task": "classification",
+        "patch_size": 256, "class_names": ("a", "b"), "encoder": None, "task": "classification",
     }  # fmt: skip
     transmil = build("transmil").state_dict()
     renamed = {k.replace("classifier.", "_fc2."): v for k, v in transmil.items()}
@@ -316,6 +316,11 @@ def test_the_documented_example_adds_an_architecture(
     bag = FeatureBag(features.numpy(), cells.numpy()[:, ::-1] * 256, 256)
     prediction = load_checkpoint(tmp_path / "m.safetensors").predict(bag)
     assert prediction.attention.shape == (5,)
+
+
+def test_the_docs_table_has_every_architecture() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "new_aggregator.md").read_text()
+    assert re.findall(r"^\| `(.+?)` \|", page, re.M) == list(architectures())
 
 
 def test_a_broken_package_does_not_stop_the_others(entry_points) -> None:

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import os
@@ -8,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from napari_2dmamba.errors import CheckpointError, ExportError
@@ -116,7 +119,7 @@ def test_published_files_give_their_own_numbers(name: str, file: str) -> None:
     path = HERE / file if (HERE / file).exists() else shared(f"golden/model2d/{file}")
     outputs = golden.settings["n_classes"]
     survival = golden.settings["survival"]
-    given = {
+    wanted = {
         "canvas": golden.canvas,
         "patch_size": golden.patch_size,
         "task": "survival" if survival else "classification",
@@ -126,10 +129,10 @@ def test_published_files_give_their_own_numbers(name: str, file: str) -> None:
     with pytest.raises(MissingSettingsError) as missing:
         load_checkpoint(path)
     whole_model = "full_model" in file
-    expected = ("class_names", "encoder") if whole_model else tuple(given)
+    expected = ("class_names", "encoder") if whole_model else tuple(wanted)
     assert missing.value.missing == expected
     assert all(key in str(missing.value) for key in expected)
-    aggregator = load_checkpoint(path, **{key: given[key] for key in missing.value.missing})
+    aggregator = load_checkpoint(path, **{key: wanted[key] for key in missing.value.missing})
     assert aggregator.header.canvas == golden.canvas
     assert aggregator.header.patch_size == 512
     prediction = aggregator.predict(golden.bag())
@@ -153,7 +156,7 @@ def test_published_files_give_their_own_numbers(name: str, file: str) -> None:
 
 def test_whole_model_tells_what_training_scripts_pickled() -> None:
     header = load_checkpoint(
-        HERE / "cls_small.full_model.pt", class_names="abc", encoder=None
+        HERE / "cls_small.full_model.pt", class_names=("a", "b", "c"), encoder=None
     ).header
     assert header.training["task"] == "BRACS3"
     assert header.config["dropout"] == 0.25
@@ -163,14 +166,54 @@ def test_whole_model_tells_what_training_scripts_pickled() -> None:
 def test_given_must_not_contradict_the_file() -> None:
     with pytest.raises(CheckpointError, match=r"states patch_size = 512, and 256 was given"):
         load_checkpoint(
-            HERE / "cls_small.full_model.pt", class_names="abc", encoder=None, patch_size=256
+            HERE / "cls_small.full_model.pt",
+            class_names=("a", "b", "c"),
+            encoder=None,
+            patch_size=256,
         )
     with pytest.raises(CheckpointError, match="colour cannot be given"):
         load_checkpoint(HERE / "cls_small.safetensors", **CLASSES, colour=1)
     with pytest.raises(CheckpointError, match="2 class names were given for a model of 3"):
-        load_checkpoint(HERE / "cls_small.safetensors", **{**CLASSES, "class_names": "ab"})
+        load_checkpoint(HERE / "cls_small.safetensors", **{**CLASSES, "class_names": ("a", "b")})
     with pytest.raises(CheckpointError, match="task is 'regression'"):
         load_checkpoint(HERE / "cls_small.safetensors", **{**CLASSES, "task": "regression"})
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("class_names", "benign"), ("class_names", [1, 2, 3]), ("patch_size", "512"),
+     ("patch_size", 0), ("patch_size", True), ("mpp", -0.5), ("canvas", "9x12"),
+     ("canvas", (9, 12, 1)), ("canvas", (9.5, 12)), ("canvas", (0, 12))],
+)  # fmt: skip
+def test_given_settings_make_sense(setting: str, value: object) -> None:
+    with pytest.raises(CheckpointError, match=setting):
+        load_checkpoint(HERE / "cls_small.safetensors", **{**CLASSES, setting: value})
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.integers(0, 3000), st.integers(0, 255))
+def test_any_damage_to_an_own_file_is_refused_or_harmless(
+    tmp_path: Path, position: int, value: int
+) -> None:
+    path = tmp_path / "whole.safetensors"
+    if not path.exists():
+        save_checkpoint(small(), path)
+    content = bytearray(path.read_bytes())
+    content[position] = value
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(content)
+    with contextlib.suppress(CheckpointError):
+        load_checkpoint(damaged)
+    with contextlib.suppress(CheckpointError):
+        read_header(damaged)
+
+
+def test_quantised_weights_are_refused(tmp_path: Path) -> None:
+    weights = load_file(HERE / "cls_small.safetensors")
+    weights["norm.bias"] = torch.zeros(32, dtype=torch.int8)
+    save_file(weights, tmp_path / "int8.safetensors")
+    with pytest.raises(CheckpointError, match=r"'norm.bias' in torch.int8"):
+        load_checkpoint(tmp_path / "int8.safetensors", **CLASSES)
 
 
 def test_own_file_takes_no_settings(tmp_path: Path) -> None:
@@ -180,8 +223,8 @@ def test_own_file_takes_no_settings(tmp_path: Path) -> None:
 
 
 def test_own_canvas_needs_no_training_canvas() -> None:
-    given = {key: value for key, value in CLASSES.items() if key != "canvas"}
-    aggregator = load_checkpoint(HERE / "cls_small.safetensors", **given, canvas_mode="slide")
+    wanted = {key: value for key, value in CLASSES.items() if key != "canvas"}
+    aggregator = load_checkpoint(HERE / "cls_small.safetensors", **wanted, canvas_mode="slide")
     assert aggregator.header.canvas is None
 
 

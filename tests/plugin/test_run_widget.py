@@ -210,7 +210,7 @@ def test_a_slide_without_mpp_asks_for_it(
     (layer,) = add_slide(viewer, unknown)
     section = widget.slide_section
     assert section.mpp_row.isVisibleTo(section)
-    assert "µm per pixel" in section.message.text()
+    assert "size of a pixel is unknown" in section.message.text()
     widget.start_run()
     assert not widget.is_running
     assert "no µm per pixel" in widget.footer.message.text()
@@ -356,6 +356,18 @@ def test_published_weights_ask_for_what_they_lack(widget: RunWidget, qtbot: Any)
     assert isinstance(section.checkpoint, Aggregator)
 
 
+def test_the_demo_is_the_default_and_says_what_it_is(make_napari_viewer: Any, runs: Path) -> None:
+    widget = RunWidget(make_napari_viewer())
+    section = widget.model_section
+    assert section.checkpoints.currentText() == "Demo (synthetic slides)"
+    assert section.header is not None
+    assert "synthetic" in section.warning.text()
+    assert "medical" in section.warning.text()
+    assert widget.footer.run.isEnabled()
+    widget.let_go()
+    widget.deleteLater()
+
+
 def test_dropping_a_checkpoint(widget: RunWidget, tmp_path: Path) -> None:
     other = make_checkpoint(tmp_path, patch_size=128, mpp=1.0)
     data = QMimeData()
@@ -404,6 +416,14 @@ def test_gallery_cursor_and_display(
     np.testing.assert_array_equal(layer.data, before)
     layer.gamma = 0.6
     assert section.display.gamma == 0.6
+    text = viewer.canvas.overlays.text
+    assert text.visible
+    assert "log" in text.text
+    section.show_layer.click()
+    assert not layer.visible
+    assert not text.visible
+    layer.visible = True
+    assert section.show_layer.isChecked()
     viewer.layers.remove(layer)
     assert section.maps.count() == 0
 

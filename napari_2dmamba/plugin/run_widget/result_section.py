@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QHBoxLayout, QLabel, QWidget
 
 from napari_2dmamba.explain.display import (
     DisplaySettings,
@@ -37,12 +37,14 @@ class ResultSection(Section):
     -------
     display_changed(settings)
     map_chosen(name)
+    map_shown(is_shown)
     patch_chosen(x, y)
         Level-0 corner of the patch to go to.
     """
 
     display_changed = Signal(object)
     map_chosen = Signal(str)
+    map_shown = Signal(bool)
     patch_chosen = Signal(int, int)
 
     def __init__(self) -> None:
@@ -78,7 +80,14 @@ class ResultSection(Section):
         rows = QFormLayout(self._details)
         rows.setContentsMargins(0, 0, 0, 0)
         rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        rows.addRow("Map", self.maps)
+        self.show_layer = QCheckBox("Show")
+        self.show_layer.setToolTip("Untick to see the tissue alone")
+        self.show_layer.setChecked(True)
+        self.show_layer.toggled.connect(self.map_shown)
+        choice = QHBoxLayout()
+        choice.addWidget(self.maps, 1)
+        choice.addWidget(self.show_layer)
+        rows.addRow("Map", choice)
         self._parts = (
             self._details, self.meaning, self.colour_bar, self.caption,
             Fold("How the map is shown", self.form), self.readout, self.gallery,

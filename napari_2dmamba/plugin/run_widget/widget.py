@@ -138,6 +138,7 @@ class RunWidget(DockedWidget):
         self.model_section.checkpoint_changed.connect(self._follow_checkpoint)
         result.display_changed.connect(self._set_display)
         result.map_chosen.connect(self._choose_map)
+        result.map_shown.connect(self._show_map)
         result.patch_chosen.connect(self._go_to_patch)
         export.export_wanted.connect(self._export)
         export.open_wanted.connect(self.open_saved_run)
@@ -498,8 +499,14 @@ class RunWidget(DockedWidget):
             layer.display = display
             self._caption()
 
+    def _show_map(self, is_shown: bool) -> None:
+        if self.map_layer is not None:
+            self.map_layer.visible = is_shown
+
     def _caption(self, event: Any = None) -> None:
-        caption_map(self._viewer, self.map_layer)
+        layer = self.map_layer
+        caption_map(self._viewer, layer)
+        self.result_section.show_layer.setChecked(layer is not None and layer.visible)
 
     def _follow_layer_display(self, event: Any) -> None:
         layer = self.map_layer

@@ -1,0 +1,149 @@
+"""Every catalogued architecture, built small; and the renaming of transformers' weights."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from napari_2dmamba.errors import FeatureError
+from napari_2dmamba.features.encoder import known_encoders, load_encoder
+from napari_2dmamba.features.encoder_catalog import CATALOG
+from tests.features.networks import require_timm
+
+PATCHES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8))
+
+
+def shape_only(name: str) -> torch.nn.Module:
+    """The catalogued network without memory for its weights."""
+    require_timm()
+    from napari_2dmamba.features.timm_encoder import _FirstStages, _with_layers, create
+
+    entry = CATALOG[name]
+    with torch.device("meta"):
+        network = create(entry.architecture, **_with_layers(entry.arguments))
+        return network if entry.stages is None else _FirstStages(network, entry.stages)
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_the_network_gives_the_stated_number_of_features(name):
+    entry = CATALOG[name]
+    network = shape_only(name)
+    size = entry.transform.size
+    with torch.no_grad():
+        out = network(torch.empty(1, 3, size, size, device="meta"))
+    width = out.shape[-1]
+    if entry.pooling == "none":
+        assert out.ndim == 2
+    else:
+        assert out.ndim == 3
+        assert out.shape[1] - entry.prefix_tokens in (14**2, 16**2)
+    assert (2 * width if entry.pooling == "cls+mean" else width) == entry.feature_size
+    assert name in known_encoders()
+
+
+PARAMETERS = {  # as their makers state them, in millions
+    "uni": 303,
+    "uni2-h": 681,
+    "virchow": 632,
+    "virchow2": 632,
+    "prov-gigapath": 1135,
+    "h-optimus-0": 1135,
+    "phikon": 86,
+    "phikon-v2": 303,
+    "hibou-b": 86,
+    "hibou-l": 304,
+    "midnight": 1136,
+    "h0-mini": 86,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_networks_are_as_large_as_their_makers_say(name):
+    count = sum(p.numel() for p in shape_only(name).parameters()) / 1e6
+    np.testing.assert_allclose(count, PARAMETERS[name], rtol=0.02)
+
+
+@pytest.mark.parametrize("name", ["resnet50-clam", "lunit-vits16"])
+def test_random_weights_saved_to_a_file_run_through(name, tmp_path):
+    require_timm()
+    import timm
+
+    torch.manual_seed(0)
+    entry = CATALOG[name]
+    network = timm.create_model(entry.architecture, num_classes=7).eval()
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    encoder = load_encoder(name, tmp_path / "w.safetensors", device="cpu", offline=True)
+    found = encoder.encode(PATCHES)
+    assert found.shape == (2, entry.feature_size)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (entry.transform.mean, entry.transform.std))
+    pixels = (PATCHES.permute(0, 3, 1, 2) / 255 - mean) / std
+    with torch.no_grad():
+        if entry.stages is None:
+            truth = network.forward_head(network.forward_features(pixels), pre_logits=True)
+        else:
+            stages = network.forward_intermediates(pixels, intermediates_only=True)
+            truth = stages[entry.stages].mean((2, 3))
+    torch.testing.assert_close(found, truth, atol=1e-4, rtol=1e-4)
+    assert entry.licence == encoder.licence
+
+
+def test_gated_weights_say_offline_how_to_get_them(monkeypatch, tmp_path):
+    require_timm()
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(FeatureError, match=r"hf download 1aurent/vit_small_patch16_224.lunit_dino"):
+        load_encoder("lunit-vits16", offline=True, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["vit", "dinov2", "registers", "swiglu"])
+def test_transformers_weights_run_alike_in_timm(kind, tmp_path):
+    """Against transformers itself, with random weights."""
+    require_timm()
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    import timm
+
+    from napari_2dmamba.features.timm_encoder import _with_layers
+    from napari_2dmamba.features.transformers_names import to_timm
+    from napari_2dmamba.features.weights import fit_weights, read_weights
+
+    torch.manual_seed(0)
+    common = {
+        "hidden_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 64,
+        "patch_size": 16,
+    }
+    ours = {"img_size": 64, "patch_size": 16, "embed_dim": 48, "depth": 2, "num_heads": 4}
+    if kind == "vit":
+        from transformers.models.vit.modeling_vit import ViTConfig, ViTModel
+
+        theirs = ViTModel(ViTConfig(**common, intermediate_size=192, layer_norm_eps=1e-6))
+    elif kind == "registers":
+        from transformers.models.dinov2_with_registers import modeling_dinov2_with_registers as m
+
+        theirs = m.Dinov2WithRegistersModel(
+            m.Dinov2WithRegistersConfig(**common, num_register_tokens=4)
+        )
+        ours |= {"init_values": 1e-5, "reg_tokens": 4, "no_embed_class": True}
+    else:
+        from transformers.models.dinov2.modeling_dinov2 import Dinov2Config, Dinov2Model
+
+        theirs = Dinov2Model(Dinov2Config(**common, use_swiglu_ffn=kind == "swiglu"))
+        ours["init_values"] = 1e-5
+        if kind == "swiglu":
+            swiglu = {"mlp_layer": "SwiGLUPacked", "act_layer": "SiLU", "mlp_ratio": 2 * 128 / 48}
+            ours |= _with_layers(swiglu)
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    network = timm.create_model("vit_base_patch16_224", num_classes=0, **ours).eval()
+    theirs.save_pretrained(tmp_path)
+    state = read_weights(tmp_path / "model.safetensors")
+    assert any("attention.attention.query" in key for key in state)
+    fit_weights(network, to_timm(state, network), "file")
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        truth = theirs.eval()(pixels).last_hidden_state
+        found = network.forward_features(pixels)
+    torch.testing.assert_close(found, truth, atol=1e-4, rtol=1e-3)
