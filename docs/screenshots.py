@@ -75,7 +75,7 @@ def main() -> None:
     widget.start_run()
     wait_until(lambda: not widget.is_running)
     assert widget.shown is not None, widget.footer.message.text()
-    shoot("result")
+    shoot("run")
     for fold in widget.result_section.findChildren(Fold):
         fold.set_open(True)
     crop("section-result", widget.result_section)

@@ -28,6 +28,7 @@ _GB_PER_WORKER = 2
 _A_MOMENT = 0.2
 _SECONDS_TO_STOP = 60
 _SECONDS_TO_CONNECT = 20
+_LONGER_THAN_ANY_RESTART = "1 hour"
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -350,6 +351,8 @@ def local_cluster(workers: int, gpus: list[str]) -> Any:
     import logging
 
     distributed = _distributed()
+    import dask
+
     threads = str(_threads_each(workers))
     described = {}
     for index in range(workers):
@@ -377,6 +380,8 @@ def local_cluster(workers: int, gpus: list[str]) -> Any:
             "dashboard_address": "127.0.0.1:0",
         },
     }
+    # Else a worker that takes longer than 15 s to come back after a death is given up for good
+    dask.config.set({"distributed.deploy.lost-worker-timeout": _LONGER_THAN_ANY_RESTART})
     with _interrupts_kept_from_children():
         return distributed.SpecCluster(
             workers=described, scheduler=scheduler, silence_logs=logging.CRITICAL, name="cohort"

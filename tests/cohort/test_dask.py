@@ -112,6 +112,13 @@ def test_workers_share_out_the_gpus(cluster: Any) -> None:
     assert sorted(seen.values()) == ["7", "8"]
 
 
+def test_a_worker_that_is_slow_to_come_back_is_not_given_up(cluster: Any) -> None:
+    import dask
+
+    delay = dask.config.get("distributed.deploy.lost-worker-timeout")
+    assert dask.utils.parse_timedelta(delay) >= 600
+
+
 def test_a_worker_that_does_not_see_the_folder_says_so(
     cluster: Any, scans: Path, tmp_path: Path
 ) -> None:

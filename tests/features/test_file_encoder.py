@@ -100,3 +100,23 @@ def test_what_is_wrong_with_a_yaml_is_said(tmp_path, text, sentence):
     assert "\n" not in str(error.value)
     with pytest.raises(FeatureError, match="not there"):
         load_encoder(str(tmp_path / "absent.ts"), device="cpu")
+
+
+def test_an_installed_package_offers_an_encoder(tmp_path, monkeypatch):
+    (tmp_path / "their_package.py").write_text(
+        "from napari_2dmamba.features.encoder import load_encoder\n"
+        "def make(name, *, weights, offline, device, precision):\n"
+        "    encoder = load_encoder(device=device)\n"
+        "    encoder.name = name\n"
+        "    return encoder\n"
+    )
+    info = tmp_path / "their_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[napari_2dmamba.encoders]\ntheirs = their_package:make\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert load_encoder("theirs", device="cpu").name == "theirs"
+    with pytest.raises(FeatureError, match="theirs"):
+        load_encoder("nobody's", device="cpu")

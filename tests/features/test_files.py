@@ -221,7 +221,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         write_features(bag(source={"not json": object()}), path)
     assert path.read_bytes() == before
     with pytest.raises(FeatureError, match="cannot be written"):
-        write_features(bag(), tmp_path / "no folder" / "a.h5")
+        write_features(bag(), path / "under a file" / "b.h5")
     with pytest.raises(FeatureError, match=r"does not end in .h5"):
         write_features(bag(), tmp_path / "a.txt")
     assert [p.name for p in tmp_path.iterdir()] == ["a.h5"]
