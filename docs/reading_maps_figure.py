@@ -12,7 +12,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import LogNorm
 
-from napari_2dmamba.explain.faithfulness import agreement, faithfulness
+from napari_2dmamba.explain.contribution import gradient_times_input
+from napari_2dmamba.explain.faithfulness import agreement
 from napari_2dmamba.explain.provenance import Provenance
 from napari_2dmamba.explain.subject import Subject
 from napari_2dmamba.models import load_checkpoint
@@ -33,8 +34,7 @@ def main() -> None:
     print(f"query: patch {patch} at x {x}, y {y}; {len(subject)} patches")
     print(f"attention and provenance: Spearman {found.spearman:.2f}, {found.overlap:.0%} of the "
           f"highest {found.k} in common, {found.expected_overlap:.0%} by chance")  # fmt: skip
-    curves = faithfulness(subject, {"attention": attention}, steps=10)
-    print(curves.verdict("attention"))
+    print("gradient x input:", gradient_times_input(subject).verdict)
 
     with open_slide(sample_slide()) as slide:
         picture, (width, height), mpp = slide.thumbnail(800), slide.dimensions, slide.mpp or 1.0
