@@ -13,10 +13,12 @@ import tifffile
 from napari.layers import Shapes
 from qtpy.QtCore import QPoint, Qt
 
+from napari_2dmamba.explain.named_maps import MAPS
 from napari_2dmamba.export.run_folder import open_run
 from napari_2dmamba.pipeline import run
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.inspect_widget import InspectWidget
+from napari_2dmamba.plugin.inspect_widget.map_list import TITLES
 from napari_2dmamba.plugin.inspect_widget.what_if_section import INSPECTED
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.plugin.slide_layer import add_slide
@@ -25,6 +27,8 @@ from napari_2dmamba.slide import open_slide
 from tests.plugin.conftest import LONG, canvas_picture, on_canvas, process_events
 
 CYAN = (0, 213, 255)
+
+pytestmark = pytest.mark.timeout(900)  # the first test extracts the features of the sample
 
 
 @pytest.fixture(scope="session")
@@ -102,6 +106,10 @@ def world(inspect: InspectWidget, patch: int) -> tuple[float, float]:
 
 def heatmaps(viewer: Any) -> dict[str, HeatmapLayer]:
     return {one.name: one for one in viewer.layers if isinstance(one, HeatmapLayer)}
+
+
+def test_every_map_is_offered() -> None:
+    assert set(TITLES) == set(MAPS) - {"decisive"}  # which has a button, as it takes a search
 
 
 def test_clicks_arrows_and_escape(inspect: InspectWidget, viewer: Any, qtbot: Any) -> None:
