@@ -13,13 +13,16 @@ import tifffile
 from napari.layers import Shapes
 from qtpy.QtCore import QPoint, Qt
 
+from napari_2dmamba.explain.counterfactual import Counterfactual
+from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.explain.named_maps import MAPS
+from napari_2dmamba.explain.outcome import Outcome
 from napari_2dmamba.export.run_folder import open_run
 from napari_2dmamba.pipeline import run
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.inspect_widget import InspectWidget
 from napari_2dmamba.plugin.inspect_widget.map_list import TITLES
-from napari_2dmamba.plugin.inspect_widget.what_if_section import INSPECTED
+from napari_2dmamba.plugin.inspect_widget.what_if_section import INSPECTED, WhatIfSection
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.plugin.slide_layer import add_slide
 from napari_2dmamba.sample import demo_checkpoint, sample_slide
@@ -110,6 +113,29 @@ def heatmaps(viewer: Any) -> dict[str, HeatmapLayer]:
 
 def test_every_map_is_offered() -> None:
     assert set(TITLES) == set(MAPS) - {"decisive"}  # which has a button, as it takes a search
+
+
+def test_answers_of_a_survival_model(qtbot: Any) -> None:
+    def outcome(hazards: list[float]) -> Outcome:
+        survival = np.cumprod(1 - np.array(hazards))
+        return Outcome(
+            "survival", ("early", "late"), np.zeros(2), np.ones(3) / 3,
+            hazards=np.array(hazards), survival=survival, risk=-float(survival.sum()),
+        )  # fmt: skip
+
+    nothing = GridMap(np.zeros((1, 3), np.float32), "change of attention", "", 256)
+    present = np.array([True, True, False])
+    found = Counterfactual(outcome([0.5, 0.5]), outcome([0.2, 0.5]), present, np.ones(3), nothing)
+    section = WhatIfSection()
+    qtbot.addWidget(section)
+    section.show_change(found, 1)
+    # 0.5 + 0.25 survived bins before, 0.8 + 0.4 after
+    assert "risk is <b>-1.200</b> instead of -0.750 (-0.450)" in section.words.text()
+    assert "1 of 3 patches gone" in section.words.text()
+    (axes,) = section.chart.figure.axes
+    drawn = [line.get_ydata() for line in axes.get_lines()]
+    np.testing.assert_allclose(drawn, [[1, 0.5, 0.25], [1, 0.8, 0.4]])
+    assert section.undo.isEnabled()
 
 
 def test_clicks_arrows_and_escape(inspect: InspectWidget, viewer: Any, qtbot: Any) -> None:

@@ -12,6 +12,7 @@ from qtpy.QtWidgets import (
     QComboBox,
     QFormLayout,
     QFrame,
+    QLabel,
     QPushButton,
     QScrollArea,
     QVBoxLayout,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from napari_2dmamba.plugin.run_widget import RunWidget
 
 ARROWS = {"Left": (0, -1), "Right": (0, 1), "Up": (-1, 0), "Down": (1, 0)}
+_START, _STOP = "Inspect", "Stop inspecting"
 _CLICK_PIXELS = 4  # a press that moves further is a drag
 _MOST_COMPARED = 3
 _TARGETS = "The prediction"
@@ -91,7 +93,8 @@ class InspectWidget(DockedWidget):
         self._keys: dict[str, Any] | None = None  # what they did before, while we have them
         self._layers = LiveLayers(napari_viewer, self._maps)
         self.message = Message()
-        self.mode = QPushButton("Inspect")
+        self.mode = QPushButton(_START)
+        self.hint = QLabel("Click a patch · shift-click adds one · arrow keys move · Escape ends")
         self.patch_section = PatchSection()
         self.map_list = MapList()
         self.target = QComboBox()
@@ -121,6 +124,8 @@ class InspectWidget(DockedWidget):
             "Click a patch to inspect it, shift-click to add one, arrow keys move to the next "
             "patch, Escape ends"
         )
+        self.hint.setWordWrap(True)
+        self.hint.hide()
         self.keep.setToolTip("Saved maps are there again when the run is opened")
         self.footer.run.hide()
         maps = Section("Maps")
@@ -136,6 +141,7 @@ class InspectWidget(DockedWidget):
         sections.setContentsMargins(4, 4, 4, 4)
         sections.setSpacing(4)
         sections.addWidget(self.mode)
+        sections.addWidget(self.hint)
         sections.addWidget(self.message)
         for section in (self.patch_section, maps, self.what_if_section, self.trust_section):
             sections.addWidget(section)
@@ -252,9 +258,7 @@ class InspectWidget(DockedWidget):
         for number, name in enumerate(header.class_names):
             self.target.addItem(name, number)
         self.target.blockSignals(False)
-        self.message.say(
-            "Click a patch; shift-click adds one, arrow keys move, Escape ends.", "info"
-        )
+        self.message.clear()
         self._set_usable(True)
         self._follow_layers()
         self._inspect([int(np.argmax(inspected.shown.prediction.attention))])
@@ -281,6 +285,8 @@ class InspectWidget(DockedWidget):
                 "warning",
             )
             return
+        self.mode.setText(_STOP)
+        self.hint.show()
         self._viewer.mouse_drag_callbacks.append(self._on_press)
         bindings: dict[str, Callable[[Any], None]] = {
             name: self._arrow(*step) for name, step in ARROWS.items()
@@ -301,6 +307,8 @@ class InspectWidget(DockedWidget):
         for key, before in (self._keys or {}).items():
             self._viewer.bind_key(key, before, overwrite=True)
         self._keys = None
+        self.mode.setText(_START)
+        self.hint.hide()
         self._loading.cancel()
         self.query_layer.clear()
         self.message.clear()
