@@ -19,7 +19,7 @@ os.environ["NAPARI_CONFIG"] = str(Path(_folder.name) / "settings.yaml")
 os.environ.pop("QT_QPA_PLATFORM", None)  # "offscreen" draws no slide
 
 from napari.settings import get_plugin_settings, get_settings  # noqa: E402
-from qtpy.QtWidgets import QApplication, QWidget  # noqa: E402
+from qtpy.QtWidgets import QApplication, QDockWidget, QWidget  # noqa: E402
 
 from napari_2dmamba.plugin.app import Application, make_viewer  # noqa: E402
 from napari_2dmamba.plugin.jobs import wait_for_jobs  # noqa: E402
@@ -90,6 +90,20 @@ def main() -> None:
     crop("section-features", widget.features_section)
     widget.export_section.set_open(True)
     crop("section-export", widget.export_section)
+
+    inspect = application.inspect_widget
+    dock = inspect.parentWidget()
+    while not isinstance(dock, QDockWidget):
+        dock = dock.parentWidget()
+    dock.raise_()
+    inspect.mode.click()
+    settle(application)
+    wait_until(lambda: not inspect.is_busy)
+    viewer.fit_to_view()
+    viewer.scene.camera.zoom *= 1.6
+    viewer.scene.camera.center = viewer.layers["Inspected patch"].data[0].mean(axis=0) * 0.5
+    shoot("inspect")
+    inspect.let_go()
     widget.let_go()
     wait_for_jobs()
     viewer.close()

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from napari_2dmamba.explain.display import DisplaySettings, DisplayTransform, colour_table
 from napari_2dmamba.explain.grid_map import GridMap
 
-COLOUR_MAPS = ("viridis", "inferno", "magma", "turbo", "cividis", "hot", "gray")
+COLOUR_MAPS = (
+    "viridis", "inferno", "magma", "turbo", "cividis", "hot", "YlOrRd", "RdYlGn", "gray",
+)  # fmt: skip
 SIGNED_COLOUR_MAPS = ("coolwarm", "RdBu_r", "PiYG", "seismic")
 """What forms offer; any other name of matplotlib's works as well."""
 

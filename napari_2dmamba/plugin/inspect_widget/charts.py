@@ -11,7 +11,7 @@ from napari_2dmamba.plugin.run_widget.charts import Chart, shortened
 
 _BEFORE, _AFTER, _RANDOM = "#9db7d5", "#2f6fb7", "#a0a0a0"
 _OTHER_COLOURS = ("#c06020", "#30804a", "#8050a0", "#a03050")
-_ROW_HEIGHT, _CURVES_HEIGHT, _SURVIVAL_HEIGHT = 40, 200, 170
+_ROW_HEIGHT, _CURVES_HEIGHT, _SURVIVAL_HEIGHT = 40, 230, 190
 
 
 class AnswerChart(Chart):
@@ -37,7 +37,7 @@ class AnswerChart(Chart):
         else:
             assert found.before.probabilities is not None
             names = found.after.class_names
-            self.setFixedHeight(44 + _ROW_HEIGHT * len(names))
+            self.setFixedHeight(60 + _ROW_HEIGHT * len(names))
             rows = np.arange(len(names))
             for values, shift, colour, label in (
                 (found.before.probabilities, -0.2, _BEFORE, "before"),
@@ -90,7 +90,10 @@ def _draw(axes: Axes, curves: dict[str, Curve], random: Sequence[Curve], first: 
 
 
 def _legend(axes: Axes, chart: Chart) -> None:
-    legend = axes.legend(fontsize=7, frameon=False)
+    handles, labels = axes.get_legend_handles_labels()
+    legend = chart.figure.legend(
+        handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False
+    )
     colour = chart.palette().windowText().color().name()
     for text in legend.get_texts():
         text.set_color(colour)

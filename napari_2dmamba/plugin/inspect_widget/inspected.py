@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from napari_2dmamba.errors import CheckpointError, FeatureError
 from napari_2dmamba.explain.counterfactual import Counterfactuals
@@ -226,16 +225,6 @@ class PatchNumbers:
         if self.field is not None:
             said["receptive_field"] = dataclasses.asdict(self.field)
         return said
-
-
-def patches_in(subject: Subject, areas: Sequence[Any]) -> NDArray[np.int64]:
-    """Return the patches whose centre lies in one of several shapely areas."""
-    import shapely
-
-    centres = subject.bag.coords + subject.bag.patch_size_level0 / 2
-    return np.flatnonzero(
-        shapely.contains_xy(shapely.union_all(list(areas)), centres[:, 0], centres[:, 1])
-    )
 
 
 def _checkpoint(shown: ShownRun) -> Path:

@@ -27,7 +27,7 @@ TITLES = {
 
 STARTING = ("provenance", "erf")
 
-_FAINT = DisplaySettings(transform="raw", gamma=0.4, opacity=0.65)
+_FAINT = DisplaySettings(transform="raw", gamma=0.3, colormap="YlOrRd", opacity=0.6)
 
 
 def first_display(name: str) -> DisplaySettings:

@@ -1,7 +1,6 @@
 """The section *Patch*: the inspected patch at full resolution, with its numbers."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,13 +109,15 @@ def field_words(size: FieldSize) -> str:
 
 
 def _radii(size: FieldSize) -> str:
-    parts: Sequence[str] = [
-        f"{percent} % within {radius:,.0f} {size.unit}".replace(",", " ")
-        if size.unit == "µm"
-        else f"{percent} % within {radius:.1f} cells"
-        for percent, radius in size.radii.items()
-    ]
-    return ", ".join(parts)
+    return ", ".join(f"{percent} % {_within(r, size.unit)}" for percent, r in size.radii.items())
+
+
+def _within(radius: float, unit: str) -> str:
+    if radius == 0:
+        return "on the patch itself"
+    if unit == "µm":
+        return f"within {radius:,.0f} µm".replace(",", " ")
+    return f"within {radius:.1f} {unit}"
 
 
 def _angle(degrees: float) -> str:

@@ -1,10 +1,10 @@
 """The widget *Inspect 2DMamba*: joins its sections, the viewer and the jobs."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Shapes
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtWidgets import (
@@ -12,21 +12,16 @@ from qtpy.QtWidgets import (
     QComboBox,
     QFormLayout,
     QFrame,
+    QLabel,
     QPushButton,
     QScrollArea,
     QVBoxLayout,
     QWidget,
 )
 
-from napari_2dmamba.errors import Cancelled, UserError
-from napari_2dmamba.explain.counterfactual import Action, Counterfactual, Decisive, smallest_set
+from napari_2dmamba.explain.counterfactual import Action, Counterfactual, Decisive
 from napari_2dmamba.explain.display import DisplaySettings
-from napari_2dmamba.explain.faithfulness import (
-    agreement,
-    faithfulness,
-    stability_under_dropout,
-    stability_under_turns,
-)
+from napari_2dmamba.explain.faithfulness import agreement
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.explain.named_maps import MAPS
 from napari_2dmamba.explain.outcome import Target
@@ -34,21 +29,33 @@ from napari_2dmamba.export.run_folder import save_run
 from napari_2dmamba.plugin.commands import run_widget
 from napari_2dmamba.plugin.docked import DockedWidget, weak_callback
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
-from napari_2dmamba.plugin.inspect_widget.inspected import Inspected, patches_in
+from napari_2dmamba.plugin.inspect_widget.inspected import Inspected
+from napari_2dmamba.plugin.inspect_widget.live_layers import LiveLayers
 from napari_2dmamba.plugin.inspect_widget.map_list import MapList, first_display
 from napari_2dmamba.plugin.inspect_widget.patch_section import PICTURE_SIDE, PatchSection
 from napari_2dmamba.plugin.inspect_widget.query_layer import QueryLayer
+from napari_2dmamba.plugin.inspect_widget.questions import (
+    deletion_and_insertion,
+    fewest_patches,
+    live_maps,
+    stability,
+)
 from napari_2dmamba.plugin.inspect_widget.trust_section import TrustSection
+from napari_2dmamba.plugin.inspect_widget.what_if_region import (
+    REGION_LAYER,
+    patches_drawn,
+    places,
+    start_drawing,
+)
 from napari_2dmamba.plugin.inspect_widget.what_if_section import INSPECTED, WhatIfSection
 from napari_2dmamba.plugin.jobs import Job, LatestJob
-from napari_2dmamba.plugin.map_layers import map_layers, show_map
-from napari_2dmamba.plugin.region_layers import to_polygons
+from napari_2dmamba.plugin.map_layers import map_layers
 from napari_2dmamba.plugin.run_widget.gallery import read_patches
 from napari_2dmamba.plugin.run_widget.message import Message
 from napari_2dmamba.plugin.run_widget.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.section import Section
 from napari_2dmamba.plugin.shown_run import ShownRun
-from napari_2dmamba.plugin.slide_layer import open_slides, placement
+from napari_2dmamba.plugin.slide_layer import open_slides
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 if TYPE_CHECKING:
@@ -57,12 +64,10 @@ if TYPE_CHECKING:
     from napari_2dmamba.plugin.run_widget import RunWidget
 
 ARROWS = {"Left": (0, -1), "Right": (0, 1), "Up": (-1, 0), "Down": (1, 0)}
+_START, _STOP = "Inspect", "Stop inspecting"
 _CLICK_PIXELS = 4  # a press that moves further is a drag
-_REGION_LAYER = "What if"
-_REGION_COLOUR = "#ff7f0e"
 _MOST_COMPARED = 3
 _TARGETS = "The prediction"
-_EVENTS = ("gamma", "opacity", "colormap", "contrast_limits")
 
 
 class InspectWidget(DockedWidget):
@@ -86,9 +91,10 @@ class InspectWidget(DockedWidget):
         self._number = 0
         self._job: Job | None = None
         self._keys: dict[str, Any] | None = None  # what they did before, while we have them
-        self._is_sharing = False
+        self._layers = LiveLayers(napari_viewer, self._maps)
         self.message = Message()
-        self.mode = QPushButton("Inspect")
+        self.mode = QPushButton(_START)
+        self.hint = QLabel("Click a patch · shift-click adds one · arrow keys move · Escape ends")
         self.patch_section = PatchSection()
         self.map_list = MapList()
         self.target = QComboBox()
@@ -118,6 +124,8 @@ class InspectWidget(DockedWidget):
             "Click a patch to inspect it, shift-click to add one, arrow keys move to the next "
             "patch, Escape ends"
         )
+        self.hint.setWordWrap(True)
+        self.hint.hide()
         self.keep.setToolTip("Saved maps are there again when the run is opened")
         self.footer.run.hide()
         maps = Section("Maps")
@@ -133,6 +141,7 @@ class InspectWidget(DockedWidget):
         sections.setContentsMargins(4, 4, 4, 4)
         sections.setSpacing(4)
         sections.addWidget(self.mode)
+        sections.addWidget(self.hint)
         sections.addWidget(self.message)
         for section in (self.patch_section, maps, self.what_if_section, self.trust_section):
             sections.addWidget(section)
@@ -225,7 +234,8 @@ class InspectWidget(DockedWidget):
         self._computing.cancel()
         if self._job is not None:
             self._job.cancel()
-        self._inspected, self._patches, self._maps = None, [], {}
+        self._inspected, self._patches, self._layers.slide = None, [], None
+        self._maps.clear()
         self._number += 1
         self.query_layer.clear()
         self.patch_section.clear()
@@ -238,7 +248,7 @@ class InspectWidget(DockedWidget):
         self._loading.request(lambda progress, stop: Inspected.of(shown))
 
     def _take(self, inspected: Inspected) -> None:
-        self._inspected = inspected
+        self._inspected, self._layers.slide = inspected, inspected.shown.slide
         header = inspected.subject.header
         self.target.blockSignals(True)
         self.target.clear()
@@ -248,9 +258,7 @@ class InspectWidget(DockedWidget):
         for number, name in enumerate(header.class_names):
             self.target.addItem(name, number)
         self.target.blockSignals(False)
-        self.message.say(
-            "Click a patch; shift-click adds one, arrow keys move, Escape ends.", "info"
-        )
+        self.message.clear()
         self._set_usable(True)
         self._follow_layers()
         self._inspect([int(np.argmax(inspected.shown.prediction.attention))])
@@ -277,6 +285,8 @@ class InspectWidget(DockedWidget):
                 "warning",
             )
             return
+        self.mode.setText(_STOP)
+        self.hint.show()
         self._viewer.mouse_drag_callbacks.append(self._on_press)
         bindings: dict[str, Callable[[Any], None]] = {
             name: self._arrow(*step) for name, step in ARROWS.items()
@@ -297,6 +307,8 @@ class InspectWidget(DockedWidget):
         for key, before in (self._keys or {}).items():
             self._viewer.bind_key(key, before, overwrite=True)
         self._keys = None
+        self.mode.setText(_START)
+        self.hint.hide()
         self._loading.cancel()
         self.query_layer.clear()
         self.message.clear()
@@ -383,25 +395,8 @@ class InspectWidget(DockedWidget):
         self._number += 1
         if inspected is None or not patches:
             return
-        number, target, computed = self._number, self._target, self._computed
-
-        def task(progress: ProgressCallback, stop: StopCallback) -> None:
-            problem: UserError | None = None
-            for name in names:
-                if stop():
-                    raise Cancelled
-                try:
-                    made = inspected.map(name, patches, target, progress, stop)
-                except Cancelled:
-                    raise
-                except UserError as error:  # the other maps can be had all the same
-                    problem = error
-                else:
-                    computed.emit(number, name, made)
-            if problem is not None:
-                raise problem
-
-        self._computing.request(task)
+        take = partial(self._computed.emit, self._number)
+        self._computing.request(live_maps(inspected, names, patches, self._target, take))
 
     @property
     def _target(self) -> Target:
@@ -413,22 +408,14 @@ class InspectWidget(DockedWidget):
         if number != self._number or inspected is None:
             return  # of an earlier query
         self._maps[name] = grid_map
-        is_new = self._layer(name) is None
-        layer = show_map(self._viewer, inspected.shown.slide, grid_map, self._display_of_new(name))
-        if is_new:
-            for event in _EVENTS:
-                getattr(layer.events, event).connect(self._share_display)
-            marks = self.query_layer.layer
-            if marks is not None:  # on top of all maps
-                self._viewer.layers.move(self._viewer.layers.index(marks), len(self._viewer.layers))
-            layer.visible = False
-            if name == self.map_list.current or not self._layer(self.map_list.current):
-                self._look_at(name)
+        layer, is_new = self._layers.show(grid_map, self._display_of_new(name))
+        if is_new and (name == self.map_list.current or not self._layer(self.map_list.current)):
+            self._layers.look_at(layer)
         self._show_numbers()
 
     def _display_of_new(self, name: str) -> DisplaySettings:
         if self.link.isChecked():
-            for other in self._layers().values():
+            for other in self._layers.by_name().values():
                 return other.display
         return first_display(name)
 
@@ -465,30 +452,10 @@ class InspectWidget(DockedWidget):
             self.patch_section.show_numbers(numbers, len(self._patches))
 
     def _layer(self, name: str) -> HeatmapLayer | None:
-        return self._layers().get(name)
-
-    def _layers(self) -> dict[str, HeatmapLayer]:
-        """Return the layers of our maps by the names of the maps."""
-        if self._inspected is None:
-            return {}
-        titles = {one.name: name for name, one in self._maps.items()}
-        return {
-            titles[layer.grid_map.name]: layer
-            for layer in map_layers(self._viewer, self._inspected.shown.slide)
-            if layer.grid_map.name in titles
-        }
+        return self._layers.by_name().get(name)
 
     def _look_at(self, name: str) -> None:
-        """Show one map and hide the others, which would mix with it."""
-        layer = self._layer(name)
-        if layer is not None:
-            self._show_alone(layer)
-
-    def _show_alone(self, layer: HeatmapLayer) -> None:
-        assert self._inspected is not None
-        for other in map_layers(self._viewer, self._inspected.shown.slide):
-            other.visible = other is layer
-        self._viewer.layers.selection.active = layer
+        self._layers.look_at(self._layer(name))
 
     def _on_tick(self, name: str, is_on: bool) -> None:
         if is_on:
@@ -506,28 +473,14 @@ class InspectWidget(DockedWidget):
         self._compute()
 
     def _on_link(self, is_on: bool) -> None:
+        self._layers.linked = is_on
         layer = self._layer(self.map_list.current)
         if is_on and layer is not None:
-            self._spread_display(layer)
-
-    def _share_display(self, event: Any) -> None:
-        if self.link.isChecked() and event.source in self._layers().values():
-            self._spread_display(event.source)
-
-    def _spread_display(self, source: HeatmapLayer) -> None:
-        if self._is_sharing:
-            return
-        self._is_sharing = True
-        for layer in self._layers().values():
-            if layer is not source and layer.display != source.display:
-                layer.display = source.display
-        self._is_sharing = False
+            self._layers.spread_display(layer)
 
     def _follow_layers(self, event: Any = None) -> None:
         inspected = self._inspected
-        layers = self._viewer.layers
-        marked = [one for one in layers if isinstance(one, Shapes) and one.editable]
-        self.what_if_section.set_places([one.name for one in marked])
+        self.what_if_section.set_places(places(self._viewer))
         if inspected is None:
             return
         slide = inspected.shown.slide
@@ -548,23 +501,8 @@ class InspectWidget(DockedWidget):
     def _draw_region(self) -> None:
         if self._inspected is None:
             return
-        slide = self._inspected.shown.slide
-        layers = self._viewer.layers
-        layer = next((one for one in layers if one.name == _REGION_LAYER), None)
-        if layer is None:
-            layer = Shapes(
-                ndim=2,
-                name=_REGION_LAYER,
-                face_color="transparent",
-                edge_color=_REGION_COLOUR,
-                edge_width=max(slide.dimensions) / 400,
-                axis_labels=("y", "x"),
-                **placement(slide.mpp),
-            )
-            self._viewer.add_layer(layer)
-        layers.selection.active = layer
-        layer.mode = "add_polygon"
-        self.what_if_section.where.setCurrentText(_REGION_LAYER)
+        start_drawing(self._viewer, self._inspected.shown.slide)
+        self.what_if_section.where.setCurrentText(REGION_LAYER)
         self.message.say("Click the corners of the region on the slide; a double click ends it.")
 
     def _chosen_patches(self, where: str) -> np.ndarray:
@@ -573,15 +511,11 @@ class InspectWidget(DockedWidget):
             return np.array(self._patches, dtype=np.int64)
         layer = self._viewer.layers[where]
         layer.mode = "pan_zoom"  # clicks inspect again
-        unit = self._inspected.shown.slide.mpp or 1.0
-        areas = []
-        for corners, kind in zip(layer.data, layer.shape_type, strict=True):
-            world = np.array([layer.data_to_world(corner)[-2:] for corner in corners])
-            areas += to_polygons(world / unit, kind)
-        return patches_in(self._inspected.subject, areas)
+        return patches_drawn(layer, self._inspected.subject, self._inspected.shown.slide)
 
     def _edit(self, where: str, action: Action) -> None:
         if self._inspected is not None:
+            self.message.clear()
             patches = self._chosen_patches(where)
             self._change(lambda c: c.apply(patches, action))
 
@@ -601,32 +535,24 @@ class InspectWidget(DockedWidget):
         layer = self._show_extra(found.attention_change)
         if not steps:
             self._viewer.layers.remove(layer)
+            self._look_at(self.map_list.current)
 
     def _show_extra(self, grid_map: GridMap) -> HeatmapLayer:
-        assert self._inspected is not None
-        display = DisplaySettings(transform="raw", opacity=0.65)
-        layer = show_map(self._viewer, self._inspected.shown.slide, grid_map, display)
-        self._show_alone(layer)
+        layer, _ = self._layers.show(grid_map, DisplaySettings(transform="raw", opacity=0.65))
+        self._layers.look_at(layer)
         return layer
 
     def _search(self) -> None:
         inspected = self._inspected
         if inspected is None:
             return
-        subject, target = inspected.counterfactuals.subject, self._target
-        survival = subject.header.task == "survival"
-
-        def task(progress: ProgressCallback, stop: StopCallback) -> Decisive:
-            return smallest_set(
-                subject, "halve" if survival else "flip", target=target, on_progress=progress,
-                should_stop=stop,
-            )  # fmt: skip
 
         def show(found: Decisive) -> None:
             self.what_if_section.say(found.verdict)
             if found.found:
                 self._show_extra(found.map)
 
+        task = fewest_patches(inspected.counterfactuals.subject, self._target)
         self._start(task, show, "Stopped; nothing was changed.")
 
     # -- trust ----------------------------------------------------------------------------
@@ -635,36 +561,23 @@ class InspectWidget(DockedWidget):
         inspected = self._inspected
         if inspected is None or name not in self._viewer.layers:
             return
-        subject, target = inspected.counterfactuals.subject, self._target
+        subject = inspected.counterfactuals.subject
         layers = map_layers(self._viewer, inspected.shown.slide)
         scores = {one.name: subject.scores_of_map(one.grid_map) for one in layers}
         others = [one for one in scores if one != name][:_MOST_COMPARED]
         alike = {one: agreement(scores[name], scores[one]) for one in others}
         compared = {one: scores[one] for one in (name, *others)}
-
-        def task(progress: ProgressCallback, stop: StopCallback) -> Any:
-            return faithfulness(
-                subject, compared, target=target, steps=12, on_progress=progress,
-                should_stop=stop,
-            )  # fmt: skip
-
         self._start(
-            task, lambda found: self.trust_section.show_check(name, found, alike), "Stopped."
+            deletion_and_insertion(subject, compared, self._target),
+            lambda found: self.trust_section.show_check(name, found, alike),
+            "Stopped.",
         )
 
     def _check_stability(self) -> None:
         inspected = self._inspected
         if inspected is None:
             return
-        subject = inspected.counterfactuals.subject
-
-        def task(progress: ProgressCallback, stop: StopCallback) -> Any:
-            options: dict[str, Any] = {"on_progress": progress, "should_stop": stop}
-            return [
-                ("Flips and rotations", stability_under_turns(subject, **options)),
-                ("Patches left out", stability_under_dropout(subject, **options)),
-            ]
-
+        task = stability(inspected.counterfactuals.subject)
         self._start(task, self.trust_section.show_stability, "Stopped.")
 
     # -- jobs that take long --------------------------------------------------------------

@@ -1,0 +1,339 @@
+"""The Inspect widget in a real window, on the sample slide with the demo model."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import shapely
+import tifffile
+from napari.layers import Shapes
+from qtpy.QtCore import QPoint, Qt
+
+from napari_2dmamba.explain.counterfactual import Counterfactual
+from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.explain.named_maps import MAPS
+from napari_2dmamba.explain.outcome import Outcome
+from napari_2dmamba.export.run_folder import open_run
+from napari_2dmamba.pipeline import run
+from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.inspect_widget import InspectWidget
+from napari_2dmamba.plugin.inspect_widget.map_list import TITLES
+from napari_2dmamba.plugin.inspect_widget.what_if_section import INSPECTED, WhatIfSection
+from napari_2dmamba.plugin.run_widget import RunWidget
+from napari_2dmamba.plugin.slide_layer import add_slide
+from napari_2dmamba.sample import demo_checkpoint, sample_slide
+from napari_2dmamba.slide import open_slide
+from tests.plugin.conftest import LONG, canvas_picture, on_canvas, process_events
+
+CYAN = (0, 213, 255)
+
+pytestmark = pytest.mark.timeout(900)  # the first test extracts the features of the sample
+
+
+@pytest.fixture(scope="session")
+def sample_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features are extracted once for all tests of this file."""
+    folder = tmp_path_factory.mktemp("runs") / "sample"
+    run(sample_slide(), demo_checkpoint(), out=folder)
+    return folder
+
+
+@pytest.fixture
+def folder(sample_run: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(sample_run, tmp_path / "sample")
+
+
+@pytest.fixture
+def viewer(make_napari_viewer: Any) -> Any:
+    viewer = make_napari_viewer(show=True)
+    viewer.theme = "light"
+    viewer.window.resize(1300, 900)
+    return viewer
+
+
+@pytest.fixture
+def widgets(viewer: Any) -> Iterator[tuple[RunWidget, InspectWidget]]:
+    run_widget = RunWidget(viewer)
+    viewer.window.add_dock_widget(run_widget, name="Run 2DMamba", area="right")
+    inspect = InspectWidget(viewer)
+    viewer.window.add_dock_widget(inspect, name="Inspect 2DMamba", area="right", tabify=True)
+    yield run_widget, inspect
+    inspect.let_go()
+    run_widget.let_go()
+
+
+@pytest.fixture
+def inspect(
+    widgets: tuple[RunWidget, InspectWidget], viewer: Any, folder: Path, qtbot: Any
+) -> InspectWidget:
+    """The widget with the run of the sample slide open and the mode on; provenance only."""
+    run_widget, inspect = widgets
+    run_widget.open_saved_run(folder)
+    qtbot.waitUntil(lambda: run_widget.shown is not None, timeout=LONG)
+    inspect.map_list.tick("erf", False)
+    inspect.mode.click()
+    settle(inspect, qtbot)
+    return inspect
+
+
+def settle(inspect: InspectWidget, qtbot: Any) -> None:
+    qtbot.waitUntil(lambda: not inspect.is_busy, timeout=3 * LONG)
+    process_events()
+
+
+def click(
+    viewer: Any, qtbot: Any, x: float, y: float, modifier: Any = Qt.KeyboardModifier.NoModifier
+) -> None:
+    """Click the world point ``x, y`` on the canvas."""
+    camera, (height, width) = viewer.scene.camera, viewer.canvas.size
+    center_y, center_x = camera.center[-2:]
+    at = QPoint(
+        round(width / 2 + (x - center_x) * camera.zoom),
+        round(height / 2 + (y - center_y) * camera.zoom),
+    )
+    canvas = viewer.window._qt_viewer.canvas.native
+    qtbot.mouseMove(canvas, at)
+    qtbot.mouseClick(canvas, Qt.MouseButton.LeftButton, modifier, at)
+
+
+def world(inspect: InspectWidget, patch: int) -> tuple[float, float]:
+    """World ``x, y`` of the centre of a patch, from the features' coordinates alone."""
+    bag = inspect._inspected.subject.bag  # type: ignore[union-attr]
+    x, y = bag.coords[patch] + (bag.patch_size_level0 - 1) / 2
+    return x * 0.5, y * 0.5
+
+
+def heatmaps(viewer: Any) -> dict[str, HeatmapLayer]:
+    return {one.name: one for one in viewer.layers if isinstance(one, HeatmapLayer)}
+
+
+def test_every_map_is_offered() -> None:
+    assert set(TITLES) == set(MAPS) - {"decisive"}  # which has a button, as it takes a search
+
+
+def test_answers_of_a_survival_model(qtbot: Any) -> None:
+    def outcome(hazards: list[float]) -> Outcome:
+        survival = np.cumprod(1 - np.array(hazards))
+        return Outcome(
+            "survival", ("early", "late"), np.zeros(2), np.ones(3) / 3,
+            hazards=np.array(hazards), survival=survival, risk=-float(survival.sum()),
+        )  # fmt: skip
+
+    nothing = GridMap(np.zeros((1, 3), np.float32), "change of attention", "", 256)
+    present = np.array([True, True, False])
+    found = Counterfactual(outcome([0.5, 0.5]), outcome([0.2, 0.5]), present, np.ones(3), nothing)
+    section = WhatIfSection()
+    qtbot.addWidget(section)
+    section.show_change(found, 1)
+    # 0.5 + 0.25 survived bins before, 0.8 + 0.4 after
+    assert "risk is <b>-1.200</b> instead of -0.750 (-0.450)" in section.words.text()
+    assert "1 of 3 patches gone" in section.words.text()
+    (axes,) = section.chart.figure.axes
+    drawn = [line.get_ydata() for line in axes.get_lines()]
+    np.testing.assert_allclose(drawn, [[1, 0.5, 0.25], [1, 0.8, 0.4]])
+    assert section.undo.isEnabled()
+
+
+def test_clicks_arrows_and_escape(inspect: InspectWidget, viewer: Any, qtbot: Any) -> None:
+    bag = inspect._inspected.subject.bag  # type: ignore[union-attr]
+    attention = inspect._inspected.shown.prediction.attention  # type: ignore[union-attr]
+    assert inspect.inspected_patches == (int(np.argmax(attention)),)  # something to start with
+    assert "Provenance (state)" in heatmaps(viewer)
+    count = len(viewer.layers)
+
+    patch = int(np.flatnonzero((bag.coords == [1536, 2560]).all(axis=1))[0])
+    x, y = world(inspect, patch)
+    for zoom in (viewer.scene.camera.zoom, 1.0):
+        viewer.scene.camera.zoom = zoom
+        viewer.scene.camera.center = (y + 40, x - 30)
+        process_events()
+        other = int(np.flatnonzero((bag.coords == bag.coords[patch] + [256, 0]).all(axis=1))[0])
+        click(viewer, qtbot, *world(inspect, other))
+        assert inspect.inspected_patches == (other,)
+        # anywhere in the patch will do: here near its lower right corner
+        click(viewer, qtbot, x + 55, y + 55)
+        assert inspect.inspected_patches == (patch,)
+        settle(inspect, qtbot)
+        for layer in heatmaps(viewer).values():
+            layer.visible = False
+        qtbot.waitUntil(lambda: all(layer.loaded for layer in viewer.layers), timeout=LONG)
+        picture = canvas_picture(viewer)
+        for dx, dy in ((-64, 0), (64, 0), (0, -64), (0, 64)):  # the sides of the square
+            row, col = on_canvas(viewer, picture, x + dx, y + dy)
+            near = picture[row - 2 : row + 3, col - 2 : col + 3].reshape(-1, 3).astype(int)
+            assert np.abs(near - CYAN).sum(axis=1).min() < 90, (zoom, dx, dy)
+
+    # provenance: nothing from the right or from below, and placed on the patch
+    layer = heatmaps(viewer)["Provenance (state)"]
+    values = layer.grid_map.values
+    row, col = np.round(layer.world_to_data((y, x))).astype(int)
+    assert values[row, col] == np.nanmax(values) > 0
+    assert np.nansum(np.abs(values[:, col + 1 :])) == 0
+    assert np.nansum(np.abs(values[row + 1 :])) == 0
+    assert np.nansum(values[:row, :col]) > 0
+    assert len(viewer.layers) == count  # layers are used again
+    assert (
+        f"x {bag.coords[patch][0]}, y {bag.coords[patch][1]}"
+        in inspect.patch_section.numbers.text()
+    )
+    assert "µm" in inspect.patch_section.extent.text()
+    rank = int((attention > attention[patch]).sum()) + 1
+    assert f"rank {rank} of {len(bag)}" in inspect.patch_section.numbers.text()
+    picture = inspect.patch_section.picture.pixmap()
+    assert picture.width() == picture.height() > 100
+
+    canvas = viewer.window._qt_viewer.canvas.native
+    viewer.layers.selection.active = layer
+    qtbot.keyClick(canvas, Qt.Key.Key_Right)
+    assert inspect.inspected_patches == (other,)
+    qtbot.keyClick(canvas, Qt.Key.Key_Down)
+    (below,) = inspect.inspected_patches
+    assert (bag.coords[below] - bag.coords[other]).tolist() == [0, 256]
+    settle(inspect, qtbot)
+    alone = heatmaps(viewer)["Provenance (state)"].grid_map.values
+    click(viewer, qtbot, x, y, Qt.KeyboardModifier.ShiftModifier)
+    assert inspect.inspected_patches == (below, patch)
+    settle(inspect, qtbot)
+    both = heatmaps(viewer)["Provenance (state)"].grid_map.values
+    np.testing.assert_allclose(both, (alone + values) / 2, rtol=1e-4)
+
+    click(viewer, qtbot, 20, 20)  # glass
+    assert inspect.inspected_patches == (below, patch)
+    assert "No patch" in inspect.message.text()
+
+    qtbot.keyClick(canvas, Qt.Key.Key_Escape)
+    assert not inspect.mode.isChecked()
+    assert inspect.query_layer.layer is None
+    assert "Provenance (state)" in heatmaps(viewer)  # the maps stay
+    click(viewer, qtbot, *world(inspect, other))
+    assert inspect.inspected_patches == (below, patch)
+
+
+def test_what_if(inspect: InspectWidget, viewer: Any, qtbot: Any) -> None:
+    truth = tifffile.imread(sample_slide().with_name("synthetic-he-truth.tif"))
+    slide = inspect._inspected.shown.slide  # type: ignore[union-attr]
+    step = slide.dimensions[0] / truth.shape[1]
+    rows, cols = np.nonzero(truth)
+    area = shapely.MultiPoint(np.column_stack([cols, rows]) * step).convex_hull.buffer(150)
+    section = inspect.what_if_section
+    section.draw.click()
+    layer = viewer.layers["What if"]
+    assert isinstance(layer, Shapes)
+    assert layer.mode == "add_polygon"
+    before = inspect.inspected_patches
+    click(viewer, qtbot, *world(inspect, 0))  # draws, and inspects nothing
+    assert inspect.inspected_patches == before
+    layer.mode = "pan_zoom"
+    layer.data = [np.asarray(area.exterior.coords)[:-1, ::-1] - 0.5]
+    section.apply.click()
+    settle(inspect, qtbot)
+    assert "instead of 1.000" in section.words.text()
+    edits = inspect._inspected.counterfactuals  # type: ignore[union-attr]
+    found = edits.current()
+    tumour = found.before.class_names.index("tumour (synthetic)")
+    assert found.before.probabilities[tumour] > 0.9 > 0.5 > found.after.probabilities[tumour]
+    assert "The prediction becomes" in section.words.text()
+    change = heatmaps(viewer)["Change of attention"]
+    assert change.visible
+    assert change.grid_map.signed
+    bag = inspect._inspected.subject.bag  # type: ignore[union-attr]
+    centres = bag.coords + 128
+    gone = shapely.contains_xy(area, centres[:, 0], centres[:, 1])
+    assert (found.present == ~gone).all()
+
+    section.undo.click()
+    settle(inspect, qtbot)
+    assert "Change of attention" not in heatmaps(viewer)
+    assert not section.undo.isEnabled()
+    assert edits.current().after.probabilities == pytest.approx(found.before.probabilities)
+
+    # nothing to do is one sentence, not a traceback
+    layer.data = []
+    section.apply.click()
+    settle(inspect, qtbot)
+    assert "no patch" in inspect.message.text().lower()
+
+    section.where.setCurrentText(INSPECTED)
+    section.action.setCurrentIndex(section.action.findData("similar"))
+    section.apply.click()
+    settle(inspect, qtbot)
+    assert "With all patches" in section.words.text()  # replaced, not removed
+
+
+def test_maps_are_in_the_exports_and_in_the_saved_run(
+    inspect: InspectWidget, widgets: tuple[RunWidget, InspectWidget], viewer: Any, qtbot: Any,
+    folder: Path,
+) -> None:  # fmt: skip
+    run_widget, _ = widgets
+    inspect.map_list.tick("gradient-x-input")
+    settle(inspect, qtbot)
+    names = {"attention", "provenance (state)", "gradient x input"}
+    assert run_widget.shown is not None
+    assert {one.name for one in run_widget.shown.maps} == names
+    shown = {name for name, layer in heatmaps(viewer).items() if layer.visible}
+    assert shown == {"Gradient x input"}  # maps on top of each other would mix
+    inspect.map_list.choose("provenance")
+    assert heatmaps(viewer)["Provenance (state)"].visible
+
+    inspect.link.setChecked(True)
+    viewer.layers["Provenance (state)"].gamma = 0.7
+    assert viewer.layers["Gradient x input"].gamma == pytest.approx(0.7)
+
+    inspect.keep.click()
+    settle(inspect, qtbot)
+    saved = open_run(folder)
+    assert {one.name for one in saved.maps} == names
+    said = json.loads((folder / "run.json").read_text())["explanations"]
+    assert said["queries"][0]["patch"] == inspect.inspected_patches[0]
+
+    inspect.map_list.tick("gradient-x-input", False)
+    assert set(heatmaps(viewer)) == {"Attention", "Provenance (state)"}
+    viewer.layers.remove(viewer.layers["Provenance (state)"])  # by hand: no longer wanted
+    assert inspect.map_list.ticked_names == []
+
+
+def test_trust_while_another_slide_is_open(
+    inspect: InspectWidget, viewer: Any, qtbot: Any, slide_path: Path
+) -> None:
+    with open_slide(slide_path) as other:
+        add_slide(viewer, other)
+        trust = inspect.trust_section
+        # a handful of steps and patches would do, but the sample is what users try first
+        trust.maps.setCurrentText("Attention")
+        trust.check.click()
+        settle(inspect, qtbot)
+        assert "finds patches the model's answer depends on" in trust.verdict.text()
+        assert "Provenance (state): rank correlation" in trust.agreement.text()
+        assert not trust.chart.isHidden()
+        trust.stability.click()
+        settle(inspect, qtbot)
+        assert "Flips and rotations" in trust.steadiness.text()
+
+
+def test_a_run_that_cannot_be_inspected(
+    widgets: tuple[RunWidget, InspectWidget], viewer: Any, folder: Path, qtbot: Any,
+    notifications: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    run_widget, inspect = widgets
+    inspect.mode.click()
+    assert "no run to inspect" in inspect.message.text()
+    assert not inspect.mode.isChecked()
+
+    for file in folder.glob("features-*.h5"):
+        file.unlink()
+    record = json.loads((folder / "run.json").read_text())
+    record["features"]["path"] = str(folder / "gone.h5")
+    record["relative_paths"]["features"] = "gone.h5"
+    (folder / "run.json").write_text(json.dumps(record))
+    run_widget.open_saved_run(folder)
+    qtbot.waitUntil(lambda: run_widget.shown is not None, timeout=LONG)
+    inspect.mode.click()
+    settle(inspect, qtbot)
+    assert not inspect.mode.isChecked()
+    assert inspect.message.text() == (
+        "The features of this run were not kept, or were moved; run the slide again to inspect it."
+    )
