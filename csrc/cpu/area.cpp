@@ -157,7 +157,8 @@ AREA_EXPORT AREA_CLONES void area_resample(const uint8_t* const* tiles, int64_t 
     int64_t taps = y->taps;
     while (taps > 1 && weights[taps - 1] == 0) --taps;  // they may lie beyond the tiles
     for (int64_t column = left / tile_width; column * tile_width < right; ++column) {
-      const int64_t first = column * tile_width < left ? left - column * tile_width : 0;
+      // A few pixels more than asked for at the left, so that whole vectors are left to do
+      const int64_t first = column * tile_width < left ? (left - column * tile_width) / 16 * 16 : 0;
       const int64_t last = right - column * tile_width < tile_width ? right - column * tile_width
                                                                     : tile_width;
       for (int64_t k = 0; k < taps; ++k) {

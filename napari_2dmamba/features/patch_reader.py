@@ -20,7 +20,7 @@ from napari_2dmamba.slide.grid import PatchGrid
 if TYPE_CHECKING:
     from napari_2dmamba.slide.slide import Slide
 
-_BATCHES_AHEAD = 3
+_BATCHES_AHEAD = 2
 _SHARED_TILES_BYTES = 256 * 2**20
 _WHITE = 255
 

@@ -5,7 +5,7 @@ import functools
 import itertools
 import threading
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,9 +174,8 @@ class TileResampler:
         if x is not None:
             height, width = self._shape
             size = len(self._out)
-            scratch = _scratch(
-                3 * self._per_row * width + 6 * self._columns.taps + 8 + 3 * size + 1
-            )
+            line = 3 * size + 1
+            scratch = _scratch(line + 3 * self._per_row * width + 6 * self._columns.taps + 8)
             self._library.area_resample(
                 self._addresses_at,
                 self._per_row,
@@ -191,7 +190,7 @@ class TileResampler:
                 x.first,
                 x.end,
                 size,
-                scratch + 2 * (3 * size + 1),
+                scratch + 2 * line,
                 scratch,
                 self._out_at,
             )
@@ -234,7 +233,7 @@ def resample_in_numpy(
     return ((both + 128) >> 8).astype(np.uint8)
 
 
-def _mixed(values: NDArray[np.uint32], table: AreaWeights) -> NDArray[np.uint32]:
+def _mixed(values: NDArray[Any], table: AreaWeights) -> NDArray[np.uint32]:
     """Return ``(size, ...)``: weighted sums along the first axis."""
     mixed = np.zeros((len(table.first), *values.shape[1:]), np.uint32)
     for tap, weight in enumerate(table.weights.T.astype(np.uint32)):

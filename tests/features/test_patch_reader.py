@@ -1,6 +1,5 @@
 """Patches against an independent crop and resize of the same region."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -151,10 +150,10 @@ def test_an_even_colour_stays_what_it_is(side, value):
 def test_the_library_gives_the_bits_of_the_definition(size, side, x, y, seed):
     tiles = np.random.default_rng(seed).integers(0, 256, (5, 4, 14, 18, 3), np.uint8)
     whole = np.concatenate([np.concatenate(list(row), 1) for row in tiles], 0)
-    tile_rows = -(-math.ceil(y + side - 1e-9) // 14)  # no more than the patch reaches
     rows = area_weights(y, side, size, 0, whole.shape[0])
     columns = area_weights(x, side, size, 0, whole.shape[1])
     out = np.empty((size, size, 3), np.uint8)
+    tile_rows = -(-int(rows.ends.max()) // 14)  # no more than the patch is made of
     given: list[np.ndarray] = []
     resampler = TileResampler((14, 18), tile_rows, 4, rows, columns, out)
     free = 0
