@@ -24,6 +24,15 @@ def demo_survival_checkpoint() -> Path:
     return _find("demo-2dmamba-survival.safetensors")
 
 
+def demo_rivals() -> list[Path]:
+    """Return the demo classifiers of the paper's figure, trained on the same synthetic slides.
+
+    ABMIL, CLAM, TransMIL, MambaMIL, SRMambaMIL and 2DMambaMIL; none is for any medical use.
+    """
+    names = ("abmil", "clam-sb", "transmil", "mambamil", "srmambamil", "2dmamba")
+    return [_find(f"demo-{name}.safetensors") for name in names]
+
+
 def _find(name: str) -> Path:
     for folder in _PLACES:
         if (folder / name).is_file():
