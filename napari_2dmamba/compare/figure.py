@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_2dmamba.compare.comparison import Comparison
+from napari_2dmamba.compare.comparison import DIFFERENCE_RANGE, Comparison
 from napari_2dmamba.compare.figure_layout import (
     BAR_THICKNESS,
     MARGIN,
@@ -20,6 +20,7 @@ from napari_2dmamba.compare.figure_layout import (
     Words,
     lay_out,
 )
+from napari_2dmamba.compare.figure_text import panel_letters, shortened, width_of_text, wrapped
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.display import (
     DisplaySettings,
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from napari_2dmamba.slide import Slide
-
-OPACITY = 0.65
-"""Of the maps where nothing else is asked for: on paper, cells must be told apart."""
 
 KINDS = (".pdf", ".svg", ".png")
 
@@ -79,6 +77,7 @@ class FigureSettings:
         True,
         "Show the slide grey under the maps, so that its own colours do not mix with theirs.",
     )
+    opacity: float = setting(0.65, "How much a map covers the slide.", minimum=0.0, maximum=1.0)
     crop: bool = setting(True, "Show the tissue that was analysed, not the whole slide.")
     letters: bool = setting(True, "Letter the panels A, B, C.", label="Panel letters")
     predictions: bool = setting(True, "Write what the model answers under its map.")
@@ -91,6 +90,13 @@ class Panel:
     title: str
     grid_map: GridMap
     below: str
+
+    @property
+    def kind(self) -> str:
+        """Maps of one kind can share a colour bar."""
+        if not self.grid_map.signed:
+            return "plain"
+        return "difference" if self.grid_map.display_range == DIFFERENCE_RANGE else "signed"
 
 
 def write_figure(
@@ -115,7 +121,7 @@ def write_figure(
     paths
         Files; the suffix of each chooses its format.
     settings, display
-        How; defaults when absent, with maps that cover `OPACITY` of the slide.
+        How; defaults when absent. The opacity is that of the settings.
     zooms
         Regions marked in every panel and shown enlarged from the slide in a row of their own.
     more
@@ -126,7 +132,7 @@ def write_figure(
     ExportError
         For another suffix, a zoomed region off the slide, or when a file cannot be written.
     """
-    settings, display = settings or FigureSettings(), display or DisplaySettings(opacity=OPACITY)
+    settings, display = settings or FigureSettings(), display or DisplaySettings()
     validate(settings)
     validate(display)
     files = [Path(path) for path in paths]
@@ -188,10 +194,13 @@ class _Drawing:
         ] + [Panel(one.name, one, "") for one in more]
         self.zooms = [self._level0(zoom) for zoom in zooms]
         self.region = self._region(comparison.entries[0].grid_map)
-        self.signs = sorted({panel.grid_map.signed for panel in self.panels})
+        self.kinds = list(dict.fromkeys(panel.kind for panel in self.panels))
         self.notes = list(
             dict.fromkeys(e.header.intended_use for e in comparison.runs if e.header.intended_use)
         )
+        if not settings.shared_range:
+            how = DisplayTransform(self.panels[0].grid_map, display).caption()
+            self.notes.insert(0, f"Colour bars: the values of each map, colours {how}.")
         self.line = settings.font_size * MM_PER_POINT * 1.3
         self.layout = self._lay_out()
         self.figure: Figure = Figure(
@@ -241,13 +250,13 @@ class _Drawing:
             )
             return lay_out(
                 self.settings.width, len(self.panels) + 1, aspect, zooms,
-                len(self.signs) if shared else 0, words, self.settings.columns,
+                len(self.kinds) if shared else 0, words, self.settings.columns,
             )  # fmt: skip
 
         self.foot = [
             line
             for note in self.notes
-            for line in _wrapped(
+            for line in wrapped(
                 note, self.settings.width - 2 * MARGIN, 0.8 * self.settings.font_size
             )
         ]
@@ -257,7 +266,7 @@ class _Drawing:
 
     def _draw(self) -> None:
         picture = self._pixels(self.region, self.layout.panels[0])
-        letters = iter(_letters())
+        letters = iter(panel_letters())
         axes = self._picture(self.layout.panels[0], picture, self.region)
         self._title(self.layout.panels[0], next(letters), "Slide")
         self._scale_bar(axes, self.region, self.layout.panels[0])
@@ -280,7 +289,7 @@ class _Drawing:
                           BAR_THICKNESS)  # fmt: skip
                 self._colour_bar(bar, panel.grid_map.signed, _few(transform.ticks(3)), "")
                 top += BAR_THICKNESS + self.line * 1.2 + 1.0
-            self._text(middle, top, _short(panel.below, place.width, self.settings.font_size),
+            self._text(middle, top, shortened(panel.below, place.width, self.settings.font_size),
                        ha="center", va="top")  # fmt: skip
         for number, (place, region) in enumerate(
             zip(self.layout.zooms, self.zooms, strict=True), start=1
@@ -292,13 +301,13 @@ class _Drawing:
             self._title(place, next(letters), f"Region {number}", colour)
             self._scale_bar(axes, region, place)
         if self.settings.shared_range:
-            for place, signed in zip(self.layout.bars, self.signs, strict=True):
+            for place, kind in zip(self.layout.bars, self.kinds, strict=True):
                 found = next(
                     transform
                     for panel, transform in zip(self.panels, transforms, strict=True)
-                    if panel.grid_map.signed == signed
+                    if panel.kind == kind
                 )
-                self._colour_bar(place, signed, *self._shared_scale(found, signed))
+                self._colour_bar(place, kind != "plain", *self._shared_scale(found, kind))
         for number, line in enumerate(self.foot):
             self._text(MARGIN, self.layout.foot + 1.0 + number * self.line * 0.85, line,
                        va="top", size=0.8 * self.settings.font_size, color="0.35")  # fmt: skip
@@ -356,31 +365,39 @@ class _Drawing:
         painter, box = MapPainter(grid_map, raster), (0, 0, raster.width, raster.height)
         positions = transform(grid_map.values)
         table = colour_table(self.display.colormap_for(grid_map)).astype(np.float32)
-        opacity = np.where(np.isnan(positions), 0.0, self.display.opacity).astype(np.float32)
+        opacity = np.where(np.isnan(positions), 0.0, self.settings.opacity).astype(np.float32)
         colours = table[painter.sample(colour_indices(positions), box, np.uint8(0))]
         alpha = painter.sample(opacity, box, np.float32(0))[..., None]
         return np.rint(base + alpha * (colours - base)).astype(np.uint8)
 
     def _transforms(self) -> list[DisplayTransform]:
         """Return how the values of each panel become colours."""
-        own = [DisplayTransform(panel.grid_map, self.display) for panel in self.panels]
+        linear = dataclasses.replace(self.display, transform="raw", clip_low=0.0, clip_high=100.0)
+        own = [
+            DisplayTransform(panel.grid_map, linear if panel.kind == "difference" else self.display)
+            for panel in self.panels
+        ]
         if not self.settings.shared_range or self.display.transform == "percentile":
             return own  # ranks are on one scale as they are
         pooled = {}
-        for signed in self.signs:
-            maps = [p.grid_map for p in self.panels if p.grid_map.signed == signed]
+        for kind in self.kinds:
+            maps = [panel.grid_map for panel in self.panels if panel.kind == kind]
             values = np.concatenate([one.values.ravel() for one in maps])[None]
             ranges = [one.display_range for one in maps]
             limits = None
             if all(limit is not None for limit in ranges):
                 limits = (min(r[0] for r in ranges if r), max(r[1] for r in ranges if r))
-            pooled[signed] = DisplayTransform(
-                dataclasses.replace(maps[0], values=values, display_range=limits), self.display
+            pooled[kind] = DisplayTransform(
+                dataclasses.replace(maps[0], values=values, display_range=limits),
+                linear if kind == "difference" else self.display,
             )
-        return [pooled[panel.grid_map.signed] for panel in self.panels]
+        return [pooled[panel.kind] for panel in self.panels]
 
-    def _shared_scale(self, found: DisplayTransform, signed: bool) -> tuple[list[Tick], str]:
-        """Return marks and label of a colour bar that is true for all panels."""
+    def _shared_scale(self, found: DisplayTransform, kind: str) -> tuple[list[Tick], str]:
+        """Return marks and label of a colour bar that is true for all panels of a kind."""
+        if kind == "difference":
+            return found.ticks(5), "Difference of percentile ranks"
+        signed = kind == "signed"
         if self.display.transform != "percentile":
             log = ", logarithmic" if self.display.transform == "log" else ""
             return found.ticks(5), ("Signed value" if signed else "Score of the patch") + log
@@ -400,10 +417,11 @@ class _Drawing:
         axes = self._axes(place)
         name = self.display.signed_colormap if signed else self.display.colormap
         # as the colours look over tissue, for only so can they be read off
-        shown = self.ground + self.display.opacity * (colour_table(name) - self.ground)
+        shown = self.ground + self.settings.opacity * (colour_table(name) - self.ground)
         axes.imshow(np.rint(shown).astype(np.uint8)[None], extent=(0, 1, 0, 1), aspect="auto")
         axes.set(yticks=[], xlim=(0, 1))
-        axes.set_xticks([tick.position for tick in ticks], [tick.label for tick in ticks])
+        labels = [tick.label.replace("-", "−") for tick in ticks]
+        axes.set_xticks([tick.position for tick in ticks], labels)
         size = self.settings.font_size
         axes.tick_params(labelsize=0.9 * size, length=1.5, width=0.5, pad=1.5)
         marks = axes.get_xticklabels()
@@ -418,9 +436,9 @@ class _Drawing:
         left, base = place.left, place.top - 0.25 * self.line
         if self.settings.letters:
             self._text(left, base, letter, size=1.25 * size, weight="bold", va="baseline")
-            left += _width(letter, 1.25 * size, bold=True) + 0.35 * self.line
+            left += width_of_text(letter, 1.25 * size, bold=True) + 0.35 * self.line
         room = place.left + place.width - left
-        self._text(left, base, _short(title, room, size), va="baseline", color=colour)
+        self._text(left, base, shortened(title, room, size), va="baseline", color=colour)
 
     def _text(self, x: float, y: float, text: str, **how: Any) -> None:
         """Write at a place in mm."""
@@ -437,7 +455,7 @@ class _Drawing:
         length, label = scale_bar(0.3 * place.width * 1000, self.unit * per_mm / 1000, unit)
         size = 0.9 * self.settings.font_size
         long, inset, thick = length / 1000, 0.9, 0.7
-        wide = max(long, _width(label, size)) + 2 * inset
+        wide = max(long, width_of_text(label, size)) + 2 * inset
         high = thick + 1.25 * size * MM_PER_POINT + 1.5 * inset
         x, y, _, height = region
 
@@ -487,42 +505,3 @@ def _box_colour(number: int) -> str:
 def _few(ticks: list[Tick]) -> list[Tick]:
     """Return the ends of a bar too short for more."""
     return [ticks[0], ticks[-1]] if len(ticks) > 1 else ticks
-
-
-def _letters() -> list[str]:
-    alphabet = [chr(ord("A") + number) for number in range(26)]
-    return alphabet + [f"A{letter}" for letter in alphabet]
-
-
-def _width(text: str, size: float, *, bold: bool = False) -> float:
-    """Return the width of a line in mm."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextPath
-
-    if not text.strip():
-        return 0.0
-    font = FontProperties(family=["DejaVu Sans"], weight="bold" if bold else "normal")
-    return float(TextPath((0, 0), text, size=size, prop=font).get_extents().x1) * MM_PER_POINT
-
-
-def _short(text: str, room: float, size: float) -> str:
-    """Return as much of a line as fits, with a mark where it was cut."""
-    if _width(text, size) <= room:
-        return text
-    for length in range(len(text) - 1, 0, -1):
-        cut = text[:length].rstrip() + "…"
-        if _width(cut, size) <= room:
-            return cut
-    return ""
-
-
-def _wrapped(text: str, room: float, size: float) -> list[str]:
-    """Break a text into lines."""
-    lines: list[str] = []
-    for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and _width(longer, size) <= room:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
