@@ -20,6 +20,13 @@ from napari_2dmamba.compare.figure_layout import (
     Words,
     lay_out,
 )
+from napari_2dmamba.compare.figure_marks import (
+    Region,
+    box_colour,
+    draw_boxes,
+    draw_scale_bar_below,
+    draw_scale_bar_inside,
+)
 from napari_2dmamba.compare.figure_text import panel_letters, shortened, width_of_text, wrapped
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.display import (
@@ -46,9 +53,6 @@ KINDS = (".pdf", ".svg", ".png")
 Rectangle = tuple[float, float, float, float]
 """``(x, y, width, height)`` from the corner of level 0, in µm; in level-0 pixels on a slide that
 states no µm per pixel."""
-
-_BOX_COLOURS = ("#d81b60", "#1e88e5", "#e08e00", "#004d40", "#6a1b9a", "#5d4037")
-"""Told apart in the common forms of colour blindness, and on pink tissue."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +212,7 @@ class _Drawing:
         )
         self._draw()
 
-    def _level0(self, zoom: Rectangle) -> tuple[int, int, int, int]:
+    def _level0(self, zoom: Rectangle) -> Region:
         """Return a zoomed region in level-0 pixels."""
         x, y, width, height = (round(value / self.unit) for value in zoom)
         across, down = self.slide.dimensions
@@ -221,7 +225,7 @@ class _Drawing:
             )
         return x, y, width, height
 
-    def _region(self, placed: GridMap) -> tuple[int, int, int, int]:
+    def _region(self, placed: GridMap) -> Region:
         """Return what the panels show, in level-0 pixels: the maps and a rim, or everything."""
         across, down = self.slide.dimensions
         if not self.settings.crop:
@@ -241,7 +245,7 @@ class _Drawing:
         zooms = [width / height for _, _, width, height in self.zooms]
         shared = self.settings.shared_range
         above = self.line * 1.35
-        below = self.line * 1.15 * any(panel.below for panel in self.panels) + 0.5
+        below = self.line * 1.15 + 0.5  # answers, and the scale bar of the slide
         own_bar = 0.0 if shared else BAR_THICKNESS + self.line * 1.2 + 1.5
 
         def made(foot: int) -> Layout:
@@ -265,14 +269,18 @@ class _Drawing:
     # drawing
 
     def _draw(self) -> None:
-        picture = self._pixels(self.region, self.layout.panels[0])
+        settings, first = self.settings, self.layout.panels[0]
+        picture = self._pixels(self.region, first)
         letters = iter(panel_letters())
-        axes = self._picture(self.layout.panels[0], picture, self.region)
-        self._title(self.layout.panels[0], next(letters), "Slide")
-        self._scale_bar(axes, self.region, self.layout.panels[0])
-        self._boxes(axes, named=True)
+        axes = self._picture(first, picture, self.region)
+        self._title(first, next(letters), "Slide")
+        long, label = self._scale(self.region, first)
+        middle = first.top + first.height + 0.5 + 0.42 * self.line
+        draw_scale_bar_below(self.figure, self.layout, first.left, middle, long)
+        self._text(first.left + long + 1.2, middle, label, va="center_baseline")
+        draw_boxes(axes, self.region, self.zooms, settings.font_size, named=True)
         base = picture
-        if self.settings.grey_slide:
+        if settings.grey_slide:
             grey = picture.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
             base = np.repeat(np.rint(grey)[..., None], 3, axis=2).astype(np.uint8)
         self.ground = self._colour_of_tissue(base)
@@ -281,26 +289,28 @@ class _Drawing:
             self.panels, self.layout.panels[1:], transforms, strict=True
         ):
             axes = self._picture(place, self._painted(base, panel.grid_map, transform), self.region)
-            self._boxes(axes, named=False)
+            draw_boxes(axes, self.region, self.zooms, settings.font_size, named=False)
             self._title(place, next(letters), panel.title)
             middle, top = place.left + place.width / 2, place.top + place.height + 0.5
-            if not self.settings.shared_range:
+            if not settings.shared_range:
                 bar = Box(place.left + 0.1 * place.width, top + 0.7, 0.8 * place.width,
                           BAR_THICKNESS)  # fmt: skip
                 self._colour_bar(bar, panel.grid_map.signed, _few(transform.ticks(3)), "")
                 top += BAR_THICKNESS + self.line * 1.2 + 1.0
-            self._text(middle, top, shortened(panel.below, place.width, self.settings.font_size),
+            self._text(middle, top, shortened(panel.below, place.width, settings.font_size),
                        ha="center", va="top")  # fmt: skip
         for number, (place, region) in enumerate(
             zip(self.layout.zooms, self.zooms, strict=True), start=1
         ):
             axes = self._picture(place, self._pixels(region, place), region)
-            colour = _box_colour(number)
+            colour = box_colour(number)
             for spine in axes.spines.values():
                 spine.set(edgecolor=colour, linewidth=1.4)
             self._title(place, next(letters), f"Region {number}", colour)
-            self._scale_bar(axes, region, place)
-        if self.settings.shared_range:
+            draw_scale_bar_inside(
+                axes, region, place, *self._scale(region, place), 0.9 * settings.font_size
+            )
+        if settings.shared_range:
             for place, kind in zip(self.layout.bars, self.kinds, strict=True):
                 found = next(
                     transform
@@ -310,7 +320,7 @@ class _Drawing:
                 self._colour_bar(place, kind != "plain", *self._shared_scale(found, kind))
         for number, line in enumerate(self.foot):
             self._text(MARGIN, self.layout.foot + 1.0 + number * self.line * 0.85, line,
-                       va="top", size=0.8 * self.settings.font_size, color="0.35")  # fmt: skip
+                       va="top", size=0.8 * settings.font_size, color="0.35")  # fmt: skip
 
     def _colour_of_tissue(self, base: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Return the median colour ``(3,)`` of the slide where the maps are."""
@@ -332,9 +342,7 @@ class _Drawing:
             )
         )
 
-    def _picture(
-        self, place: Box, pixels: NDArray[np.uint8], region: tuple[int, int, int, int]
-    ) -> "Axes":
+    def _picture(self, place: Box, pixels: NDArray[np.uint8], region: Region) -> "Axes":
         """Show pixels of a region of level 0, with its pixels as coordinates."""
         x, y, width, height = region
         axes = self._axes(place)
@@ -346,14 +354,14 @@ class _Drawing:
             spine.set(edgecolor="0.6", linewidth=0.5)
         return axes
 
-    def _raster(self, region: tuple[int, int, int, int], place: Box) -> Raster:
+    def _raster(self, region: Region, place: Box) -> Raster:
         width, height = (
             max(1, round(length / 25.4 * self.settings.dpi))
             for length in (place.width, place.height)
         )
         return Raster(region, width, height, self.slide.mpp)
 
-    def _pixels(self, region: tuple[int, int, int, int], place: Box) -> NDArray[np.uint8]:
+    def _pixels(self, region: Region, place: Box) -> NDArray[np.uint8]:
         raster = self._raster(region, place)
         return SlidePainter(self.slide, raster)((0, 0, raster.width, raster.height))
 
@@ -396,7 +404,9 @@ class _Drawing:
     def _shared_scale(self, found: DisplayTransform, kind: str) -> tuple[list[Tick], str]:
         """Return marks and label of a colour bar that is true for all panels of a kind."""
         if kind == "difference":
-            return found.ticks(5), "Difference of percentile ranks"
+            marks = ("−100", "−50", "0", "+50", "+100")
+            ticks = [Tick(place / 4, label) for place, label in enumerate(marks)]
+            return ticks, "Difference of percentile ranks"
         signed = kind == "signed"
         if self.display.transform != "percentile":
             log = ", logarithmic" if self.display.transform == "log" else ""
@@ -445,61 +455,13 @@ class _Drawing:
         how = {"size": self.settings.font_size, **how}
         self.figure.text(x / self.layout.width, 1 - y / self.layout.height, text, **how)
 
-    def _scale_bar(self, axes: "Axes", region: tuple[int, int, int, int], place: Box) -> None:
-        """Draw a bar of round length in the lower left corner, on white."""
-        from matplotlib.patches import Rectangle as Patch
-
-        per_mm = region[2] / place.width
+    def _scale(self, region: Region, place: Box) -> tuple[float, str]:
+        """Return length in mm on paper and label of a scale bar of round length."""
         unit = "µm" if self.slide.mpp else "px"
-        # thousandths of a mm on paper: the round length must not be rounded again
-        length, label = scale_bar(0.3 * place.width * 1000, self.unit * per_mm / 1000, unit)
-        size = 0.9 * self.settings.font_size
-        long, inset, thick = length / 1000, 0.9, 0.7
-        wide = max(long, width_of_text(label, size)) + 2 * inset
-        high = thick + 1.25 * size * MM_PER_POINT + 1.5 * inset
-        x, y, _, height = region
-
-        def at(right: float, up: float) -> tuple[float, float]:
-            return x + right * per_mm, y + height - up * per_mm
-
-        axes.add_patch(
-            Patch(at(0, high), wide * per_mm, high * per_mm, facecolor="white", alpha=0.85, lw=0)
-        )
-        start = (wide - long) / 2
-        axes.add_patch(
-            Patch(at(start, inset + thick), long * per_mm, thick * per_mm, facecolor="black", lw=0)
-        )
-        axes.text(*at(wide / 2, inset + thick + 0.4), label, size=size, ha="center", va="bottom")
-
-    def _boxes(self, axes: "Axes", *, named: bool) -> None:
-        """Mark the zoomed regions."""
-        from matplotlib.patches import Rectangle as Patch
-        from matplotlib.patheffects import withStroke
-
-        halo = [withStroke(linewidth=2.2, foreground="white")]
-        for number, (x, y, width, height) in enumerate(self.zooms, start=1):
-            axes.add_patch(
-                Patch(
-                    (x, y),
-                    width,
-                    height,
-                    fill=False,
-                    edgecolor=_box_colour(number),
-                    lw=1.1,
-                    path_effects=halo,
-                )
-            )
-            if named:
-                room = y - self.region[1] > 0.08 * self.region[3]
-                axes.annotate(
-                    str(number), (x, y if room else y + height), xytext=(1, 1.5 if room else -1.5),
-                    textcoords="offset points", size=self.settings.font_size, weight="bold",
-                    color=_box_colour(number), va="bottom" if room else "top", path_effects=halo,
-                )  # fmt: skip
-
-
-def _box_colour(number: int) -> str:
-    return _BOX_COLOURS[(number - 1) % len(_BOX_COLOURS)]
+        per_mm = region[2] * self.unit / place.width
+        # in thousandths of a mm, for the length comes as a whole number
+        length, label = scale_bar(0.3 * place.width * 1000, per_mm / 1000, unit)
+        return length / 1000, label
 
 
 def _few(ticks: list[Tick]) -> list[Tick]:
