@@ -96,7 +96,7 @@ def draw_boxes(
             )
         )
         if named:
-            room = y - shown[1] > 0.08 * shown[3]
+            room = y - shown[1] > 0.13 * shown[3]
             axes.annotate(
                 str(number),
                 (x, y if room else y + height),
