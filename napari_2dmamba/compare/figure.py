@@ -1,6 +1,7 @@
 """One figure for a paper: the slide, every map, what each model answers, zoomed regions."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from napari_2dmamba.slide import Slide
+
+MOST_PIXELS = 60e6
+"""Of all pictures in a figure: two columns and a page at 600 dots per inch have 24 million."""
 
 KINDS = (".pdf", ".svg", ".png")
 
@@ -134,7 +138,8 @@ def write_figure(
     Raises
     ------
     ExportError
-        For another suffix, a zoomed region off the slide, or when a file cannot be written.
+        For another suffix, a zoomed region off the slide, a figure of too many pixels, or when a
+        file cannot be written.
     """
     settings, display = settings or FigureSettings(), display or DisplaySettings()
     validate(settings)
@@ -207,6 +212,7 @@ class _Drawing:
             self.notes.insert(0, f"Colour bars: the values of each map, colours {how}.")
         self.line = settings.font_size * MM_PER_POINT * 1.3
         self.layout = self._lay_out()
+        self._refuse_too_large()
         self.figure: Figure = Figure(
             figsize=(self.layout.width / 25.4, self.layout.height / 25.4), facecolor="white"
         )
@@ -265,6 +271,17 @@ class _Drawing:
             )
         ]
         return made(len(self.foot))
+
+    def _refuse_too_large(self) -> None:
+        places = (*self.layout.panels, *self.layout.zooms)
+        area = sum(place.width * place.height for place in places)
+        dpi = self.settings.dpi
+        if area * (dpi / 25.4) ** 2 > MOST_PIXELS:
+            fits = math.floor(25.4 * math.sqrt(MOST_PIXELS / area))
+            raise ExportError(
+                f"at {dpi} dots per inch the figure would have more than the "
+                f"{MOST_PIXELS / 1e6:.0f} million pixels that are drawn; choose {fits} or fewer"
+            )
 
     # drawing
 

@@ -118,6 +118,24 @@ def test_zoomed_regions_are_the_slides_own_pixels(
     np.testing.assert_allclose(inside.mean(axis=(0, 1)), expected, atol=4)
 
 
+def test_without_mpp_lengths_are_in_pixels(comparison: Comparison, tmp_path: Path) -> None:
+    file = tmp_path / "f.svg"
+    with open_slide(write_slide(tmp_path / "tiny.tif", mpp=None)) as slide:
+        write_figure(comparison, slide, [file], FigureSettings(dpi=60), zooms=[(0, 0, 100, 100)])
+        with pytest.raises(ExportError, match="is 1408 x 1152 level-0 px"):
+            write_figure(comparison, slide, [file], zooms=[(0, 0, 1409, 100)])
+    said = text_of(file)
+    assert " px" in said
+    assert "µm" not in said
+
+
+def test_too_many_pixels_are_refused(slide: Slide, comparison: Comparison, tmp_path: Path) -> None:
+    huge = FigureSettings(width=500, dpi=1200)
+    with pytest.raises(ExportError, match=r"choose \d+ or fewer") as refusal:
+        write_figure(comparison, slide, [tmp_path / "f.png"], huge)
+    assert not list(tmp_path.iterdir()), refusal
+
+
 def test_differences_have_a_colour_bar_of_their_own(
     slide: Slide, comparison: Comparison, tmp_path: Path
 ) -> None:
