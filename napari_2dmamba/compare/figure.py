@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_2dmamba.compare.comparison import DIFFERENCE_RANGE, Comparison
+from napari_2dmamba.compare.contender import SCORE
 from napari_2dmamba.compare.figure_layout import (
     BAR_THICKNESS,
     MARGIN,
@@ -25,6 +26,7 @@ from napari_2dmamba.compare.figure_marks import (
     Region,
     box_colour,
     draw_boxes,
+    draw_circle,
     draw_scale_bar_below,
     draw_scale_bar_inside,
 )
@@ -98,6 +100,8 @@ class Panel:
     title: str
     grid_map: GridMap
     below: str
+    at_patch: bool = False
+    """Whether the map is about one patch, which is marked."""
 
     @property
     def kind(self) -> str:
@@ -191,6 +195,8 @@ class _Drawing:
     ) -> None:
         from matplotlib.figure import Figure
 
+        from napari_2dmamba.explain.named_maps import MAPS  # needs torch
+
         self.slide, self.settings, self.display = slide, settings, display
         self.unit = slide.mpp or 1.0
         self.panels = [
@@ -198,6 +204,7 @@ class _Drawing:
                 entry.title,
                 entry.grid_map,
                 answer_in_words(entry.prediction) if settings.predictions else "",
+                entry.map_name != SCORE and MAPS[entry.map_name].at_patch,
             )
             for entry in comparison.entries
         ] + [Panel(one.name, one, "") for one in more]
@@ -207,6 +214,12 @@ class _Drawing:
         self.notes = list(
             dict.fromkeys(e.header.intended_use for e in comparison.runs if e.header.intended_use)
         )
+        self.query: tuple[float, float] | None = None
+        if comparison.query is not None and any(panel.at_patch for panel in self.panels):
+            x, y = comparison.bag.coords[comparison.query]
+            half = comparison.bag.patch_size_level0 / 2
+            self.query = (float(x) + half, float(y) + half)
+            self.notes.insert(0, "Circle: the patch that maps of one patch are about.")
         if not settings.shared_range:
             how = DisplayTransform(self.panels[0].grid_map, display).caption()
             self.notes.insert(0, f"Colour bars: the values of each map, colours {how}.")
@@ -307,12 +320,14 @@ class _Drawing:
         ):
             axes = self._picture(place, self._painted(base, panel.grid_map, transform), self.region)
             draw_boxes(axes, self.region, self.zooms, settings.font_size, named=False)
+            if self.query is not None and panel.at_patch:
+                draw_circle(axes, self.query)
             self._title(place, next(letters), panel.title)
             middle, top = place.left + place.width / 2, place.top + place.height + 0.5
             if not settings.shared_range:
                 bar = Box(place.left + 0.1 * place.width, top + 0.7, 0.8 * place.width,
                           BAR_THICKNESS)  # fmt: skip
-                self._colour_bar(bar, panel.grid_map.signed, _few(transform.ticks(3)), "")
+                self._colour_bar(bar, panel.grid_map.signed, transform.ticks(2), "")
                 top += BAR_THICKNESS + self.line * 1.2 + 1.0
             self._text(middle, top, shortened(panel.below, place.width, settings.font_size),
                        ha="center", va="top")  # fmt: skip
@@ -479,8 +494,3 @@ class _Drawing:
         # in thousandths of a mm, for the length comes as a whole number
         length, label = scale_bar(0.3 * place.width * 1000, per_mm / 1000, unit)
         return length / 1000, label
-
-
-def _few(ticks: list[Tick]) -> list[Tick]:
-    """Return the ends of a bar too short for more."""
-    return [ticks[0], ticks[-1]] if len(ticks) > 1 else ticks

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from napari_2dmamba.cli import FAILED, OK, main
+from napari_2dmamba.explain.named_maps import MAPS
 from napari_2dmamba.sample import demo_rivals, sample_slide
 from tests.tiny import write_checkpoint, write_slide
 
@@ -69,6 +70,12 @@ def test_seeds_of_one_model_are_an_ensemble(
     assert "ensemble mean" in drawing
     assert "ensemble spread" in drawing
     assert "2DMambaMIL (0)" in capsys.readouterr().out
+
+
+def test_maps_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--maps", "list"]) == OK
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == ["score", *MAPS]
 
 
 @pytest.mark.parametrize(
