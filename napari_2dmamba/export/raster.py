@@ -14,7 +14,7 @@ from napari_2dmamba.explain.display import (
     DisplaySettings,
     DisplayTransform,
     colour_indices,
-    colour_table,
+    map_colours,
     percentiles,
 )
 from napari_2dmamba.explain.grid_map import GridMap
@@ -231,8 +231,10 @@ class OverlayPainter:
         self._map = MapPainter(grid_map, raster)
         positions = DisplayTransform(grid_map, display)(grid_map.values)
         self._indices = colour_indices(positions)
-        self._table = colour_table(display.colormap_for(grid_map)).astype(np.float32)
-        self._alpha = np.where(np.isnan(positions), 0.0, display.opacity).astype(np.float32)
+        colours = map_colours(grid_map, display)
+        self._table = 255 * colours[:, :3]
+        covers = display.opacity * colours[self._indices, 3]
+        self._alpha = np.where(np.isnan(positions), np.float32(0), covers).astype(np.float32)
         self._line_width = max(1, line_width)
         self._outlined: NDArray[np.bool_] | None = None
         if contour is not None:
