@@ -405,6 +405,9 @@ def _stability(
         tuple(outcomes),
         stacked,
         subject.map_of_patches(
-            spread, "spread of attention", f"standard deviation of the attention under {of}"
+            spread,
+            "spread of attention",
+            f"standard deviation of the attention under {of}",
+            quantity="standard deviation of the attention",
         ),
     )

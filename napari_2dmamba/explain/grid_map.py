@@ -34,6 +34,9 @@ class GridMap:
     quantity
         What the values are, with their unit: maps of one quantity can be compared and shown on
         one scale. Empty where nothing else is of the kind.
+    queries
+        Level-0 ``(x, y)`` of the top left corners of the patches that the map is about; none
+        for maps of the slide.
     """
 
     values: NDArray[np.float32]
@@ -45,6 +48,7 @@ class GridMap:
     signed: bool = False
     display_range: tuple[float, float] | None = None
     quantity: str = ""
+    queries: tuple[tuple[int, int], ...] = ()
 
     @property
     def pixel_size(self) -> float:

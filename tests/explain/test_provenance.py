@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from napari_2dmamba.errors import CheckpointError
+from napari_2dmamba.errors import CheckpointError, UserError
 from napari_2dmamba.explain.implied_attention import ScanArrays, influence_of, influence_on
 from napari_2dmamba.explain.provenance import THROUGH, Provenance
 from napari_2dmamba.explain.subject import Subject
@@ -198,8 +198,10 @@ def test_one_channel_and_the_signed_mean() -> None:
     assert (truth < 0).any()
     assert provenance.on((2, 3), channels="mean").signed
     assert not provenance.on((2, 3)).signed
-    with pytest.raises(ValueError, match="no channel 16"):
+    with pytest.raises(UserError, match="no channel 16; the scan has 0 to 15"):
         provenance.values_on(0, channels=16)
+    with pytest.raises(CheckpointError, match="mixes the channels"):
+        provenance.values_on(0, channels=3, through="projection")
 
 
 def test_maps_lie_where_the_patches_are() -> None:

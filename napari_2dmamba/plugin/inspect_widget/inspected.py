@@ -148,7 +148,9 @@ class Inspected:
             direction, through = _OF_PROVENANCE[name]
             ask = self.provenance.on if direction == "on" else self.provenance.feeds
             return ask(patch, through=through)
-        return MAPS[name].compute(Asked(self.subject, patch, target, on_progress, should_stop))
+        return MAPS[name].compute(
+            Asked(self.subject, patch, target, -1, "absolute", on_progress, should_stop)
+        )
 
     def neighbour(self, patch: int, rows: int, cols: int) -> int | None:
         """Return the next patch in a direction, over gaps in the tissue; None past the last."""
