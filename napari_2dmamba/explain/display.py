@@ -67,6 +67,18 @@ class DisplaySettings:
         return self.signed_colormap if grid_map.signed else self.colormap
 
 
+PATCH_DISPLAY = DisplaySettings(
+    transform="raw", gamma=0.3, colormap="YlOrRd", opacity=0.75, clear_at_zero=True
+)
+"""For maps of a patch, which are zero at many patches and fall off fast: ranks would show the
+zeros as middling, a linear scale a single patch, and full colours would hide the tissue."""
+
+
+def display_for(grid_map: GridMap, chosen: DisplaySettings) -> DisplaySettings:
+    """Return how a map is shown among others: as chosen, but a map of a patch in its own way."""
+    return PATCH_DISPLAY if grid_map.queries else chosen
+
+
 _FULL = 0.5
 """Part of the bar, from zero, along which colours that are clear at zero become full."""
 

@@ -15,6 +15,9 @@ LINE_COLOURS: dict[int, tuple[int, int, int]] = {
 }
 """Dark to light green: the complement of eosin, told apart by lightness alone."""
 
+QUERY_COLOUR = (0, 213, 255)
+"""Of the patches a map is about: neither in H&E nor in the colour maps."""
+
 
 def fewest_cells(
     values: NDArray[np.floating], percents: Sequence[int] = PERCENTS
