@@ -259,7 +259,9 @@ class OverlayPainter:
             colours = self._table[self._map.sample(self._indices, box, np.uint8(0))]
             pixels = np.rint(pixels + alpha * (colours - pixels)).astype(np.uint8)
         for outlined, colour in self._outlined:
-            pixels = np.where(self._rim(outlined, box)[..., None], np.uint8(colour), pixels)
+            pixels = np.where(
+                self._rim(outlined, box)[..., None], np.array(colour, np.uint8), pixels
+            )
         return pixels
 
     def _rim(self, outlined: NDArray[np.bool_], box: Box) -> NDArray[np.bool_]:

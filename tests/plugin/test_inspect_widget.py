@@ -102,7 +102,7 @@ def click(
 
 def world(inspect: InspectWidget, patch: int) -> tuple[float, float]:
     """World ``x, y`` of the centre of a patch, from the features' coordinates alone."""
-    bag = inspect._inspected.subject.bag  # type: ignore[union-attr]
+    bag = inspect.live.inspected.subject.bag  # type: ignore[union-attr]
     x, y = bag.coords[patch] + (bag.patch_size_level0 - 1) / 2
     return x * 0.5, y * 0.5
 
@@ -139,8 +139,8 @@ def test_answers_of_a_survival_model(qtbot: Any) -> None:
 
 
 def test_clicks_arrows_and_escape(inspect: InspectWidget, viewer: Any, qtbot: Any) -> None:
-    bag = inspect._inspected.subject.bag  # type: ignore[union-attr]
-    attention = inspect._inspected.shown.prediction.attention  # type: ignore[union-attr]
+    bag = inspect.live.inspected.subject.bag  # type: ignore[union-attr]
+    attention = inspect.live.inspected.shown.prediction.attention  # type: ignore[union-attr]
     assert inspect.inspected_patches == (int(np.argmax(attention)),)  # something to start with
     assert "Provenance (state)" in heatmaps(viewer)
     count = len(viewer.layers)
@@ -215,7 +215,7 @@ def test_clicks_arrows_and_escape(inspect: InspectWidget, viewer: Any, qtbot: An
 
 def test_what_if(inspect: InspectWidget, viewer: Any, qtbot: Any) -> None:
     truth = tifffile.imread(sample_slide().with_name("synthetic-he-truth.tif"))
-    slide = inspect._inspected.shown.slide  # type: ignore[union-attr]
+    slide = inspect.live.inspected.shown.slide  # type: ignore[union-attr]
     step = slide.dimensions[0] / truth.shape[1]
     rows, cols = np.nonzero(truth)
     area = shapely.MultiPoint(np.column_stack([cols, rows]) * step).convex_hull.buffer(150)
@@ -232,7 +232,7 @@ def test_what_if(inspect: InspectWidget, viewer: Any, qtbot: Any) -> None:
     section.apply.click()
     settle(inspect, qtbot)
     assert "instead of 1.000" in section.words.text()
-    edits = inspect._inspected.counterfactuals  # type: ignore[union-attr]
+    edits = inspect.live.inspected.counterfactuals  # type: ignore[union-attr]
     found = edits.current()
     tumour = found.before.class_names.index("tumour (synthetic)")
     assert found.before.probabilities[tumour] > 0.9 > 0.5 > found.after.probabilities[tumour]
@@ -240,7 +240,7 @@ def test_what_if(inspect: InspectWidget, viewer: Any, qtbot: Any) -> None:
     change = heatmaps(viewer)["Change of attention"]
     assert change.visible
     assert change.grid_map.signed
-    bag = inspect._inspected.subject.bag  # type: ignore[union-attr]
+    bag = inspect.live.inspected.subject.bag  # type: ignore[union-attr]
     centres = bag.coords + 128
     gone = shapely.contains_xy(area, centres[:, 0], centres[:, 1])
     assert (found.present == ~gone).all()
