@@ -410,7 +410,7 @@ def _stability(
         stacked,
         subject.map_of_patches(
             spread,
-            "spread of attention",
+            f"spread of attention ({kind})",
             f"standard deviation of the attention under {of}",
             quantity="standard deviation of the attention",
         ),

@@ -38,8 +38,8 @@ Measure = Literal["jacobian", "sum", "figure"]
 Output = Literal["state", "score"]
 MEASURES: tuple[Measure, ...] = ("jacobian", "sum", "figure")
 
-JACOBIAN = "norm of the Jacobian of a patch's state"
-"""Quantity of the fields that are one."""
+JACOBIAN = "norm of the Jacobian"
+"""Quantity of maps of a patch's state that are one."""
 
 FIGURE_DISPLAY = DisplaySettings(transform="raw", gamma=0.2, colormap="RdYlGn")
 """How the paper's figure is drawn: divided by the largest value, power 0.2, red to green."""

@@ -196,9 +196,9 @@ def colormap_of(grid_map: GridMap, display: DisplaySettings) -> Colormap:
     zero. The colours of a signed map are bent the other way, so that gamma acts on magnitudes.
     """
     colours = map_colours(grid_map, display)
-    name = display.colormap_for(grid_map) + (", clear at zero" if display.clear_at_zero else "")
+    name = display.colormap_for(grid_map) + (", clear" if display.clear_at_zero else "")
     if grid_map.signed and display.gamma != 1:
-        name += f", gamma {display.gamma:.2f}"
+        name += f", γ {display.gamma:.2f}"
         along = np.linspace(0, 1, _FINE)
         side = 2 * along ** (1 / display.gamma) - 1
         # the curve is steep about zero, which must not fall on a neighbour's colour

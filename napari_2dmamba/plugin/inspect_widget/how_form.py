@@ -41,6 +41,11 @@ class HowForm(QWidget):
         self.channel = QSpinBox()
         self.channel.setAccessibleName("Number of the channel")
         self.channel.hide()
+        for box in (self.target, self.layer, self.channels):  # long names must not widen the dock
+            box.setSizeAdjustPolicy(
+                QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
+            )
+            box.setMinimumContentsLength(8)
         row = QHBoxLayout()
         row.addWidget(self.channels, 1)
         row.addWidget(self.channel)
@@ -71,6 +76,7 @@ class HowForm(QWidget):
         self.rows.setRowVisible(self._channels_row, scan is not None)
         if scan is not None:
             self.channel.setRange(0, scan.channels - 1)
+        self.channel.setVisible(self.channels.currentData() == _ONE)
         self.blockSignals(False)
 
     @property

@@ -140,10 +140,13 @@ class LiveLayers:
         }
 
     def _spread_display(self, source: HeatmapLayer) -> None:
+        display = source.display
+        if display.transform == "raw":  # a range of raw values is one of this quantity alone
+            display = replace(display, clip_low=0.0, clip_high=100.0)
         self._is_sharing = True
         for name, layer in self.by_name().items():
-            if layer is not source and name != _OWN_WAY and layer.display != source.display:
-                layer.display = source.display
+            if layer is not source and name != _OWN_WAY and layer.display != display:
+                layer.display = display
         self._is_sharing = False
         self._share_ranges(source)
 

@@ -74,8 +74,11 @@ class MassLines:
             layers.insert(shapes[0] if shapes else len(layers), layer)  # below the patch's square
             layers.selection.active = active
         else:
-            layer.data = vectors
-            layer.edge_color = colours
+            # A layer that is sliced in the background must not lose lines meanwhile: where there
+            # are fewer than before, the last one is drawn again.
+            again = max(0, len(layer.data) - len(vectors))
+            layer.data = np.concatenate([vectors, np.repeat(vectors[-1:], again, axis=0)])
+            layer.edge_color = np.concatenate([colours, np.repeat(colours[-1:], again, axis=0)])
             for name, value in placement(slide.mpp).items():
                 setattr(layer, name, value)
         self._keep_width()

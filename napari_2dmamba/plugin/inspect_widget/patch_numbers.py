@@ -11,7 +11,7 @@ import numpy as np
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.explain.named_maps import MAPS, Asked
 from napari_2dmamba.explain.receptive_field import FieldSize, field_size, measure_field
-from napari_2dmamba.plugin.inspect_widget.inspected import How, Inspected, averaged_words
+from napari_2dmamba.plugin.inspect_widget.inspected import How, Inspected
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ _EXTENTS = {
     "provenance": "Provenance",
     "feeds": "Feeds",
     "erf": "Receptive field",
-    "erf-average": "Average field",
+    "erf-average": "Mean field",
 }
 
 
@@ -102,7 +102,6 @@ def numbers_of(
             middle = field.shape[0] // 2, field.shape[1] // 2
             size = field_size(field, middle, subject.cell_um)
             own, total = float(field[middle]), float(np.nansum(field))
-            title = f"Mean of {averaged_words(patches)}"
         else:
             size = measure_field(subject, one, patch)
             own = float(subject.scores_of_map(one)[patch])

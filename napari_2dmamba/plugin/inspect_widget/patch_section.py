@@ -1,7 +1,7 @@
 """The section *Patch*: the inspected patch at full resolution, with its numbers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +34,13 @@ class PatchSection(Section):
         self.numbers.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.extent = QLabel()
         self.extent.setWordWrap(True)
+        self.extent.setToolTip(
+            "Reach: distance from the patch within which 50, 90 and 99 % of the map lie.\n"
+            "own: share of it on the patch itself.\n"
+            "zero: share of the slide's patches that have nothing to do with it at all."
+        )
         row = QHBoxLayout()
-        row.addWidget(self.picture)
+        row.addWidget(self.picture, 0, Qt.AlignmentFlag.AlignTop)
         row.addWidget(self.numbers, 1)
         self.body.addLayout(row)
         self.body.addWidget(self.extent)
@@ -63,63 +68,73 @@ class PatchSection(Section):
         self.picture.setPixmap(pixmap)
         self.picture.show()
 
-    def show_numbers(self, numbers: PatchNumbers, together: int, held: Mapping[int, int]) -> None:
+    def show_numbers(
+        self, numbers: PatchNumbers, together: int, shown: str, held: Mapping[int, int]
+    ) -> None:
         """Say what is known of the patch, the last of ``together`` inspected ones.
 
-        ``held`` says how many patches the lines on the slide hold.
+        ``shown`` names the map that is looked at; ``held`` says how many patches the lines on
+        the slide hold.
         """
         row, col = numbers.cell
-        percentile = 100 * (1 - (numbers.rank - 0.5) / numbers.count)
         lines = [
             f"<b>Attention {format_value(numbers.attention)}</b>",
-            f"rank {numbers.rank} of {numbers.count} (percentile {percentile:.0f})",
+            f"rank {numbers.rank} of {numbers.count}",
             f"x {numbers.corner[0]}, y {numbers.corner[1]} (level 0)",
             f"row {row}, column {col} of the canvas",
         ]
-        lines += [f"{name}: {format_value(value)}" for name, value in numbers.values.items()]
         self.numbers.setText("<br>".join(lines))
         self.set_summary(
             f"row {row}, column {col}" + (f" and {together - 1} more" if together > 1 else "")
         )
-        parts = [extents_table(numbers.extents), *map(shape_words, numbers.extents.values())]
+        values = [
+            f"{name}&nbsp;<b>{format_value(value)}</b>" for name, value in numbers.values.items()
+        ]
+        parts = [f"Here: {', '.join(values)}."] if values else []
+        if numbers.extents:
+            parts.append(extents_table(numbers.extents))
+        if shown in numbers.extents:
+            parts.append(shape_words(numbers.extents[shown]))
         if held:
             parts.append(lines_words(held))
-        self.extent.setText("".join(part for part in parts if part))
+        self.extent.setText("".join(f"<p style='margin: 3px 0'>{part}</p>" for part in parts))
         self.extent.setVisible(any(parts))
 
 
 def extents_table(extents: Mapping[str, Extent]) -> str:
     """Return how far maps reach as a table: distances that hold 50, 90 and 99 % of each."""
-    if not extents:
-        return ""
     unit = next(iter(extents.values())).size.unit
-    heads = "".join(
-        f"<td align='right' style='padding-left: 10px'>{percent} %</td>" for percent in PERCENTS
-    )
-    rows = [f"<tr><td>Holds its mass within [{unit}]</td>{heads}</tr>"]
+    rows = [_row(f"Reach [{unit}]", [*(f"{p} %" for p in PERCENTS), "own", "zero"], "{}")]
     for one in extents.values():
-        cells = "".join(
-            f"<td align='right' style='padding-left: 10px'><b>{_distance(radius)}</b></td>"
-            for radius in one.size.radii.values()
+        cells = [_distance(radius) for radius in one.size.radii.values()]
+        rows.append(
+            _row(
+                one.title, [*cells, _share(one.own_share), _share(one.size.zero_share)], "<b>{}</b>"
+            )
         )
-        rows.append(f"<tr><td>{one.title}</td>{cells}</tr>")
     return f"<table cellspacing='0'>{''.join(rows)}</table>"
+
+
+def _row(title: str, cells: Sequence[str], look: str) -> str:
+    made = "".join(
+        f"<td align='right' style='padding-left: 9px'>{look.format(cell)}</td>" for cell in cells
+    )
+    return f"<tr><td>{title}</td>{made}</tr>"
 
 
 def shape_words(one: Extent) -> str:
     """Say which form a map of a patch has."""
     size = one.size
     if math.isnan(one.own_share):
-        return f"<p><b>{one.title}</b>: nothing at all.</p>"
-    words = [f"{one.own_share:.0%} on the patch itself"]
+        return f"<b>{one.title}</b>: nothing at all."
+    words = []
     if math.isinf(size.anisotropy):
-        words.append(f"the rest along {_angle(size.angle)}")
+        words.append(f"all along {_angle(size.angle)}")
     elif not math.isnan(size.anisotropy):
         words.append(f"{size.anisotropy:.1f} times as long along {_angle(size.angle)} as across")
     sides = {"left": size.left, "right": size.right, "above": size.above, "below": size.below}
     words += [f"{share:.0%} {side}" for side, share in sides.items() if share >= 0.005]
-    words.append(f"exactly zero at {size.zero_share:.0%} of the patches")
-    return f"<p style='margin-top: 4px'><b>{one.title}</b>: {', '.join(words)}.</p>"
+    return f"<b>{one.title}</b>: {', '.join(words) or 'all on the patch itself'}."
 
 
 def lines_words(held: Mapping[int, int]) -> str:
@@ -128,13 +143,18 @@ def lines_words(held: Mapping[int, int]) -> str:
     for percent, count in held.items():
         colour = "#{:02x}{:02x}{:02x}".format(*LINE_COLOURS[percent])
         parts.append(f"<span style='color: {colour}'>\u25a0</span> {percent} % in {count}")
-    return f"<p style='margin-top: 4px'>Lines hold of the map {', '.join(parts)} patches.</p>"
+    return f"Lines on the slide: {', '.join(parts)} patches."
 
 
 def _distance(radius: float) -> str:
     if math.isnan(radius):
         return "\u2013"
-    return f"{radius:,.0f}".replace(",", "\u202f") if radius >= 10 else f"{radius:.1f}"
+    whole = radius >= 10 or radius == 0
+    return f"{radius:,.0f}".replace(",", "\u202f") if whole else f"{radius:.1f}"
+
+
+def _share(share: float) -> str:
+    return "\u2013" if math.isnan(share) else f"{share:.0%}"
 
 
 def _angle(degrees: float) -> str:

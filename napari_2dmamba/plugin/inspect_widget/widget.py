@@ -325,7 +325,9 @@ class InspectWidget(DockedWidget):
         self.ranges.setVisible(bool(self.ranges.text()))
         if live.inspected is not None and live.patches:
             numbers = numbers_of(live.inspected, live.patches, live.how, live.maps)
-            self.patch_section.show_numbers(numbers, len(live.patches), live.held)
+            self.patch_section.show_numbers(
+                numbers, len(live.patches), self.map_list.current, live.held
+            )
 
     def _tell_run(self) -> None:
         """Let the exports and the record of the run hold the maps."""
