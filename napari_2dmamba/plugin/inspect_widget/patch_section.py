@@ -81,7 +81,7 @@ class PatchSection(Section):
             f"<b>Attention {format_value(numbers.attention)}</b>",
             f"rank {numbers.rank} of {numbers.count}",
             f"x {numbers.corner[0]}, y {numbers.corner[1]} (level 0)",
-            f"row {row}, column {col} of the canvas",
+            f"row {row}, column {col}",
         ]
         self.numbers.setText("<br>".join(lines))
         self.set_summary(
