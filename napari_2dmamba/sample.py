@@ -24,6 +24,14 @@ def demo_survival_checkpoint() -> Path:
     return _find("demo-2dmamba-survival.safetensors")
 
 
+def demo_checkpoints() -> tuple[Path, ...]:
+    """Return those of the demo checkpoints that are there."""
+    names = ("demo-2dmamba.safetensors", "demo-2dmamba-survival.safetensors")
+    places = ((folder / name for folder in _PLACES) for name in names)
+    found = (next((one for one in some if one.is_file()), None) for some in places)
+    return tuple(one for one in found if one is not None)
+
+
 def _find(name: str) -> Path:
     for folder in _PLACES:
         if (folder / name).is_file():
