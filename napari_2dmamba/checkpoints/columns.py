@@ -78,12 +78,8 @@ def file_size(size: int) -> str:
     if size <= 0:
         return ""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            return (
-                f"{size / factor:.3g} {unit}"
-                if size < 999.5 * factor
-                else f"{size / factor:.0f} {unit}"
-            )
+        if size >= 0.9995 * factor:
+            return f"{size / factor:.3g} {unit}"
     return f"{size} B"
 
 

@@ -15,7 +15,7 @@ class State(Enum):
 
     FITS = "fits"
     UNSURE = "may fit"
-    EXTRACT = "new features"
+    EXTRACT = "needs extraction"
     NO = "does not fit"
     UNUSABLE = "unusable"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_2dmamba import __version__
+from napari_2dmamba.checkpoints.shelf import default_folder
 from napari_2dmamba.checkpoints.summary import (
     HUB_PREFIX,
     SUFFIXES,
@@ -74,10 +75,8 @@ class SummaryCache:
 
 
 def default_cache() -> Path:
-    """Return the file of this user that keeps summaries."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("napari-2dmamba") / "checkpoint-summaries.json"
+    """Return the file of this user that keeps summaries, beside the list."""
+    return default_folder() / "checkpoint-summaries.json"
 
 
 def index(
