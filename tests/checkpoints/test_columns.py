@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -48,11 +49,11 @@ def test_sorting_orders_all_and_loses_none(some: list[Row], by, descending: bool
     keys = [sort_key(by, row) for row in found]
     stated = [key for key in keys if key is not None]
     assert keys == stated + [None] * (len(keys) - len(stated))  # what is not said comes last
-    pairs = zip(stated, stated[1:], strict=False)
+    pairs = itertools.pairwise(stated)
     assert all(a >= b if descending else a <= b for a, b in pairs)
     # equal rows keep their order
     places = {id(row): place for place, row in enumerate(some)}
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in itertools.pairwise(found):
         if sort_key(by, before) == sort_key(by, after):
             assert places[id(before)] <= places[id(after)]
 
