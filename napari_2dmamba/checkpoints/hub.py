@@ -174,7 +174,7 @@ def _cached_files(
     """
     hub = _library()
     try:
-        caches = hub.scan_cache_dir().repos
+        caches = hub.scan_cache_dir(hub.constants.HF_HUB_CACHE).repos
     except hub.errors.CacheNotFound:
         caches = frozenset()
     wanted = revision or "main"
