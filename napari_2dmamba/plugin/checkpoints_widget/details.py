@@ -2,6 +2,7 @@
 
 import html
 import json
+from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Qt, QTimer, Signal
@@ -28,6 +29,7 @@ _KINDS = {
     State.NO: "error",
     State.UNUSABLE: "error",
 }
+_EDGE = "QPlainTextEdit { border: 1px solid rgba(127, 127, 127, 140); border-radius: 3px; }"
 _PAUSE = 800  # ms without typing after which a note is kept
 
 
@@ -59,6 +61,8 @@ class Details(QScrollArea):
         self.note.setAccessibleName("Note")
         self.note.setTabChangesFocus(True)
         self.note.setFixedHeight(64)
+        for editor in (self.note, self.header):  # napari's themes draw them without an edge
+            editor.setStyleSheet(_EDGE)
         self._note_title = QLabel("<b>Note</b>")
         self._training_title = QLabel("<b>Training</b>")
         self._header_fold = Fold("Configuration and header", self.header)
@@ -103,7 +107,7 @@ class Details(QScrollArea):
             return
         summary = row.summary
         self.heading.setText(f"<b>{html.escape(summary.name)}</b>")
-        self.place.setText(html.escape(summary.location).replace("/", "/\u200b"))
+        self.place.setText(html.escape(from_home(summary.location)).replace("/", "/\u200b"))
         if row.fit is not None:
             self.fit.say(row.fit.sentence, _KINDS[row.fit.state])
         if summary.intended_use:
@@ -139,6 +143,15 @@ def header_text(summary: CheckpointSummary) -> str:
         if key not in left_out and value not in (None, "", (), {})
     }
     return json.dumps(values, indent=1, ensure_ascii=False)
+
+
+def from_home(location: str) -> str:
+    """Return a path as people write it, with ``~`` for their own folder."""
+    path = Path(location)
+    try:
+        return str(Path("~") / path.relative_to(Path.home()))
+    except (ValueError, RuntimeError):
+        return location
 
 
 def _facts(summary: CheckpointSummary) -> str:
