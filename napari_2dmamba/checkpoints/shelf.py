@@ -129,12 +129,12 @@ class Shelf:
         with self._changing() as content:
             content["sources"] = [one for one in content["sources"] if one != source]
 
-    def remove(self, location: str) -> None:
-        """Take one checkpoint off the list; the disk is left alone."""
+    def remove(self, *locations: str) -> None:
+        """Take checkpoints off the list; the disk is left alone."""
         with self._changing() as content:
-            content["sources"] = [one for one in content["sources"] if one != location]
-            if location not in content["removed"]:
-                content["removed"].append(location)
+            content["sources"] = [one for one in content["sources"] if one not in locations]
+            new = set(locations).difference(content["removed"])
+            content["removed"] += sorted(new)
 
     def restore(self) -> None:
         """Put everything back that was taken off one by one."""

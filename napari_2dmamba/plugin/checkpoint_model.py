@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,12 +141,7 @@ class CheckpointModel(QAbstractTableModel):
 
     def remove(self, locations: Iterable[str]) -> None:
         """Take checkpoints off the list; their files stay."""
-
-        def remove_all() -> None:
-            for location in locations:
-                self.shelf.remove(location)
-
-        self._change(remove_all)
+        self._change(partial(self.shelf.remove, *locations))
 
     def remove_source(self, source: str) -> None:
         """Stop looking into a folder or a repository."""

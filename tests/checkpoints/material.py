@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -77,3 +78,18 @@ BAD = {
     "hostile.pt": "nothing in it was run", "resnet.pth": "no architecture known here",
     "features of a slide.pt": "holds no weights",
 }  # fmt: skip
+
+
+def install_documented_example(site: Path) -> Path:
+    """Put the aggregator of docs/new_aggregator.md and its metadata where Python finds packages."""
+    page = Path(__file__).parents[2] / "docs" / "new_aggregator.md"
+    code = re.search(r"```python\n(.*?)```", page.read_text("utf-8"), re.S)
+    assert code is not None
+    info = site / "mean_pooling-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "mean_pooling.py").write_text(code[1], "utf-8")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mean-pooling\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[napari_2dmamba.aggregators]\nmean = mean_pooling:MeanPooling\n"
+    )
+    return site

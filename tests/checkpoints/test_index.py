@@ -18,7 +18,7 @@ from napari_2dmamba.errors import Cancelled, CheckpointError
 from napari_2dmamba.models import MissingSettingsError, load_checkpoint
 from napari_2dmamba.models.header import METADATA_KEY
 from napari_2dmamba.models.registry import architectures
-from tests.checkpoints.material import BAD, GOOD, mixed_folder, own
+from tests.checkpoints.material import BAD, GOOD, install_documented_example, mixed_folder, own
 from tests.material import shared
 from tests.models.golden_cases import HERE
 
@@ -248,19 +248,7 @@ def test_scores_of_other_layouts() -> None:
 
 def test_an_architecture_of_another_package_is_listed_and_run(tmp_path: Path) -> None:
     """A package that is really installed: what the documentation shows, and its metadata."""
-    import re
-
-    page = Path(__file__).parents[2] / "docs" / "new_aggregator.md"
-    code = re.search(r"```python\n(.*?)```", page.read_text("utf-8"), re.S)
-    assert code is not None
-    site = tmp_path / "site"
-    info = site / "mean_pooling-1.0.dist-info"
-    info.mkdir(parents=True)
-    (site / "mean_pooling.py").write_text(code[1], "utf-8")
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mean-pooling\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[napari_2dmamba.aggregators]\nmean = mean_pooling:MeanPooling\n"
-    )
+    site = install_documented_example(tmp_path / "site")
     make = """
 import sys
 from pathlib import Path

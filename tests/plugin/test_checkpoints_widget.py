@@ -18,7 +18,13 @@ from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.plugin.slide_layer import add_slide
 from napari_2dmamba.sample import demo_checkpoint, demo_checkpoints
 from napari_2dmamba.slide import open_slide
-from tests.checkpoints.material import BAD, GOOD, mixed_folder, own
+from tests.checkpoints.material import (
+    BAD,
+    GOOD,
+    install_documented_example,
+    mixed_folder,
+    own,
+)
 from tests.plugin.conftest import LONG, process_events
 
 DEMOS = {path.name for path in demo_checkpoints()}
@@ -337,6 +343,38 @@ def test_a_checkpoint_on_the_hub_is_fetched_when_it_is_used(
         assert section.path.read_bytes() == model
         assert section.checkpoints.currentText() == "model.safetensors"
         run_widget(widget._viewer).let_go()
+
+
+def test_an_architecture_of_another_package_is_listed_and_runs(
+    widget: CheckpointsWidget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, qtbot: Any,
+    slide_path: Path,
+) -> None:  # fmt: skip
+    """The documented example, installed as packages are: found by its metadata."""
+    from napari.settings import get_plugin_settings
+
+    from napari_2dmamba.models.registry import architectures
+
+    runs = str(tmp_path / "runs")
+    monkeypatch.setattr(get_plugin_settings("napari-2dmamba").analysis, "runs_folder", runs)
+    monkeypatch.syspath_prepend(str(install_documented_example(tmp_path / "site")))
+    architectures.cache_clear()
+    config = {"feature_size": 102, "n_outputs": 2}
+    path = own(tmp_path / "theirs.safetensors", architecture="mean", config=config)
+    widget.add([str(path)])
+    settle(widget, qtbot)
+    widget.table.select(str(path))
+    assert "Mean pooling" in widget.details.facts.text()
+    with open_slide(slide_path) as slide:
+        add_slide(widget._viewer, slide)
+        widget.use.click()
+        run = run_widget(widget._viewer)
+        run.start_run()
+        qtbot.waitUntil(lambda: not run.is_running, timeout=LONG)
+        assert run.shown is not None, run.footer.message.text()
+        assert run.shown.prediction.attention_meaning.startswith("how much the patch adds")
+        run.let_go()
+        widget._viewer.layers.clear()
+    architectures.cache_clear()
 
 
 def test_several_can_be_picked_from_the_same_list(qtbot: Any, folder: Path) -> None:

@@ -124,6 +124,11 @@ class Details(QScrollArea):
             self.note.setPlainText(row.note)
             self.note.blockSignals(False)
 
+    def hideEvent(self, event: Any) -> None:
+        """Keep the note when the panel goes, as when the window is closed."""
+        self.keep_note()
+        super().hideEvent(event)
+
     def keep_note(self) -> None:
         """Keep what was typed, without waiting for a pause."""
         self._pause.stop()
