@@ -102,6 +102,17 @@ def _parser() -> argparse.ArgumentParser:
         "--target", help="class or time bin to explain, or risk. Default: the model's answer"
     )
     explain.add_argument(
+        "--layer", type=int, help="layer of the model that maps of a patch are about, from 1. "
+        "Default: the last",
+    )  # fmt: skip
+    explain.add_argument(
+        "--channels",
+        type=_channels,
+        default="absolute",
+        help="how provenance makes one number of the channels of a scan: absolute (mean of "
+        "absolute values), mean (signed), or the number of one. Default: absolute",
+    )
+    explain.add_argument(
         "--out", type=Path, help="folder of the run. Default: runs/SLIDE-explained"
     )
     explain.add_argument("--mpp", type=float, help="µm per level-0 pixel, where not stated")
@@ -278,6 +289,14 @@ def _model_of(
     return checkpoint, given, dataclasses.replace(settings, grid=grid)
 
 
+def _channels(given: str) -> str | int:
+    if given in ("absolute", "mean"):
+        return given
+    if given.isdigit():
+        return int(given)
+    raise argparse.ArgumentTypeError(f"{given!r} is neither absolute, mean nor a number")
+
+
 def _explain(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from napari_2dmamba.cohort.display import progress_bar
     from napari_2dmamba.explain.named_maps import MAPS
@@ -308,6 +327,8 @@ def _explain(options: argparse.Namespace, parser: argparse.ArgumentParser) -> in
             names,
             at=at,
             target=options.target,
+            layer=options.layer,
+            channels=options.channels,
             settings=settings,
             out=options.out or Path("runs") / f"{options.slide.stem}-explained",
             on_progress=on_progress,
