@@ -31,15 +31,24 @@ class HeatmapLayer(Image):
         What to show, and where.
     display
         How to show it.
+    limits_of
+        The values that set limits and ranks, when they are not the map's own: layers that
+        share them have one colour for one value.
     """
 
     def __init__(
-        self, grid_map: GridMap, display: DisplaySettings | None = None, **options: Any
+        self,
+        grid_map: GridMap,
+        display: DisplaySettings | None = None,
+        *,
+        limits_of: GridMap | None = None,
+        **options: Any,
     ) -> None:
         self._is_showing = False
         self._grid_map = grid_map
+        self._limits_of = limits_of
         self._display = display or DisplaySettings()
-        self._on_screen = OnScreen(grid_map, self._display)
+        self._on_screen = OnScreen(limits_of or grid_map, self._display)
         unit = "pixel" if grid_map.mpp is None else "µm"
         super().__init__(
             grid_map.values,
@@ -72,10 +81,14 @@ class HeatmapLayer(Image):
 
     @grid_map.setter
     def grid_map(self, grid_map: GridMap) -> None:
-        self._grid_map = grid_map
+        self.show_map(grid_map)
+
+    def show_map(self, grid_map: GridMap, limits_of: GridMap | None = None) -> None:
+        """Show another map, with the limits of other values where given."""
+        self._grid_map, self._limits_of = grid_map, limits_of
         unit = "pixel" if grid_map.mpp is None else "µm"
         self.metadata["meaning"] = grid_map.meaning
-        self._on_screen = OnScreen(grid_map, self._display)
+        self._on_screen = OnScreen(limits_of or grid_map, self._display)
         self.data = grid_map.values
         self.scale = grid_map.scale
         self.translate = grid_map.translate
@@ -90,7 +103,7 @@ class HeatmapLayer(Image):
     @display.setter
     def display(self, display: DisplaySettings) -> None:
         self._display = display
-        self._on_screen = OnScreen(self._grid_map, display)
+        self._on_screen = OnScreen(self._limits_of or self._grid_map, display)
         self._show()
 
     def _show(self) -> None:

@@ -1,0 +1,201 @@
+"""The slide with one map in each of several panels that move as one."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.components import ViewerModel
+from napari.layers import Image, Points
+from napari.qt import QtViewer
+from qtpy.QtCore import QEvent, QObject, QTimer, Signal
+from qtpy.QtWidgets import QVBoxLayout, QWidget
+
+from napari_2dmamba.explain.display import DisplaySettings
+from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.plugin.compare_widget.panel import Panel, shared_limits
+from napari_2dmamba.plugin.docked import weak_callback
+from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.slide_layer import placement, show_scale_bar, slide_layer_data
+
+if TYPE_CHECKING:
+    from napari_2dmamba.slide import Slide
+
+_MARK_COLOUR = "#00d5ff"  # neither in H&E nor in the colour maps
+_SPACING = 6  # screen pixels between panels
+_MARK_DELAY = 40  # ms
+_LAYERS = 3  # of a panel: slide, map, mark
+
+
+class LinkedGrid(QWidget):
+    """A canvas of napari's in its grid mode: one camera, the slide below every map.
+
+    All panels read the slide through its one tile cache.
+
+    Parameters
+    ----------
+    slide
+        What lies below the maps; must be brightfield.
+    theme
+        Name of the napari theme of the canvas.
+
+    Signals
+    -------
+    pointed(y, x)
+        The cursor is at this world position, in whichever panel.
+    """
+
+    pointed = Signal(float, float)
+
+    def __init__(self, slide: "Slide", theme: str) -> None:
+        super().__init__()
+        self._slide = slide
+        self.model = ViewerModel(title=slide.name)
+        self.model.theme = theme
+        self._view = QtViewer(self.model)
+        self._view.setAcceptDrops(False)  # a file dropped here would become a layer
+        self._view.canvas.native.installEventFilter(self)
+        grid = self.model.canvas.grid
+        grid.stride, grid.spacing = _LAYERS, _SPACING
+        show_scale_bar(self.model)
+        self._marked: tuple[int, int] | None = None
+        self._marking = QTimer(self)  # all panels are drawn again, which costs more than a move
+        self._marking.setSingleShot(True)
+        self._marking.setInterval(_MARK_DELAY)
+        self._marking.timeout.connect(self._draw_marks)
+        self._on_move = weak_callback(self._on_mouse_move)
+        self.model.mouse_move_callbacks.append(self._on_move)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._view)
+
+    # -- what is shown --------------------------------------------------------------------
+
+    def show_panels(
+        self, panels: Sequence[Panel], display: DisplaySettings, *, one_range: bool
+    ) -> None:
+        """Show these panels in place of those shown before; the camera stays.
+
+        Parameters
+        ----------
+        panels
+            From the top left, row by row.
+        display
+            How all of them are shown.
+        one_range
+            Whether the models' maps share limits and ranks, or each has its own.
+        """
+        is_first = not self.model.layers
+        pools = shared_limits(panels) if one_range else {}
+        with self._grid_off():
+            while len(self.model.layers) > _LAYERS * len(panels):
+                self.model.layers.pop()
+            for number, panel in enumerate(panels):
+                pool = None if panel.entry is None else pools.get(panel.grid_map.signed)
+                if number < len(self.maps):
+                    layer = self.maps[number]
+                    layer.show_map(panel.grid_map, pool)
+                    layer.display = panel.display(display)
+                else:
+                    self._add_panel(panel, panel.display(display), pool)
+                heading = self.model.layers[_LAYERS * number]  # stays when maps are hidden
+                heading.name = f"{panel.title}\n{panel.caption}".strip()
+        if is_first and panels:
+            self.fit()
+
+    def _add_panel(
+        self, panel: Panel, display: DisplaySettings, limits_of: GridMap | None
+    ) -> None:
+        ((data, options, _),) = slide_layer_data(self._slide)
+        slide = Image(data, **options)
+        slide.name_overlay.visible = True
+        slide.name_overlay.box = True
+        self.model.add_layer(slide)
+        layer = HeatmapLayer(panel.grid_map, display, limits_of=limits_of)
+        layer.colorbar.size = (12, 90)
+        layer.colorbar.font_size = 8
+        self.model.add_layer(layer)
+        mark = Points(
+            np.zeros((0, 2)),
+            name="cursor",
+            symbol="square",
+            size=layer.grid_map.patch_size_level0,
+            face_color="transparent",
+            border_color=_MARK_COLOUR,
+            border_width=0.06,
+            axis_labels=("y", "x"),
+            **placement(self._slide.mpp),
+        )
+        mark.canvas_size_limits = (10, 10_000)
+        self.model.add_layer(mark)
+
+    @contextmanager
+    def _grid_off(self) -> Iterator[None]:
+        """Arrange the panels once, not after every layer."""
+        grid = self.model.canvas.grid
+        grid.enabled = False
+        try:
+            yield
+        finally:
+            grid.enabled = True
+
+    @property
+    def maps(self) -> list[HeatmapLayer]:
+        """The layers of the maps, panel by panel."""
+        return [layer for layer in self.model.layers if isinstance(layer, HeatmapLayer)]
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether every panel shows what it is to show."""
+        return all(layer.loaded for layer in self.model.layers)
+
+    def set_maps_visible(self, visible: bool) -> None:
+        """Show the tissue with the maps, or alone."""
+        for layer in self.maps:
+            layer.visible = visible
+
+    def mark(self, corner: tuple[int, int] | None) -> None:
+        """Frame the patch of this level-0 ``(x, y)`` in every panel, soon; None frames nothing."""
+        self._marked = corner
+        self._marking.start()
+
+    def _draw_marks(self) -> None:
+        layers = [layer for layer in self.model.layers if isinstance(layer, Points)]
+        if not layers:
+            return
+        place = np.zeros((0, 2))
+        if self._marked is not None:
+            x, y = self._marked
+            half = (self.maps[0].grid_map.patch_size_level0 - 1) / 2
+            place = np.array([[y + half, x + half]])
+        for layer in layers:
+            layer.data = place
+
+    def fit(self) -> None:
+        """Look at the whole slide."""
+        self.model.fit_to_view(
+            layers=[layer for layer in self.model.layers if type(layer) is Image]
+        )
+
+    def screenshot(self, path: str | None = None) -> Any:
+        """Return the canvas as it is shown, ``(h, w, 4)`` uint8."""
+        return self._view.screenshot(path, flash=False)
+
+    # -- Qt -------------------------------------------------------------------------------
+
+    def _on_mouse_move(self, model: Any, event: Any) -> None:
+        y, x = event.position[-2:]
+        self.pointed.emit(float(y), float(x))
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Keep napari's shortcuts away: some would take the grid apart or turn it to 3D."""
+        keys = (QEvent.Type.KeyPress, QEvent.Type.KeyRelease, QEvent.Type.ShortcutOverride)
+        return event is not None and event.type() in keys
+
+    def let_go(self) -> None:
+        """Give back canvas, textures and threads; the widget cannot be used any more."""
+        self._marking.stop()
+        if self._on_move in self.model.mouse_move_callbacks:
+            self.model.mouse_move_callbacks.remove(self._on_move)
+        self._view.canvas.native.removeEventFilter(self)
+        self._view.close()

@@ -1,0 +1,344 @@
+"""The widget *Compare 2DMamba*: joins its sections, the grid window and the jobs."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from napari.utils.notifications import show_error
+from qtpy.QtCore import QSize
+from qtpy.QtWidgets import QLabel, QPushButton, QVBoxLayout
+
+from napari_2dmamba.compare import Comparison, compare
+from napari_2dmamba.compare.contender import MOST
+from napari_2dmamba.errors import UserError
+from napari_2dmamba.explain.display import DisplaySettings
+from napari_2dmamba.models.header import CheckpointHeader
+from napari_2dmamba.pipeline import RunSettings
+from napari_2dmamba.plugin.commands import docked_run_widget
+from napari_2dmamba.plugin.compare_widget.contender_list import (
+    Choice,
+    ContenderList,
+    choice_of,
+    contenders_of_rows,
+)
+from napari_2dmamba.plugin.compare_widget.grid_window import GridWindow
+from napari_2dmamba.plugin.compare_widget.numbers_sections import (
+    AgreementSection,
+    PredictionsSection,
+)
+from napari_2dmamba.plugin.compare_widget.panel import Panel
+from napari_2dmamba.plugin.docked import DockedWidget
+from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.jobs import Job
+from napari_2dmamba.plugin.preferences import folder_of
+from napari_2dmamba.plugin.region_layers import drawn_regions
+from napari_2dmamba.plugin.run_widget.progress_footer import ProgressFooter
+from napari_2dmamba.plugin.section import ElidedLabel, Section, scrolling_column
+from napari_2dmamba.plugin.slide_layer import open_slides
+from napari_2dmamba.sample import demo_checkpoints
+from napari_2dmamba.settings import ProgressCallback, StopCallback
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+    from napari_2dmamba.slide import Slide
+
+_LAYER_KEY = "2dmamba compared"
+
+
+class CompareWidget(DockedWidget):
+    """Run several models on one slide, and look at their maps side by side.
+
+    Slide, patches and device are those of the widget *Run 2DMamba* where the window has one.
+
+    Parameters
+    ----------
+    napari_viewer
+        The viewer whose uppermost slide is compared on.
+    """
+
+    def __init__(self, napari_viewer: "Viewer") -> None:
+        super().__init__()
+        self._viewer = napari_viewer
+        self._job: Job | None = None
+        self._slide: Slide | None = None  # of the comparison on display
+        self._comparison: Comparison | None = None
+        self.window_: GridWindow | None = None
+        self.slide_name = ElidedLabel()
+        self.contenders = ContenderList()
+        self.show_grid = QPushButton("Show the grid")
+        self.show_grid.setToolTip("Opens its window again")
+        self.predictions = PredictionsSection()
+        self.agreement = AgreementSection()
+        self.footer = ProgressFooter("Compare")
+        self._lay_out()
+        self._connect()
+        self._offer_first()
+        self._follow_layers()
+        self._show_parts(False)
+
+    def sizeHint(self) -> QSize:
+        """Return a width at which all texts fit."""
+        return QSize(400, 800)
+
+    # -- what it is made of ---------------------------------------------------------------
+
+    def _lay_out(self) -> None:
+        self.models_section = Section("Models")
+        self.models_section.body.addWidget(self.slide_name)
+        self.models_section.body.addWidget(self.contenders)
+        column = scrolling_column(self.models_section, self.predictions, self.agreement)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(0)
+        layout.addWidget(column, 1)
+        layout.addWidget(self.show_grid)
+        layout.addWidget(self.footer)
+        self.setMinimumWidth(380)
+
+    def _connect(self) -> None:
+        self.contenders.changed.connect(self._follow_rows)
+        self.contenders.add.pressed.connect(self._offer_run_widgets_model)
+        self.show_grid.clicked.connect(self.open_window)
+        self.footer.run_clicked.connect(self.start)
+        self.footer.cancel_clicked.connect(self.cancel)
+        layers = self._viewer.layers.events
+        for event in (layers.inserted, layers.removed):
+            self.listen(event, self._follow_layers)
+
+    def let_go(self) -> None:
+        """Disconnect from the viewer, stop what runs and close the grid."""
+        super().let_go()
+        if self._job is not None:
+            self._job.cancel()
+        if self.window_ is not None:
+            self.window_.close()
+
+    # -- slide and models -----------------------------------------------------------------
+
+    @property
+    def slide(self) -> "Slide | None":
+        """The slide that would be compared on."""
+        run_widget = docked_run_widget(self._viewer)
+        if run_widget is not None:
+            return run_widget.slide_section.slide
+        slides = open_slides(self._viewer)
+        return slides[0] if slides else None
+
+    def _follow_layers(self, event: Any = None) -> None:
+        slide = self.slide
+        self.slide_name.set_text("No slide is open" if slide is None else f"On {slide.name}")
+        if self._slide is not None and self._slide not in open_slides(self._viewer):
+            self._forget()
+
+    def _forget(self) -> None:
+        """Close the grid of a slide that was closed."""
+        if self.window_ is not None:
+            self.window_.close()
+        self._slide = self._comparison = None
+        self._show_parts(False)
+
+    def _show_parts(self, visible: bool) -> None:
+        for part in (self.predictions, self.agreement, self.show_grid):
+            part.setVisible(visible)
+
+    def _offer_first(self) -> None:
+        """Start with the Run widget's model and the demo models that share its features."""
+        try:
+            demo = [choice_of(path) for path in demo_checkpoints()]
+        except UserError as error:
+            self.contenders.message.say(str(error), "error")
+            demo = []
+        mine = self._run_widgets_model()
+        if mine is not None and mine.source not in [choice.source for choice in demo]:
+            demo.insert(0, mine)
+        self.contenders.offer(demo)
+        if demo:
+            same = [one for one in demo if share_features(demo[0].header, one.header)]
+            self.contenders.show_choices(same[:MOST])
+
+    def _run_widgets_model(self) -> Choice | None:
+        run_widget = docked_run_widget(self._viewer)
+        if run_widget is None:
+            return None
+        section = run_widget.model_section
+        if section.checkpoint is None or section.path is None:
+            return None
+        return Choice(section.path.stem, section.checkpoint, section.header)
+
+    def _offer_run_widgets_model(self) -> None:
+        mine = self._run_widgets_model()
+        if mine is not None:
+            self.contenders.offer([mine])
+
+    def _follow_rows(self) -> None:
+        count = sum(len(row.maps) for row in self.contenders.chosen)
+        self.models_section.set_summary(f"{count} {'map' if count == 1 else 'maps'}")
+
+    # -- running --------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Run the chosen models on the slide."""
+        if self._job is not None:
+            return
+        slide = self.slide
+        if slide is None:
+            self._complain("no slide is open; open one with File > Open, or drop it here")
+            return
+        rows = self.contenders.chosen
+        run_widget = docked_run_widget(self._viewer)
+        settings = RunSettings() if run_widget is None else run_widget.run_settings
+        features = None if run_widget is None else run_widget.features_section.feature_file
+        header = rows[0].choice.header if rows else None
+        settings = as_trained(settings, header)
+        regions = drawn_regions(self._viewer)
+
+        def task(progress: ProgressCallback, stop: StopCallback) -> Comparison:
+            progress(0, 0, "loading the checkpoints")
+            return compare(
+                slide,
+                contenders_of_rows(rows),
+                settings,
+                features=features,
+                regions=regions,
+                cache=folder_of(slide),
+                on_progress=progress,
+                should_stop=stop,
+            )
+
+        def show(comparison: Comparison) -> None:
+            self.show_comparison(slide, comparison)
+
+        self._start(task, show, "Stopped; finished features are kept for the next run.")
+
+    def cancel(self) -> None:
+        """Ask the running job to stop."""
+        if self._job is not None:
+            self.footer.set_stopping()
+            self._job.cancel()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether models run or a figure is written."""
+        return self._job is not None
+
+    def _start(self, task: Any, on_success: Any, if_cancelled: str) -> None:
+        job = Job(task)
+        job.progressed.connect(self.footer.show_progress)
+        job.succeeded.connect(on_success)
+        job.failed.connect(self._complain)
+        job.cancelled.connect(lambda: self.footer.message.say(if_cancelled))
+        job.finished.connect(self._on_finished)
+        self.destroyed.connect(job.cancel)
+        self._job = job
+        self.footer.set_running(True)
+        job.start()
+
+    def _on_finished(self) -> None:
+        self._job = None
+        self.footer.set_running(False)
+
+    def _complain(self, sentence: str) -> None:
+        self.footer.message.say(sentence, "error")
+        show_error(sentence)
+
+    # -- the result -----------------------------------------------------------------------
+
+    def show_comparison(self, slide: "Slide", comparison: Comparison) -> None:
+        """Show a comparison: numbers in the panel, maps in the grid window."""
+        if slide not in open_slides(self._viewer):
+            return  # closed while the models ran
+        if self.window_ is not None and self._slide is not slide:
+            self.window_.close()
+        self._slide, self._comparison = slide, comparison
+        self.predictions.show_comparison(comparison)
+        self.agreement.show_comparison(comparison)
+        self.predictions.set_open(True)
+        self.agreement.set_open(True)
+        self.models_section.set_open(False)
+        self._show_parts(True)
+        self.open_window()
+        assert self.window_ is not None
+        self.window_.show_comparison(comparison)
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """The comparison on display."""
+        return self._comparison
+
+    def open_window(self) -> None:
+        """Bring the grid to the front, opening it where it was closed."""
+        if self._slide is None or self._comparison is None:
+            return
+        if self.window_ is None:
+            window = GridWindow(self._slide, self._viewer, self)
+            window.layers_wanted.connect(self._add_layers)
+            window.closed.connect(self._forget_window)
+            self.window_ = window
+            window.show()
+            window.show_comparison(self._comparison)
+        self.window_.show()
+        self.window_.raise_()
+
+    def _forget_window(self) -> None:
+        self.window_ = None
+
+    def _add_layers(self, panels: Sequence[Panel]) -> None:
+        """Show panels as layers of the main window, the last one on top and alone."""
+        assert self._slide is not None
+        assert self.window_ is not None
+        for panel in panels:
+            display = panel.display(self.window_.display)
+            add_layer(self._viewer, self._slide, panel, display)
+        for layer in compared_layers(self._viewer)[:-1]:
+            layer.visible = False
+
+
+def add_layer(
+    viewer: "Viewer", slide: "Slide", panel: Panel, display: DisplaySettings
+) -> HeatmapLayer:
+    """Show a panel as a layer, in place of the one of the same slide and heading."""
+    identity = slide.fingerprint, panel.title
+    for there in compared_layers(viewer):
+        if there.metadata[_LAYER_KEY] == identity:
+            viewer.layers.remove(there)
+    layer = HeatmapLayer(
+        panel.grid_map, display, name=panel.title, metadata={_LAYER_KEY: identity}
+    )
+    viewer.add_layer(layer)
+    return layer
+
+
+def compared_layers(viewer: "Viewer") -> list[HeatmapLayer]:
+    """Return the layers that show panels of comparisons, the lowest first."""
+    return [
+        layer
+        for layer in viewer.layers
+        if isinstance(layer, HeatmapLayer) and _LAYER_KEY in layer.metadata
+    ]
+
+
+def as_trained(settings: RunSettings, header: CheckpointHeader | None) -> RunSettings:
+    """Return settings with patches and encoder of a checkpoint, where it states them."""
+    if header is None:
+        return settings
+    trained = {
+        name: value
+        for name, value in (("patch_size", header.patch_size), ("target_mpp", header.mpp))
+        if value is not None
+    }
+    grid = None if settings.grid is None else dataclasses.replace(settings.grid, **trained)
+    features = settings.features
+    if header.encoder is not None:
+        features = dataclasses.replace(features, encoder=header.encoder)
+    return dataclasses.replace(settings, grid=grid, features=features)
+
+
+def share_features(first: CheckpointHeader | None, other: CheckpointHeader | None) -> bool:
+    """Return whether two checkpoints say that they were trained on the same features."""
+    if first is None or other is None:
+        return first is other
+    return all(
+        getattr(first, name) == getattr(other, name)
+        for name in ("encoder", "feature_size", "patch_size", "mpp")
+    )
