@@ -1,0 +1,39 @@
+"""Several models, or several maps, on the same patches of one slide, side by side."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_2dmamba.compare.comparison import Comparison, Entry, Reading
+    from napari_2dmamba.compare.contender import Contender, contenders_of
+    from napari_2dmamba.compare.ensemble import Ensemble, ensemble
+    from napari_2dmamba.compare.side_by_side import compare
+
+_PUBLIC = {
+    "Comparison": "comparison",
+    "Contender": "contender",
+    "Ensemble": "ensemble",
+    "Entry": "comparison",
+    "Reading": "comparison",
+    "compare": "side_by_side",
+    "contenders_of": "contender",
+    "ensemble": "ensemble",
+}
+
+__all__ = [
+    "Comparison",
+    "Contender",
+    "Ensemble",
+    "Entry",
+    "Reading",
+    "compare",
+    "contenders_of",
+    "ensemble",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Names on first use: a command's help must not cost torch
+    if name in _PUBLIC:
+        return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
