@@ -24,6 +24,7 @@ from napari_2dmamba.compare.contender import MOST, SCORE, Contender
 from napari_2dmamba.errors import CheckpointError, UserError
 from napari_2dmamba.explain.named_maps import MAPS
 from napari_2dmamba.models.header import CheckpointHeader, read_header
+from napari_2dmamba.models.registry import architectures
 from napari_2dmamba.plugin.inspect_widget.map_list import TITLES
 from napari_2dmamba.plugin.run_widget.message import Message
 from napari_2dmamba.plugin.run_widget.model_section import CHECKPOINT_FILTER, describe
@@ -279,7 +280,7 @@ class ContenderRow(QWidget):
 
     def _follow(self) -> None:
         header = self.choice.header
-        self.name.setPlaceholderText("name" if header is None else header.architecture)
+        self.name.setPlaceholderText("name" if header is None else title_of(header))
         self.models.setToolTip("" if header is None else describe(header))
         self.changed.emit()
 
@@ -291,7 +292,7 @@ class ContenderRow(QWidget):
         return False
 
 
-class MapsButton(QToolButton):
+class MapsButton(QPushButton):
     """A menu of maps with ticks; at least one stays ticked.
 
     Signals
@@ -303,7 +304,6 @@ class MapsButton(QToolButton):
 
     def __init__(self) -> None:
         super().__init__()
-        self.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
         self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Preferred)
         menu = QMenu(self)
         menu.setToolTipsVisible(True)
@@ -335,6 +335,12 @@ class MapsButton(QToolButton):
         self.setText("1 map" if count == 1 else f"{count} maps")
         self.setToolTip("Maps of this model: " + ", ".join(_MAP_TITLES[n] for n in self.names))
         self.changed.emit()
+
+
+def title_of(header: CheckpointHeader) -> str:
+    """Return the name of a model for people, or what its header calls it."""
+    kind = architectures().get(header.architecture)
+    return header.architecture if kind is None else kind.title
 
 
 def choice_of(path: Path) -> Choice:
@@ -370,8 +376,7 @@ def contenders_of_rows(rows: Sequence[Chosen]) -> list[Contender]:
     titles = [model.model.title for model in models]
     return [
         Contender(
-            row.label
-            or (title if titles.count(title) == 1 else f"{title} ({row.choice.title})"),
+            row.label or (title if titles.count(title) == 1 else f"{title} ({row.choice.title})"),
             model,
             maps=row.maps,
         )

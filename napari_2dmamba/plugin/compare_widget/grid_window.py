@@ -10,7 +10,11 @@ from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.display import DisplaySettings, DisplayTransform
 from napari_2dmamba.plugin.compare_widget.camera_link import CameraLink
 from napari_2dmamba.plugin.compare_widget.linked_grid import LinkedGrid
-from napari_2dmamba.plugin.compare_widget.panel import difference_panel, ensemble_panels, entry_panels
+from napari_2dmamba.plugin.compare_widget.panel import (
+    difference_panel,
+    ensemble_panels,
+    entry_panels,
+)
 from napari_2dmamba.plugin.compare_widget.panel_list import PanelList
 from napari_2dmamba.plugin.compare_widget.values_table import ValuesTable
 from napari_2dmamba.plugin.form import Form

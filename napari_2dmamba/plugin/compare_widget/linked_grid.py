@@ -50,6 +50,7 @@ class LinkedGrid(QWidget):
     def __init__(self, slide: "Slide", theme: str) -> None:
         super().__init__()
         self._slide = slide
+        self._fitted: tuple[float, ...] = ()
         self.model = ViewerModel(title=slide.name)
         self.model.theme = theme
         self._view = QtViewer(self.model)
@@ -74,7 +75,9 @@ class LinkedGrid(QWidget):
     def show_panels(
         self, panels: Sequence[Panel], display: DisplaySettings, *, one_range: bool
     ) -> None:
-        """Show these panels in place of those shown before; the camera stays.
+        """Show these panels in place of those shown before.
+
+        The camera stays where the user moved it.
 
         Parameters
         ----------
@@ -85,7 +88,7 @@ class LinkedGrid(QWidget):
         one_range
             Whether the models' maps share limits and ranks, or each has its own.
         """
-        is_first = not self.model.layers
+        is_fitted = not self.model.layers or self._camera == self._fitted
         pools = shared_limits(panels) if one_range else {}
         with self._grid_off():
             while len(self.model.layers) > _LAYERS * len(panels):
@@ -100,12 +103,10 @@ class LinkedGrid(QWidget):
                     self._add_panel(panel, panel.display(display), pool)
                 heading = self.model.layers[_LAYERS * number]  # stays when maps are hidden
                 heading.name = f"{panel.title}\n{panel.caption}".strip()
-        if is_first and panels:
-            self.fit()
+        if is_fitted and panels:
+            self.fit()  # more panels are smaller ones
 
-    def _add_panel(
-        self, panel: Panel, display: DisplaySettings, limits_of: GridMap | None
-    ) -> None:
+    def _add_panel(self, panel: Panel, display: DisplaySettings, limits_of: GridMap | None) -> None:
         ((data, options, _),) = slide_layer_data(self._slide)
         slide = Image(data, **options)
         slide.name_overlay.visible = True
@@ -176,6 +177,12 @@ class LinkedGrid(QWidget):
         self.model.fit_to_view(
             layers=[layer for layer in self.model.layers if type(layer) is Image]
         )
+        self._fitted = self._camera
+
+    @property
+    def _camera(self) -> tuple[float, ...]:
+        camera = self.model.scene.camera
+        return (*camera.center, camera.zoom)
 
     def screenshot(self, path: str | None = None) -> Any:
         """Return the canvas as it is shown, ``(h, w, 4)`` uint8."""

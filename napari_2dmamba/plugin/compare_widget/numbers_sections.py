@@ -29,7 +29,7 @@ class PredictionsSection(Section):
     def __init__(self) -> None:
         super().__init__("Predictions", is_open=False)
         self.warning = Message()
-        self.table = plain_table(("Model", "Answer", "Time", "Memory"))
+        self.table = plain_table(("Model", "Answer", "", "Time", "Memory"))
         header = self.table.horizontalHeader()
         assert header is not None
         header.setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
@@ -44,7 +44,7 @@ class PredictionsSection(Section):
         fill(
             self.table,
             [
-                [run.label, answer(run.prediction), in_seconds(run.seconds), in_mb(run.peak_bytes)]
+                [run.label, *answer(run.prediction), in_seconds(run.seconds), in_mb(run.peak_bytes)]
                 for run in runs
             ],
         )
@@ -68,7 +68,7 @@ class AgreementSection(Section):
         self.measure = QComboBox()
         for title, fraction in _MEASURES:
             self.measure.addItem(title, fraction)
-        self.measure.currentIndexChanged.connect(self._show)
+        self.measure.currentIndexChanged.connect(self._fill)
         self.table = plain_table(("Map",))
         self.note = QLabel()
         self.note.setWordWrap(True)
@@ -78,9 +78,9 @@ class AgreementSection(Section):
     def show_comparison(self, comparison: "Comparison") -> None:
         """Show the maps of a comparison."""
         self._comparison = comparison
-        self._show()
+        self._fill()
 
-    def _show(self) -> None:
+    def _fill(self) -> None:
         comparison = self._comparison
         if comparison is None:
             return

@@ -48,7 +48,13 @@ class Panel:
 def entry_panels(comparison: "Comparison") -> list[Panel]:
     """Return one panel per map of a comparison."""
     return [
-        Panel(f"entry {number}", entry.title, answer(entry.prediction), entry.grid_map, number)
+        Panel(
+            f"entry {number}",
+            entry.title,
+            " ".join(answer(entry.prediction)),
+            entry.grid_map,
+            number,
+        )
         for number, entry in enumerate(comparison.entries)
     ]
 
@@ -67,7 +73,7 @@ def ensemble_panels(comparison: "Comparison", members: Sequence[int]) -> list[Pa
     CheckpointError
         When they are fewer than two, or not of one kind.
     """
-    from napari_2dmamba.compare import ensemble
+    from napari_2dmamba.compare.ensemble import ensemble
 
     made = ensemble(comparison, members)
     who = ", ".join(str(number) for number in members)
@@ -88,12 +94,12 @@ def ensemble_panels(comparison: "Comparison", members: Sequence[int]) -> list[Pa
     ]
 
 
-def answer(prediction: "SlidePrediction") -> str:
-    """Return what a model says, in a few words."""
+def answer(prediction: "SlidePrediction") -> tuple[str, str]:
+    """Return what a model says and how much of it: a class and its probability, or the risk."""
     if prediction.probabilities is None:
-        return f"risk {prediction.risk:.3f}"
+        return "risk", f"{prediction.risk:.3f}"
     top = prediction.top_class
-    return f"{prediction.class_names[top]} {prediction.probabilities[top]:.1%}"
+    return prediction.class_names[top], f"{prediction.probabilities[top]:.1%}"
 
 
 def shared_limits(panels: Sequence[Panel]) -> dict[bool, GridMap]:

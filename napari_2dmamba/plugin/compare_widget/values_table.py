@@ -81,6 +81,7 @@ class ValuesTable(QWidget):
             item = self.table.item(row, col)
             if item is not None:
                 item.setText(text)
+                item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
 
 
 def plain_table(columns: Sequence[str]) -> QTableWidget:
@@ -108,7 +109,8 @@ def fill(table: QTableWidget, rows: Sequence[Sequence[str]]) -> None:
         for col, text in enumerate(texts):
             item = QTableWidgetItem(text)
             item.setToolTip(text)
-            side = Qt.AlignmentFlag.AlignLeft if col == 0 else Qt.AlignmentFlag.AlignRight
+            is_number = text[:1].isdigit() or text[:1] == "-"
+            side = Qt.AlignmentFlag.AlignRight if is_number else Qt.AlignmentFlag.AlignLeft
             item.setTextAlignment(side | Qt.AlignmentFlag.AlignVCenter)
             table.setItem(number, col, item)
     table.resizeRowsToContents()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QSize
-from qtpy.QtWidgets import QLabel, QPushButton, QVBoxLayout
+from qtpy.QtWidgets import QPushButton, QVBoxLayout
 
 from napari_2dmamba.compare import Comparison, compare
 from napari_2dmamba.compare.contender import MOST
@@ -87,12 +87,12 @@ class CompareWidget(DockedWidget):
         self.models_section = Section("Models")
         self.models_section.body.addWidget(self.slide_name)
         self.models_section.body.addWidget(self.contenders)
+        self.predictions.body.addWidget(self.show_grid)
         column = scrolling_column(self.models_section, self.predictions, self.agreement)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(0)
         layout.addWidget(column, 1)
-        layout.addWidget(self.show_grid)
         layout.addWidget(self.footer)
         self.setMinimumWidth(380)
 
@@ -139,7 +139,7 @@ class CompareWidget(DockedWidget):
         self._show_parts(False)
 
     def _show_parts(self, visible: bool) -> None:
-        for part in (self.predictions, self.agreement, self.show_grid):
+        for part in (self.predictions, self.agreement):
             part.setVisible(visible)
 
     def _offer_first(self) -> None:
@@ -302,9 +302,7 @@ def add_layer(
     for there in compared_layers(viewer):
         if there.metadata[_LAYER_KEY] == identity:
             viewer.layers.remove(there)
-    layer = HeatmapLayer(
-        panel.grid_map, display, name=panel.title, metadata={_LAYER_KEY: identity}
-    )
+    layer = HeatmapLayer(panel.grid_map, display, name=panel.title, metadata={_LAYER_KEY: identity})
     viewer.add_layer(layer)
     return layer
 
@@ -322,7 +320,7 @@ def as_trained(settings: RunSettings, header: CheckpointHeader | None) -> RunSet
     """Return settings with patches and encoder of a checkpoint, where it states them."""
     if header is None:
         return settings
-    trained = {
+    trained: dict[str, Any] = {
         name: value
         for name, value in (("patch_size", header.patch_size), ("target_mpp", header.mpp))
         if value is not None
