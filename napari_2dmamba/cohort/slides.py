@@ -9,14 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from napari_2dmamba.errors import CohortError
-
-SLIDE_SUFFIXES = frozenset(
-    (
-        ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide",
-        ".tif", ".tiff", ".qptiff", ".dcm",
-    )
-)  # fmt: skip
-"""Files that a folder is searched for; a file named by itself may have any suffix."""
+from napari_2dmamba.slide_suffixes import SLIDE_SUFFIXES
 
 _OF_A_RUN = frozenset(("run.json", "status.json"))
 

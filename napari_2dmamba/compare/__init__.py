@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from napari_2dmamba.compare.comparison import Comparison, Entry, Reading
     from napari_2dmamba.compare.contender import Contender, contenders_of
     from napari_2dmamba.compare.ensemble import Ensemble, ensemble
+    from napari_2dmamba.compare.figure import FigureSettings, write_figure
     from napari_2dmamba.compare.side_by_side import compare
 
 _PUBLIC = {
@@ -14,10 +15,12 @@ _PUBLIC = {
     "Contender": "contender",
     "Ensemble": "ensemble",
     "Entry": "comparison",
+    "FigureSettings": "figure",
     "Reading": "comparison",
     "compare": "side_by_side",
     "contenders_of": "contender",
     "ensemble": "ensemble",
+    "write_figure": "figure",
 }
 
 __all__ = [
@@ -25,10 +28,12 @@ __all__ = [
     "Contender",
     "Ensemble",
     "Entry",
+    "FigureSettings",
     "Reading",
     "compare",
     "contenders_of",
     "ensemble",
+    "write_figure",
 ]
 
 

@@ -110,5 +110,5 @@ def test_a_name_too_long_for_the_system_is_a_slide_that_is_not_there(tmp_path: P
     name = "x" * 300 + ".svs"
     (slide,) = read_manifest(written(tmp_path, f"slide\n{name}\n"))
     assert slide.path == tmp_path / name
-    with pytest.raises(SlideError, match="x.svs"):
+    with pytest.raises(SlideError, match=r"does not exist|too long"):
         open_slide(slide.path)

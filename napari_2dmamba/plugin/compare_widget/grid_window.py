@@ -11,6 +11,7 @@ from napari_2dmamba.explain.display import DisplaySettings, DisplayTransform
 from napari_2dmamba.plugin.compare_widget.camera_link import CameraLink
 from napari_2dmamba.plugin.compare_widget.linked_grid import LinkedGrid
 from napari_2dmamba.plugin.compare_widget.panel import (
+    Panel,
     difference_panel,
     ensemble_panels,
     entry_panels,
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
     from napari_2dmamba.compare import Comparison
+    from napari_2dmamba.compare.figure import Rectangle
     from napari_2dmamba.slide import Slide
 
 SIZE = 1500, 950
 _COLUMN_WIDTH = 340
+_MOST_ZOOMS = 4
 _FIRST_DISPLAY = DisplaySettings(opacity=0.6)
 
 
@@ -78,7 +81,7 @@ class GridWindow(QWidget):
         self.one_range = QCheckBox("One range for all maps")
         self.one_range.setToolTip(
             "One colour means one value in all panels. Off, each map has a range of its own, "
-            "which suits models whose scores differ in scale"
+            "which suits models whose scores differ in scale. Percentiles are on one scale anyway"
         )
         self.show_maps = QCheckBox("Show maps")
         self.show_maps.setToolTip("Untick to see the tissue alone")
@@ -90,6 +93,13 @@ class GridWindow(QWidget):
         self.fit.setToolTip("Show the whole slide in every panel")
         self.to_layers = QPushButton("Add ticked panels to the main window")
         self.values = ValuesTable()
+        self.zooms: list[Rectangle] = []
+        self.add_zoom = QPushButton("Zoom box of this view")
+        self.add_zoom.setToolTip(
+            "The figure will mark what the panels show now and repeat it enlarged"
+        )
+        self.clear_zooms = QPushButton("None")
+        self.zoom_count = QLabel()
         self._lay_out()
         self._connect()
         window = parent.window()
@@ -109,7 +119,13 @@ class GridWindow(QWidget):
         for widget in (self.show_maps, self.one_range, self.form, self.caption):
             colours.body.addWidget(widget)
         values.body.addWidget(self.values)
-        column = scrolling_column(panels, values, colours)
+        figure = Section("Zoom boxes of the figure")
+        row = QHBoxLayout()
+        row.addWidget(self.add_zoom, 1)
+        row.addWidget(self.clear_zooms)
+        figure.body.addLayout(row)
+        figure.body.addWidget(self.zoom_count)
+        column = scrolling_column(panels, values, colours, figure)
         column.setMinimumWidth(_COLUMN_WIDTH)
         split = QSplitter(Qt.Orientation.Horizontal)
         split.addWidget(self.grid)
@@ -134,6 +150,9 @@ class GridWindow(QWidget):
         self.fit.clicked.connect(self.grid.fit)
         self.to_layers.clicked.connect(lambda: self.layers_wanted.emit(self.panel_list.ticked))
         self.grid.pointed.connect(self._read)
+        self.add_zoom.clicked.connect(self._add_zoom)
+        self.clear_zooms.clicked.connect(self._clear_zooms)
+        self._say_zooms()
 
     # -- what is shown --------------------------------------------------------------------
 
@@ -163,9 +182,20 @@ class GridWindow(QWidget):
         """How the maps are shown."""
         return self.form.settings()
 
+    @property
+    def shares_range(self) -> bool:
+        """Whether one colour means one value in all panels."""
+        return self.one_range.isEnabled() and self.one_range.isChecked()
+
+    @property
+    def ticked(self) -> list[Panel]:
+        """The panels on display."""
+        return self.panel_list.ticked
+
     def _show(self) -> None:
         ticked, display = self.panel_list.ticked, self.display
-        self.grid.show_panels(ticked, display, one_range=self.one_range.isChecked())
+        self.one_range.setEnabled(display.transform != "percentile")
+        self.grid.show_panels(ticked, display, one_range=self.shares_range)
         self.grid.set_maps_visible(self.show_maps.isChecked())
         if self._comparison is not None:
             made = [panel for panel in self.panel_list.panels if panel.entry is None]
@@ -175,7 +205,7 @@ class GridWindow(QWidget):
         self.to_layers.setEnabled(bool(ticked))
         if ticked:
             words = DisplayTransform(ticked[0].grid_map, display).caption()
-            whose = "one range for all" if self.one_range.isChecked() else "each map by itself"
+            whose = "one range for all maps" if self.shares_range else "each map by itself"
             self.caption.setText(f"Colours {words}; {whose}.")
         self.shown_changed.emit()
 
@@ -192,6 +222,26 @@ class GridWindow(QWidget):
             size, (left, top) = layer.grid_map.patch_size_level0, layer.grid_map.origin
             corner = int(left + col * size), int(top + row * size)
         self.grid.mark(corner)
+
+    def _add_zoom(self) -> None:
+        seen = self.grid.seen()
+        if seen is not None and len(self.zooms) < _MOST_ZOOMS:
+            self.zooms.append(seen)
+            self._say_zooms()
+
+    def _clear_zooms(self) -> None:
+        self.zooms.clear()
+        self._say_zooms()
+
+    def _say_zooms(self) -> None:
+        unit = "px" if self._slide.mpp is None else "µm"
+        lines = [
+            f"{number}: {width:.0f} × {height:.0f} {unit} at x {x:.0f}, y {y:.0f} {unit}"
+            for number, (x, y, width, height) in enumerate(self.zooms, 1)
+        ]
+        self.zoom_count.setText("\n".join(lines) or "None yet: move the panels to a region first.")
+        self.clear_zooms.setEnabled(bool(self.zooms))
+        self.add_zoom.setEnabled(len(self.zooms) < _MOST_ZOOMS)
 
     def screenshot(self) -> np.ndarray:
         """Return the canvas as it is shown, ``(h, w, 3)`` uint8."""

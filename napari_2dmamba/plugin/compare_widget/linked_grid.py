@@ -179,6 +179,25 @@ class LinkedGrid(QWidget):
         )
         self._fitted = self._camera
 
+    def seen(self) -> tuple[float, float, float, float] | None:
+        """Return what every panel shows of the slide, ``(x, y, width, height)``.
+
+        From the corner of level 0 in µm, or in level-0 pixels on a slide without µm per pixel;
+        None when that is nothing.
+        """
+        camera, unit = self.model.scene.camera, self._slide.mpp or 1.0
+        rows, columns = self.model.canvas.grid.actual_shape(self.model.layers)
+        height, width = (
+            (side - _SPACING * (count - 1)) / count / camera.zoom
+            for side, count in zip(self.model.canvas.size, (rows, columns), strict=True)
+        )
+        # whole numbers are pixel centres in napari, and corners in the file
+        y, x = (float(middle) + unit / 2 for middle in camera.center[-2:])
+        right, bottom = (side * unit for side in self._slide.dimensions)
+        x0, x1 = max(x - width / 2, 0.0), min(x + width / 2, right)
+        y0, y1 = max(y - height / 2, 0.0), min(y + height / 2, bottom)
+        return (x0, y0, x1 - x0, y1 - y0) if x1 > x0 and y1 > y0 else None
+
     @property
     def _camera(self) -> tuple[float, ...]:
         camera = self.model.scene.camera

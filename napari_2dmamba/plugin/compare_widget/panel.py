@@ -116,5 +116,9 @@ def shared_limits(panels: Sequence[Panel]) -> dict[bool, GridMap]:
         ]
         if maps:
             values = np.concatenate([one.values.ravel() for one in maps])
-            pools[signed] = replace(maps[0], values=values[None], display_range=None)
+            ranges = [one.display_range for one in maps if one.display_range is not None]
+            limits = None
+            if len(ranges) == len(maps):
+                limits = min(low for low, _ in ranges), max(high for _, high in ranges)
+            pools[signed] = replace(maps[0], values=values[None], display_range=limits)
     return pools

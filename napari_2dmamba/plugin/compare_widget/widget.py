@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_error
@@ -10,6 +11,7 @@ from qtpy.QtWidgets import QPushButton, QVBoxLayout
 
 from napari_2dmamba.compare import Comparison, compare
 from napari_2dmamba.compare.contender import MOST
+from napari_2dmamba.compare.figure import write_figure
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.models.header import CheckpointHeader
@@ -21,6 +23,7 @@ from napari_2dmamba.plugin.compare_widget.contender_list import (
     choice_of,
     contenders_of_rows,
 )
+from napari_2dmamba.plugin.compare_widget.export_section import ExportSection
 from napari_2dmamba.plugin.compare_widget.grid_window import GridWindow
 from napari_2dmamba.plugin.compare_widget.numbers_sections import (
     AgreementSection,
@@ -35,7 +38,7 @@ from napari_2dmamba.plugin.region_layers import drawn_regions
 from napari_2dmamba.plugin.run_widget.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.section import ElidedLabel, Section, scrolling_column
 from napari_2dmamba.plugin.slide_layer import open_slides
-from napari_2dmamba.sample import demo_checkpoints
+from napari_2dmamba.sample import demo_rivals, demo_survival_checkpoint
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 if TYPE_CHECKING:
@@ -70,6 +73,7 @@ class CompareWidget(DockedWidget):
         self.show_grid.setToolTip("Opens its window again")
         self.predictions = PredictionsSection()
         self.agreement = AgreementSection()
+        self.export_section = ExportSection()
         self.footer = ProgressFooter("Compare")
         self._lay_out()
         self._connect()
@@ -88,7 +92,9 @@ class CompareWidget(DockedWidget):
         self.models_section.body.addWidget(self.slide_name)
         self.models_section.body.addWidget(self.contenders)
         self.predictions.body.addWidget(self.show_grid)
-        column = scrolling_column(self.models_section, self.predictions, self.agreement)
+        column = scrolling_column(
+            self.models_section, self.predictions, self.agreement, self.export_section
+        )
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(0)
@@ -99,6 +105,7 @@ class CompareWidget(DockedWidget):
     def _connect(self) -> None:
         self.contenders.changed.connect(self._follow_rows)
         self.contenders.add.pressed.connect(self._offer_run_widgets_model)
+        self.export_section.figure_wanted.connect(self.write_figure)
         self.show_grid.clicked.connect(self.open_window)
         self.footer.run_clicked.connect(self.start)
         self.footer.cancel_clicked.connect(self.cancel)
@@ -139,22 +146,22 @@ class CompareWidget(DockedWidget):
         self._show_parts(False)
 
     def _show_parts(self, visible: bool) -> None:
-        for part in (self.predictions, self.agreement):
+        for part in (self.predictions, self.agreement, self.export_section):
             part.setVisible(visible)
 
     def _offer_first(self) -> None:
-        """Start with the Run widget's model and the demo models that share its features."""
+        """Start with the demo models; a model of the Run widget's own comes before them."""
+        first: list[Choice] = []
         try:
-            demo = [choice_of(path) for path in demo_checkpoints()]
+            first = [choice_of(path) for path in demo_rivals()]
+            self.contenders.offer([*first, choice_of(demo_survival_checkpoint())])
         except UserError as error:
             self.contenders.message.say(str(error), "error")
-            demo = []
         mine = self._run_widgets_model()
-        if mine is not None and mine.source not in [choice.source for choice in demo]:
-            demo.insert(0, mine)
-        self.contenders.offer(demo)
-        if demo:
-            same = [one for one in demo if share_features(demo[0].header, one.header)]
+        if mine is not None and mine.source not in [one.source for one in self.contenders.choices]:
+            first.insert(0, mine)
+        if first:
+            same = [one for one in first if share_features(first[0].header, one.header)]
             self.contenders.show_choices(same[:MOST])
 
     def _run_widgets_model(self) -> Choice | None:
@@ -265,6 +272,45 @@ class CompareWidget(DockedWidget):
     def comparison(self) -> Comparison | None:
         """The comparison on display."""
         return self._comparison
+
+    def write_figure(self, paths: Sequence[Path]) -> None:
+        """Write the panels on display as a figure, one file per format."""
+        slide, comparison = self._slide, self._comparison
+        if slide is None or comparison is None or self._job is not None:
+            return
+        self.open_window()
+        assert self.window_ is not None
+        shown, display = self.window_.ticked, self.window_.display
+        entries = tuple(comparison.entries[one.entry] for one in shown if one.entry is not None)
+        if not entries:
+            self._complain("no model's map is on display; tick one in the list of panels")
+            return
+        settings = dataclasses.replace(
+            self.export_section.form.settings(),
+            shared_range=self.window_.shares_range or display.transform == "percentile",
+        )
+        zooms = list(self.window_.zooms)
+        made = [
+            dataclasses.replace(one.grid_map, name=one.title) for one in shown if one.entry is None
+        ]
+
+        def task(progress: ProgressCallback, stop: StopCallback) -> list[Path]:
+            progress(0, 0, "drawing the figure")
+            return write_figure(
+                dataclasses.replace(comparison, entries=entries),
+                slide,
+                paths,
+                settings,
+                display=display,
+                zooms=zooms,
+                more=made,
+            )
+
+        def tell(written: list[Path]) -> None:
+            names = ", ".join(path.name for path in written)
+            self.footer.message.say(f"Written in {written[0].parent}: {names}", "good")
+
+        self._start(task, tell, "The figure was written before it could be stopped.")
 
     def open_window(self) -> None:
         """Bring the grid to the front, opening it where it was closed."""
