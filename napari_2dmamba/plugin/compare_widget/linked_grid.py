@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _MARK_COLOUR = "#00d5ff"  # neither in H&E nor in the colour maps
 _SPACING = 6  # screen pixels between panels
+_ROOM = " \N{NO-BREAK SPACE}"  # the box round a heading is a little narrow
 _MARK_DELAY = 40  # ms
 _LAYERS = 3  # of a panel: slide, map, mark
 
@@ -102,7 +103,9 @@ class LinkedGrid(QWidget):
                 else:
                     self._add_panel(panel, panel.display(display), pool)
                 heading = self.model.layers[_LAYERS * number]  # stays when maps are hidden
-                heading.name = f"{panel.title}\n{panel.caption}".strip()
+                heading.name = "\n".join(
+                    line + _ROOM for line in (panel.title, panel.caption) if line
+                )
         if is_fitted and panels:
             self.fit()  # more panels are smaller ones
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_2dmamba.compare.figure import answer_in_words
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
 
@@ -51,7 +52,7 @@ def entry_panels(comparison: "Comparison") -> list[Panel]:
         Panel(
             f"entry {number}",
             entry.title,
-            " ".join(answer(entry.prediction)),
+            answer_in_words(entry.prediction),
             entry.grid_map,
             number,
         )
@@ -79,14 +80,14 @@ def ensemble_panels(comparison: "Comparison", members: Sequence[int]) -> list[Pa
     who = ", ".join(str(number) for number in members)
     count = f"{len(members)} models"
     if made.risk is not None:
-        said = f"risk {made.risk:.3f} ± {made.risk_spread:.3f}"
+        said = f"risk {made.risk:.2f} ± {made.risk_spread:.2f}"
     else:
         assert made.probabilities is not None
         assert made.probabilities_spread is not None
         top = int(np.argmax(made.probabilities))
         said = (
-            f"{made.class_names[top]} {made.probabilities[top]:.1%} "
-            f"± {made.probabilities_spread[top]:.1%}"
+            f"{made.class_names[top]} {100 * made.probabilities[top]:.1f} "
+            f"± {100 * made.probabilities_spread[top]:.1f} %"
         )
     return [
         Panel(f"mean {who}", f"Mean of {count}", said, made.mean),
@@ -96,10 +97,9 @@ def ensemble_panels(comparison: "Comparison", members: Sequence[int]) -> list[Pa
 
 def answer(prediction: "SlidePrediction") -> tuple[str, str]:
     """Return what a model says and how much of it: a class and its probability, or the risk."""
-    if prediction.probabilities is None:
-        return "risk", f"{prediction.risk:.3f}"
-    top = prediction.top_class
-    return prediction.class_names[top], f"{prediction.probabilities[top]:.1%}"
+    name = "risk" if prediction.probabilities is None else ""
+    name = name or prediction.class_names[prediction.top_class]
+    return name, answer_in_words(prediction).removeprefix(name).strip()
 
 
 def shared_limits(panels: Sequence[Panel]) -> dict[bool, GridMap]:

@@ -109,7 +109,7 @@ def fill(table: QTableWidget, rows: Sequence[Sequence[str]]) -> None:
         for col, text in enumerate(texts):
             item = QTableWidgetItem(text)
             item.setToolTip(text)
-            is_number = text[:1].isdigit() or text[:1] == "-"
+            is_number = col > 0 and any(mark.isdigit() for mark in text)
             side = Qt.AlignmentFlag.AlignRight if is_number else Qt.AlignmentFlag.AlignLeft
             item.setTextAlignment(side | Qt.AlignmentFlag.AlignVCenter)
             table.setItem(number, col, item)
