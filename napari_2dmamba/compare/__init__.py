@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from napari_2dmamba.compare.comparison import Comparison, Entry, Reading
     from napari_2dmamba.compare.contender import Contender, contenders_of
-    from napari_2dmamba.compare.ensemble import Ensemble, ensemble
+    from napari_2dmamba.compare.ensemble import Ensemble
     from napari_2dmamba.compare.figure import FigureSettings, write_figure
+    from napari_2dmamba.compare.folder import make_comparison_record, write_comparison
     from napari_2dmamba.compare.side_by_side import compare
 
 _PUBLIC = {
@@ -19,7 +20,8 @@ _PUBLIC = {
     "Reading": "comparison",
     "compare": "side_by_side",
     "contenders_of": "contender",
-    "ensemble": "ensemble",
+    "make_comparison_record": "folder",
+    "write_comparison": "folder",
     "write_figure": "figure",
 }
 
@@ -32,7 +34,8 @@ __all__ = [
     "Reading",
     "compare",
     "contenders_of",
-    "ensemble",
+    "make_comparison_record",
+    "write_comparison",
     "write_figure",
 ]
 

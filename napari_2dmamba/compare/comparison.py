@@ -19,6 +19,9 @@ from napari_2dmamba.slide.grid import PatchGrid
 Scale = Literal["percentile", "raw"]
 """Compare the rank of a patch within its map, 0 to 100, or the values themselves."""
 
+DIFFERENCE_RANGE = (-100.0, 100.0)
+"""Of differences of percentile ranks, whatever two maps they are of."""
+
 FRACTIONS = (0.01, 0.05, 0.1)
 """Shares of the patches whose overlap is reported."""
 
@@ -187,7 +190,7 @@ class Comparison:
             name=f"{a.title} − {b.title}",
             meaning=meaning,
             signed=True,
-            display_range=(-100.0, 100.0) if scale == "percentile" else None,
+            display_range=DIFFERENCE_RANGE if scale == "percentile" else None,
         )
 
     def rank_correlation(self) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_2dmamba.compare.comparison import Comparison
+from napari_2dmamba.compare.comparison import DIFFERENCE_RANGE, Comparison
 from napari_2dmamba.compare.figure_layout import (
     BAR_THICKNESS,
     MARGIN,
@@ -20,6 +20,14 @@ from napari_2dmamba.compare.figure_layout import (
     Words,
     lay_out,
 )
+from napari_2dmamba.compare.figure_marks import (
+    Region,
+    box_colour,
+    draw_boxes,
+    draw_scale_bar_below,
+    draw_scale_bar_inside,
+)
+from napari_2dmamba.compare.figure_text import panel_letters, shortened, width_of_text, wrapped
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.display import (
     DisplaySettings,
@@ -40,17 +48,11 @@ if TYPE_CHECKING:
 
     from napari_2dmamba.slide import Slide
 
-OPACITY = 0.65
-"""Of the maps where nothing else is asked for: on paper, cells must be told apart."""
-
 KINDS = (".pdf", ".svg", ".png")
 
 Rectangle = tuple[float, float, float, float]
 """``(x, y, width, height)`` from the corner of level 0, in µm; in level-0 pixels on a slide that
 states no µm per pixel."""
-
-_BOX_COLOURS = ("#d81b60", "#1e88e5", "#e08e00", "#004d40", "#6a1b9a", "#5d4037")
-"""Told apart in the common forms of colour blindness, and on pink tissue."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class FigureSettings:
         True,
         "Show the slide grey under the maps, so that its own colours do not mix with theirs.",
     )
+    opacity: float = setting(0.65, "How much a map covers the slide.", minimum=0.0, maximum=1.0)
     crop: bool = setting(True, "Show the tissue that was analysed, not the whole slide.")
     letters: bool = setting(True, "Letter the panels A, B, C.", label="Panel letters")
     predictions: bool = setting(True, "Write what the model answers under its map.")
@@ -91,6 +94,13 @@ class Panel:
     title: str
     grid_map: GridMap
     below: str
+
+    @property
+    def kind(self) -> str:
+        """Maps of one kind can share a colour bar."""
+        if not self.grid_map.signed:
+            return "plain"
+        return "difference" if self.grid_map.display_range == DIFFERENCE_RANGE else "signed"
 
 
 def write_figure(
@@ -115,7 +125,7 @@ def write_figure(
     paths
         Files; the suffix of each chooses its format.
     settings, display
-        How; defaults when absent, with maps that cover `OPACITY` of the slide.
+        How; defaults when absent. The opacity is that of the settings.
     zooms
         Regions marked in every panel and shown enlarged from the slide in a row of their own.
     more
@@ -126,7 +136,7 @@ def write_figure(
     ExportError
         For another suffix, a zoomed region off the slide, or when a file cannot be written.
     """
-    settings, display = settings or FigureSettings(), display or DisplaySettings(opacity=OPACITY)
+    settings, display = settings or FigureSettings(), display or DisplaySettings()
     validate(settings)
     validate(display)
     files = [Path(path) for path in paths]
@@ -188,10 +198,13 @@ class _Drawing:
         ] + [Panel(one.name, one, "") for one in more]
         self.zooms = [self._level0(zoom) for zoom in zooms]
         self.region = self._region(comparison.entries[0].grid_map)
-        self.signs = sorted({panel.grid_map.signed for panel in self.panels})
+        self.kinds = list(dict.fromkeys(panel.kind for panel in self.panels))
         self.notes = list(
             dict.fromkeys(e.header.intended_use for e in comparison.runs if e.header.intended_use)
         )
+        if not settings.shared_range:
+            how = DisplayTransform(self.panels[0].grid_map, display).caption()
+            self.notes.insert(0, f"Colour bars: the values of each map, colours {how}.")
         self.line = settings.font_size * MM_PER_POINT * 1.3
         self.layout = self._lay_out()
         self.figure: Figure = Figure(
@@ -199,7 +212,7 @@ class _Drawing:
         )
         self._draw()
 
-    def _level0(self, zoom: Rectangle) -> tuple[int, int, int, int]:
+    def _level0(self, zoom: Rectangle) -> Region:
         """Return a zoomed region in level-0 pixels."""
         x, y, width, height = (round(value / self.unit) for value in zoom)
         across, down = self.slide.dimensions
@@ -212,7 +225,7 @@ class _Drawing:
             )
         return x, y, width, height
 
-    def _region(self, placed: GridMap) -> tuple[int, int, int, int]:
+    def _region(self, placed: GridMap) -> Region:
         """Return what the panels show, in level-0 pixels: the maps and a rim, or everything."""
         across, down = self.slide.dimensions
         if not self.settings.crop:
@@ -232,7 +245,7 @@ class _Drawing:
         zooms = [width / height for _, _, width, height in self.zooms]
         shared = self.settings.shared_range
         above = self.line * 1.35
-        below = self.line * 1.15 * any(panel.below for panel in self.panels) + 0.5
+        below = self.line * 1.15 + 0.5  # answers, and the scale bar of the slide
         own_bar = 0.0 if shared else BAR_THICKNESS + self.line * 1.2 + 1.5
 
         def made(foot: int) -> Layout:
@@ -241,13 +254,13 @@ class _Drawing:
             )
             return lay_out(
                 self.settings.width, len(self.panels) + 1, aspect, zooms,
-                len(self.signs) if shared else 0, words, self.settings.columns,
+                len(self.kinds) if shared else 0, words, self.settings.columns,
             )  # fmt: skip
 
         self.foot = [
             line
             for note in self.notes
-            for line in _wrapped(
+            for line in wrapped(
                 note, self.settings.width - 2 * MARGIN, 0.8 * self.settings.font_size
             )
         ]
@@ -256,14 +269,18 @@ class _Drawing:
     # drawing
 
     def _draw(self) -> None:
-        picture = self._pixels(self.region, self.layout.panels[0])
-        letters = iter(_letters())
-        axes = self._picture(self.layout.panels[0], picture, self.region)
-        self._title(self.layout.panels[0], next(letters), "Slide")
-        self._scale_bar(axes, self.region, self.layout.panels[0])
-        self._boxes(axes, named=True)
+        settings, first = self.settings, self.layout.panels[0]
+        picture = self._pixels(self.region, first)
+        letters = iter(panel_letters())
+        axes = self._picture(first, picture, self.region)
+        self._title(first, next(letters), "Slide")
+        long, label = self._scale(self.region, first)
+        middle = first.top + first.height + 0.5 + 0.42 * self.line
+        draw_scale_bar_below(self.figure, self.layout, first.left, middle, long)
+        self._text(first.left + long + 1.2, middle, label, va="center_baseline")
+        draw_boxes(axes, self.region, self.zooms, settings.font_size, named=True)
         base = picture
-        if self.settings.grey_slide:
+        if settings.grey_slide:
             grey = picture.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
             base = np.repeat(np.rint(grey)[..., None], 3, axis=2).astype(np.uint8)
         self.ground = self._colour_of_tissue(base)
@@ -272,36 +289,38 @@ class _Drawing:
             self.panels, self.layout.panels[1:], transforms, strict=True
         ):
             axes = self._picture(place, self._painted(base, panel.grid_map, transform), self.region)
-            self._boxes(axes, named=False)
+            draw_boxes(axes, self.region, self.zooms, settings.font_size, named=False)
             self._title(place, next(letters), panel.title)
             middle, top = place.left + place.width / 2, place.top + place.height + 0.5
-            if not self.settings.shared_range:
+            if not settings.shared_range:
                 bar = Box(place.left + 0.1 * place.width, top + 0.7, 0.8 * place.width,
                           BAR_THICKNESS)  # fmt: skip
                 self._colour_bar(bar, panel.grid_map.signed, _few(transform.ticks(3)), "")
                 top += BAR_THICKNESS + self.line * 1.2 + 1.0
-            self._text(middle, top, _short(panel.below, place.width, self.settings.font_size),
+            self._text(middle, top, shortened(panel.below, place.width, settings.font_size),
                        ha="center", va="top")  # fmt: skip
         for number, (place, region) in enumerate(
             zip(self.layout.zooms, self.zooms, strict=True), start=1
         ):
             axes = self._picture(place, self._pixels(region, place), region)
-            colour = _box_colour(number)
+            colour = box_colour(number)
             for spine in axes.spines.values():
                 spine.set(edgecolor=colour, linewidth=1.4)
             self._title(place, next(letters), f"Region {number}", colour)
-            self._scale_bar(axes, region, place)
-        if self.settings.shared_range:
-            for place, signed in zip(self.layout.bars, self.signs, strict=True):
+            draw_scale_bar_inside(
+                axes, region, place, *self._scale(region, place), 0.9 * settings.font_size
+            )
+        if settings.shared_range:
+            for place, kind in zip(self.layout.bars, self.kinds, strict=True):
                 found = next(
                     transform
                     for panel, transform in zip(self.panels, transforms, strict=True)
-                    if panel.grid_map.signed == signed
+                    if panel.kind == kind
                 )
-                self._colour_bar(place, signed, *self._shared_scale(found, signed))
+                self._colour_bar(place, kind != "plain", *self._shared_scale(found, kind))
         for number, line in enumerate(self.foot):
             self._text(MARGIN, self.layout.foot + 1.0 + number * self.line * 0.85, line,
-                       va="top", size=0.8 * self.settings.font_size, color="0.35")  # fmt: skip
+                       va="top", size=0.8 * settings.font_size, color="0.35")  # fmt: skip
 
     def _colour_of_tissue(self, base: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Return the median colour ``(3,)`` of the slide where the maps are."""
@@ -323,9 +342,7 @@ class _Drawing:
             )
         )
 
-    def _picture(
-        self, place: Box, pixels: NDArray[np.uint8], region: tuple[int, int, int, int]
-    ) -> "Axes":
+    def _picture(self, place: Box, pixels: NDArray[np.uint8], region: Region) -> "Axes":
         """Show pixels of a region of level 0, with its pixels as coordinates."""
         x, y, width, height = region
         axes = self._axes(place)
@@ -337,14 +354,14 @@ class _Drawing:
             spine.set(edgecolor="0.6", linewidth=0.5)
         return axes
 
-    def _raster(self, region: tuple[int, int, int, int], place: Box) -> Raster:
+    def _raster(self, region: Region, place: Box) -> Raster:
         width, height = (
             max(1, round(length / 25.4 * self.settings.dpi))
             for length in (place.width, place.height)
         )
         return Raster(region, width, height, self.slide.mpp)
 
-    def _pixels(self, region: tuple[int, int, int, int], place: Box) -> NDArray[np.uint8]:
+    def _pixels(self, region: Region, place: Box) -> NDArray[np.uint8]:
         raster = self._raster(region, place)
         return SlidePainter(self.slide, raster)((0, 0, raster.width, raster.height))
 
@@ -356,31 +373,41 @@ class _Drawing:
         painter, box = MapPainter(grid_map, raster), (0, 0, raster.width, raster.height)
         positions = transform(grid_map.values)
         table = colour_table(self.display.colormap_for(grid_map)).astype(np.float32)
-        opacity = np.where(np.isnan(positions), 0.0, self.display.opacity).astype(np.float32)
+        opacity = np.where(np.isnan(positions), 0.0, self.settings.opacity).astype(np.float32)
         colours = table[painter.sample(colour_indices(positions), box, np.uint8(0))]
         alpha = painter.sample(opacity, box, np.float32(0))[..., None]
         return np.rint(base + alpha * (colours - base)).astype(np.uint8)
 
     def _transforms(self) -> list[DisplayTransform]:
         """Return how the values of each panel become colours."""
-        own = [DisplayTransform(panel.grid_map, self.display) for panel in self.panels]
+        linear = dataclasses.replace(self.display, transform="raw", clip_low=0.0, clip_high=100.0)
+        own = [
+            DisplayTransform(panel.grid_map, linear if panel.kind == "difference" else self.display)
+            for panel in self.panels
+        ]
         if not self.settings.shared_range or self.display.transform == "percentile":
             return own  # ranks are on one scale as they are
         pooled = {}
-        for signed in self.signs:
-            maps = [p.grid_map for p in self.panels if p.grid_map.signed == signed]
+        for kind in self.kinds:
+            maps = [panel.grid_map for panel in self.panels if panel.kind == kind]
             values = np.concatenate([one.values.ravel() for one in maps])[None]
             ranges = [one.display_range for one in maps]
             limits = None
             if all(limit is not None for limit in ranges):
                 limits = (min(r[0] for r in ranges if r), max(r[1] for r in ranges if r))
-            pooled[signed] = DisplayTransform(
-                dataclasses.replace(maps[0], values=values, display_range=limits), self.display
+            pooled[kind] = DisplayTransform(
+                dataclasses.replace(maps[0], values=values, display_range=limits),
+                linear if kind == "difference" else self.display,
             )
-        return [pooled[panel.grid_map.signed] for panel in self.panels]
+        return [pooled[panel.kind] for panel in self.panels]
 
-    def _shared_scale(self, found: DisplayTransform, signed: bool) -> tuple[list[Tick], str]:
-        """Return marks and label of a colour bar that is true for all panels."""
+    def _shared_scale(self, found: DisplayTransform, kind: str) -> tuple[list[Tick], str]:
+        """Return marks and label of a colour bar that is true for all panels of a kind."""
+        if kind == "difference":
+            marks = ("−100", "−50", "0", "+50", "+100")
+            ticks = [Tick(place / 4, label) for place, label in enumerate(marks)]
+            return ticks, "Difference of percentile ranks"
+        signed = kind == "signed"
         if self.display.transform != "percentile":
             log = ", logarithmic" if self.display.transform == "log" else ""
             return found.ticks(5), ("Signed value" if signed else "Score of the patch") + log
@@ -400,10 +427,11 @@ class _Drawing:
         axes = self._axes(place)
         name = self.display.signed_colormap if signed else self.display.colormap
         # as the colours look over tissue, for only so can they be read off
-        shown = self.ground + self.display.opacity * (colour_table(name) - self.ground)
+        shown = self.ground + self.settings.opacity * (colour_table(name) - self.ground)
         axes.imshow(np.rint(shown).astype(np.uint8)[None], extent=(0, 1, 0, 1), aspect="auto")
         axes.set(yticks=[], xlim=(0, 1))
-        axes.set_xticks([tick.position for tick in ticks], [tick.label for tick in ticks])
+        labels = [tick.label.replace("-", "−") for tick in ticks]
+        axes.set_xticks([tick.position for tick in ticks], labels)
         size = self.settings.font_size
         axes.tick_params(labelsize=0.9 * size, length=1.5, width=0.5, pad=1.5)
         marks = axes.get_xticklabels()
@@ -418,111 +446,24 @@ class _Drawing:
         left, base = place.left, place.top - 0.25 * self.line
         if self.settings.letters:
             self._text(left, base, letter, size=1.25 * size, weight="bold", va="baseline")
-            left += _width(letter, 1.25 * size, bold=True) + 0.35 * self.line
+            left += width_of_text(letter, 1.25 * size, bold=True) + 0.35 * self.line
         room = place.left + place.width - left
-        self._text(left, base, _short(title, room, size), va="baseline", color=colour)
+        self._text(left, base, shortened(title, room, size), va="baseline", color=colour)
 
     def _text(self, x: float, y: float, text: str, **how: Any) -> None:
         """Write at a place in mm."""
         how = {"size": self.settings.font_size, **how}
         self.figure.text(x / self.layout.width, 1 - y / self.layout.height, text, **how)
 
-    def _scale_bar(self, axes: "Axes", region: tuple[int, int, int, int], place: Box) -> None:
-        """Draw a bar of round length in the lower left corner, on white."""
-        from matplotlib.patches import Rectangle as Patch
-
-        per_mm = region[2] / place.width
+    def _scale(self, region: Region, place: Box) -> tuple[float, str]:
+        """Return length in mm on paper and label of a scale bar of round length."""
         unit = "µm" if self.slide.mpp else "px"
-        # thousandths of a mm on paper: the round length must not be rounded again
-        length, label = scale_bar(0.3 * place.width * 1000, self.unit * per_mm / 1000, unit)
-        size = 0.9 * self.settings.font_size
-        long, inset, thick = length / 1000, 0.9, 0.7
-        wide = max(long, _width(label, size)) + 2 * inset
-        high = thick + 1.25 * size * MM_PER_POINT + 1.5 * inset
-        x, y, _, height = region
-
-        def at(right: float, up: float) -> tuple[float, float]:
-            return x + right * per_mm, y + height - up * per_mm
-
-        axes.add_patch(
-            Patch(at(0, high), wide * per_mm, high * per_mm, facecolor="white", alpha=0.85, lw=0)
-        )
-        start = (wide - long) / 2
-        axes.add_patch(
-            Patch(at(start, inset + thick), long * per_mm, thick * per_mm, facecolor="black", lw=0)
-        )
-        axes.text(*at(wide / 2, inset + thick + 0.4), label, size=size, ha="center", va="bottom")
-
-    def _boxes(self, axes: "Axes", *, named: bool) -> None:
-        """Mark the zoomed regions."""
-        from matplotlib.patches import Rectangle as Patch
-        from matplotlib.patheffects import withStroke
-
-        halo = [withStroke(linewidth=2.2, foreground="white")]
-        for number, (x, y, width, height) in enumerate(self.zooms, start=1):
-            axes.add_patch(
-                Patch(
-                    (x, y),
-                    width,
-                    height,
-                    fill=False,
-                    edgecolor=_box_colour(number),
-                    lw=1.1,
-                    path_effects=halo,
-                )
-            )
-            if named:
-                room = y - self.region[1] > 0.08 * self.region[3]
-                axes.annotate(
-                    str(number), (x, y if room else y + height), xytext=(1, 1.5 if room else -1.5),
-                    textcoords="offset points", size=self.settings.font_size, weight="bold",
-                    color=_box_colour(number), va="bottom" if room else "top", path_effects=halo,
-                )  # fmt: skip
-
-
-def _box_colour(number: int) -> str:
-    return _BOX_COLOURS[(number - 1) % len(_BOX_COLOURS)]
+        per_mm = region[2] * self.unit / place.width
+        # in thousandths of a mm, for the length comes as a whole number
+        length, label = scale_bar(0.3 * place.width * 1000, per_mm / 1000, unit)
+        return length / 1000, label
 
 
 def _few(ticks: list[Tick]) -> list[Tick]:
     """Return the ends of a bar too short for more."""
     return [ticks[0], ticks[-1]] if len(ticks) > 1 else ticks
-
-
-def _letters() -> list[str]:
-    alphabet = [chr(ord("A") + number) for number in range(26)]
-    return alphabet + [f"A{letter}" for letter in alphabet]
-
-
-def _width(text: str, size: float, *, bold: bool = False) -> float:
-    """Return the width of a line in mm."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextPath
-
-    if not text.strip():
-        return 0.0
-    font = FontProperties(family=["DejaVu Sans"], weight="bold" if bold else "normal")
-    return float(TextPath((0, 0), text, size=size, prop=font).get_extents().x1) * MM_PER_POINT
-
-
-def _short(text: str, room: float, size: float) -> str:
-    """Return as much of a line as fits, with a mark where it was cut."""
-    if _width(text, size) <= room:
-        return text
-    for length in range(len(text) - 1, 0, -1):
-        cut = text[:length].rstrip() + "…"
-        if _width(cut, size) <= room:
-            return cut
-    return ""
-
-
-def _wrapped(text: str, room: float, size: float) -> list[str]:
-    """Break a text into lines."""
-    lines: list[str] = []
-    for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and _width(longer, size) <= room:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
