@@ -17,12 +17,15 @@ class ExportSection(Section):
     -------
     figure_wanted(paths)
         One file per format.
+    files_wanted(folder)
+        Tables, maps and record.
     """
 
     figure_wanted = Signal(object)
+    files_wanted = Signal(object)
 
     def __init__(self) -> None:
-        super().__init__("Figure", is_open=False)
+        super().__init__("Figure and files", is_open=False)
         hint = QLabel(
             "The panels on display as PDF and SVG, with words and lines that can be edited, and "
             "as PNG. Zoom boxes are chosen in the grid's window."
@@ -32,7 +35,10 @@ class ExportSection(Section):
         self.form: Form[FigureSettings] = Form(FigureSettings, leave_out=("shared_range",))
         self.figure = QPushButton("Export figure…")
         self.figure.clicked.connect(self._browse)
-        for widget in (hint, Fold("How the figure looks", self.form), self.figure):
+        self.files = QPushButton("Save tables and maps…")
+        self.files.setToolTip("Answers, agreement, every patch, every map, and the record")
+        self.files.clicked.connect(self._browse_folder)
+        for widget in (hint, Fold("How the figure looks", self.form), self.figure, self.files):
             self.body.addWidget(widget)
         self.start = Path.home() / "comparison.pdf"
 
@@ -43,6 +49,11 @@ class ExportSection(Section):
         if path:
             self.start = Path(path)
             self.figure_wanted.emit(figure_files(Path(path)))
+
+    def _browse_folder(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "A folder for tables and maps")
+        if folder:
+            self.files_wanted.emit(Path(folder))
 
 
 def figure_files(path: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QPushButton, QVBoxLayout
 from napari_2dmamba.compare import Comparison, compare
 from napari_2dmamba.compare.contender import MOST
 from napari_2dmamba.compare.figure import write_figure
+from napari_2dmamba.compare.folder import write_comparison
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.models.header import CheckpointHeader
@@ -106,6 +107,7 @@ class CompareWidget(DockedWidget):
         self.contenders.changed.connect(self._follow_rows)
         self.contenders.add.pressed.connect(self._offer_run_widgets_model)
         self.export_section.figure_wanted.connect(self.write_figure)
+        self.export_section.files_wanted.connect(self.write_files)
         self.show_grid.clicked.connect(self.open_window)
         self.footer.run_clicked.connect(self.start)
         self.footer.cancel_clicked.connect(self.cancel)
@@ -312,6 +314,23 @@ class CompareWidget(DockedWidget):
 
         self._start(task, tell, "The figure was written before it could be stopped.")
 
+    def write_files(self, folder: Path) -> None:
+        """Write tables, maps and record of the comparison into a folder."""
+        slide, comparison = self._slide, self._comparison
+        if slide is None or comparison is None or self._job is not None:
+            return
+        display = None if self.window_ is None else self.window_.display
+
+        def task(progress: ProgressCallback, stop: StopCallback) -> list[Path]:
+            return write_comparison(
+                comparison, slide, folder, display=display, on_progress=progress, should_stop=stop
+            )
+
+        def tell(written: list[Path]) -> None:
+            self.footer.message.say(f"{len(written)} files were written in {folder}", "good")
+
+        self._start(task, tell, "Stopped; files written so far are kept.")
+
     def open_window(self) -> None:
         """Bring the grid to the front, opening it where it was closed."""
         if self._slide is None or self._comparison is None:
@@ -333,22 +352,27 @@ class CompareWidget(DockedWidget):
         """Show panels as layers of the main window, the last one on top and alone."""
         assert self._slide is not None
         assert self.window_ is not None
+        last = None
         for panel in panels:
             display = panel.display(self.window_.display)
-            add_layer(self._viewer, self._slide, panel, display)
-        for layer in compared_layers(self._viewer)[:-1]:
-            layer.visible = False
+            last = add_layer(self._viewer, self._slide, panel, display)
+        for layer in compared_layers(self._viewer):
+            layer.visible = layer is last
 
 
 def add_layer(
     viewer: "Viewer", slide: "Slide", panel: Panel, display: DisplaySettings
 ) -> HeatmapLayer:
-    """Show a panel as a layer, in place of the one of the same slide and heading."""
+    """Show a panel as a layer; one of the same slide and heading takes it."""
     identity = slide.fingerprint, panel.title
-    for there in compared_layers(viewer):
-        if there.metadata[_LAYER_KEY] == identity:
-            viewer.layers.remove(there)
-    layer = HeatmapLayer(panel.grid_map, display, name=panel.title, metadata={_LAYER_KEY: identity})
+    for layer in compared_layers(viewer):
+        if layer.metadata[_LAYER_KEY] == identity:
+            layer.grid_map = panel.grid_map
+            layer.display = display
+            return layer
+    layer = HeatmapLayer(
+        panel.grid_map, display, name=panel.title, metadata={_LAYER_KEY: identity}, visible=False
+    )
     viewer.add_layer(layer)
     return layer
 
