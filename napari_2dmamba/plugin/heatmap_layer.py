@@ -31,24 +31,16 @@ class HeatmapLayer(Image):
         What to show, and where.
     display
         How to show it.
-    limits_of
-        The values that set limits and ranks, when they are not the map's own: layers that
-        share them have one colour for one value.
     """
 
     def __init__(
-        self,
-        grid_map: GridMap,
-        display: DisplaySettings | None = None,
-        *,
-        limits_of: GridMap | None = None,
-        **options: Any,
+        self, grid_map: GridMap, display: DisplaySettings | None = None, **options: Any
     ) -> None:
         self._is_showing = False
         self._grid_map = grid_map
-        self._limits_of = limits_of
+        self._limits_of: GridMap | None = None
         self._display = display or DisplaySettings()
-        self._on_screen = OnScreen(limits_of or grid_map, self._display)
+        self._on_screen = OnScreen(grid_map, self._display)
         unit = "pixel" if grid_map.mpp is None else "µm"
         super().__init__(
             grid_map.values,
@@ -84,7 +76,11 @@ class HeatmapLayer(Image):
         self.show_map(grid_map)
 
     def show_map(self, grid_map: GridMap, limits_of: GridMap | None = None) -> None:
-        """Show another map, with the limits of other values where given."""
+        """Show another map.
+
+        ``limits_of`` holds the values that set limits and ranks when they are not the map's
+        own: layers that share them have one colour for one value.
+        """
         self._grid_map, self._limits_of = grid_map, limits_of
         unit = "pixel" if grid_map.mpp is None else "µm"
         self.metadata["meaning"] = grid_map.meaning

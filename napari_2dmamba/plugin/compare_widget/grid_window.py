@@ -53,13 +53,10 @@ class GridWindow(QWidget):
     -------
     layers_wanted(panels)
         These panels are to become layers of the main window.
-    shown_changed()
-        Panels, colours or range are others.
     closed()
     """
 
     layers_wanted = Signal(object)
-    shown_changed = Signal()
     closed = Signal()
 
     def __init__(self, slide: "Slide", viewer: "Viewer", parent: QWidget) -> None:
@@ -143,8 +140,8 @@ class GridWindow(QWidget):
         self.panel_list.changed.connect(self._show)
         self.panel_list.difference_wanted.connect(self._add_difference)
         self.panel_list.ensemble_wanted.connect(self._add_ensemble)
-        self.form.changed.connect(self._show)
-        self.one_range.toggled.connect(self._show)
+        self.form.changed.connect(self._draw)
+        self.one_range.toggled.connect(self._draw)
         self.show_maps.toggled.connect(self.grid.set_maps_visible)
         self.follow.toggled.connect(self._link.set_on)
         self.fit.clicked.connect(self.grid.fit)
@@ -165,15 +162,14 @@ class GridWindow(QWidget):
     def _add_difference(self, first: int, second: int) -> None:
         if self._comparison is not None:
             self.message.clear()
-            self.panel_list.show_panel(difference_panel(self._comparison, first, second))
+            self.panel_list.show_panels([difference_panel(self._comparison, first, second)])
 
     def _add_ensemble(self, members: list[int]) -> None:
         if self._comparison is None:
             return
         self.message.clear()
         try:
-            for panel in ensemble_panels(self._comparison, members):
-                self.panel_list.show_panel(panel)
+            self.panel_list.show_panels(ensemble_panels(self._comparison, members))
         except UserError as error:
             self.message.say(str(error), "warning")
 
@@ -193,21 +189,23 @@ class GridWindow(QWidget):
         return self.panel_list.ticked
 
     def _show(self) -> None:
-        ticked, display = self.panel_list.ticked, self.display
-        self.one_range.setEnabled(display.transform != "percentile")
-        self.grid.show_panels(ticked, display, one_range=self.shares_range)
+        self._draw()
         self.grid.set_maps_visible(self.show_maps.isChecked())
         if self._comparison is not None:
             made = [panel for panel in self.panel_list.panels if panel.entry is None]
             self.values.read_from(self._comparison, made)
         self._cell = None
         self.grid.mark(None)
-        self.to_layers.setEnabled(bool(ticked))
-        if ticked:
-            words = DisplayTransform(ticked[0].grid_map, display).caption()
+        self.to_layers.setEnabled(bool(self.ticked))
+
+    def _draw(self) -> None:
+        display = self.display
+        self.one_range.setEnabled(display.transform != "percentile")
+        self.grid.show_panels(self.ticked, display, one_range=self.shares_range)
+        if self.ticked:
+            words = DisplayTransform(self.ticked[0].grid_map, display).caption()
             whose = "one range for all maps" if self.shares_range else "each map by itself"
             self.caption.setText(f"Colours {words}; {whose}.")
-        self.shown_changed.emit()
 
     def _read(self, y: float, x: float) -> None:
         if not self.grid.maps:

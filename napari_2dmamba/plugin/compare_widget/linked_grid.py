@@ -12,7 +12,6 @@ from qtpy.QtCore import QEvent, QObject, QTimer, Signal
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_2dmamba.explain.display import DisplaySettings
-from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.plugin.compare_widget.panel import Panel, shared_limits
 from napari_2dmamba.plugin.docked import weak_callback
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
@@ -91,31 +90,28 @@ class LinkedGrid(QWidget):
         """
         is_fitted = not self.model.layers or self._camera == self._fitted
         pools = shared_limits(panels) if one_range else {}
-        with self._grid_off():
-            while len(self.model.layers) > _LAYERS * len(panels):
-                self.model.layers.pop()
-            for number, panel in enumerate(panels):
-                pool = None if panel.entry is None else pools.get(panel.grid_map.signed)
-                if number < len(self.maps):
-                    layer = self.maps[number]
-                    layer.show_map(panel.grid_map, pool)
-                    layer.display = panel.display(display)
-                else:
-                    self._add_panel(panel, panel.display(display), pool)
-                heading = self.model.layers[_LAYERS * number]  # stays when maps are hidden
-                heading.name = "\n".join(
-                    line + _ROOM for line in (panel.title, panel.caption) if line
-                )
+        if len(self.maps) != len(panels):
+            with self._grid_off():
+                while len(self.maps) > len(panels):
+                    del self.model.layers[-_LAYERS:]
+                for panel in panels[len(self.maps) :]:
+                    self._add_panel(panel, panel.display(display))
+        for number, (panel, layer) in enumerate(zip(panels, self.maps, strict=True)):
+            pool = None if panel.entry is None else pools.get(panel.grid_map.signed)
+            layer.show_map(panel.grid_map, pool)
+            layer.display = panel.display(display)
+            heading = self.model.layers[_LAYERS * number]  # stays when maps are hidden
+            heading.name = "\n".join(line + _ROOM for line in (panel.title, panel.caption) if line)
         if is_fitted and panels:
             self.fit()  # more panels are smaller ones
 
-    def _add_panel(self, panel: Panel, display: DisplaySettings, limits_of: GridMap | None) -> None:
+    def _add_panel(self, panel: Panel, display: DisplaySettings) -> None:
         ((data, options, _),) = slide_layer_data(self._slide)
         slide = Image(data, **options)
         slide.name_overlay.visible = True
         slide.name_overlay.box = True
         self.model.add_layer(slide)
-        layer = HeatmapLayer(panel.grid_map, display, limits_of=limits_of)
+        layer = HeatmapLayer(panel.grid_map, display)
         layer.colorbar.size = (12, 90)
         layer.colorbar.font_size = 8
         self.model.add_layer(layer)
@@ -160,8 +156,9 @@ class LinkedGrid(QWidget):
 
     def mark(self, corner: tuple[int, int] | None) -> None:
         """Frame the patch of this level-0 ``(x, y)`` in every panel, soon; None frames nothing."""
-        self._marked = corner
-        self._marking.start()
+        if corner != self._marked:
+            self._marked = corner
+            self._marking.start()
 
     def _draw_marks(self) -> None:
         layers = [layer for layer in self.model.layers if isinstance(layer, Points)]

@@ -100,13 +100,16 @@ class PanelList(QWidget):
         self._follow()
         self.changed.emit()
 
-    def show_panel(self, panel: Panel) -> None:
-        """Add a panel, or tick the one of its key."""
-        for there, item in self._items():
-            if there.key == panel.key:
-                item.setCheckState(Qt.CheckState.Checked)
-                return
-        self._append(panel)
+    def show_panels(self, panels: Sequence[Panel]) -> None:
+        """Add panels, or tick those of their keys."""
+        was_blocked = self.blockSignals(True)
+        known = [panel.key for panel in self._panels]
+        for panel in panels:
+            if panel.key in known:
+                self.tick(panel.key)
+            else:
+                self._append(panel)
+        self.blockSignals(was_blocked)
         self.changed.emit()
 
     def tick(self, key: str, is_on: bool = True) -> None:
