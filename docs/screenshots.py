@@ -27,6 +27,7 @@ from napari_2dmamba.plugin.section import Fold  # noqa: E402
 from napari_2dmamba.sample import demo_checkpoint, sample_slide  # noqa: E402
 
 SIZE = 1600, 1000
+POINTED = 2450.0, 1900.0  # y and x of the cursor in µm, in the tumour of the sample
 PATIENCE = 600.0  # seconds
 
 
@@ -92,10 +93,7 @@ def main() -> None:
     crop("section-export", widget.export_section)
 
     inspect = application.inspect_widget
-    dock = inspect.parentWidget()
-    while not isinstance(dock, QDockWidget):
-        dock = dock.parentWidget()
-    dock.raise_()
+    raise_dock(inspect)
     inspect.mode.click()
     settle(application)
     wait_until(lambda: not inspect.is_busy)
@@ -104,9 +102,33 @@ def main() -> None:
     viewer.scene.camera.center = viewer.layers["Inspected patch"].data[0].mean(axis=0) * 0.5
     shoot("inspect")
     inspect.let_go()
+
+    compare = application.compare_widget
+    raise_dock(compare)
+    crop("section-compare-models", compare.models_section)
+    compare.start()
+    wait_until(lambda: not compare.is_running)
+    window = compare.window_
+    assert window is not None, compare.footer.message.text()
+    window.panel_list.second.setCurrentIndex(window.panel_list.second.count() - 1)
+    wait_until(lambda: window.grid.is_loaded)
+    window.grid.pointed.emit(*POINTED)
+    wait_until(lambda: window.grid.is_loaded)
+    crop("compare", window)
+    crop("section-compare-agreement", compare.agreement)
+    compare.let_go()
     widget.let_go()
     wait_for_jobs()
     viewer.close()
+
+
+def raise_dock(widget: QWidget) -> None:
+    """Bring a docked widget to the front of its tabs."""
+    dock: QWidget | None = widget
+    while dock is not None and not isinstance(dock, QDockWidget):
+        dock = dock.parentWidget()
+    assert dock is not None
+    dock.raise_()
 
 
 def settle(application: Application) -> None:
