@@ -1,4 +1,4 @@
-"""The command line: view, run, explain, compare, extract, export, doctor, demo."""
+"""The command line: view, run, explain, compare, extract, export, checkpoints, doctor, demo."""
 
 import argparse
 import dataclasses
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_2dmamba import __version__
+from napari_2dmamba.checkpoints_command import add_checkpoints_command
 from napari_2dmamba.command_options import (
     add_options,
     given_options,
@@ -25,7 +26,9 @@ from napari_2dmamba.errors import Cancelled, UserError
 from napari_2dmamba.explain_slide import DEFAULT_MAPS
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-_COMMANDS = ("view", "run", "explain", "compare", "extract", "export", "doctor", "demo")
+_COMMANDS = (
+    "view", "run", "explain", "compare", "extract", "export", "checkpoints", "doctor", "demo",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,6 +105,17 @@ def _parser() -> argparse.ArgumentParser:
         "--target", help="class or time bin to explain, or risk. Default: the model's answer"
     )
     explain.add_argument(
+        "--layer", type=int, help="layer of the model that maps of a patch are about, from 1. "
+        "Default: the last",
+    )  # fmt: skip
+    explain.add_argument(
+        "--channels",
+        type=_channels,
+        default="absolute",
+        help="how provenance makes one number of the channels of a scan: absolute (mean of "
+        "absolute values), mean (signed), or the number of one. Default: absolute",
+    )
+    explain.add_argument(
         "--out", type=Path, help="folder of the run. Default: runs/SLIDE-explained"
     )
     explain.add_argument("--mpp", type=float, help="µm per level-0 pixel, where not stated")
@@ -142,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--json", action="store_true", help="print the written files as JSON")
     export.set_defaults(action=_export)
 
+    add_checkpoints_command(commands)
     doctor = commands.add_parser("doctor", help="say what works here, and what to do")
     doctor.add_argument("--json", action="store_true", help="print the report as JSON")
     doctor.set_defaults(action=_doctor)
@@ -278,6 +293,14 @@ def _model_of(
     return checkpoint, given, dataclasses.replace(settings, grid=grid)
 
 
+def _channels(given: str) -> str | int:
+    if given in ("absolute", "mean"):
+        return given
+    if given.isdigit():
+        return int(given)
+    raise argparse.ArgumentTypeError(f"{given!r} is neither absolute, mean nor a number")
+
+
 def _explain(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from napari_2dmamba.cohort.display import progress_bar
     from napari_2dmamba.explain.named_maps import MAPS
@@ -308,6 +331,8 @@ def _explain(options: argparse.Namespace, parser: argparse.ArgumentParser) -> in
             names,
             at=at,
             target=options.target,
+            layer=options.layer,
+            channels=options.channels,
             settings=settings,
             out=options.out or Path("runs") / f"{options.slide.stem}-explained",
             on_progress=on_progress,

@@ -73,7 +73,8 @@ def contenders_of(
 ) -> list[Contender]:
     """Return contenders for files, each with its label or with the name of its architecture.
 
-    Where two without a label are of one architecture, their file names tell them apart.
+    Where two without a label are of one architecture, their file names tell them apart, and where
+    these are the same, as ``fold0/best`` and ``fold1/best`` are, the names of their folders.
 
     Raises
     ------
@@ -85,13 +86,16 @@ def contenders_of(
     given = checkpoint_settings or {}
     models = [load_checkpoint(path, **given) for path, _ in checkpoints]
     titles = [model.model.variant for model in models]
+    stems = [path.stem for path, _ in checkpoints]
+
+    def name_of(path: Path, title: str) -> str:
+        if titles.count(title) == 1:
+            return title
+        alone = stems.count(path.stem) == 1
+        return f"{title} ({path.stem if alone else f'{path.resolve().parent.name}/{path.stem}'})"
+
     return [
-        Contender(
-            label or (title if titles.count(title) == 1 else f"{title} ({path.stem})"),
-            model,
-            settings,
-            tuple(maps),
-        )
+        Contender(label or name_of(path, title), model, settings, tuple(maps))
         for (path, label), model, title in zip(checkpoints, models, titles, strict=True)
     ]
 

@@ -1,6 +1,7 @@
 """One figure for a paper: the slide, every map, what each model answers, zoomed regions."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_2dmamba.compare.comparison import DIFFERENCE_RANGE, Comparison
+from napari_2dmamba.compare.contender import SCORE
 from napari_2dmamba.compare.figure_layout import (
     BAR_THICKNESS,
     MARGIN,
@@ -24,6 +26,7 @@ from napari_2dmamba.compare.figure_marks import (
     Region,
     box_colour,
     draw_boxes,
+    draw_circle,
     draw_scale_bar_below,
     draw_scale_bar_inside,
 )
@@ -47,6 +50,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from napari_2dmamba.slide import Slide
+
+MOST_PIXELS = 60e6
+"""Of all pictures in a figure: two columns and a page at 600 dots per inch have 24 million."""
 
 KINDS = (".pdf", ".svg", ".png")
 
@@ -94,6 +100,8 @@ class Panel:
     title: str
     grid_map: GridMap
     below: str
+    at_patch: bool = False
+    """Whether the map is about one patch, which is marked."""
 
     @property
     def kind(self) -> str:
@@ -134,7 +142,8 @@ def write_figure(
     Raises
     ------
     ExportError
-        For another suffix, a zoomed region off the slide, or when a file cannot be written.
+        For another suffix, a zoomed region off the slide, a figure of too many pixels, or when a
+        file cannot be written.
     """
     settings, display = settings or FigureSettings(), display or DisplaySettings()
     validate(settings)
@@ -186,6 +195,8 @@ class _Drawing:
     ) -> None:
         from matplotlib.figure import Figure
 
+        from napari_2dmamba.explain.named_maps import MAPS  # needs torch
+
         self.slide, self.settings, self.display = slide, settings, display
         self.unit = slide.mpp or 1.0
         self.panels = [
@@ -193,6 +204,7 @@ class _Drawing:
                 entry.title,
                 entry.grid_map,
                 answer_in_words(entry.prediction) if settings.predictions else "",
+                entry.map_name != SCORE and MAPS[entry.map_name].at_patch,
             )
             for entry in comparison.entries
         ] + [Panel(one.name, one, "") for one in more]
@@ -202,11 +214,18 @@ class _Drawing:
         self.notes = list(
             dict.fromkeys(e.header.intended_use for e in comparison.runs if e.header.intended_use)
         )
+        self.query: tuple[float, float] | None = None
+        if comparison.query is not None and any(panel.at_patch for panel in self.panels):
+            x, y = comparison.bag.coords[comparison.query]
+            half = comparison.bag.patch_size_level0 / 2
+            self.query = (float(x) + half, float(y) + half)
+            self.notes.insert(0, "Circle: the patch that maps of one patch are about.")
         if not settings.shared_range:
             how = DisplayTransform(self.panels[0].grid_map, display).caption()
             self.notes.insert(0, f"Colour bars: the values of each map, colours {how}.")
         self.line = settings.font_size * MM_PER_POINT * 1.3
         self.layout = self._lay_out()
+        self._refuse_too_large()
         self.figure: Figure = Figure(
             figsize=(self.layout.width / 25.4, self.layout.height / 25.4), facecolor="white"
         )
@@ -266,6 +285,17 @@ class _Drawing:
         ]
         return made(len(self.foot))
 
+    def _refuse_too_large(self) -> None:
+        places = (*self.layout.panels, *self.layout.zooms)
+        area = sum(place.width * place.height for place in places)
+        dpi = self.settings.dpi
+        if area * (dpi / 25.4) ** 2 > MOST_PIXELS:
+            fits = math.floor(25.4 * math.sqrt(MOST_PIXELS / area))
+            raise ExportError(
+                f"at {dpi} dots per inch the figure would have more than the "
+                f"{MOST_PIXELS / 1e6:.0f} million pixels that are drawn; choose {fits} or fewer"
+            )
+
     # drawing
 
     def _draw(self) -> None:
@@ -290,12 +320,14 @@ class _Drawing:
         ):
             axes = self._picture(place, self._painted(base, panel.grid_map, transform), self.region)
             draw_boxes(axes, self.region, self.zooms, settings.font_size, named=False)
+            if self.query is not None and panel.at_patch:
+                draw_circle(axes, self.query)
             self._title(place, next(letters), panel.title)
             middle, top = place.left + place.width / 2, place.top + place.height + 0.5
             if not settings.shared_range:
                 bar = Box(place.left + 0.1 * place.width, top + 0.7, 0.8 * place.width,
                           BAR_THICKNESS)  # fmt: skip
-                self._colour_bar(bar, panel.grid_map.signed, _few(transform.ticks(3)), "")
+                self._colour_bar(bar, panel.grid_map.signed, transform.ticks(2), "")
                 top += BAR_THICKNESS + self.line * 1.2 + 1.0
             self._text(middle, top, shortened(panel.below, place.width, settings.font_size),
                        ha="center", va="top")  # fmt: skip
@@ -462,8 +494,3 @@ class _Drawing:
         # in thousandths of a mm, for the length comes as a whole number
         length, label = scale_bar(0.3 * place.width * 1000, per_mm / 1000, unit)
         return length / 1000, label
-
-
-def _few(ticks: list[Tick]) -> list[Tick]:
-    """Return the ends of a bar too short for more."""
-    return [ticks[0], ticks[-1]] if len(ticks) > 1 else ticks

@@ -108,3 +108,12 @@ def draw_boxes(
                 va="bottom" if room else "top",
                 path_effects=halo,
             )
+
+
+def draw_circle(axes: "Axes", centre: tuple[float, float]) -> None:
+    """Mark a point, in level-0 pixels, so that it is seen on dark and on bright."""
+    for colour, width in (("white", 2.4), ("black", 1.0)):
+        axes.plot(
+            *centre, marker="o", markersize=6, markerfacecolor="none", markeredgecolor=colour,
+            markeredgewidth=width,
+        )  # fmt: skip

@@ -346,7 +346,9 @@ def stability_under_turns(
         attention.append(scores)
         if on_progress is not None:
             on_progress(done + 1, len(FLIPS_AND_ROTATIONS), "Flips and rotations")
-    return _stability(subject, names, outcomes, attention, "flips and rotations of the grid")
+    return _stability(
+        subject, names, outcomes, attention, "turns", "flips and rotations of the grid"
+    )
 
 
 def stability_under_dropout(
@@ -379,8 +381,9 @@ def stability_under_dropout(
         if on_progress is not None:
             on_progress(number + 1, runs + 1, "Dropping patches")
     return _stability(
-        subject, names, outcomes, attention, f"leaving out {share:.0%} of the patches at random"
-    )
+        subject, names, outcomes, attention, "dropout",
+        f"leaving out {share:.0%} of the patches at random",
+    )  # fmt: skip
 
 
 def _run_ordered(
@@ -405,6 +408,7 @@ def _stability(
     names: list[str],
     outcomes: list[Outcome],
     attention: list[NDArray[np.float64]],
+    kind: str,
     of: str,
 ) -> Stability:
     stacked = np.stack(attention)
@@ -417,6 +421,9 @@ def _stability(
         tuple(outcomes),
         stacked,
         subject.map_of_patches(
-            spread, "spread of attention", f"standard deviation of the attention under {of}"
+            spread,
+            f"spread of attention ({kind})",
+            f"standard deviation of the attention under {of}",
+            quantity="standard deviation of the attention",
         ),
     )

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from napari_2dmamba.cli import FAILED, OK, main
+from napari_2dmamba.explain.named_maps import MAPS
 from napari_2dmamba.sample import demo_rivals, sample_slide
-from tests.tiny import write_checkpoint
+from tests.tiny import write_checkpoint, write_slide
 
 
 def test_two_demo_models_on_the_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,6 +54,28 @@ def test_models_that_do_not_belong_together_are_one_sentence(
         "they cannot run on the same patches; compare models that were trained on the same "
         "features\n"
     )
+
+
+def test_seeds_of_one_model_are_an_ensemble(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slide = write_slide(tmp_path / "tiny.tif")
+    seeds = [write_checkpoint(tmp_path / f"{n}.safetensors", seed=n) for n in range(2)]
+    figure = tmp_path / "figure.svg"
+    arguments = ["compare", str(slide), "--ensemble", "--figure", str(figure), "--dpi", "60"]
+    for seed in seeds:
+        arguments += ["--model", str(seed)]
+    assert main(arguments) == OK
+    drawing = figure.read_text()
+    assert "ensemble mean" in drawing
+    assert "ensemble spread" in drawing
+    assert "2DMambaMIL (0)" in capsys.readouterr().out
+
+
+def test_maps_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--maps", "list"]) == OK
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == ["score", *MAPS]
 
 
 @pytest.mark.parametrize(

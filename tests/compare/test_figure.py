@@ -1,5 +1,6 @@
 """Figures are read back: words from PDF and SVG, colours from the places of PNG pixels."""
 
+import dataclasses
 import itertools
 import xml.etree.ElementTree
 from pathlib import Path
@@ -116,6 +117,46 @@ def test_zoomed_regions_are_the_slides_own_pixels(
     inside = pixels[top + 20 : (top + bottom) // 2, left + 20 : right - 20]
     expected = slide.read_region(400, 300, 0, 200, 50).reshape(-1, 3).mean(axis=0)
     np.testing.assert_allclose(inside.mean(axis=(0, 1)), expected, atol=4)
+
+
+def test_the_patch_that_a_map_is_about_is_circled(
+    slide: Slide, comparison: Comparison, tmp_path: Path
+) -> None:
+    asked = dataclasses.replace(comparison.entries[0], map_name="provenance")
+    about = dataclasses.replace(comparison, entries=(asked, comparison.entries[1]), query=8)
+    settings = FigureSettings(
+        width=100, dpi=254, columns=3, opacity=1.0, letters=False, predictions=False
+    )
+    files = [tmp_path / "with.png", tmp_path / "without.png"]
+    write_figure(about, slide, files[:1], settings)
+    write_figure(dataclasses.replace(about, query=None), slide, files[1:], settings)
+    images = [np.asarray(Image.open(file).convert("RGB")).astype(int) for file in files]
+    rows = min(len(image) for image in images) - 110  # without the words at the bottom
+    changed = (images[0][:rows] != images[1][:rows]).any(axis=2)
+    found = np.argwhere(changed)
+    wide = (1000 - 20 - 50) / 3
+    cell = wide / 8
+    # patch 8 stands in row 1, column 2 of the map in the second panel
+    assert found[:, 1].mean() == pytest.approx(10 + wide + 25 + 3.5 * cell, abs=2)
+    assert np.ptp(found[:, 1]) < cell
+
+
+def test_without_mpp_lengths_are_in_pixels(comparison: Comparison, tmp_path: Path) -> None:
+    file = tmp_path / "f.svg"
+    with open_slide(write_slide(tmp_path / "tiny.tif", mpp=None)) as slide:
+        write_figure(comparison, slide, [file], FigureSettings(dpi=60), zooms=[(0, 0, 100, 100)])
+        with pytest.raises(ExportError, match="is 1408 x 1152 level-0 px"):
+            write_figure(comparison, slide, [file], zooms=[(0, 0, 1409, 100)])
+    said = text_of(file)
+    assert " px" in said
+    assert "µm" not in said
+
+
+def test_too_many_pixels_are_refused(slide: Slide, comparison: Comparison, tmp_path: Path) -> None:
+    huge = FigureSettings(width=500, dpi=1200)
+    with pytest.raises(ExportError, match=r"choose \d+ or fewer") as refusal:
+        write_figure(comparison, slide, [tmp_path / "f.png"], huge)
+    assert not list(tmp_path.iterdir()), refusal
 
 
 def test_differences_have_a_colour_bar_of_their_own(

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from napari_2dmamba.compare import Contender, compare, contenders_of
+from napari_2dmamba.compare import (
+    Contender,
+    FigureSettings,
+    compare,
+    contenders_of,
+    write_figure,
+)
 from napari_2dmamba.compare.contender import check_contenders, refuse_strangers
 from napari_2dmamba.compare.cost import peak_of_forward
 from napari_2dmamba.errors import Cancelled, CheckpointError, GridError, UserError
@@ -14,7 +20,10 @@ from napari_2dmamba.models import Aggregator, ModelSettings, load_checkpoint
 from napari_2dmamba.models.architecture import Architecture, ArchitectureConfig, ModelOutput
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import run
+from napari_2dmamba.sample import demo_rivals
+from napari_2dmamba.slide import open_slide
 from tests.compare.cases import header_of
+from tests.material import shared
 from tests.tiny import PATCH, write_checkpoint, write_slide
 
 
@@ -90,12 +99,37 @@ def test_a_contender_has_settings_of_its_own(slide: Path, files: tuple[Path, Pat
     assert masses[1] == 0
 
 
-def test_labels_come_from_the_models(files: tuple[Path, Path]) -> None:
+def test_labels_come_from_the_models(files: tuple[Path, Path], tmp_path: Path) -> None:
     made = contenders_of([(files[0], None), (files[1], None)])
     assert [c.label for c in made] == ["2DMambaMIL (first)", "2DMambaMIL (second)"]
     made = contenders_of([(files[0], None), (files[1], "mine")], ("score",))
     assert [c.label for c in made] == ["2DMambaMIL (first)", "mine"]
     assert [c.label for c in contenders_of([(files[0], None)])] == ["2DMambaMIL"]
+    folds = [write_checkpoint(tmp_path / fold / "best.safetensors") for fold in ("a", "b")]
+    made = contenders_of([(path, None) for path in folds])
+    assert [c.label for c in made] == ["2DMambaMIL (a/best)", "2DMambaMIL (b/best)"]
+
+
+def test_the_demo_models_are_told_apart_by_their_kind() -> None:
+    assert [c.label for c in contenders_of([(path, None) for path in demo_rivals()])] == [
+        "ABMIL", "CLAM-SB", "TransMIL", "MambaMIL", "SRMambaMIL", "2DMambaMIL",
+    ]  # fmt: skip
+
+
+def test_six_models_on_a_real_slide(tmp_path: Path) -> None:
+    path = shared("slides/he/metaplasia-HE.svs")
+    with open_slide(path) as slide:
+        found = compare(slide, contenders_of([(demo, None) for demo in demo_rivals()]))
+        (figure,) = write_figure(found, slide, [tmp_path / "figure.pdf"], FigureSettings(dpi=60))
+    assert figure.stat().st_size > 20_000
+    assert len(found) == 6
+    assert len(found.bag) > 300
+    for entry in found.entries:
+        assert np.isfinite(entry.scores).all()
+        assert np.isfinite(entry.grid_map.values).sum() == len(found.bag)
+    correlation = found.rank_correlation()
+    assert correlation[0, 1] > 0.5  # two attention models of the same features
+    assert correlation.max() == pytest.approx(1)
 
 
 def test_models_of_other_features_are_refused_before_anything_runs(
