@@ -27,7 +27,7 @@ from qtpy.QtWidgets import QApplication, QDockWidget, QWidget  # noqa: E402
 from napari_2dmamba.models import Aggregator, CheckpointHeader, save_checkpoint  # noqa: E402
 from napari_2dmamba.models.checkpoint import build_model  # noqa: E402
 from napari_2dmamba.plugin.app import Application, make_viewer  # noqa: E402
-from napari_2dmamba.plugin.commands import show_checkpoints  # noqa: E402
+from napari_2dmamba.plugin.commands import raise_dock, show_checkpoints  # noqa: E402
 from napari_2dmamba.plugin.jobs import wait_for_jobs  # noqa: E402
 from napari_2dmamba.plugin.section import Fold  # noqa: E402
 from napari_2dmamba.sample import demo_checkpoint, sample_slide  # noqa: E402

@@ -15,11 +15,12 @@ from PIL import Image
 from qtpy.QtCore import QEvent, QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent, QMouseEvent
 from qtpy.QtWidgets import QApplication
+from safetensors.torch import load_file, save_file
 from scipy.stats import percentileofscore, spearmanr
 
 from napari_2dmamba.explain.display import DisplaySettings, format_value
+from napari_2dmamba.plugin.checkpoint_model import shared_checkpoints
 from napari_2dmamba.plugin.compare_widget import CompareWidget
-from napari_2dmamba.plugin.compare_widget.contender_list import Choice, choice_of
 from napari_2dmamba.plugin.compare_widget.export_section import figure_files
 from napari_2dmamba.plugin.compare_widget.grid_window import GridWindow
 from napari_2dmamba.plugin.compare_widget.widget import compared_layers
@@ -99,9 +100,13 @@ def compared(
 
 
 def choose(widget: CompareWidget, paths: tuple[Path, ...], names: tuple[str, ...]) -> None:
-    widget.contenders.show_choices([choice_of(path) for path in paths])
+    widget.contenders.show_rows(paths)
     for row, name in zip(widget.contenders.rows, names, strict=True):
         row.name.setText(name)
+
+
+def locations(widget: CompareWidget) -> list[Path]:
+    return [Path(row.location) for row in widget.contenders.chosen]
 
 
 def finish(widget: CompareWidget, qtbot: Any) -> None:
@@ -159,7 +164,7 @@ def test_the_demo_models_on_the_sample_slide(
     with open_slide(sample_slide()) as slide:
         add_slide(viewer, slide)
         # it starts with the demo models, which all fit the sample
-        assert [row.choice.source for row in widget.contenders.rows] == demo_rivals()
+        assert locations(widget) == demo_rivals()
         choose(widget, (demo_checkpoint(), demo_survival_checkpoint()), ("tumour", "risk"))
         finish(widget, qtbot)
         window = window_of(widget)
@@ -383,6 +388,12 @@ def test_models_that_do_not_fit_each_other(
     widget: CompareWidget, slide: Slide, two_seeds: tuple[Path, Path], tmp_path: Path, qtbot: Any,
     notifications: Callable[[], list[str]],
 ) -> None:  # fmt: skip
+    weights = tmp_path / "weights.safetensors"
+    save_file(load_file(two_seeds[0]), weights)  # without the header that says what they are
+    choose(widget, (two_seeds[0], weights), ("small", "bare"))
+    finish(widget, qtbot)
+    assert "choose it in Run 2DMamba" in widget.footer.message.text()
+
     larger = make_checkpoint(tmp_path, patch_size=512)
     choose(widget, (two_seeds[0], larger), ("small", "large"))
     finish(widget, qtbot)
@@ -404,22 +415,28 @@ def test_models_that_do_not_fit_each_other(
 def test_choosing_models(
     widget: CompareWidget, two_seeds: tuple[Path, Path], tmp_path: Path, qtbot: Any
 ) -> None:
-    models = widget.contenders
-    models.show_choices([])
+    models, checkpoints = widget.contenders, shared_checkpoints()
+    models.show_rows([])
     text = tmp_path / "notes.safetensors"
     text.write_text("no weights")
     drop(models, [*two_seeds, text])
-    assert [row.choice.source for row in models.rows] == list(two_seeds)
+    assert locations(widget) == [*two_seeds, text]
+    qtbot.waitUntil(lambda: not checkpoints.is_reading, timeout=LONG)
     assert "notes.safetensors" in models.message.text()
-    drop(models, [tmp_path / "model.pt"])
-    assert "choose it in Run 2DMamba" in models.message.text()
+    models.rows[2].remove.click()
+    assert models.message.isHidden()
 
-    make_checkpoint(tmp_path, class_names=("a", "b", "c"))
-    drop(models, [tmp_path])  # a folder: what is no checkpoint is passed over
-    assert len(models.rows) == 3
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    third = make_checkpoint(folder, class_names=("a", "b", "c"))
+    drop(models, [folder])  # offered, and compared when it is chosen
+    qtbot.waitUntil(lambda: checkpoints.row_of(str(third)) is not None, timeout=LONG)
+    assert locations(widget) == list(two_seeds)
+    models.rows[1].models.choose(str(third))
+    assert locations(widget) == [two_seeds[0], third]
     for _ in range(5):
         models.add.click()
-    assert len(models.rows) == 6
+    assert len(set(locations(widget))) == len(models.rows) == 6
     assert not models.add.isEnabled()
     models.rows[0].remove.click()
     assert len(models.rows) == 5
@@ -438,7 +455,8 @@ def test_the_run_widgets_model_slide_and_patches(
     widget = CompareWidget(viewer)
     viewer.window.add_dock_widget(widget, name="Compare 2DMamba", area="right")
     try:
-        assert widget.contenders.rows[0].choice.source == two_seeds[0]
+        assert locations(widget)[0] == two_seeds[0]
+        assert set(locations(widget)[1:]) <= set(demo_rivals())
         choose(widget, two_seeds, ("first", "second"))
         finish(widget, qtbot)
         assert widget.comparison is not None
@@ -457,9 +475,3 @@ def drop(models: Any, paths: list[Path]) -> None:
             Qt.KeyboardModifier.NoModifier,
         )
     )  # fmt: skip
-
-
-def test_a_choice_without_a_header_is_not_offered_twice(widget: CompareWidget) -> None:
-    before = len(widget.contenders.choices)
-    widget.contenders.offer([Choice("again", demo_checkpoint(), None)])
-    assert len(widget.contenders.choices) == before

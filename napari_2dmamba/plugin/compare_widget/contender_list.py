@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QEvent, QObject, Signal
 from qtpy.QtWidgets import (
-    QComboBox,
     QFileDialog,
     QGridLayout,
     QHBoxLayout,
@@ -21,17 +20,17 @@ from qtpy.QtWidgets import (
 )
 
 from napari_2dmamba.compare.contender import MOST, SCORE, Contender
-from napari_2dmamba.errors import CheckpointError, UserError
 from napari_2dmamba.explain.named_maps import MAPS
-from napari_2dmamba.models.header import CheckpointHeader, read_header
+from napari_2dmamba.plugin.checkpoint_chooser import CheckpointChooser
+from napari_2dmamba.plugin.checkpoint_model import CheckpointModel
 from napari_2dmamba.plugin.inspect_widget.map_list import TITLES
 from napari_2dmamba.plugin.run_widget.message import Message
-from napari_2dmamba.plugin.run_widget.model_section import CHECKPOINT_FILTER, describe
+from napari_2dmamba.plugin.run_widget.model_section import CHECKPOINT_FILTER
 
 if TYPE_CHECKING:
     from napari_2dmamba.models import Aggregator
+    from napari_2dmamba.settings import ProgressCallback, StopCallback
 
-_OURS = ".safetensors"
 _SCORE_TITLE = "Score of the model"
 _MAP_TITLES = {
     SCORE: _SCORE_TITLE,
@@ -40,29 +39,20 @@ _MAP_TITLES = {
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A model that can be chosen.
+class Chosen:
+    """One row.
 
     Attributes
     ----------
-    title
-        What the list calls it.
-    source
-        A file, or a model that is loaded already.
-    header
-        What it says of itself; None where only loading it would tell.
+    location
+        Of the checkpoint, as the shared list has it.
+    label
+        The name the model gets; empty for that of its architecture.
+    maps
+        Names of its maps.
     """
 
-    title: str
-    source: "Path | Aggregator"
-    header: CheckpointHeader | None
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """One row: a model, the name it gets (empty for that of its architecture), its maps."""
-
-    choice: Choice
+    location: str
     label: str
     maps: tuple[str, ...]
 
@@ -70,32 +60,40 @@ class Chosen:
 class ContenderList(QWidget):
     """Rows of models, with buttons that add some.
 
+    Parameters
+    ----------
+    checkpoints
+        The list of checkpoints that all widgets share.
+
     Signals
     -------
     changed()
         Models, names or maps are others.
+    table_wanted()
+        All checkpoints are to be shown.
     """
 
     changed = Signal()
+    table_wanted = Signal()
 
-    def __init__(self) -> None:
+    def __init__(self, checkpoints: CheckpointModel) -> None:
         super().__init__()
         self.setAcceptDrops(True)
-        self.choices: list[Choice] = []
+        self._checkpoints = checkpoints
         self.rows: list[ContenderRow] = []
         self.message = Message()
         self.add = QPushButton("Add model")
         self.browse = QPushButton("Browse…")
-        self.folder = QPushButton("Folder…")
+        self.all = QPushButton("All…")
         self.browse.setToolTip("Add checkpoint files; they can also be dropped here")
-        self.folder.setToolTip("Offer all checkpoints of a folder")
-        self.add.clicked.connect(self.add_row)
+        self.all.setToolTip("Show all checkpoints in a table, with what fits the open slide")
+        self.add.clicked.connect(lambda: self.add_row())
         self.browse.clicked.connect(self._browse)
-        self.folder.clicked.connect(self._browse_folder)
+        self.all.clicked.connect(self.table_wanted)
         self._rows_layout = QVBoxLayout()
         self._rows_layout.setSpacing(8)
         buttons = QHBoxLayout()
-        for button in (self.add, self.browse, self.folder):
+        for button in (self.add, self.browse, self.all):
             buttons.addWidget(button)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -103,66 +101,23 @@ class ContenderList(QWidget):
         layout.addLayout(self._rows_layout)
         layout.addLayout(buttons)
         layout.addWidget(self.message)
+        checkpoints.settled.connect(self._tell_problems)
         self._follow()
 
-    # -- what can be chosen ---------------------------------------------------------------
-
-    def offer(self, choices: Sequence[Choice]) -> None:
-        """Offer more models; those offered already are not offered twice."""
-        known = [choice.source for choice in self.choices]
-        new = [choice for choice in choices if choice.source not in known]
-        self.choices += new
-        for row in self.rows:
-            row.offer(new)
-        self._follow()
-
-    def offer_files(self, paths: Sequence[Path]) -> list[Choice]:
-        """Offer files; says which cannot be used, in one sentence."""
-        found = []
-        for path in paths:
-            try:
-                found.append(choice_of(path))
-            except UserError as error:
-                self.message.say(str(error), "error")
-        self.offer(found)
-        return found
-
-    def offer_folder(self, folder: Path) -> list[Choice]:
-        """Offer all checkpoints right in a folder that say what they are."""
-        found = []
-        for path in sorted(folder.iterdir()):
-            if path.is_file() and path.suffix == _OURS:
-                try:
-                    found.append(Choice(path.stem, path, read_header(path)))
-                except UserError:
-                    continue  # features, or weights of something else
-        if not found:
-            self.message.say(
-                f"{folder} holds no checkpoint of this project; choose other files with Browse…",
-                "warning",
-            )
-        self.offer(found)
-        return found
-
-    # -- the rows -------------------------------------------------------------------------
-
-    def show_choices(self, choices: Sequence[Choice]) -> None:
-        """Compare these, in place of the rows there are."""
-        self.offer(choices)
+    def show_rows(self, paths: Sequence[Path | str]) -> None:
+        """Compare these checkpoints, in place of the rows there are."""
         for row in list(self.rows):
             self._remove(row)
-        for choice in choices[:MOST]:
-            self.add_row(choice)
+        for path in paths[:MOST]:
+            self.add_row(path)
 
-    def add_row(self, choice: Choice | None = None) -> None:
-        """Add a model; without one the first that is not compared yet."""
-        if len(self.rows) >= MOST or not self.choices:
+    def add_row(self, path: Path | str | None = None) -> None:
+        """Add a model; without one the first of the list that is not compared yet."""
+        if len(self.rows) >= MOST:
             return
-        if not isinstance(choice, Choice):
-            taken = [row.choice for row in self.rows]
-            free = [one for one in self.choices if one not in taken]
-            choice = (free or self.choices)[0]
-        row = ContenderRow(self.choices, choice)
+        row = ContenderRow(self._checkpoints)
+        location = self._free(row.models) if path is None else self._checkpoints.add(path)
+        row.models.choose(location)
         row.removed.connect(lambda: self._remove(row))
         row.changed.connect(self._follow)
         self.rows.append(row)
@@ -174,6 +129,19 @@ class ContenderList(QWidget):
         """The rows."""
         return tuple(row.chosen for row in self.rows)
 
+    def take(self, paths: Sequence[Path]) -> None:
+        """Compare files as well; folders only offer what they hold."""
+        for path in paths:
+            if path.is_dir():
+                self._checkpoints.add(path)
+            elif str(path) not in [row.chosen.location for row in self.rows]:
+                self.add_row(path)
+
+    def _free(self, models: CheckpointChooser) -> str:
+        taken = [row.chosen.location for row in self.rows]
+        offered = models.locations
+        return next((one for one in offered if one not in taken), models.location)
+
     def _remove(self, row: "ContenderRow") -> None:
         self.rows.remove(row)
         self._rows_layout.removeWidget(row)
@@ -181,28 +149,24 @@ class ContenderList(QWidget):
         self._follow()
 
     def _follow(self) -> None:
-        self.add.setEnabled(bool(self.choices) and len(self.rows) < MOST)
+        self.add.setEnabled(len(self.rows) < MOST)
+        self._tell_problems()
         self.changed.emit()
+
+    def _tell_problems(self) -> None:
+        """Say what is wrong with the first model that cannot be used."""
+        self.message.clear()
+        for row in self.rows:
+            known = self._checkpoints.row_of(row.chosen.location)
+            if known is not None and known.summary.problem:
+                self.message.say(known.summary.problem, "error")
+                return
 
     # -- files ----------------------------------------------------------------------------
 
-    def _take(self, paths: Sequence[Path]) -> None:
-        self.message.clear()
-        for path in paths:
-            found = self.offer_folder(path) if path.is_dir() else self.offer_files([path])
-            for choice in found:
-                if choice.source not in [row.choice.source for row in self.rows]:
-                    self.add_row(next(c for c in self.choices if c.source == choice.source))
-
     def _browse(self) -> None:
         paths, _ = QFileDialog.getOpenFileNames(self, "Choose checkpoints", "", CHECKPOINT_FILTER)
-        self._take([Path(path) for path in paths])
-
-    def _browse_folder(self) -> None:
-        folder = QFileDialog.getExistingDirectory(self, "A folder of checkpoints")
-        if folder:
-            self.message.clear()
-            self.offer_folder(Path(folder))
+        self.take([Path(path) for path in paths])
 
     def dragEnterEvent(self, event: Any) -> None:
         """Accept files and folders."""
@@ -214,7 +178,7 @@ class ContenderList(QWidget):
         """Compare the dropped files."""
         data = event.mimeData()
         if data is not None:
-            self._take([Path(url.toLocalFile()) for url in data.urls() if url.isLocalFile()])
+            self.take([Path(url.toLocalFile()) for url in data.urls() if url.isLocalFile()])
 
 
 class ContenderRow(QWidget):
@@ -228,14 +192,11 @@ class ContenderRow(QWidget):
     changed = Signal()
     removed = Signal()
 
-    def __init__(self, choices: Sequence[Choice], choice: Choice) -> None:
+    def __init__(self, checkpoints: CheckpointModel) -> None:
         super().__init__()
-        self._choices: list[Choice] = []
-        self.models = QComboBox()
-        self.models.setSizeAdjustPolicy(
-            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
-        )
+        self.models = CheckpointChooser(checkpoints)
         self.models.installEventFilter(self)
+        self.models.chosen.connect(self.changed)
         self.remove = QToolButton()
         self.remove.setText("✕")
         self.remove.setToolTip("Compare without this model")
@@ -256,32 +217,11 @@ class ContenderRow(QWidget):
         layout.addWidget(self.name, 1, 0)
         layout.addWidget(self.maps, 1, 1, 1, 2)
         layout.setColumnStretch(0, 1)
-        self.offer(choices)
-        self.models.setCurrentIndex(self._choices.index(choice))
-        self.models.currentIndexChanged.connect(self._follow)
-        self._follow()
-
-    def offer(self, choices: Sequence[Choice]) -> None:
-        """Offer more models."""
-        self._choices += choices
-        self.models.blockSignals(True)
-        self.models.addItems([choice.title for choice in choices])
-        self.models.blockSignals(False)
-
-    @property
-    def choice(self) -> Choice:
-        """The model."""
-        return self._choices[self.models.currentIndex()]
 
     @property
     def chosen(self) -> Chosen:
         """What the row says."""
-        return Chosen(self.choice, self.name.text().strip(), self.maps.names)
-
-    def _follow(self) -> None:
-        header = self.choice.header
-        self.models.setToolTip("" if header is None else describe(header))
-        self.changed.emit()
+        return Chosen(self.models.location, self.name.text().strip(), self.maps.names)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
         """Let the wheel scroll the list, not change models by accident."""
@@ -336,42 +276,57 @@ class MapsButton(QPushButton):
         self.changed.emit()
 
 
-def choice_of(path: Path) -> Choice:
-    """Return what a file offers.
-
-    Raises
-    ------
-    CheckpointError
-        When it is no checkpoint, or states too little to be compared.
-    """
-    if path.suffix != _OURS:
-        raise CheckpointError(
-            f"{path.name} is not a checkpoint of this project; choose it in Run 2DMamba, which "
-            "asks for what it does not state, and then it can be added here"
-        )
-    return Choice(path.stem, path, read_header(path))
-
-
-def contenders_of_rows(rows: Sequence[Chosen]) -> list[Contender]:
+def contenders_of_rows(
+    rows: Sequence[Chosen],
+    loaded: "dict[str, Aggregator]",
+    on_progress: "ProgressCallback",
+    should_stop: "StopCallback",
+) -> list[Contender]:
     """Load the models of rows, and name those without a name after their architecture.
 
+    Parameters
+    ----------
+    rows
+        What was chosen.
+    loaded
+        Models that are loaded already, by location.
+    on_progress, should_stop
+        See `settings`.
+
     Raises
     ------
-    CheckpointError
-        When a file cannot be loaded.
+    UserError
+        When a checkpoint cannot be fetched or loaded.
     """
-    from napari_2dmamba.models import Aggregator, load_checkpoint
+    from napari_2dmamba.checkpoints.hub import fetch
+    from napari_2dmamba.checkpoints.summary import HUB_PREFIX
+    from napari_2dmamba.errors import CheckpointError
+    from napari_2dmamba.models import load_checkpoint
+    from napari_2dmamba.models.published import MissingSettingsError
 
-    models = [
-        source if isinstance(source, Aggregator) else load_checkpoint(source)
-        for source in (row.choice.source for row in rows)
-    ]
+    models, names = [], []
+    for row in rows:
+        if not row.location:
+            raise CheckpointError("a model is not chosen yet; choose a checkpoint, or remove it")
+        names.append(row.location.replace("\\", "/").rpartition("/")[2].rpartition(".")[0])
+        if row.location in loaded:
+            models.append(loaded[row.location])
+            continue
+        on_hub = row.location.startswith(HUB_PREFIX)
+        path = fetch(row.location, on_progress, should_stop) if on_hub else Path(row.location)
+        try:
+            models.append(load_checkpoint(path))
+        except MissingSettingsError as error:
+            raise CheckpointError(
+                f"{path.name} does not state all its settings; choose it in Run 2DMamba, which "
+                "asks for them, and compare while it is chosen there"
+            ) from error
     titles = [model.model.variant for model in models]
     return [
         Contender(
-            row.label or (title if titles.count(title) == 1 else f"{title} ({row.choice.title})"),
+            row.label or (title if titles.count(title) == 1 else f"{title} ({name})"),
             model,
             maps=row.maps,
         )
-        for row, model, title in zip(rows, models, titles, strict=True)
+        for row, model, title, name in zip(rows, models, titles, names, strict=True)
     ]

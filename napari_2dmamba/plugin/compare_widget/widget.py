@@ -10,18 +10,17 @@ from qtpy.QtCore import QSize
 from qtpy.QtWidgets import QPushButton, QVBoxLayout
 
 from napari_2dmamba.compare import Comparison, compare
-from napari_2dmamba.compare.contender import MOST
 from napari_2dmamba.compare.figure import write_figure
 from napari_2dmamba.compare.folder import write_comparison
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.display import DisplaySettings
-from napari_2dmamba.models.header import CheckpointHeader
+from napari_2dmamba.models.fit import misfit
+from napari_2dmamba.models.header import CheckpointHeader, read_header
 from napari_2dmamba.pipeline import RunSettings
-from napari_2dmamba.plugin.commands import docked_run_widget
+from napari_2dmamba.plugin.checkpoint_model import shared_checkpoints
+from napari_2dmamba.plugin.commands import docked_run_widget, show_checkpoints
 from napari_2dmamba.plugin.compare_widget.contender_list import (
-    Choice,
     ContenderList,
-    choice_of,
     contenders_of_rows,
 )
 from napari_2dmamba.plugin.compare_widget.export_section import ExportSection
@@ -33,18 +32,19 @@ from napari_2dmamba.plugin.compare_widget.numbers_sections import (
 from napari_2dmamba.plugin.compare_widget.panel import Panel
 from napari_2dmamba.plugin.docked import DockedWidget
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
-from napari_2dmamba.plugin.jobs import Job
+from napari_2dmamba.plugin.one_job import OneJob
 from napari_2dmamba.plugin.preferences import folder_of
 from napari_2dmamba.plugin.region_layers import drawn_regions
 from napari_2dmamba.plugin.run_widget.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.section import ElidedLabel, Section, scrolling_column
 from napari_2dmamba.plugin.slide_layer import open_slides
-from napari_2dmamba.sample import demo_rivals, demo_survival_checkpoint
+from napari_2dmamba.sample import demo_checkpoints, demo_rivals
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
+    from napari_2dmamba.models import Aggregator
     from napari_2dmamba.slide import Slide
 
 _LAYER_KEY = "2dmamba compared"
@@ -64,18 +64,18 @@ class CompareWidget(DockedWidget):
     def __init__(self, napari_viewer: "Viewer") -> None:
         super().__init__()
         self._viewer = napari_viewer
-        self._job: Job | None = None
         self._slide: Slide | None = None  # of the comparison on display
         self._comparison: Comparison | None = None
         self.window_: GridWindow | None = None
         self.slide_name = ElidedLabel()
-        self.contenders = ContenderList()
+        self.contenders = ContenderList(shared_checkpoints())
         self.show_grid = QPushButton("Show the grid")
         self.show_grid.setToolTip("Opens its window again")
         self.predictions = PredictionsSection()
         self.agreement = AgreementSection()
         self.export_section = ExportSection()
         self.footer = ProgressFooter("Compare")
+        self._jobs = OneJob(self.footer, self)
         self._lay_out()
         self._connect()
         self._offer_first()
@@ -105,12 +105,12 @@ class CompareWidget(DockedWidget):
 
     def _connect(self) -> None:
         self.contenders.changed.connect(self._follow_rows)
-        self.contenders.add.pressed.connect(self._offer_run_widgets_model)
+        self.contenders.table_wanted.connect(lambda: show_checkpoints(self._viewer))
         self.export_section.figure_wanted.connect(self.write_figure)
         self.export_section.files_wanted.connect(self.write_files)
         self.show_grid.clicked.connect(self.open_window)
         self.footer.run_clicked.connect(self.start)
-        self.footer.cancel_clicked.connect(self.cancel)
+        self._jobs.failed.connect(self._complain)
         layers = self._viewer.layers.events
         for event in (layers.inserted, layers.removed):
             self.listen(event, self._follow_layers)
@@ -118,8 +118,7 @@ class CompareWidget(DockedWidget):
     def let_go(self) -> None:
         """Disconnect from the viewer, stop what runs and close the grid."""
         super().let_go()
-        if self._job is not None:
-            self._job.cancel()
+        self._jobs.cancel()
         if self.window_ is not None:
             self.window_.close()
 
@@ -153,32 +152,29 @@ class CompareWidget(DockedWidget):
 
     def _offer_first(self) -> None:
         """Start with the demo models; a model of the Run widget's own comes before them."""
-        first: list[Choice] = []
         try:
-            first = [choice_of(path) for path in demo_rivals()]
-            self.contenders.offer([*first, choice_of(demo_survival_checkpoint())])
+            rows = demo_rivals()
         except UserError as error:
             self.contenders.message.say(str(error), "error")
-        mine = self._run_widgets_model()
-        if mine is not None and mine.source not in [one.source for one in self.contenders.choices]:
-            first.insert(0, mine)
-        if first:
-            same = [one for one in first if share_features(first[0].header, one.header)]
-            self.contenders.show_choices(same[:MOST])
+            return
+        run_widget = docked_run_widget(self._viewer)
+        section = None if run_widget is None else run_widget.model_section
+        if section is not None and section.path is not None and section.header is not None:
+            mine, header = section.path, section.header
+            if mine not in demo_checkpoints():
+                rows = [mine, *(one for one in rows if misfit(read_header(one), header) is None)]
+        self.contenders.show_rows(rows)
 
-    def _run_widgets_model(self) -> Choice | None:
+    def _loaded(self) -> dict[str, "Aggregator"]:
+        """Return the Run widget's model where it was loaded, by its location."""
         run_widget = docked_run_widget(self._viewer)
         if run_widget is None:
-            return None
+            return {}
         section = run_widget.model_section
-        if section.checkpoint is None or section.path is None:
-            return None
-        return Choice(section.path.stem, section.checkpoint, section.header)
-
-    def _offer_run_widgets_model(self) -> None:
-        mine = self._run_widgets_model()
-        if mine is not None:
-            self.contenders.offer([mine])
+        model = section.checkpoint
+        if model is None or isinstance(model, Path):
+            return {}
+        return {section.checkpoints.location: model}
 
     def _follow_rows(self) -> None:
         count = sum(len(row.maps) for row in self.contenders.chosen)
@@ -188,8 +184,6 @@ class CompareWidget(DockedWidget):
 
     def start(self) -> None:
         """Run the chosen models on the slide."""
-        if self._job is not None:
-            return
         slide = self.slide
         if slide is None:
             self._complain("no slide is open; open one with File > Open, or drop it here")
@@ -198,16 +192,17 @@ class CompareWidget(DockedWidget):
         run_widget = docked_run_widget(self._viewer)
         settings = RunSettings() if run_widget is None else run_widget.run_settings
         features = None if run_widget is None else run_widget.features_section.feature_file
-        header = rows[0].choice.header if rows else None
-        settings = as_trained(settings, header)
+        loaded = self._loaded()
         regions = drawn_regions(self._viewer)
 
         def task(progress: ProgressCallback, stop: StopCallback) -> Comparison:
             progress(0, 0, "loading the checkpoints")
+            contenders = contenders_of_rows(rows, loaded, progress, stop)
+            first = contenders[0].load().header if contenders else None
             return compare(
                 slide,
-                contenders_of_rows(rows),
-                settings,
+                contenders,
+                as_trained(settings, first),
                 features=features,
                 regions=regions,
                 cache=folder_of(slide),
@@ -218,34 +213,12 @@ class CompareWidget(DockedWidget):
         def show(comparison: Comparison) -> None:
             self.show_comparison(slide, comparison)
 
-        self._start(task, show, "Stopped; finished features are kept for the next run.")
-
-    def cancel(self) -> None:
-        """Ask the running job to stop."""
-        if self._job is not None:
-            self.footer.set_stopping()
-            self._job.cancel()
+        self._jobs.start(task, show, "Stopped; finished features are kept for the next run.")
 
     @property
     def is_running(self) -> bool:
-        """Whether models run or a figure is written."""
-        return self._job is not None
-
-    def _start(self, task: Any, on_success: Any, if_cancelled: str) -> None:
-        job = Job(task)
-        job.progressed.connect(self.footer.show_progress)
-        job.succeeded.connect(on_success)
-        job.failed.connect(self._complain)
-        job.cancelled.connect(lambda: self.footer.message.say(if_cancelled))
-        job.finished.connect(self._on_finished)
-        self.destroyed.connect(job.cancel)
-        self._job = job
-        self.footer.set_running(True)
-        job.start()
-
-    def _on_finished(self) -> None:
-        self._job = None
-        self.footer.set_running(False)
+        """Whether models run or something is written."""
+        return self._jobs.is_busy
 
     def _complain(self, sentence: str) -> None:
         self.footer.message.say(sentence, "error")
@@ -278,7 +251,7 @@ class CompareWidget(DockedWidget):
     def write_figure(self, paths: Sequence[Path]) -> None:
         """Write the panels on display as a figure, one file per format."""
         slide, comparison = self._slide, self._comparison
-        if slide is None or comparison is None or self._job is not None:
+        if slide is None or comparison is None:
             return
         self.open_window()
         assert self.window_ is not None
@@ -312,12 +285,12 @@ class CompareWidget(DockedWidget):
             names = ", ".join(path.name for path in written)
             self.footer.message.say(f"Written in {written[0].parent}: {names}", "good")
 
-        self._start(task, tell, "The figure was written before it could be stopped.")
+        self._jobs.start(task, tell, "The figure was written before it could be stopped.")
 
     def write_files(self, folder: Path) -> None:
         """Write tables, maps and record of the comparison into a folder."""
         slide, comparison = self._slide, self._comparison
-        if slide is None or comparison is None or self._job is not None:
+        if slide is None or comparison is None:
             return
         display = None if self.window_ is None else self.window_.display
 
@@ -329,7 +302,7 @@ class CompareWidget(DockedWidget):
         def tell(written: list[Path]) -> None:
             self.footer.message.say(f"{len(written)} files were written in {folder}", "good")
 
-        self._start(task, tell, "Stopped; files written so far are kept.")
+        self._jobs.start(task, tell, "Stopped; files written so far are kept.")
 
     def open_window(self) -> None:
         """Bring the grid to the front, opening it where it was closed."""
@@ -400,13 +373,3 @@ def as_trained(settings: RunSettings, header: CheckpointHeader | None) -> RunSet
     if header.encoder is not None:
         features = dataclasses.replace(features, encoder=header.encoder)
     return dataclasses.replace(settings, grid=grid, features=features)
-
-
-def share_features(first: CheckpointHeader | None, other: CheckpointHeader | None) -> bool:
-    """Return whether two checkpoints say that they were trained on the same features."""
-    if first is None or other is None:
-        return first is other
-    return all(
-        getattr(first, name) == getattr(other, name)
-        for name in ("encoder", "feature_size", "patch_size", "mpp")
-    )
