@@ -18,8 +18,10 @@ _folder = tempfile.TemporaryDirectory()
 os.environ["NAPARI_CONFIG"] = str(Path(_folder.name) / "settings.yaml")
 os.environ.pop("QT_QPA_PLATFORM", None)  # "offscreen" draws no slide
 
+import numpy as np  # noqa: E402
 from napari.settings import get_plugin_settings, get_settings  # noqa: E402
 from qtpy.QtWidgets import QApplication, QDockWidget, QWidget  # noqa: E402
+from shapely import MultiPoint  # noqa: E402
 
 from napari_2dmamba.plugin.app import Application, make_viewer  # noqa: E402
 from napari_2dmamba.plugin.jobs import wait_for_jobs  # noqa: E402
@@ -101,12 +103,41 @@ def main() -> None:
     wait_until(lambda: not inspect.is_busy)
     viewer.fit_to_view()
     viewer.scene.camera.zoom *= 1.6
-    viewer.scene.camera.center = viewer.layers["Inspected patch"].data[0].mean(axis=0) * 0.5
+    mpp = widget.shown.slide.mpp or 1.0
+    viewer.scene.camera.center = viewer.layers["Inspected patch"].data[0].mean(axis=0) * mpp
     shoot("inspect")
+
+    what_if, trust = inspect.what_if_section, inspect.trust_section
+    for section in (inspect.patch_section, inspect.maps_section):
+        section.set_open(False)
+    what_if.set_open(True)
+    what_if.draw.click()
+    ask_without_the_top_patches(application)
+    wait_until(lambda: not inspect.is_busy)
+    crop("inspect-what-if", what_if)
+    what_if.set_open(False)
+    trust.set_open(True)
+    trust.maps.setCurrentText("Attention")
+    for check in (trust.check, trust.stability):
+        check.click()
+        wait_until(lambda: not inspect.is_busy)
+    crop("inspect-trust", trust)
     inspect.let_go()
     widget.let_go()
     wait_for_jobs()
     viewer.close()
+
+
+def ask_without_the_top_patches(application: Application) -> None:
+    """Draw a region around the patches of highest attention and ask the model without them."""
+    inspect, shown = application.inspect_widget, application.run_widget.shown
+    assert shown is not None
+    top = np.argsort(-shown.prediction.attention)[: len(shown.grid.coords) // 4]
+    centres = shown.grid.coords[top] + shown.grid.patch_size_level0 / 2
+    hull = MultiPoint(centres).convex_hull.buffer(shown.grid.patch_size_level0)
+    layer = application.viewer.layers["What if"]
+    layer.data = [np.asarray(hull.exterior.coords)[:-1, ::-1] - 0.5]
+    inspect.what_if_section.apply.click()
 
 
 def settle(application: Application) -> None:
