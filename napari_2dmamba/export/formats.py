@@ -73,7 +73,7 @@ def export_run(
         # the run's own resolution, which the user may have given, and not what the file says
         with open_slide(path, mpp=saved.record["slide"]["mpp"]) as slide:
             saved.check_slide(slide)
-            for part, grid_map in _file_names(saved.maps):
+            for part, grid_map in file_names(saved.maps):
                 start = folder / f"{stem}-{part}"
                 if "png" in formats:
                     written.append(
@@ -105,7 +105,7 @@ def export_run(
     return written
 
 
-def _file_names(maps: Sequence[GridMap]) -> Iterator[tuple[str, GridMap]]:
+def file_names(maps: Sequence[GridMap]) -> Iterator[tuple[str, GridMap]]:
     """Yield every map with the part of a file name that stands for it, each another."""
     used: set[str] = set()
     for grid_map in maps:

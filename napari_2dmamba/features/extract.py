@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from napari_2dmamba.features.stain_normalisation import MacenkoNormaliser
     from napari_2dmamba.slide.slide import Slide
 
-_READING = 1
+_READING = 2
 """Part of every cache key; raised when the reader's pixels change."""
 
 _UNREADABLE, _KEPT = 0, 1

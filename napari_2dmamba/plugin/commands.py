@@ -4,11 +4,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
+    from qtpy.QtWidgets import QWidget
 
+    from napari_2dmamba.plugin.checkpoints_widget import CheckpointsWidget
     from napari_2dmamba.plugin.run_widget import RunWidget
 
 RUN_WIDGET_NAME = "Run 2DMamba"
 INSPECT_WIDGET_NAME = "Inspect 2DMamba"
+CHECKPOINTS_WIDGET_NAME = "Checkpoints"
 
 
 def open_run(viewer: "Viewer") -> None:
@@ -47,3 +50,28 @@ def run_widget(viewer: "Viewer") -> "RunWidget":
     widget = RunWidget(viewer)
     viewer.window.add_dock_widget(widget, name=RUN_WIDGET_NAME, area="right")
     return widget
+
+
+def show_checkpoints(viewer: "Viewer") -> "CheckpointsWidget":
+    """Bring the table of checkpoints to the front, docked below the slide when there is none."""
+    from napari_2dmamba.plugin.checkpoints_widget import CheckpointsWidget
+
+    for widget in viewer.window.dock_widgets.values():
+        if isinstance(widget, CheckpointsWidget):
+            raise_dock(widget)
+            return widget
+    widget = CheckpointsWidget(viewer)
+    viewer.window.add_dock_widget(widget, name=CHECKPOINTS_WIDGET_NAME, area="bottom")
+    return widget
+
+
+def raise_dock(widget: "QWidget") -> None:
+    """Show the dock that holds a widget, before others in the same tabs."""
+    from qtpy.QtWidgets import QDockWidget
+
+    dock = widget.parentWidget()
+    while dock is not None and not isinstance(dock, QDockWidget):
+        dock = dock.parentWidget()
+    if dock is not None:
+        dock.show()
+        dock.raise_()

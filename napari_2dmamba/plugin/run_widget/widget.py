@@ -125,6 +125,7 @@ class RunWidget(DockedWidget):
         slide.regions_file_chosen.connect(self._import_regions)
         slide.slides_wanted.connect(self.open_slides)
         self.model_section.checkpoint_changed.connect(self._follow_checkpoint)
+        self.model_section.table_wanted.connect(self._show_checkpoints)
         result.display_changed.connect(self._set_display)
         result.map_chosen.connect(self._choose_map)
         result.map_shown.connect(self._show_map)
@@ -292,6 +293,11 @@ class RunWidget(DockedWidget):
         form.set_settings(dataclasses.replace(form.settings(), **trained))
         if header.encoder is not None:
             self.features_section.set_encoder(header.encoder)
+
+    def _show_checkpoints(self) -> None:
+        from napari_2dmamba.plugin.commands import show_checkpoints
+
+        show_checkpoints(self._viewer)
 
     # -- running --------------------------------------------------------------------------
 
