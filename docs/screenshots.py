@@ -19,10 +19,12 @@ os.environ["NAPARI_CONFIG"] = str(Path(_folder.name) / "settings.yaml")
 os.environ["NAPARI_2DMAMBA_DATA"] = str(Path(_folder.name) / "list")
 os.environ.pop("QT_QPA_PLATFORM", None)  # "offscreen" draws no slide
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from napari.settings import get_plugin_settings, get_settings  # noqa: E402
 from qtpy.QtCore import Qt  # noqa: E402
 from qtpy.QtWidgets import QApplication, QDockWidget, QWidget  # noqa: E402
+from shapely import MultiPoint  # noqa: E402
 
 from napari_2dmamba.models import Aggregator, CheckpointHeader, save_checkpoint  # noqa: E402
 from napari_2dmamba.models.checkpoint import build_model  # noqa: E402
@@ -105,8 +107,25 @@ def main() -> None:
     wait_until(lambda: not inspect.is_busy)
     viewer.fit_to_view()
     viewer.scene.camera.zoom *= 1.6
-    viewer.scene.camera.center = viewer.layers["Inspected patch"].data[0].mean(axis=0) * 0.5
+    mpp = widget.shown.slide.mpp or 1.0
+    viewer.scene.camera.center = viewer.layers["Inspected patch"].data[0].mean(axis=0) * mpp
     shoot("inspect")
+
+    what_if, trust = inspect.what_if_section, inspect.trust_section
+    for section in (inspect.patch_section, inspect.maps_section):
+        section.set_open(False)
+    what_if.set_open(True)
+    what_if.draw.click()
+    ask_without_the_top_patches(application)
+    wait_until(lambda: not inspect.is_busy)
+    crop("inspect-what-if", what_if)
+    what_if.set_open(False)
+    trust.set_open(True)
+    trust.maps.setCurrentText("Attention")
+    for check in (trust.check, trust.stability):
+        check.click()
+        wait_until(lambda: not inspect.is_busy)
+    crop("inspect-trust", trust)
     crop("checkpoints", table_of_checkpoints(application))
     inspect.let_go()
 
@@ -127,6 +146,18 @@ def main() -> None:
     widget.let_go()
     wait_for_jobs()
     viewer.close()
+
+
+def ask_without_the_top_patches(application: Application) -> None:
+    """Draw a region around the patches of highest attention and ask the model without them."""
+    inspect, shown = application.inspect_widget, application.run_widget.shown
+    assert shown is not None
+    top = np.argsort(-shown.prediction.attention)[: len(shown.grid.coords) // 10]
+    centres = shown.grid.coords[top] + shown.grid.patch_size_level0 / 2
+    hull = MultiPoint(centres).convex_hull.buffer(shown.grid.patch_size_level0)
+    layer = application.viewer.layers["What if"]
+    layer.data = [np.asarray(hull.exterior.coords)[:-1, ::-1] - 0.5]
+    inspect.what_if_section.apply.click()
 
 
 def table_of_checkpoints(application: Application) -> QWidget:
