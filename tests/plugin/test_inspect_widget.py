@@ -339,6 +339,26 @@ def test_what_a_patch_has_nothing_to_do_with_shows_the_tissue(
             assert seen < 110, (zoom, middle, seen)
 
 
+def test_the_patch_is_marked_at_every_zoom_without_another_click(
+    inspect: InspectWidget, viewer: Any, qtbot: Any
+) -> None:
+    (patch,) = inspect.inspected_patches
+    x, y = world(inspect, patch)
+    for layer in heatmaps(viewer).values():
+        layer.visible = False
+    inspect.lines.setChecked(False)
+    for zoom in (3.0, 0.1, 1.0):
+        viewer.scene.camera.zoom, viewer.scene.camera.center = zoom, (y, x)
+        qtbot.waitUntil(lambda: all(layer.loaded for layer in viewer.layers), timeout=LONG)
+        picture = canvas_picture(viewer).astype(int)
+        row, col = on_canvas(viewer, picture, x, y - 64)  # across the upper side of the square
+        beside = round(40 * zoom)  # off the crosshair
+        across = picture[row - 6 : row + 7, col + beside]
+        is_cyan = np.abs(across - CYAN).sum(axis=1) < 200
+        assert 1 <= is_cyan.sum() <= 4, (zoom, across.tolist())
+        assert is_cyan[4:9].any()
+
+
 def test_maps_of_one_quantity_share_one_range(
     inspect: InspectWidget, viewer: Any, qtbot: Any
 ) -> None:
@@ -434,7 +454,9 @@ def test_trust_while_another_slide_is_open(
         trust.check.click()
         settle(inspect, qtbot)
         assert "finds patches the model's answer depends on" in trust.verdict.text()
-        assert "Provenance (state): rank correlation" in trust.agreement.text()
+        table = trust.agreement.text()
+        for text in ("Provenance (state)", "deletion", "insertion", "random", "ranks", "top 45"):
+            assert text in table
         assert not trust.chart.isHidden()
         trust.stability.click()
         settle(inspect, qtbot)
