@@ -29,12 +29,13 @@ from shapely import MultiPoint  # noqa: E402
 from napari_2dmamba.models import Aggregator, CheckpointHeader, save_checkpoint  # noqa: E402
 from napari_2dmamba.models.checkpoint import build_model  # noqa: E402
 from napari_2dmamba.plugin.app import Application, make_viewer  # noqa: E402
-from napari_2dmamba.plugin.commands import show_checkpoints  # noqa: E402
+from napari_2dmamba.plugin.commands import raise_dock, show_checkpoints  # noqa: E402
 from napari_2dmamba.plugin.jobs import wait_for_jobs  # noqa: E402
 from napari_2dmamba.plugin.section import Fold  # noqa: E402
 from napari_2dmamba.sample import demo_checkpoint, sample_slide  # noqa: E402
 
 SIZE = 1600, 1000
+POINTED = 2450.0, 1900.0  # y and x of the cursor in µm, in the tumour of the sample
 PATIENCE = 600.0  # seconds
 
 
@@ -100,10 +101,7 @@ def main() -> None:
     crop("section-export", widget.export_section)
 
     inspect = application.inspect_widget
-    dock = inspect.parentWidget()
-    while not isinstance(dock, QDockWidget):
-        dock = dock.parentWidget()
-    dock.raise_()
+    raise_dock(inspect)
     inspect.mode.click()
     settle(application)
     wait_until(lambda: not inspect.is_busy)
@@ -130,6 +128,21 @@ def main() -> None:
     crop("inspect-trust", trust)
     crop("checkpoints", table_of_checkpoints(application))
     inspect.let_go()
+
+    compare = application.compare_widget
+    raise_dock(compare)
+    crop("section-compare-models", compare.models_section)
+    compare.start()
+    wait_until(lambda: not compare.is_running)
+    window = compare.window_
+    assert window is not None, compare.footer.message.text()
+    window.panel_list.second.setCurrentIndex(window.panel_list.second.count() - 1)
+    wait_until(lambda: window.grid.is_loaded)
+    window.grid.pointed.emit(*POINTED)
+    wait_until(lambda: window.grid.is_loaded)
+    crop("compare", window)
+    crop("section-compare-agreement", compare.agreement)
+    compare.let_go()
     widget.let_go()
     wait_for_jobs()
     viewer.close()

@@ -180,7 +180,8 @@ def run(
     settings
         Defaults throughout when None.
     features
-        Features computed before (a bag, or an ``.h5`` or ``.pt`` file); None extracts them.
+        Features computed before (a bag, or an ``.h5``, ``.pt`` or ``.parquet`` file); None
+        extracts them.
     regions
         Regions to include and exclude, or a GeoJSON file of them.
     mpp
