@@ -26,6 +26,8 @@ from napari_2dmamba.slide.tissue import TissueMask, detect_tissue
 
 if TYPE_CHECKING:
     from napari_2dmamba.features.bag import FeatureBag
+    from napari_2dmamba.features.encoder import Encoder
+    from napari_2dmamba.features.extract import BatchCallback
     from napari_2dmamba.models import Aggregator
     from napari_2dmamba.models.prediction import SlidePrediction
 
@@ -120,7 +122,9 @@ def run(
     regions: Regions | str | Path | None = None,
     mpp: float | None = None,
     out: str | Path | None = None,
+    encoder: Encoder | None = None,
     on_progress: ProgressCallback | None = None,
+    on_batch: BatchCallback | None = None,
     should_stop: StopCallback | None = None,
 ) -> RunResult:
     """Run an aggregator on one slide.
@@ -141,8 +145,11 @@ def run(
         µm per level-0 pixel, for a slide that does not state it; only with a path.
     out
         Folder for this run; features are cached there and an interrupted run continues from it.
-    on_progress, should_stop
-        See `settings.ProgressCallback` and `settings.StopCallback`.
+    encoder
+        A loaded encoder, instead of the one the settings name.
+    on_progress, on_batch, should_stop
+        See `settings.ProgressCallback`, `features.extract.BatchCallback` and
+        `settings.StopCallback`.
 
     Raises
     ------
@@ -184,8 +191,10 @@ def run(
                 opened,
                 grid,
                 settings.features,
+                encoder=encoder,
                 cache=Path(out) if out is not None else None,
                 on_progress=on_progress,
+                on_batch=on_batch,
                 should_stop=should_stop,
             )
         else:
