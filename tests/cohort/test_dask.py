@@ -93,7 +93,7 @@ def test_stopping_on_dask_and_going_on_without(
             out=tmp_path,
             client=client,
             on_status=lambda row: begun.add(row.name) if row.patches_done else None,
-            should_stop=lambda: len(begun) == 2,
+            should_stop=lambda: bool(begun),
         )
         assert client.status == "running"  # somebody else's client is left open
     assert summary.exit_code == 130
@@ -181,7 +181,7 @@ def heed_interrupts() -> None:
 def begin(out: Path, *slides: Path, workers: int = 1) -> subprocess.Popen[str]:
     """Start the command line on slides, and wait until batches are being kept."""
     command = [sys.executable, "-m", "napari_2dmamba.cli", "extract", *map(str, slides)]
-    command += ["--out", str(out), "--patch-size", "48", "--batch-size", "1", "--threads", "1"]
+    command += ["--out", str(out), "--patch-size", "24", "--batch-size", "1", "--threads", "1"]
     command += ["--workers", str(workers)]
     process = subprocess.Popen(
         command,
