@@ -31,6 +31,7 @@ from napari_2dmamba.plugin.region_layers import (
     region_layer,
     show_regions,
 )
+from napari_2dmamba.plugin.run_widget.arriving_features import ArrivingFeatures, remove_arriving
 from napari_2dmamba.plugin.run_widget.export_section import ExportSection
 from napari_2dmamba.plugin.run_widget.features_section import FeaturesSection
 from napari_2dmamba.plugin.run_widget.model_section import ModelSection
@@ -76,6 +77,7 @@ class RunWidget(DockedWidget):
         super().__init__()
         self._viewer = napari_viewer
         self._job: Job | None = None
+        self._if_cancelled = ""
         self._shown: ShownRun | None = None
         self._own_maps: tuple[GridMap, ...] = ()
         self._tissue: TissueMask | None = None
@@ -133,6 +135,7 @@ class RunWidget(DockedWidget):
         export.open_wanted.connect(self.open_saved_run)
         self.footer.run_clicked.connect(self.start_run)
         self.footer.cancel_clicked.connect(self.cancel)
+        self.footer.pause_clicked.connect(self.pause)
         self._counting.started.connect(slide.show_counting)
         self._counting.succeeded.connect(self._take_patches)
         self._counting.failed.connect(self._no_patches)
@@ -153,6 +156,8 @@ class RunWidget(DockedWidget):
         self._counting.cancel()
         self.model_section.cancel()
         self.result_section.gallery.cancel()
+        for arriving in self.findChildren(ArrivingFeatures):
+            arriving.let_go()
         if self._job is not None:
             self._job.cancel()
 
@@ -320,6 +325,7 @@ class RunWidget(DockedWidget):
             return
         regions = drawn_regions(self._viewer)
         out = runs_folder() / f"{slide.path.stem}-{slide.fingerprint[:8]}"
+        arriving = ArrivingFeatures(self._viewer, slide, self)
 
         def task(progress: ProgressCallback, stop: StopCallback) -> RunResult:
             return run(
@@ -330,13 +336,20 @@ class RunWidget(DockedWidget):
                 regions=regions,
                 out=out,
                 on_progress=progress,
+                on_batch=arriving.on_batch,
                 should_stop=stop,
             )
 
         def show(result: RunResult) -> None:
+            arriving.end()
+            remove_arriving(self._viewer, slide)
             self._show_result(slide, result)
 
-        self._start(task, show, "Stopped; the features finished so far are kept for the next run.")
+        kept = "Stopped; the features finished so far are kept for the next run."
+        job = self._start(task, show, kept, can_pause=True)
+        job.held.connect(arriving.show)
+        job.failed.connect(arriving.end)
+        job.cancelled.connect(arriving.end)
 
     def cancel(self) -> None:
         """Ask the running job to stop."""
@@ -344,27 +357,40 @@ class RunWidget(DockedWidget):
             self.footer.set_stopping()
             self._job.cancel()
 
+    def pause(self, is_wanted: bool) -> None:
+        """Let the running job wait after its present batch, or go on."""
+        if self._job is not None:
+            self._job.pause() if is_wanted else self._job.resume()
+
     @property
     def is_running(self) -> bool:
         """Whether a run, an export or the opening of a run goes on."""
         return self._job is not None
 
-    def _start(self, task: Any, on_success: Any, if_cancelled: str) -> None:
+    def _start(
+        self, task: Any, on_success: Any, if_cancelled: str, *, can_pause: bool = False
+    ) -> Job:
         job = Job(task)
         job.progressed.connect(self.footer.show_progress)
         job.succeeded.connect(on_success)
         job.failed.connect(self._complain)
-        job.cancelled.connect(lambda: self.footer.message.say(if_cancelled))
+        self._if_cancelled = if_cancelled
+        job.cancelled.connect(self._say_cancelled)
+        job.held.connect(self.footer.set_held)
         job.finished.connect(self._on_finished)
         self.destroyed.connect(job.cancel)
         self._job = job
-        self.footer.set_running(True)
+        self.footer.set_running(True, can_pause=can_pause)
         job.start()
+        return job
 
     def _on_finished(self) -> None:
         self._job = None
         self.footer.set_running(False)
         self.footer.run.setEnabled(self.model_section.header is not None)
+
+    def _say_cancelled(self) -> None:
+        self.footer.message.say(self._if_cancelled)
 
     def _complain(self, sentence: str) -> None:
         self.footer.message.say(sentence, "error")
