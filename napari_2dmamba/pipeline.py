@@ -107,7 +107,8 @@ def prepare_grid(
     if slide.mpp is None and not settings.in_pixels:
         raise MissingMppError(
             f"{slide.name} states no usable µm per pixel ({slide.mpp_source}); give it "
-            "(--mpp 0.25, or the µm/px field), or choose to work in pixels"
+            "(--mpp 0.25, the µm/px field, or the column mpp of a list of slides), or choose to "
+            "work in pixels"
         )
     tissue = detect_tissue(slide, settings.tissue, regions)
     return tissue, make_grid(slide, tissue, grid_settings)

@@ -27,6 +27,7 @@ Tell = Callable[[int, SlideStatus], None]
 _CORES_PER_WORKER = 4
 _GB_PER_WORKER = 2
 _A_MOMENT = 0.2
+_MORE_THAN_SLIDES = 10**7
 _SECONDS_TO_STOP = 60
 _SECONDS_TO_CONNECT = 20
 _LONGER_THAN_ANY_RESTART = "1 hour"
@@ -158,7 +159,7 @@ class OnDask:
             number,
             str(self._gate.path),
             key=f"{self._cohort}-{job.slide.path.stem}-{number}-{self._count}",
-            priority=-job.attempt,
+            priority=-(job.attempt * _MORE_THAN_SLIDES + number),  # from the top of the list
             pure=False,
         )
         self._rows[number] = job.row(states.WAITING)

@@ -12,6 +12,7 @@ from napari_2dmamba.plugin.reader import SLIDE_PATTERNS
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
+    from napari_2dmamba.plugin.cohort_widget import CohortWidget
     from napari_2dmamba.plugin.inspect_widget import InspectWidget
     from napari_2dmamba.plugin.overview import SlideOverview
     from napari_2dmamba.plugin.run_widget import RunWidget
@@ -67,6 +68,8 @@ class Application:
         napari's.
     run_widget, inspect_widget, overview
         Docked in it.
+    cohort_widget
+        Docked and hidden: *Window › Cohort 2DMamba* shows it.
     problems
         One sentence per slide that could not be opened.
     """
@@ -75,6 +78,7 @@ class Application:
     run_widget: "RunWidget"
     inspect_widget: "InspectWidget"
     overview: "SlideOverview"
+    cohort_widget: "CohortWidget"
     problems: tuple[str, ...]
 
 
@@ -83,7 +87,12 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     import napari
     from qtpy.QtWidgets import QApplication
 
-    from napari_2dmamba.plugin.commands import INSPECT_WIDGET_NAME, RUN_WIDGET_NAME
+    from napari_2dmamba.plugin.cohort_widget import CohortWidget
+    from napari_2dmamba.plugin.commands import (
+        COHORT_WIDGET_NAME,
+        INSPECT_WIDGET_NAME,
+        RUN_WIDGET_NAME,
+    )
     from napari_2dmamba.plugin.inspect_widget import InspectWidget
     from napari_2dmamba.plugin.overview import SlideOverview
     from napari_2dmamba.plugin.preferences import apply_preferences
@@ -100,6 +109,8 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
         inspect_widget, name=INSPECT_WIDGET_NAME, area="right", tabify=True
     )
     run_dock.raise_()  # the first thing to do
+    cohort_widget = CohortWidget(viewer)
+    viewer.window.add_dock_widget(cohort_widget, name=COHORT_WIDGET_NAME, area="bottom").hide()
     viewer.layers.events.inserted.connect(partial(name_window, viewer))
     viewer.layers.events.removed.connect(partial(name_window, viewer))
     if show:
@@ -107,7 +118,7 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
         viewer.window.show()
         QApplication.processEvents()  # the canvas gets its size, so that slides fit into it
     problems = run_widget.open_slides([Path(path) for path in paths])
-    return Application(viewer, run_widget, inspect_widget, overview, problems)
+    return Application(viewer, run_widget, inspect_widget, overview, cohort_widget, problems)
 
 
 def fit_window(viewer: "Viewer") -> None:

@@ -4,11 +4,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
+    from qtpy.QtWidgets import QWidget
 
+    from napari_2dmamba.plugin.cohort_widget import CohortWidget
     from napari_2dmamba.plugin.run_widget import RunWidget
 
 RUN_WIDGET_NAME = "Run 2DMamba"
 INSPECT_WIDGET_NAME = "Inspect 2DMamba"
+COHORT_WIDGET_NAME = "Cohort 2DMamba"
 
 
 def open_run(viewer: "Viewer") -> None:
@@ -47,3 +50,27 @@ def run_widget(viewer: "Viewer") -> "RunWidget":
     widget = RunWidget(viewer)
     viewer.window.add_dock_widget(widget, name=RUN_WIDGET_NAME, area="right")
     return widget
+
+
+def cohort_widget(viewer: "Viewer") -> "CohortWidget":
+    """Return the Cohort widget of the window, docked when there is none yet."""
+    from napari_2dmamba.plugin.cohort_widget import CohortWidget
+
+    for widget in viewer.window.dock_widgets.values():
+        if isinstance(widget, CohortWidget):
+            return widget
+    widget = CohortWidget(viewer)
+    viewer.window.add_dock_widget(widget, name=COHORT_WIDGET_NAME, area="bottom")
+    return widget
+
+
+def bring_forward(widget: "QWidget") -> None:
+    """Show the dock that a widget is in, before others that share its place."""
+    from qtpy.QtWidgets import QDockWidget
+
+    dock = widget.parentWidget()
+    while dock is not None and not isinstance(dock, QDockWidget):
+        dock = dock.parentWidget()
+    if dock is not None:
+        dock.show()
+        dock.raise_()

@@ -25,6 +25,7 @@ from napari_2dmamba.plugin.run_widget.message import Message
 from napari_2dmamba.plugin.section import Section
 from napari_2dmamba.sample import demo_checkpoint
 from napari_2dmamba.settings import ProgressCallback, StopCallback, setting
+from napari_2dmamba.slide import GridSettings
 
 if TYPE_CHECKING:
     from napari_2dmamba.models import Aggregator
@@ -75,6 +76,7 @@ class ModelSection(Section):
         self.setAcceptDrops(True)
         self.header: CheckpointHeader | None = None
         self._aggregator: Aggregator | None = None
+        self._given: dict[str, Any] = {}
         self.checkpoints = QComboBox()
         self.checkpoints.setSizeAdjustPolicy(
             QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
@@ -134,6 +136,11 @@ class ModelSection(Section):
             return None
         return self._aggregator or self.path
 
+    @property
+    def checkpoint_settings(self) -> dict[str, Any]:
+        """What the user gave that the file does not hold, as `load_checkpoint` takes it."""
+        return dict(self._given)
+
     def add_checkpoint(self, path: Path) -> None:
         """Offer a file and choose it."""
         for index in range(self.checkpoints.count()):
@@ -191,6 +198,7 @@ class ModelSection(Section):
     def _load(self, given: dict[str, Any]) -> None:
         path = self.path
         assert path is not None
+        self._given = given
 
         def task(progress: ProgressCallback, stop: StopCallback) -> Any:
             from napari_2dmamba.models import load_checkpoint
@@ -247,6 +255,7 @@ class ModelSection(Section):
 
     def _forget(self) -> None:
         self.header = self._aggregator = None
+        self._given = {}
         self.warning.clear()
         self.message.clear()
         self.about.clear()
@@ -271,6 +280,16 @@ class ModelSection(Section):
             return f"Will run on <b>{device}</b>: {reason}."
 
         self._devices.request(task)
+
+
+def grid_of_training(header: CheckpointHeader, now: GridSettings) -> GridSettings:
+    """Return grid settings with the patch size and resolution that a checkpoint states."""
+    trained: dict[str, Any] = {
+        name: value
+        for name, value in (("patch_size", header.patch_size), ("target_mpp", header.mpp))
+        if value is not None
+    }
+    return replace(now, **trained)
 
 
 def describe(header: CheckpointHeader) -> str:

@@ -5,7 +5,7 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBox
 
 from napari_2dmamba.plugin.run_widget.message import Message
 
-_RUN_LOOK = """
+RUN_LOOK = """
 QPushButton { background: #2f6fb7; color: white; font-weight: bold; padding: 7px;
               border-radius: 4px; }
 QPushButton:hover { background: #3b80cd; }
@@ -36,7 +36,7 @@ class ProgressFooter(QWidget):
         self.detail.setWordWrap(True)
         self.run = QPushButton("Run 2DMamba")
         self.run.setObjectName("run")
-        self.run.setStyleSheet(_RUN_LOOK)
+        self.run.setStyleSheet(RUN_LOOK)
         self.run.clicked.connect(self.run_clicked)
         self.pause = QPushButton("Pause")
         self.pause.setCheckable(True)

@@ -15,6 +15,7 @@ from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import RunResult, RunSettings, prepare_grid, run
+from napari_2dmamba.plugin import commands
 from napari_2dmamba.plugin.docked import DockedWidget, weak_callback
 from napari_2dmamba.plugin.exports import Export
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
@@ -34,7 +35,7 @@ from napari_2dmamba.plugin.region_layers import (
 from napari_2dmamba.plugin.run_widget.arriving_features import ArrivingFeatures, remove_arriving
 from napari_2dmamba.plugin.run_widget.export_section import ExportSection
 from napari_2dmamba.plugin.run_widget.features_section import FeaturesSection
-from napari_2dmamba.plugin.run_widget.model_section import ModelSection
+from napari_2dmamba.plugin.run_widget.model_section import ModelSection, grid_of_training
 from napari_2dmamba.plugin.run_widget.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.run_widget.result_section import ResultSection
 from napari_2dmamba.plugin.run_widget.slide_section import SlideSection
@@ -126,6 +127,7 @@ class RunWidget(DockedWidget):
         slide.region_wanted.connect(self._draw_region)
         slide.regions_file_chosen.connect(self._import_regions)
         slide.slides_wanted.connect(self.open_slides)
+        slide.cohort_wanted.connect(self._show_cohort)
         self.model_section.checkpoint_changed.connect(self._follow_checkpoint)
         result.display_changed.connect(self._set_display)
         result.map_chosen.connect(self._choose_map)
@@ -190,6 +192,9 @@ class RunWidget(DockedWidget):
                 problems.append(str(error))
                 self._complain(str(error))
         return tuple(problems)
+
+    def _show_cohort(self) -> None:
+        commands.bring_forward(commands.cohort_widget(self._viewer))
 
     def _follow_slide(self, slide: Slide | None) -> None:
         self._tissue = self._grid = None
@@ -289,12 +294,7 @@ class RunWidget(DockedWidget):
         if header is None:
             return
         form = self.slide_section.grid_form
-        trained: dict[str, Any] = {
-            name: value
-            for name, value in (("patch_size", header.patch_size), ("target_mpp", header.mpp))
-            if value is not None
-        }
-        form.set_settings(dataclasses.replace(form.settings(), **trained))
+        form.set_settings(grid_of_training(header, form.settings()))
         if header.encoder is not None:
             self.features_section.set_encoder(header.encoder)
 
