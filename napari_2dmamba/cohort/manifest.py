@@ -116,7 +116,7 @@ def _slide(row: dict[str, str], path: Path, line: int, separator: str) -> Cohort
     if "\0" in name:
         raise CohortError(f"{path}, line {line}: {name!r} cannot be the name of a file")
     slide = Path(os.path.abspath(path.parent / home_expanded(name)))
-    if slide.is_dir():
+    if os.path.isdir(slide):  # unlike Path.is_dir, says no to a name too long for the system
         inside = slides_below(slide)
         if len(inside) != 1:
             raise CohortError(

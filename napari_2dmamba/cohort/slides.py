@@ -9,14 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from napari_2dmamba.errors import CohortError
-
-SLIDE_SUFFIXES = frozenset(
-    (
-        ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide",
-        ".tif", ".tiff", ".qptiff", ".dcm",
-    )
-)  # fmt: skip
-"""Files that a folder is searched for; a file named by itself may have any suffix."""
+from napari_2dmamba.slide_suffixes import SLIDE_SUFFIXES
 
 _OF_A_RUN = frozenset(("run.json", "status.json"))
 
@@ -79,16 +72,16 @@ def find_slides(
     for given in inputs:
         text = os.fspath(given)
         path = home_expanded(text)
-        if path.suffix.lower() == ".csv" and not path.is_dir():
+        if path.suffix.lower() == ".csv" and not os.path.isdir(path):
             slides = read_manifest(path)
-        elif path.is_dir():
+        elif os.path.isdir(path):
             slides = [CohortSlide(one) for one in slides_below(path, barred)]
             if not slides:
                 raise CohortError(
                     f"the folder {path} holds no slide ({', '.join(sorted(SLIDE_SUFFIXES))}); "
                     "name the folder where the slides are"
                 )
-        elif glob.has_magic(text) and not path.exists():
+        elif glob.has_magic(text) and not os.path.exists(path):
             slides = [CohortSlide(one) for one in _matching(str(path), barred)]
             if not slides:
                 raise CohortError(f"no slide matches {text!r}; check the pattern and the folder")
@@ -137,7 +130,7 @@ def _matching(pattern: str, leave_out: Path | None) -> Iterator[Path]:
         path = Path(name)
         if leave_out is not None and Path(os.path.realpath(path)).is_relative_to(leave_out):
             continue
-        if path.is_dir():
+        if os.path.isdir(path):
             if not pattern.endswith("**"):
                 files += slides_below(path, leave_out)
         elif any_suffix or path.suffix.lower() in SLIDE_SUFFIXES:

@@ -76,10 +76,11 @@ class HeatmapLayer(Image):
         unit = "pixel" if grid_map.mpp is None else "µm"
         self.metadata["meaning"] = grid_map.meaning
         self._on_screen = OnScreen(grid_map, self._display)
-        self.data = grid_map.values
-        self.scale = grid_map.scale
-        self.translate = grid_map.translate
-        self.units = (unit, unit)
+        with self._block_refresh():  # each of these would slice and draw the layer anew
+            self.data = grid_map.values
+            self.scale = grid_map.scale
+            self.translate = grid_map.translate
+            self.units = (unit, unit)
         self._show()
 
     @property
@@ -96,8 +97,9 @@ class HeatmapLayer(Image):
     def _show(self) -> None:
         display = self._display
         self._is_showing = True  # what follows is not the user's doing
-        self.contrast_limits_range = self._on_screen.limits
-        self.contrast_limits = self._on_screen.limits
+        with self._block_refresh():
+            self.contrast_limits_range = self._on_screen.limits
+            self.contrast_limits = self._on_screen.limits
         self.colormap = colormap_of(self._grid_map, display)
         self.gamma = display.gamma
         self.opacity = display.opacity
@@ -135,7 +137,7 @@ class HeatmapLayer(Image):
             return
         side = self._thumbnail_shape[0]
         step = max(1, -(-max(self.data.shape) // side))
-        shown = self._on_screen(self.data[::step, ::step])
+        shown = self._on_screen(self.data)[::step, ::step]
         low, high = self.contrast_limits
         position = np.clip((shown - low) / (high - low), 0, 1) ** self.gamma
         small = self.colormap.map(position.ravel()).reshape((*shown.shape, 4))
@@ -152,7 +154,7 @@ class OnScreen:
     def __init__(self, grid_map: GridMap, display: DisplaySettings) -> None:
         self._transform = DisplayTransform(grid_map, replace(display, gamma=1.0))
         self._values = grid_map.values
-        self._shown: NDArray[np.float32] | None = None
+        self._shown: NDArray[np.float32] | None = None  # of all of them, once asked for
         self._clip = display.clip_low, display.clip_high
         unit = 100.0 if display.transform == "percentile" else 1.0
         low, high = self._transform.low * unit, self._transform.high * unit
@@ -162,19 +164,26 @@ class OnScreen:
 
     def percentile_at(self, limit: float) -> float:
         """Return the share of the map's values up to a place on the colour bar, 0 to 100."""
-        if self._shown is None:
-            shown = self(self._values)
-            self._shown = shown[np.isfinite(shown)]
         if limit <= self.limits[0]:
             return self._clip[0]
         if limit >= self.limits[1]:
             return self._clip[1]
-        return 100.0 * float(np.mean(self._shown <= limit)) if self._shown.size else 0.0
+        shown = self(self._values)
+        shown = shown[np.isfinite(shown)]
+        return 100.0 * float(np.mean(shown <= limit)) if shown.size else 0.0
 
     def __call__(self, values: NDArray) -> NDArray[np.float32]:
         """Return ``values`` between the limits; NaN stays NaN."""
+        is_all = values is self._values or (
+            values.base is self._values and values.shape == self._values.shape
+        )
+        if is_all and self._shown is not None:
+            return self._shown
         low, high = self.limits
-        return (low + (high - low) * self._transform(values)).astype(np.float32)
+        shown = (low + (high - low) * self._transform(values)).astype(np.float32)
+        if is_all:
+            self._shown = shown  # napari asks several times for one drawing
+        return shown
 
 
 def colormap_of(grid_map: GridMap, display: DisplaySettings) -> Colormap:

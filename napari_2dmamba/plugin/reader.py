@@ -5,13 +5,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from napari_2dmamba.slide_suffixes import SLIDE_SUFFIXES
+
 LayerData = tuple[Any, ...]
 Reader = Callable[[str | Sequence[str]], list[LayerData]]
 
-SLIDE_PATTERNS = (
-    "*.svs", "*.ndpi", "*.mrxs", "*.scn", "*.bif", "*.vms", "*.vmu", "*.svslide",
-    "*.tif", "*.tiff", "*.qptiff", "*.dcm",
-)  # fmt: skip
+SLIDE_PATTERNS = tuple(f"*{suffix}" for suffix in SLIDE_SUFFIXES)
 """What the manifest claims; a test keeps the two equal."""
 
 _NO_LAYER: list[LayerData] = [(None,)]  # npe2's sign for "read, and nothing to show"

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from napari_2dmamba.cohort.manifest import read_manifest
 from napari_2dmamba.cohort.slides import CohortSlide
-from napari_2dmamba.errors import CohortError
+from napari_2dmamba.errors import CohortError, SlideError
+from napari_2dmamba.slide import open_slide
 
 in_one_folder = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -103,3 +104,11 @@ def test_any_other_file_is_read_or_refused(tmp_path: Path, text: str | bytes) ->
             found = read_manifest(manifest)
             assert found
             assert all(one.path.is_absolute() for one in found)
+
+
+def test_a_name_too_long_for_the_system_is_a_slide_that_is_not_there(tmp_path: Path) -> None:
+    name = "x" * 300 + ".svs"
+    (slide,) = read_manifest(written(tmp_path, f"slide\n{name}\n"))
+    assert slide.path == tmp_path / name
+    with pytest.raises(SlideError, match=r"does not exist|too long"):
+        open_slide(slide.path)
