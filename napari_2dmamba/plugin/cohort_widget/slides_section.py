@@ -11,6 +11,7 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QListWidget,
+    QListWidgetItem,
     QPushButton,
 )
 
@@ -94,7 +95,10 @@ class SlidesSection(Section):
         known = self._named()
         for path in map(str, paths):
             if path not in known:
-                self.inputs.addItem(path)
+                item = QListWidgetItem(Path(path).name or path)
+                item.setData(Qt.ItemDataRole.UserRole, path)
+                item.setToolTip(path)
+                self.inputs.addItem(item)
         self._look()
 
     def remove_chosen(self) -> None:
@@ -123,7 +127,7 @@ class SlidesSection(Section):
 
     def _named(self) -> list[str]:
         items = (self.inputs.item(place) for place in range(self.inputs.count()))
-        return [item.text() for item in items if item is not None]
+        return [item.data(Qt.ItemDataRole.UserRole) for item in items if item is not None]
 
     def _look(self) -> None:
         inputs, out = self._named(), self._out
