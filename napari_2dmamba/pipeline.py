@@ -114,6 +114,56 @@ def prepare_grid(
     return tissue, make_grid(slide, tissue, grid_settings)
 
 
+def prepare_bag(
+    slide: Slide,
+    settings: RunSettings,
+    grid_settings: GridSettings,
+    *,
+    features: FeatureBag | str | Path | None = None,
+    regions: Regions | str | Path | None = None,
+    cache: str | Path | None = None,
+    encoder: Encoder | None = None,
+    on_progress: ProgressCallback | None = None,
+    on_batch: BatchCallback | None = None,
+    should_stop: StopCallback | None = None,
+) -> tuple[PatchGrid, FeatureBag]:
+    """Return the patches of a slide and their features: extracted, or those given.
+
+    ``cache`` is a folder for features; for the other arguments see `run`.
+
+    Raises
+    ------
+    UserError
+        When the slide cannot be analysed, or the features do not belong to it.
+    Cancelled
+        When ``should_stop`` said so.
+    """
+    from napari_2dmamba.features import extract_features
+    from napari_2dmamba.features.bag import FeatureBag
+    from napari_2dmamba.features.files import read_features
+
+    if features is not None:
+        bag = features if isinstance(features, FeatureBag) else read_features(features)
+        return grid_of_bag(bag, slide), bag
+    if on_progress is not None:
+        on_progress(0, 0, "finding tissue")
+    if isinstance(regions, str | Path):
+        regions = read_regions(regions, offset=slide.bounds[:2])
+    _, grid = prepare_grid(slide, settings, grid_settings, regions)
+    _stop_if(should_stop)
+    bag = extract_features(
+        slide,
+        grid,
+        settings.features,
+        encoder=encoder,
+        cache=Path(cache) if cache is not None else None,
+        on_progress=on_progress,
+        on_batch=on_batch,
+        should_stop=should_stop,
+    )
+    return grid, bag
+
+
 def run(
     slide: Slide | str | Path,
     checkpoint: Aggregator | str | Path,
@@ -161,9 +211,6 @@ def run(
     """
     from napari_2dmamba.export.record import make_record
     from napari_2dmamba.export.run_folder import save_run
-    from napari_2dmamba.features import extract_features
-    from napari_2dmamba.features.bag import FeatureBag
-    from napari_2dmamba.features.files import read_features
     from napari_2dmamba.models import Aggregator, load_checkpoint
 
     started = datetime.now(UTC)
@@ -181,26 +228,18 @@ def run(
         )
         grid_settings = settings.grid or grid_settings_for(aggregator)
         settings = dataclasses.replace(settings, grid=grid_settings)
-        if isinstance(regions, str | Path):
-            regions = read_regions(regions, offset=opened.bounds[:2])
-
-        if features is None:
-            say(0, 0, "finding tissue")
-            _, grid = prepare_grid(opened, settings, grid_settings, regions)
-            _stop_if(should_stop)
-            bag = extract_features(
-                opened,
-                grid,
-                settings.features,
-                encoder=encoder,
-                cache=Path(out) if out is not None else None,
-                on_progress=on_progress,
-                on_batch=on_batch,
-                should_stop=should_stop,
-            )
-        else:
-            bag = features if isinstance(features, FeatureBag) else read_features(features)
-            grid = grid_of_bag(bag, opened)
+        grid, bag = prepare_bag(
+            opened,
+            settings,
+            grid_settings,
+            features=features,
+            regions=regions,
+            cache=out,
+            encoder=encoder,
+            on_progress=on_progress,
+            on_batch=on_batch,
+            should_stop=should_stop,
+        )
         aggregator.check_fits(bag)
         _stop_if(should_stop)
 

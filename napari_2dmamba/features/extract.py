@@ -33,7 +33,7 @@ BatchCallback = Callable[[PatchGrid, int, NDArray[np.float32], NDArray[np.bool_]
 on are there; ``kept`` ``(B,)`` is False where a patch is left out. Called on the thread that
 extracts, in the order of the grid; what an earlier run finished comes first."""
 
-_READING = 1
+_READING = 2
 """Part of every cache key; raised when the reader's pixels change."""
 
 _UNREADABLE, _KEPT = 0, 1

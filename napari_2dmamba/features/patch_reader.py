@@ -4,23 +4,23 @@ import math
 import sys
 import threading
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_2dmamba.errors import SlideError
-from napari_2dmamba.features.resample import area_weights, resample_tiles
+from napari_2dmamba.features.resample import TileResampler, area_weights
 from napari_2dmamba.slide.backend import TileError
 from napari_2dmamba.slide.grid import PatchGrid
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide.slide import Slide
 
-_BATCHES_AHEAD = 3
+_BATCHES_AHEAD = 2
 _SHARED_TILES_BYTES = 256 * 2**20
 _WHITE = 255
 
@@ -104,7 +104,7 @@ class PatchReader:
         tiles = _Tiles(self, np.arange(start, count))
         spare: list[NDArray[np.uint8]] = []
         previous: NDArray[np.uint8] | None = None
-        waiting: deque[tuple[int, NDArray[np.uint8], list[Future[None]]]] = deque()
+        waiting: deque[tuple[PatchBatch, list[Future[None]]]] = deque()
         with ThreadPoolExecutor(self.threads, "patches") as pool:
 
             def submit() -> None:
@@ -115,33 +115,38 @@ class PatchReader:
                 pixels = (
                     spare.pop() if spare and spare[-1].shape == shape else np.empty(shape, np.uint8)
                 )
+                batch = PatchBatch(first, pixels, {})
+                left = iter(range(len(pixels)))  # the threads share it
                 jobs = [
-                    pool.submit(self._fill, pixels[i], first + i, tiles) for i in range(len(pixels))
+                    pool.submit(self._fill_some, batch, left, tiles) for _ in range(self.threads)
                 ]
-                waiting.append((first, pixels, jobs))
+                waiting.append((batch, jobs))
 
             try:
                 for _ in range(_BATCHES_AHEAD):
                     submit()
                 while waiting:
-                    first, pixels, jobs = waiting.popleft()
-                    unreadable: dict[int, str] = {}
-                    for index, job in enumerate(jobs, first):
-                        failure = job.exception()
-                        if isinstance(failure, SlideError):
-                            unreadable[index] = str(failure)
-                            pixels[index - first] = _WHITE
-                        elif failure is not None:
-                            raise failure
-                    yield PatchBatch(first, pixels, unreadable)
+                    batch, jobs = waiting.popleft()
+                    for job in jobs:
+                        job.result()
+                    yield replace(batch, unreadable=dict(sorted(batch.unreadable.items())))
                     # Fresh memory costs as much as a quarter of the decoding: the batch before
                     # this one is used again if nobody else (variable and call: 2) holds it
                     if previous is not None and sys.getrefcount(previous) == 2:
                         spare.append(previous)
-                    previous = pixels
+                    previous = batch.pixels
+                    del batch
                     submit()
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def _fill_some(self, batch: PatchBatch, left: Iterator[int], tiles: "_Tiles") -> None:
+        for i in left:
+            try:
+                self._fill(batch.pixels[i], batch.start + i, tiles)
+            except SlideError as error:
+                batch.unreadable[batch.start + i] = str(error)
+                batch.pixels[i] = _WHITE
 
     def tiles_of(self, index: int) -> list[_Key]:
         """Return ``(row, column)`` of the level's tiles under a patch, those off the slide too."""
@@ -171,9 +176,12 @@ class PatchReader:
         return out
 
     def _fill(self, out: NDArray[np.uint8], index: int, store: "_Tiles") -> None:
-        keys = self.tiles_of(index)
+        keys = deque(self.tiles_of(index))
         try:
-            self._assemble(out, index, keys, store.take(keys))
+            if self._copies:
+                self._copy(out, index, keys, store)
+            else:
+                self._resample(out, index, keys, store)
         except TileError as error:
             x, y = (int(v) for v in self.grid.coords[index])
             raise SlideError(
@@ -183,28 +191,37 @@ class PatchReader:
         finally:
             store.give_back(keys)
 
-    def _assemble(
-        self,
-        out: NDArray[np.uint8],
-        index: int,
-        keys: list[_Key],
-        tiles: list[NDArray[np.uint8]],
-    ) -> None:
-        left, top = (int(v) for v in self._first_tile[index])
+    def _copy(self, out: NDArray[np.uint8], index: int, keys: deque[_Key], store: "_Tiles") -> None:
+        """Copy tile by tile, each while it is in the processor's cache; drop keys as they go."""
         height, width = self._tile_size
-        x0, y0 = left * width, top * height
-        x, y = (int(v) for v in self._first[index])
-        if self._copies:
-            for (row, column), tile in zip(keys, tiles, strict=True):
-                _copy(tile, out, row * height - y, column * width - x)
-            return
-        per_row = int(self._last_tile[index, 0]) - left
-        right, bottom = (int(v) for v in self._last[index])
-        corner_x, corner_y = (float(v) for v in self._corners[index])
+        x, y = self._first[index].tolist()
+        while keys:
+            row, column = keys[0]
+            _copy(store.take(keys[0]), out, row * height - y, column * width - x)
+            store.give_back([keys.popleft()])
+
+    def _resample(
+        self, out: NDArray[np.uint8], index: int, keys: deque[_Key], store: "_Tiles"
+    ) -> None:
+        """Likewise, keeping the tiles that pixels yet to come are made of."""
+        left, top = self._first_tile[index].tolist()
+        n = int(self._last_tile[index, 0]) - left
+        x0, y0 = left * self._tile_size[1], top * self._tile_size[0]
+        x, y = self._first[index].tolist()
+        right, bottom = self._last[index].tolist()
+        corner_x, corner_y = self._corners[index].tolist()
         size = len(out)
         columns = area_weights(round(corner_x - x0, 6), self._side, size, x - x0, right - x0)
         rows = area_weights(round(corner_y - y0, 6), self._side, size, y - y0, bottom - y0)
-        resample_tiles(tiles, per_row, rows, columns, out)
+        resampler = TileResampler(self._tile_size, len(keys) // n, n, rows, columns, out)
+        given_back = 0
+        for key in tuple(keys):
+            free = resampler.add(store.take(key)) - given_back
+            if free > 0:
+                store.give_back([keys.popleft() for _ in range(free)])
+                given_back += free
+            if not keys:
+                break
 
 
 def _copy(tile: NDArray[np.uint8], out: NDArray[np.uint8], top: int, left: int) -> None:
@@ -244,56 +261,55 @@ class _Tiles:
         for (left, top), (right, bottom) in zip(first - corner, last - corner, strict=True):
             self._uses[top:bottom, left:right] += 1
 
-    def take(self, keys: list[_Key]) -> list[NDArray[np.uint8]]:
-        """Return the tiles of a patch; `give_back` must follow.
+    def take(self, key: _Key) -> NDArray[np.uint8]:
+        """Return a tile; `give_back` must follow.
 
         Raises
         ------
         TileError
-            When one of them cannot be decoded.
+            When it cannot be decoded.
         """
-        mine: list[tuple[_Key, _Tile]] = []
-        tiles: list[_Tile] = []
-        top, left = self._corner
         with self._lock:
-            for key in keys:
-                tile = self._tiles.get(key)
-                if tile is None:
-                    shared = self._uses[key[0] - top, key[1] - left] > 1
-                    tile = self._tiles[key] = _Tile(shared)
-                    mine.append((key, tile))
-                tiles.append(tile)
-        # First what nobody else decodes, then wait for the others: nobody waits in a circle
-        for key, tile in mine:
-            try:
-                memory = self._memory()
-                tile.pixels = self._decode(key, memory)
-                tile.memory = memory if tile.pixels is memory else None
-            except TileError as error:
-                tile.error = error
-            except BaseException as error:
-                tile.error = TileError(f"{type(error).__name__}: {error}")
-                raise
-            finally:
-                if tile.ready is not None:
-                    tile.ready.set()
-        pixels = []
-        for tile in tiles:
+            tile = self._tiles.get(key)
+            mine = tile is None
+            if tile is None:
+                at = key[0] - self._corner[0], key[1] - self._corner[1]
+                tile = self._tiles[key] = _Tile(shared=self._uses[at] > 1)
+        if mine:  # decoded at once, so nobody waits in a circle
+            self._fill(tile, key)
+        elif tile.ready is not None:
+            tile.ready.wait()
+        if tile.error is not None:
+            raise tile.error
+        assert tile.pixels is not None
+        return tile.pixels
+
+    def _fill(self, tile: _Tile, key: _Key) -> None:
+        try:
+            memory = self._memory()
+            tile.pixels = self._decode(key, memory)
+            tile.memory = memory if tile.pixels is memory else None
+        except TileError as error:
+            tile.error = error
+        except BaseException as error:
+            tile.error = TileError(f"{type(error).__name__}: {error}")
+            raise
+        finally:
             if tile.ready is not None:
-                tile.ready.wait()
-            if tile.error is not None:
-                raise tile.error
-            if tile.pixels is not None:
-                pixels.append(tile.pixels)
-        return pixels
+                tile.ready.set()
 
     def _memory(self) -> NDArray[np.uint8]:
         try:
             return self._spare.pop()
         except IndexError:
-            return np.empty(self._shape, np.uint8)
+            # At addresses that are multiples of 32 libjpeg-turbo writes past the caches, and
+            # reading the tile back takes three times as long
+            size = math.prod(self._shape)
+            raw = np.empty(size + 32, np.uint8)
+            start = (16 - raw.ctypes.data) % 32
+            return raw[start : start + size].reshape(self._shape)
 
-    def give_back(self, keys: list[_Key]) -> None:
+    def give_back(self, keys: Iterable[_Key]) -> None:
         """Count a patch as served; memory of tiles that none needs any more is used again."""
         top, left = self._corner
         with self._lock:

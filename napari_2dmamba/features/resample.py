@@ -2,9 +2,10 @@
 
 import ctypes
 import functools
+import itertools
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,17 @@ from napari_2dmamba.native import library_path
 
 LIBRARY = library_path(__package__, "_area")
 """The library, or None where it was not built."""
-_VERSION = 1
+_VERSION = 2
 _MOST_TAPS = 64  # as in csrc/cpu/area.cpp
+
+
+class Span(NamedTuple):
+    """Output pixels ``[start, stop)``, made of source pixels ``[first, end)``."""
+
+    start: int
+    stop: int
+    first: int
+    end: int
 
 
 @dataclass
@@ -23,20 +33,49 @@ class AreaWeights:
 
     Attributes
     ----------
-    index
-        ``(size, taps)`` int32, source pixels.
+    first
+        ``(size,)`` int32, the first source pixel of each output pixel.
     weights
-        ``(size, taps)`` float32, rows adding up to one.
+        ``(size, taps)`` uint16, of it and those that follow, in 1/65536. Rows add up to 65536,
+        or to 65535 where a single pixel counts.
+    ends
+        ``(size,)``, one past the last source pixel that counts.
     """
 
-    index: NDArray[np.int32]
-    weights: NDArray[np.float32]
+    first: NDArray[np.int32]
+    weights: NDArray[np.uint16]
 
     def __post_init__(self) -> None:
-        # What the library asks for, found out once: a patch costs a millisecond in all
-        self.taps = self.index.shape[1]
-        self.first, self.last = int(self.index.min()), int(self.index.max()) + 1
-        self.index_at, self.weights_at = self.index.ctypes.data, self.weights.ctypes.data
+        size, self.taps = self.weights.shape
+        self.ends = self.first + self.taps - (self.weights[:, ::-1] > 0).argmax(1)
+        # What the library asks for, laid out once: a patch costs a millisecond in all
+        lanes = np.zeros((size, (self.taps + 1) // 2, 8), np.uint16)
+        for tap in range(self.taps):
+            at = 3 * (tap % 2)
+            lanes[:, tap // 2, at : at + 3] = self.weights[:, tap, np.newaxis]
+        self._along_y = np.array([self.first.ctypes.data, self.weights.ctypes.data, self.taps])
+        self._along_x = np.array([self.first.ctypes.data, lanes.ctypes.data, self.taps])
+        self._lanes = lanes
+        self.along_y, self.along_x = self._along_y.ctypes.data, self._along_x.ctypes.data
+        self._spans: dict[tuple[int, int], list[Span | None]] = {}
+
+    def spans(self, tile: int, count: int) -> list[Span | None]:
+        """Return what each of ``count`` tiles makes that those before it cannot.
+
+        Parameters
+        ----------
+        tile
+            Source pixels per tile.
+        """
+        found = self._spans.get((tile, count))
+        if found is None:
+            cuts = np.searchsorted(self.ends, np.arange(count + 1) * tile, "right").tolist()
+            found = [
+                Span(a, b, int(self.first[a]), int(self.ends[b - 1])) if b > a else None
+                for a, b in itertools.pairwise(cuts)
+            ]
+            self._spans[tile, count] = found
+        return found
 
 
 @functools.lru_cache(maxsize=1024)
@@ -50,7 +89,7 @@ def area_weights(start: float, length: float, size: int, low: int, high: int) ->
     Parameters
     ----------
     low, high
-        Source pixels that exist: taps beyond ``[low, high)`` take the nearest one instead.
+        Source pixels that exist: what lies beyond ``[low, high)`` takes the nearest one instead.
     """
     step = length / size
     left = start + step * np.arange(size)
@@ -63,85 +102,144 @@ def area_weights(start: float, length: float, size: int, low: int, high: int) ->
     overlap = np.minimum(right[:, np.newaxis], pixels + 1) - np.maximum(left[:, np.newaxis], pixels)
     overlap[overlap < 1e-9] = 0
     overlap /= overlap.sum(1, keepdims=True)
-    return AreaWeights(
-        np.ascontiguousarray(np.clip(pixels, low, high - 1), np.int32),
-        np.ascontiguousarray(overlap, np.float32),
-    )
+    first = np.clip(first, low, max(low, high - taps))
+    taken = np.clip(pixels, low, high - 1) - first[:, np.newaxis]
+    weights = np.zeros((size, taps))
+    np.add.at(weights, (np.arange(size)[:, np.newaxis], taken), overlap)
+    return AreaWeights(first.astype(np.int32), _in_whole_numbers(weights))
 
 
-def resample_tiles(
-    tiles: Sequence[NDArray[np.uint8]],
-    tiles_per_row: int,
-    rows: AreaWeights,
-    columns: AreaWeights,
-    out: NDArray[np.uint8],
-) -> None:
-    """Resample a rectangle of equal tiles into ``out``.
+def _in_whole_numbers(weights: NDArray[np.float64]) -> NDArray[np.uint16]:
+    """Return weights in 1/65536 whose rows still add up: those cut off most get one more."""
+    exact = weights * 65536
+    whole = np.floor(exact)
+    missing = np.rint(65536 - whole.sum(1)).astype(np.int64)
+    rank = np.argsort(np.argsort(whole - exact, axis=1, kind="stable"), axis=1)
+    whole += rank < missing[:, np.newaxis]
+    return np.minimum(whole, 65535).astype(np.uint16)
+
+
+class TileResampler:
+    """Resamples a rectangle of equal tiles as they come, each while it is in the cache.
 
     Parameters
     ----------
-    tiles
-        Tiles ``(h, w, 3)`` row by row, contiguous, all of one shape.
-    tiles_per_row
-        How many lie side by side.
+    tile_shape
+        ``(height, width)`` in pixels.
+    tile_rows, tiles_per_row
+        How many lie one below the other, and side by side.
     rows, columns
-        Weights along y and x, their indices counted from the first tile's corner.
+        Weights along y and x, their pixels counted from the first tile's corner.
     out
         ``(size, size, 3)``, contiguous.
     """
-    library = _library()
-    if library is None or max(rows.taps, columns.taps) > _MOST_TAPS:
-        n = tiles_per_row
-        strips = [np.concatenate(tiles[i : i + n], axis=1) for i in range(0, len(tiles), n)]
-        whole = np.concatenate(strips, axis=0)
-        out[...] = resample_in_numpy(whole, rows, columns)
-        return
-    size = len(out)
-    tile_height, tile_width, _ = tiles[0].shape
-    pointers = np.array([tile.ctypes.data for tile in tiles], np.uintp)
-    scratch = _scratch(3 * tiles_per_row * tile_width + 4, 3 * size + 4)
-    library.area_resample(
-        pointers.ctypes.data,
-        tiles_per_row,
-        tile_height,
-        tile_width,
-        rows.index_at,
-        rows.weights_at,
-        rows.taps,
-        columns.index_at,
-        columns.weights_at,
-        columns.taps,
-        columns.first,
-        columns.last,
-        size,
-        scratch[0].ctypes.data,
-        scratch[1].ctypes.data,
-        out.ctypes.data,
-    )
+
+    def __init__(
+        self,
+        tile_shape: tuple[int, int],
+        tile_rows: int,
+        tiles_per_row: int,
+        rows: AreaWeights,
+        columns: AreaWeights,
+        out: NDArray[np.uint8],
+    ) -> None:
+        self._shape, self._per_row = tile_shape, tiles_per_row
+        self._rows, self._columns, self._out = rows, columns, out
+        self._y_spans = rows.spans(tile_shape[0], tile_rows)
+        self._x_spans = columns.spans(tile_shape[1], tiles_per_row)
+        self._count = tile_rows * tiles_per_row
+        self._tiles: list[NDArray[np.uint8]] = []
+        self._addresses = np.zeros(self._count, np.uintp)
+        self._library = _library() if max(rows.taps, columns.taps) <= _MOST_TAPS else None
+        self._out_at, self._addresses_at = out.ctypes.data, self._addresses.ctypes.data
+
+    def add(self, tile: NDArray[np.uint8]) -> int:
+        """Take the next tile ``(h, w, 3)``, row by row; make what it completes.
+
+        Returns
+        -------
+        How many tiles, from the first one on, are not needed any more.
+        """
+        self._tiles.append(tile)
+        done = len(self._tiles)
+        if self._library is None:
+            if done == self._count:
+                self._out[...] = resample_in_numpy(self._assembled(), self._rows, self._columns)
+            return self._count if done == self._count else 0
+        self._addresses[done - 1] = tile.__array_interface__["data"][0]
+        row, column = divmod(done - 1, self._per_row)
+        y, x = self._y_spans[row], self._x_spans[column]
+        if y is None:
+            return 0
+        if x is not None:
+            height, width = self._shape
+            size = len(self._out)
+            line = 3 * size + 1
+            scratch = _scratch(line + 3 * self._per_row * width + 6 * self._columns.taps + 8)
+            self._library.area_resample(
+                self._addresses_at,
+                self._per_row,
+                height,
+                width,
+                self._rows.along_y,
+                self._columns.along_x,
+                y.start,
+                y.stop,
+                x.start,
+                x.stop,
+                x.first,
+                x.end,
+                size,
+                scratch + 2 * line,
+                scratch,
+                self._out_at,
+            )
+        if column + 1 < self._per_row:
+            return 0
+        if y.stop == len(self._out):
+            return self._count
+        return int(self._rows.first[y.stop]) // self._shape[0] * self._per_row
+
+    def _assembled(self) -> NDArray[np.uint8]:
+        n = self._per_row
+        strips = [
+            np.concatenate(self._tiles[i : i + n], axis=1) for i in range(0, len(self._tiles), n)
+        ]
+        return np.concatenate(strips, axis=0)
 
 
 _per_thread = threading.local()
 
 
-def _scratch(*sizes: int) -> list[NDArray[np.float32]]:
-    """Return float memory that belongs to this thread."""
-    arrays: list[NDArray[np.float32]] = getattr(_per_thread, "arrays", [])
-    if [len(array) for array in arrays] != list(sizes):
-        arrays = _per_thread.arrays = [np.empty(size, np.float32) for size in sizes]
-    return arrays
+def _scratch(length: int) -> int:
+    """Return the address of 16-bit memory that belongs to this thread."""
+    array: NDArray[np.uint16] | None = getattr(_per_thread, "array", None)
+    if array is None or len(array) < length:
+        array = _per_thread.array = np.empty(length, np.uint16)
+        _per_thread.address = array.ctypes.data
+    return int(_per_thread.address)
 
 
 def resample_in_numpy(
     pixels: NDArray[np.uint8], rows: AreaWeights, columns: AreaWeights
 ) -> NDArray[np.uint8]:
-    """The definition, and what runs where the library was not built: the same bits, slowly."""
-    mixed = np.zeros((len(rows.index), *pixels.shape[1:]), np.float32)
-    for index, weight in zip(rows.index.T, rows.weights.T, strict=True):
-        mixed += weight[:, np.newaxis, np.newaxis] * pixels[index].astype(np.float32)
-    both = np.zeros((len(mixed), len(columns.index), pixels.shape[2]), np.float32)
-    for index, weight in zip(columns.index.T, columns.weights.T, strict=True):
-        both += weight[:, np.newaxis] * mixed[:, index]
-    return (both + np.float32(0.5)).astype(np.uint8)
+    """The definition, and what runs where the library was not built: the same bits, slowly.
+
+    Along y, then along x. In between values are in 1/256 of a grey level; each product is cut
+    off to that, which is half a unit too little on average and is made good.
+    """
+    tall = _mixed(pixels.astype(np.uint32) << 8, rows) + rows.taps // 2
+    both = _mixed(tall.swapaxes(0, 1), columns).swapaxes(0, 1) + columns.taps // 2
+    return ((both + 128) >> 8).astype(np.uint8)
+
+
+def _mixed(values: NDArray[Any], table: AreaWeights) -> NDArray[np.uint32]:
+    """Return ``(size, ...)``: weighted sums along the first axis."""
+    mixed = np.zeros((len(table.first), *values.shape[1:]), np.uint32)
+    for tap, weight in enumerate(table.weights.T.astype(np.uint32)):
+        taken = np.minimum(table.first + tap, len(values) - 1)  # those beyond have no weight
+        mixed += values[taken] * weight[:, np.newaxis, np.newaxis] >> 16
+    return mixed
 
 
 @functools.cache
@@ -157,8 +255,8 @@ def _library() -> ctypes.CDLL | None:
         return None
     number, pointer = ctypes.c_int64, ctypes.c_void_p
     library.area_resample.argtypes = [
-        pointer, number, number, number, pointer, pointer, number, pointer, pointer, number,
-        number, number, number, pointer, pointer, pointer,
+        pointer, number, number, number, pointer, pointer, number, number, number, number, number,
+        number, number, pointer, pointer, pointer,
     ]  # fmt: skip
     library.area_resample.restype = None
     return library

@@ -99,7 +99,7 @@ class TifffileBackend:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = threading.Lock()
+        self._idle, self._reads, self._closing = threading.Condition(), 0, False
         self._jpeg: dict[int, _JpegTiles | None] = {}
         with quiet_tifffile():
             try:
@@ -401,11 +401,21 @@ class TifffileBackend:
         return pixels[0]
 
     def _bytes(self, offset: int, size: int) -> bytes:
-        with self._lock:
-            if self._file.closed:
+        """Read from the file; where the system can, several threads at once."""
+        with self._idle:
+            if self._closing:
                 raise SlideClosed("the slide is closed")
-            self._file.seek(offset)
-            return self._file.read(size)
+            if not hasattr(os, "pread"):
+                self._file.seek(offset)
+                return self._file.read(size)
+            self._reads += 1
+        try:
+            return os.pread(self._file.fileno(), size, offset)
+        finally:
+            with self._idle:
+                self._reads -= 1
+                if self._closing:
+                    self._idle.notify_all()
 
     def _close_quietly(self) -> None:
         with contextlib.suppress(AttributeError):
@@ -413,7 +423,9 @@ class TifffileBackend:
 
     def close(self) -> None:
         """See `Backend.close`."""
-        with self._lock:
+        with self._idle:
+            self._closing = True
+            self._idle.wait_for(lambda: self._reads == 0)
             self._file.close()
             self._tiff.close()
 

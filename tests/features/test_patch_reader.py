@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from napari_2dmamba.features.patch_reader import PatchReader
 from napari_2dmamba.features.resample import (
     LIBRARY,
+    AreaWeights,
+    TileResampler,
     area_weights,
     resample_in_numpy,
-    resample_tiles,
 )
 from napari_2dmamba.slide import open_slide
 from tests.features.conftest import full_grid
@@ -78,7 +79,8 @@ def resampled(pixels: np.ndarray, box: tuple[float, float, float], size: int) ->
     out = np.empty((size, size, 3), np.uint8)
     rows = area_weights(y, side, size, 0, pixels.shape[0])
     columns = area_weights(x, side, size, 0, pixels.shape[1])
-    resample_tiles([np.ascontiguousarray(pixels)], 1, rows, columns, out)
+    resampler = TileResampler(pixels.shape[:2], 1, 1, rows, columns, out)
+    assert resampler.add(np.ascontiguousarray(pixels)) == 1
     return out
 
 
@@ -100,17 +102,40 @@ def test_enlarging_is_linear_interpolation_between_pixel_centres():
 
 
 def test_weights_add_up_and_reach_no_further_than_the_area():
-    table = area_weights(3.25, 61.5, 20, 0, 100)
-    weights = np.zeros((20, 100))
-    for i in range(20):
-        np.add.at(weights[i], table.index[i], table.weights[i])
-    np.testing.assert_allclose(weights.sum(1), 1, atol=1e-6)
+    weights = dense(area_weights(3.25, 61.5, 20, 0, 100), 100)
+    assert (weights.sum(1) == 1).all()
     step = 61.5 / 20
     for i, row in enumerate(weights):
         used = np.flatnonzero(row)
         assert used[0] >= np.floor(3.25 + i * step)
         assert used[-1] <= np.ceil(3.25 + (i + 1) * step) - 1
-    np.testing.assert_allclose(weights[0, 3:7], np.array([0.75, 1, 1, 0.325]) / step, atol=1e-6)
+    np.testing.assert_allclose(weights[0, 3:7], np.array([0.75, 1, 1, 0.325]) / step, atol=2e-5)
+
+
+def dense(table: AreaWeights, width: int) -> np.ndarray:
+    """The weights as a matrix ``(size, width)``."""
+    weights = np.zeros((len(table.first), width))
+    for row, first, part in zip(weights, table.first, table.weights, strict=True):
+        within = part[: width - first]
+        row[first : first + len(within)] = within / 65536
+        assert not part[len(within) :].any()
+    return weights
+
+
+def test_beyond_the_pixels_that_exist_the_nearest_counts():
+    inside = dense(area_weights(0, 30, 40, 0, 30), 30)  # enlarging reaches half a pixel beyond
+    assert (inside.sum(1) == 1).mean() > 0.5
+    assert inside[0, 0] == pytest.approx(1, abs=2e-5)
+    assert inside[-1, -1] == pytest.approx(1, abs=2e-5)
+    narrow = dense(area_weights(4, 1, 5, 4, 5), 6)
+    assert (narrow[:, [0, 1, 2, 3, 5]] == 0).all()
+
+
+@pytest.mark.parametrize("side", [20, 33.3, 64, 100.7, 450, 1270])
+@pytest.mark.parametrize("value", [0, 1, 100, 254, 255])
+def test_an_even_colour_stays_what_it_is(side, value):
+    pixels = np.full((1280, 1280, 3), value, np.uint8)
+    assert (resampled(pixels, (4.3, 5.9, side), 20) == value).all()
 
 
 @pytest.mark.skipif(LIBRARY is None, reason="the area library is not built here")
@@ -128,7 +153,16 @@ def test_the_library_gives_the_bits_of_the_definition(size, side, x, y, seed):
     rows = area_weights(y, side, size, 0, whole.shape[0])
     columns = area_weights(x, side, size, 0, whole.shape[1])
     out = np.empty((size, size, 3), np.uint8)
-    resample_tiles([tile for row in tiles for tile in row], 4, rows, columns, out)
+    tile_rows = -(-int(rows.ends.max()) // 14)  # no more than the patch is made of
+    given: list[np.ndarray] = []
+    resampler = TileResampler((14, 18), tile_rows, 4, rows, columns, out)
+    free = 0
+    for tile in [tile.copy() for row in tiles[:tile_rows] for tile in row]:
+        given.append(tile)
+        before, free = free, resampler.add(tile)
+        for used in given[before:free]:
+            used[:] = 99  # as another tile in the same memory would
+    assert free == 4 * tile_rows
     assert (out == resample_in_numpy(whole, rows, columns)).all()
 
 
