@@ -12,6 +12,7 @@ from typing import Any
 
 from napari_2dmamba.cohort import status as states
 from napari_2dmamba.cohort.crew import Crew, gather
+from napari_2dmamba.cohort.made_with import MadeWith, write_made_with
 from napari_2dmamba.cohort.settings import CohortSettings
 from napari_2dmamba.cohort.slides import CohortSlide, find_slides
 from napari_2dmamba.cohort.status import (
@@ -193,6 +194,8 @@ def _cohort(
     if others or not listed:
         listed += find_slides(others, leave_out=out)
     _refuse_if_read_only(out)
+    made = MadeWith(work.settings, work.checkpoint, work.checkpoint_settings, work.features)
+    write_made_with(made, out)
     begun = time.monotonic()
     crew = gather(
         settings,

@@ -1,6 +1,8 @@
 """Cohorts in this process: what is skipped, what is done again, what a failure leaves."""
 
 import csv
+import dataclasses
+import json
 import shutil
 import threading
 import time
@@ -15,6 +17,7 @@ from napari_2dmamba.cohort import CohortSettings, CohortSlide, read_cohort, run_
 from napari_2dmamba.cohort import extract_cohort as extract
 from napari_2dmamba.cohort.folders import worked_on
 from napari_2dmamba.cohort.gate import Gate, Passage
+from napari_2dmamba.cohort.made_with import read_made_with
 from napari_2dmamba.cohort.status import CohortSummary, SlideStatus
 from napari_2dmamba.errors import CheckpointError, CohortError
 from napari_2dmamba.features import FeatureSettings
@@ -252,6 +255,33 @@ def test_the_encoder_is_loaded_once_for_all_slides(
     assert loaded == ["stain-texture-v1"]
     extract([scans / "a.tif"], out=tmp_path / "again", cohort=ALONE)
     assert len(loaded) == 2  # nothing is held beyond the cohort's end
+
+
+def test_the_folder_says_what_it_was_made_with(
+    scans: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = RunSettings(
+        features=FeatureSettings(threads=1, drop_pen=True), model=ModelSettings(canvas="slide")
+    )
+    run_cohort([scans / "a.tif"], checkpoint, settings, out=tmp_path, cohort=ALONE)
+    made = read_made_with(tmp_path)
+    assert made is not None
+    assert made.settings == dataclasses.replace(settings, grid=made.settings.grid)
+    assert made.settings.grid is not None
+    assert made.settings.grid.patch_size == 64  # the checkpoint's
+    assert made.checkpoint == str(checkpoint)
+    # what is read is given back as it is: nothing is done again
+    same = run_cohort([scans / "a.tif"], made.checkpoint, made.settings, out=tmp_path, cohort=ALONE)
+    assert [row.state for row in same.rows] == ["reused"]
+    file = tmp_path / "cohort.json"
+    told = json.loads(file.read_text())
+    for spoil in ({"patch_size": "many"}, {"patch_size": -1}):
+        told["settings"]["grid"] |= spoil
+        file.write_text(json.dumps(told))
+        assert read_made_with(tmp_path) is None
+    file.write_text(file.read_text()[:-20])
+    assert read_made_with(tmp_path) is None
+    assert read_made_with(tmp_path / "a") is None
 
 
 def test_a_locked_slide_is_waited_for(scans: Path, tmp_path: Path) -> None:

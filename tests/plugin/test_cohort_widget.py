@@ -18,11 +18,13 @@ from qtpy.QtWidgets import QApplication, QDialog, QPlainTextEdit
 from napari_2dmamba.cohort import CohortSettings, SlideStatus, extract_cohort, read_cohort
 from napari_2dmamba.cohort.crew import local_cluster
 from napari_2dmamba.cohort.folders import worked_on
-from napari_2dmamba.pipeline import run
+from napari_2dmamba.features import FeatureSettings
+from napari_2dmamba.pipeline import RunSettings, run
 from napari_2dmamba.plugin.cohort_widget import CohortWidget
 from napari_2dmamba.plugin.cohort_widget.pace import in_words, time_left
 from napari_2dmamba.plugin.cohort_widget.table_model import Column
 from napari_2dmamba.plugin.run_widget import RunWidget
+from napari_2dmamba.slide import GridSettings
 from tests.plugin.conftest import LONG, process_events
 from tests.tiny import write_checkpoint, write_slide
 
@@ -242,7 +244,8 @@ def test_pause_resume_and_a_killed_worker(
     # there is no run to open: the slide is shown
     widget.open_result(done)
     assert [layer.name for layer in widget._viewer.layers] == ["a.tif"]
-    widget.open_result(done)
+    widget.view.view.selectRow(0)
+    qtbot.keyClick(widget.view.view, Qt.Key.Key_Return)
     assert len(widget._viewer.layers) == 1
 
 
@@ -292,7 +295,11 @@ def test_a_cohort_that_is_there_is_shown_and_followed(
 ) -> None:
     out = tmp_path / "made before"
     (tmp_path / "list.csv").write_text("slide,label,mpp\nscans/a.tif,tumour,0.5\nscans/c.tif,,\n")
-    extract_cohort([tmp_path / "list.csv"], out=out, cohort=CohortSettings(workers=1))
+    settings = RunSettings(
+        grid=GridSettings(patch_size=96), features=FeatureSettings(device="cpu", drop_blank=True)
+    )
+    alone = CohortSettings(workers=1)
+    extract_cohort([tmp_path / "list.csv"], settings, out=out, cohort=alone)
     assert widget.view.view.isColumnHidden(Column.LABEL)
     drop(widget, out)
     qtbot.waitUntil(lambda: len(widget.table.rows) == 2, timeout=LONG)
@@ -303,6 +310,11 @@ def test_a_cohort_that_is_there_is_shown_and_followed(
     assert widget.output_section.folder == out
     assert [slide.mpp for slide in widget.slides_section.slides] == [0.5, None]
     assert not widget.is_running
+    # it can be gone on with as it was made
+    now = widget._run_settings()
+    assert now.grid == settings.grid
+    assert now.features.drop_blank
+    assert widget._with_model is False
 
     # another run takes up one of the slides
     status = (out / "a" / "status.json").read_text()
@@ -430,3 +442,7 @@ def test_results_that_moved_are_found_by_their_folder(
     widget.open_cohort(tmp_path / "elsewhere")
     qtbot.waitUntil(lambda: bool(widget.table.rows), timeout=LONG)
     assert widget.table.rows[0].folder == str(tmp_path / "elsewhere" / "a")
+    (tmp_path / "elsewhere" / "cohort.json").write_text('{"settings": []}')
+    widget.open_cohort(tmp_path / "elsewhere")
+    qtbot.waitUntil(lambda: widget.footer.message.kind == "warning", timeout=LONG)
+    assert "does not say with which settings" in widget.footer.message.text()

@@ -21,6 +21,7 @@ from napari_2dmamba.cohort import (
     run_cohort,
 )
 from napari_2dmamba.cohort import status as states
+from napari_2dmamba.cohort.made_with import MadeWith, read_made_with
 from napari_2dmamba.export.run_folder import RECORD_FILE
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import RunSettings
@@ -261,7 +262,8 @@ class CohortWidget(DockedWidget):
             self.slides_section.set_opened(summary.out, summary.rows)
             self.table.set_rows(summary.rows)
             self._last_with_model = None
-        self.footer.message.clear()
+            self.footer.message.clear()
+            self._take_over(read_made_with(summary.out))
         running = summary.count(states.RUNNING)
         if running:
             self._looking.start()
@@ -269,6 +271,36 @@ class CohortWidget(DockedWidget):
         else:
             self._looking.stop()
             self.footer.say(summary.sentence())
+
+    def _take_over(self, made: MadeWith | None) -> None:
+        """Set what the cohort was made with, so that going on does not do it all again."""
+        if made is None:
+            self.footer.message.say(
+                "This folder does not say with which settings it was made; set them before you "
+                "go on, or its slides are done again",
+                "warning",
+            )
+            return
+        if made.checkpoint is not None:
+            path = Path(made.checkpoint)
+            if not path.is_file():
+                self.footer.message.say(
+                    f"The checkpoint of this cohort, {path}, is gone; choose where it is now, or "
+                    "its slides are done again with another one",
+                    "warning",
+                )
+            elif path != self.model_section.path:
+                self.model_section.add_checkpoint(path, made.checkpoint_settings)
+        self._last_with_model = made.checkpoint is not None
+        settings, features = made.settings, self.features_section
+        self.patches_section.set_settings(settings)
+        # Where it ran is no matter of the result, and may have been another machine
+        model, device = self.model_section, self.model_section.settings.device
+        model.form.set_settings(dataclasses.replace(settings.model, device=device))
+        device = features.settings.device
+        features.form.set_settings(dataclasses.replace(settings.features, device=device))
+        features.file.set(made.features)
+        (features.compute if made.features is None else features.from_file).setChecked(True)
 
     def _look_again(self) -> None:
         folder = self.output_section.folder

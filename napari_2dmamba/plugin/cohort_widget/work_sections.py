@@ -37,6 +37,13 @@ class PatchesSection(Section):
         grid, tissue = self.grid_form.settings(), self.tissue_form.settings()
         return replace(self.pixels_form.settings(), grid=grid, tissue=tissue)
 
+    def set_settings(self, settings: RunSettings) -> None:
+        """Show settings, those of features and model left aside."""
+        self.tissue_form.set_settings(settings.tissue)
+        self.pixels_form.set_settings(settings)
+        if settings.grid is not None:
+            self.grid_form.set_settings(settings.grid)
+
     def _follow(self) -> None:
         grid = self.grid_form.settings()
         self.set_summary(f"{grid.patch_size} px at {grid.target_mpp:g} µm/px")

@@ -141,8 +141,13 @@ class ModelSection(Section):
         """What the user gave that the file does not hold, as `load_checkpoint` takes it."""
         return dict(self._given)
 
-    def add_checkpoint(self, path: Path) -> None:
-        """Offer a file and choose it."""
+    def add_checkpoint(self, path: Path, given: dict[str, Any] | None = None) -> None:
+        """Offer a file and choose it; ``given`` is what it does not hold itself."""
+        self._offer(path)
+        if given:
+            self._load(given)
+
+    def _offer(self, path: Path) -> None:
         for index in range(self.checkpoints.count()):
             if self.checkpoints.itemData(index) == path:
                 self.checkpoints.setCurrentIndex(index)
