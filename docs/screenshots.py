@@ -16,15 +16,20 @@ from pathlib import Path
 
 _folder = tempfile.TemporaryDirectory()
 os.environ["NAPARI_CONFIG"] = str(Path(_folder.name) / "settings.yaml")
+os.environ["NAPARI_2DMAMBA_DATA"] = str(Path(_folder.name) / "list")
 os.environ.pop("QT_QPA_PLATFORM", None)  # "offscreen" draws no slide
 
 import numpy as np  # noqa: E402
 import tifffile  # noqa: E402
+import torch  # noqa: E402
 from napari.settings import get_plugin_settings, get_settings  # noqa: E402
+from qtpy.QtCore import Qt  # noqa: E402
 from qtpy.QtWidgets import QApplication, QDockWidget, QWidget  # noqa: E402
 
+from napari_2dmamba.models import Aggregator, CheckpointHeader, save_checkpoint  # noqa: E402
+from napari_2dmamba.models.checkpoint import build_model  # noqa: E402
 from napari_2dmamba.plugin.app import Application, make_viewer  # noqa: E402
-from napari_2dmamba.plugin.commands import bring_forward  # noqa: E402
+from napari_2dmamba.plugin.commands import raise_dock, show_checkpoints  # noqa: E402
 from napari_2dmamba.plugin.jobs import wait_for_jobs  # noqa: E402
 from napari_2dmamba.plugin.section import Fold  # noqa: E402
 from napari_2dmamba.sample import demo_checkpoint, sample_slide  # noqa: E402
@@ -115,12 +120,13 @@ def main() -> None:
     viewer.scene.camera.zoom *= 1.6
     viewer.scene.camera.center = viewer.layers["Inspected patch"].data[0].mean(axis=0) * 0.5
     shoot("inspect")
+    crop("checkpoints", table_of_checkpoints(application))
     inspect.mode.click()
     inspect.let_go()
 
     cohort = application.cohort_widget
     viewer.window.resize(SIZE[0], SIZE[1] + 150)
-    bring_forward(cohort)
+    raise_dock(cohort)
     cohort.add_inputs([small_cohort(Path(_folder.name) / "scans")])
     cohort.features_section.form.editor("batch_size").set(1)
     wait_until(lambda: not cohort.slides_section.is_looking)
@@ -164,6 +170,51 @@ def small_cohort(folder: Path) -> Path:
     spoilt.write_bytes(spoilt.read_bytes()[:4000])
     (folder / "cases.csv").write_text("\n".join(lines) + "\n")
     return folder / "cases.csv"
+
+
+def table_of_checkpoints(application: Application) -> QWidget:
+    """Return the table of checkpoints with examples: untrained, and one that was cut short."""
+    os.environ["HOME"] = _folder.name  # so that paths are shown from here
+    models = Path(_folder.name) / "models"
+    make_example_checkpoints(models)
+    table = show_checkpoints(application.viewer)
+    table.add([str(models)])
+    wait_until(lambda: not table.checkpoints.is_reading)
+    wait_until(lambda: table.table.view.subject is not None)
+    table.table.table.sortByColumn(1, Qt.SortOrder.AscendingOrder)
+    table.checkpoints.set_note(str(models / "transmil-uni.safetensors"), "ask for the seed")
+    table.table.select(str(models / "dsmil-in-house.safetensors"))
+    dock = table.parentWidget()
+    while not isinstance(dock, QDockWidget):
+        dock = dock.parentWidget()
+    dock.setFloating(True)
+    dock.resize(1560, 520)
+    return table
+
+
+def make_example_checkpoints(folder: Path) -> None:
+    folder.mkdir()
+    for name, size, encoder, patch_size in (
+        ("mambamil-stain-texture", 102, "stain-texture-v1", 256),
+        ("abmil-stain-texture-512", 102, "stain-texture-v1", 512),
+        ("transmil-uni", 1024, "uni", 256),
+        ("clam-prov-gigapath", 1536, "prov-gigapath", 256),
+        ("dsmil-in-house", 768, "in-house", 224),
+    ):
+        header = CheckpointHeader(
+            architecture=name.partition("-")[0],
+            config={"feature_size": size, "n_outputs": 2},
+            task="classification",
+            class_names=("normal", "tumour"),
+            encoder=encoder,
+            patch_size=patch_size,
+            mpp=0.5,
+            intended_use="An example for the documentation, without any training.",
+        )
+        save_checkpoint(Aggregator(build_model(header), header), folder / f"{name}.safetensors")
+    whole = (folder / "dsmil-in-house.safetensors").read_bytes()
+    (folder / "copied-by-half.safetensors").write_bytes(whole[: len(whole) // 2])
+    torch.save(build_model(header).state_dict(), folder / "dsmil-weights-only.pt")
 
 
 def settle(application: Application) -> None:

@@ -1,4 +1,4 @@
-"""The command line: view, run, explain, compare, extract, export, doctor, demo."""
+"""The command line: view, run, explain, compare, extract, export, checkpoints, doctor, demo."""
 
 import argparse
 import dataclasses
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_2dmamba import __version__
+from napari_2dmamba.checkpoints_command import add_checkpoints_command
 from napari_2dmamba.command_options import (
     add_options,
     given_options,
@@ -25,7 +26,9 @@ from napari_2dmamba.errors import Cancelled, UserError
 from napari_2dmamba.explain_slide import DEFAULT_MAPS
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-_COMMANDS = ("view", "run", "explain", "compare", "extract", "export", "doctor", "demo")
+_COMMANDS = (
+    "view", "run", "explain", "compare", "extract", "export", "checkpoints", "doctor", "demo",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -153,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--json", action="store_true", help="print the written files as JSON")
     export.set_defaults(action=_export)
 
+    add_checkpoints_command(commands)
     doctor = commands.add_parser("doctor", help="say what works here, and what to do")
     doctor.add_argument("--json", action="store_true", help="print the report as JSON")
     doctor.set_defaults(action=_doctor)

@@ -114,7 +114,11 @@ def compare(
                 if query is None:
                     query = int(np.argmax(result.prediction.attention))
                 asked = Asked(
-                    Subject.of(model, bag, options), query, target, on_progress, should_stop
+                    Subject.of(model, bag, options),
+                    query,
+                    target,
+                    on_progress=on_progress,
+                    should_stop=should_stop,
                 )
                 entries += _entries(contender, result, asked, seconds, peak)
         say(len(models), len(models), "done")

@@ -139,7 +139,31 @@ def read_features(
     )
 
 
-def _read_h5(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def describe_features(path: str | Path) -> dict[str, Any]:
+    """Return ``feature_size, encoder, patch_size, mpp`` of a features file, without its features.
+
+    What the file does not say is None. Of a ``.pt`` the features are read nevertheless.
+
+    Raises
+    ------
+    FeatureError
+        As `read_features`, but not for what only placing patches needs.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FeatureError(f"{path} is not there, or is no file")
+    if path.suffix not in {*_PICKLED, ".h5", ".hdf5"}:
+        raise FeatureError(f"{path} is no features file: its name must end in {_SUFFIXES}")
+    arrays, said = _read_pt(path) if path.suffix in _PICKLED else _read_h5(path, data=False)
+    key = next((k for k in _FEATURE_KEYS if k in arrays), None)
+    if key is None or not arrays[key].shape:
+        found = ", ".join(f"{key} {array.shape}" for key, array in arrays.items()) or "nothing"
+        raise FeatureError(f"{path} holds no 'features' (N, D): found {found}")
+    wanted = {name: said.get(name) for name in ("encoder", "patch_size", "mpp")}
+    return {"feature_size": int(arrays[key].shape[-1]), **wanted}
+
+
+def _read_h5(path: Path, *, data: bool = True) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     try:
         with h5py.File(path, "r") as file:
             datasets = {k: v for k, v in file.items() if isinstance(v, h5py.Dataset)}
@@ -150,9 +174,11 @@ def _read_h5(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
                     "as a group; write the one you want into a file of its own, as 'features'"
                 )
             wanted = {
-                k: np.asarray(v) for k, v in datasets.items() if k in {*_FEATURE_KEYS, "coords"}
+                k: np.asarray(v)
+                for k, v in datasets.items()
+                if data and k in {*_FEATURE_KEYS, "coords"}
             }
-            # Named in errors only, so not read
+            # Only their shapes are asked for, so they are not read
             others = {k: np.empty(v.shape, "V0") for k, v in datasets.items() if k not in wanted}
             attributes: dict[str, Any] = dict(file.attrs)
             for dataset in datasets.values():

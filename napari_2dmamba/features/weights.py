@@ -1,13 +1,14 @@
 """Get weights: from a file, read without executing anything, or from the Hugging Face hub."""
 
-import os
 import pickle
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from napari_2dmamba.errors import FeatureError
+from napari_2dmamba import huggingface
+from napari_2dmamba.errors import FeatureError, UserError
+from napari_2dmamba.huggingface import explained, is_offline, page_of
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "teacher", "student", "encoder")
 _PREFIXES = ("module.", "backbone.", "model.", "encoder.", "trunk.", "visual.trunk.")
@@ -89,50 +90,23 @@ def hub_file(repo: str, names: tuple[str, ...], *, offline: bool, licence: str =
     """
     try:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import (
-            EntryNotFoundError,
-            GatedRepoError,
-            HfHubHTTPError,
-            LocalEntryNotFoundError,
-            RepositoryNotFoundError,
-        )
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
     except ImportError as error:
         raise missing_extra(error) from error
-    page = f"https://huggingface.co/{repo}"
-    offline = offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}
+    offline = offline or is_offline()
     for name in names:
         try:
             return Path(hf_hub_download(repo, name, local_files_only=offline))
-        except GatedRepoError as error:
-            terms = f" ({licence})" if licence else ""
-            raise FeatureError(
-                f"{repo} is given out on request: accept its licence{terms} at {page} with your "
-                "Hugging Face account, then log in with `hf auth login` and start again"
-            ) from error
-        except RepositoryNotFoundError as error:
-            raise FeatureError(
-                f"Hugging Face shows no repository {repo!r}: check the name, or log in with "
-                "`hf auth login` if it is not public"
-            ) from error
-        except LocalEntryNotFoundError as error:
-            if name != names[-1]:
-                continue
-            how = "and we are offline" if offline else "and Hugging Face cannot be reached"
-            raise FeatureError(
-                f"{repo} is not on this machine, {how}; fetch it where there is a network with "
-                f"`hf download {repo}`, or give the weights as a file"
-            ) from error
-        except EntryNotFoundError:
-            continue
+        except EntryNotFoundError as error:  # of the last name: not in the cache, or nowhere
+            if name == names[-1] and isinstance(error, FileNotFoundError):
+                raise FeatureError(explained(error, repo, offline=offline)) from error
         except (HfHubHTTPError, OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise FeatureError(f"{repo} cannot be fetched from {page}: {reason}") from error
-    raise FeatureError(f"{page} holds none of {', '.join(names)}; give the weights as a file")
-
-
-def missing_extra(error: ImportError) -> FeatureError:
-    """Say how to install what encoders need."""
-    return FeatureError(
-        f"this encoder needs a package that is not installed ({error.name or error}); install "
-        'it with: pip install "napari-2dmamba[encoders]"'
+            raise FeatureError(explained(error, repo, offline=offline, licence=licence)) from error
+    raise FeatureError(
+        f"{page_of(repo)} holds none of {', '.join(names)}; give the weights as a file"
     )
+
+
+def missing_extra(error: ImportError) -> UserError:
+    """Say how to install what encoders need."""
+    return huggingface.missing_extra(error, FeatureError, "this encoder")

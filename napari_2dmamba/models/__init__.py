@@ -11,7 +11,11 @@ if TYPE_CHECKING:
     from napari_2dmamba.models.published import MissingSettingsError, training_canvas
     from napari_2dmamba.models.settings import ModelSettings, choose_device
 
+ENTRY_POINTS = "napari_2dmamba.aggregators"
+"""Entry point group under which other packages bring architectures."""
+
 __all__ = [
+    "ENTRY_POINTS",
     "Aggregator",
     "CheckpointHeader",
     "MissingSettingsError",

@@ -14,15 +14,13 @@ from torch import Tensor
 from napari_2dmamba.errors import BackendError, Cancelled, CheckpointError, FeatureError
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.models.architecture import Architecture, ArchitectureConfig
+from napari_2dmamba.models.fit import misfit, not_compared
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.models.settings import ModelSettings, choose_device
 from napari_2dmamba.scan import backend_for
 from napari_2dmamba.settings import ProgressCallback, StopCallback, validate
 from napari_2dmamba.slide.grid import cells_of, check_cells
-
-MPP_TOLERANCE = 0.1
-"""Relative difference up to which two resolutions count as one nominal magnification."""
 
 
 @dataclass(frozen=True)
@@ -91,35 +89,10 @@ class Aggregator:
         CheckpointError
             Naming what the model expects and what the bag holds.
         """
-        header = self.header
-        pairs = (
-            ("encoder", header.encoder, bag.encoder, "", lambda a, b: a == b),
-            ("patch size", header.patch_size, bag.patch_size, " px", lambda a, b: a == b),
-            (
-                "resolution", header.mpp, bag.mpp, " µm/px",
-                lambda a, b: abs(a - b) <= MPP_TOLERANCE * a,
-            ),
-        )  # fmt: skip
-        if bag.feature_size != header.feature_size:
-            made_by = f" of encoder {bag.encoder!r}" if bag.encoder else ""
-            wants = f" of encoder {header.encoder!r}" if header.encoder else ""
-            raise CheckpointError(
-                f"the model expects {header.feature_size} features per patch{wants}, and these "
-                f"features{made_by} have {bag.feature_size}; extract features with the encoder "
-                "of the model, or choose a checkpoint trained on these"
-            )
-        unknown = []
-        for what, expected, found, unit, agrees in pairs:
-            if expected is None or found is None:
-                side = "the checkpoint" if expected is None else "the feature file"
-                unknown.append(f"{side} does not state the {what}, so it was not compared")
-            elif not agrees(expected, found):
-                raise CheckpointError(
-                    f"the model was trained with {what} {expected}{unit}, and these features "
-                    f"were made with {found}{unit}; extract features as the model expects, or "
-                    "choose a checkpoint trained on such features"
-                )
-        return tuple(unknown)
+        reason = misfit(self.header, bag)
+        if reason is not None:
+            raise CheckpointError(reason)
+        return not_compared(self.header, bag)
 
     def place(
         self, bag: FeatureBag, settings: ModelSettings | None = None

@@ -17,6 +17,13 @@ METADATA_KEY = "napari_2dmamba"
 FORMAT_VERSION = 1
 TASKS = ("classification", "survival")
 _LARGEST_HEADER = 16 * 2**20
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("architecture", "task", "intended_use", "notes", "created"), str),
+    **dict.fromkeys(("config", "training"), dict),
+    "encoder": str | None,
+    "patch_size": int | None,
+    "mpp": int | float | None,
+}
 
 
 @dataclass(frozen=True)
@@ -158,10 +165,13 @@ def header_of(metadata: dict[str, str], name: str) -> CheckpointHeader | None:
         if values.get("canvas") is not None:
             rows, cols = values["canvas"]
             values["canvas"] = (int(rows), int(cols))
+        for key, value in values.items():
+            if key in _TYPES and not isinstance(value, _TYPES[key]):
+                raise TypeError(f"its {key} is {value!r}")
         return CheckpointHeader(**values)
     except CheckpointError as error:
         raise CheckpointError(f"the header of {name} is not usable: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"the header of {name} is damaged ({type(error).__name__}: {error}); copy or "
             "download the file again"

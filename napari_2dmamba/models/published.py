@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from napari_2dmamba.errors import CheckpointError
-from napari_2dmamba.models.architecture import Architecture
+from napari_2dmamba.models.architecture import Architecture, ArchitectureConfig
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.models.registry import architecture, architectures
 from napari_2dmamba.models.torch_pickle import Record, module_tensors, read_torch_file
@@ -50,8 +50,10 @@ def training_canvas(max_w: int, max_h: int, patch_size: int) -> tuple[int, int]:
     return max_h // patch_size + 1, max_w // patch_size + 1
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read(path: Path, *, data: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the weights in a ``torch.save`` file, and the settings it holds.
+
+    Without ``data`` only shapes and types are read: see `read_torch_file`.
 
     Raises
     ------
@@ -59,9 +61,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         When it is damaged or unsafe, or holds no weights.
     """
     if zipfile.is_zipfile(path) or path.open("rb").read(2) == b"PK":
-        content = read_torch_file(path)
+        content = read_torch_file(path, data=data)
     else:
-        content = _read_old_layout(path)
+        content = _read_old_layout(path, data)
     held: dict[str, Any] = {}
     if isinstance(content, Record):
         held = _settings_of(content)
@@ -76,7 +78,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, held
 
 
-def _read_old_layout(path: Path) -> Any:
+def _read_old_layout(path: Path, data: bool) -> Any:
     """Read a file of torch before 1.6, whose weights only torch itself can find."""
     with path.open("rb") as file:
         if file.read(1) != b"\x80":
@@ -84,6 +86,11 @@ def _read_old_layout(path: Path) -> Any:
                 f"{path.name} is not a checkpoint: it is neither safetensors nor a file that "
                 "torch.save wrote"
             )
+    if not data:
+        raise CheckpointError(
+            f"{path.name} is in the layout of torch before 1.6, which tells nothing before all "
+            "of it is read; use it to read it, or save it again with a newer torch"
+        )
     try:
         return torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a hostile file
@@ -157,14 +164,7 @@ def with_settings(
         For weights of no known architecture, or settings that make no sense.
     """
     given = dict(given)
-    kind, tensors = _recognise(tensors, given.pop("architecture", None), name)
-    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
-    try:
-        config = kind.config_of(shapes)
-    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointError(
-            f"{name} looks like {kind.title} but lacks or misshapes some weights ({error})"
-        ) from error
+    kind, config, tensors = recognised(tensors, given.pop("architecture", None), name)
     options = {field.name for field in dataclasses.fields(config)} - {"feature_size", "n_outputs"}
     unknown = given.keys() - ASKED_FOR.keys() - ALSO_TAKEN.keys() - options
     if unknown:
@@ -177,13 +177,8 @@ def with_settings(
         )
     settings = {**held, **given}
     config = dataclasses.replace(config, **{k: v for k, v in settings.items() if k in options})
-    on_canvas = kind.uses_grid and getattr(config, "scan", "2d") == "2d"
-    needed = [
-        key
-        for key in ASKED_FOR
-        if not (key == "canvas" and (not on_canvas or config_uses_own_canvas(config)))
-    ]
-    missing = tuple(key for key in needed if key not in settings)
+    on_canvas = _on_canvas(kind, config)
+    missing = missing_settings(kind, config, settings)
     if missing:
         raise MissingSettingsError(name, missing)
     header = CheckpointHeader(
@@ -202,15 +197,51 @@ def with_settings(
     return header, tensors
 
 
-def _recognise(
+def missing_settings(
+    kind: type[Architecture], config: ArchitectureConfig, held: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Return which of `ASKED_FOR` a model needs besides those ``held``."""
+    own_canvas = not _on_canvas(kind, config) or config_uses_own_canvas(config)
+    return tuple(
+        key for key in ASKED_FOR if key not in held and not (key == "canvas" and own_canvas)
+    )
+
+
+def _on_canvas(kind: type[Architecture], config: ArchitectureConfig) -> bool:
+    return kind.uses_grid and getattr(config, "scan", "2d") == "2d"
+
+
+def recognised(
     tensors: Mapping[str, Tensor], wanted: str | None, name: str
-) -> tuple[type[Architecture], dict[str, Tensor]]:
-    """Find the architecture by the names of the weights; ``wanted`` narrows the search."""
+) -> tuple[type[Architecture], ArchitectureConfig, dict[str, Tensor]]:
+    """Find architecture and configuration by the names and shapes of the weights.
+
+    Parameters
+    ----------
+    tensors
+        The weights; of those on the ``meta`` device only shapes are known, which is enough.
+    wanted
+        Name of the architecture, to narrow the search.
+    name
+        Of the file, for errors.
+
+    Raises
+    ------
+    CheckpointError
+        For weights of no known architecture, or too few of them.
+    """
     kinds = architectures() if wanted is None else {wanted: architecture(wanted)}
     for kind in kinds.values():
         adapted = kind.adapt(tensors)
-        if kind.recognises({key: tuple(value.shape) for key, value in adapted.items()}):
-            return kind, adapted
+        shapes = {key: tuple(value.shape) for key, value in adapted.items()}
+        if not kind.recognises(shapes):
+            continue
+        try:
+            return kind, kind.config_of(shapes), adapted
+        except (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError) as error:
+            raise CheckpointError(
+                f"{name} looks like {kind.title} but lacks or misshapes some weights ({error})"
+            ) from error
     titles = ", ".join(kind.title for kind in kinds.values())
     raise CheckpointError(
         f"{name} is of no architecture known here ({titles}): its {len(tensors)} weights are "

@@ -11,6 +11,7 @@ import importlib.metadata
 import warnings
 
 from napari_2dmamba.errors import CheckpointError
+from napari_2dmamba.models import ENTRY_POINTS
 from napari_2dmamba.models.abmil import ABMIL
 from napari_2dmamba.models.architecture import Architecture
 from napari_2dmamba.models.clam import CLAM
@@ -20,8 +21,6 @@ from napari_2dmamba.models.mamba2d import Mamba2DMIL
 from napari_2dmamba.models.mambamil import MambaMIL
 from napari_2dmamba.models.s4mil import S4MIL
 from napari_2dmamba.models.transmil import TransMIL
-
-ENTRY_POINTS = "napari_2dmamba.aggregators"
 
 _OWN: tuple[type[Architecture], ...] = (
     Mamba2DMIL,

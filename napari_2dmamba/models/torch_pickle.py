@@ -72,8 +72,16 @@ class _Storage:
 _MARK = object()
 
 
-def read_torch_file(path: Path) -> Any:
+def read_torch_file(path: Path, *, data: bool = True) -> Any:
     """Return what a ``torch.save`` file (zip layout, torch 1.6 and newer) holds.
+
+    Parameters
+    ----------
+    path
+        The file.
+    data
+        False reads the structure and nothing of the tensors, which then lie on torch's
+        ``meta`` device: they have shapes and types, and no values.
 
     Returns
     -------
@@ -86,7 +94,7 @@ def read_torch_file(path: Path) -> Any:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return _read_archive(archive, path)
+            return _read_archive(archive, path, data)
     except CheckpointError:
         raise
     except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
@@ -110,7 +118,7 @@ def read_torch_file(path: Path) -> Any:
         ) from error
 
 
-def _read_archive(archive: zipfile.ZipFile, path: Path) -> Any:
+def _read_archive(archive: zipfile.ZipFile, path: Path, with_data: bool) -> Any:
     entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise CheckpointError(
@@ -140,12 +148,13 @@ def _read_archive(archive: zipfile.ZipFile, path: Path) -> Any:
 
     def storage(kind: str, key: str, count: int) -> _Storage:
         dtype = _DTYPES[kind]
-        data = archive.read(f"{root}data/{key}")
-        if len(data) != count * dtype.itemsize:
-            raise ValueError(f"tensor data {key!r} has {len(data)} bytes for {count} values")
-        if not data:
-            return _Storage(torch.empty(0, dtype=dtype))
-        return _Storage(torch.frombuffer(bytearray(data), dtype=dtype))
+        size = archive.getinfo(f"{root}data/{key}").file_size
+        if size != count * dtype.itemsize:
+            raise ValueError(f"tensor data {key!r} has {size} bytes for {count} values")
+        if not with_data or size == 0:
+            return _Storage(torch.empty(count, dtype=dtype, device=None if with_data else "meta"))
+        data = bytearray(archive.read(f"{root}data/{key}"))
+        return _Storage(torch.frombuffer(data, dtype=dtype))
 
     return _Machine(archive.read(pickles[0]), storage, path.name).run()
 

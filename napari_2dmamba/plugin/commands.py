@@ -6,12 +6,14 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
     from qtpy.QtWidgets import QWidget
 
+    from napari_2dmamba.plugin.checkpoints_widget import CheckpointsWidget
     from napari_2dmamba.plugin.cohort_widget import CohortWidget
     from napari_2dmamba.plugin.run_widget import RunWidget
 
 RUN_WIDGET_NAME = "Run 2DMamba"
 INSPECT_WIDGET_NAME = "Inspect 2DMamba"
 COHORT_WIDGET_NAME = "Cohort 2DMamba"
+CHECKPOINTS_WIDGET_NAME = "Checkpoints"
 
 
 def open_run(viewer: "Viewer") -> None:
@@ -52,20 +54,34 @@ def run_widget(viewer: "Viewer") -> "RunWidget":
     return widget
 
 
-def cohort_widget(viewer: "Viewer") -> "CohortWidget":
-    """Return the Cohort widget of the window, docked when there is none yet."""
+def show_cohort(viewer: "Viewer") -> "CohortWidget":
+    """Bring the cohort widget to the front, docked below the slide when there is none."""
     from napari_2dmamba.plugin.cohort_widget import CohortWidget
 
     for widget in viewer.window.dock_widgets.values():
         if isinstance(widget, CohortWidget):
+            raise_dock(widget)
             return widget
     widget = CohortWidget(viewer)
-    viewer.window.add_dock_widget(widget, name=COHORT_WIDGET_NAME, area="bottom")
+    viewer.window.add_dock_widget(widget, name=COHORT_WIDGET_NAME, area="bottom", tabify=True)
     return widget
 
 
-def bring_forward(widget: "QWidget") -> None:
-    """Show the dock that a widget is in, before others that share its place."""
+def show_checkpoints(viewer: "Viewer") -> "CheckpointsWidget":
+    """Bring the table of checkpoints to the front, docked below the slide when there is none."""
+    from napari_2dmamba.plugin.checkpoints_widget import CheckpointsWidget
+
+    for widget in viewer.window.dock_widgets.values():
+        if isinstance(widget, CheckpointsWidget):
+            raise_dock(widget)
+            return widget
+    widget = CheckpointsWidget(viewer)
+    viewer.window.add_dock_widget(widget, name=CHECKPOINTS_WIDGET_NAME, area="bottom", tabify=True)
+    return widget
+
+
+def raise_dock(widget: "QWidget") -> None:
+    """Show the dock that holds a widget, before others in the same tabs."""
     from qtpy.QtWidgets import QDockWidget
 
     dock = widget.parentWidget()

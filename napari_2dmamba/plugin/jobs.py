@@ -139,12 +139,14 @@ class LatestJob(QObject):
     """Runs only the newest of many requests, after the user has paused.
 
     For previews that follow a slider: a request waits ``delay_ms``; a newer one replaces it,
-    and stops one that is already running.
+    and stops one that is already running. `finished` is emitted when nothing waits or runs.
     """
 
+    started = Signal()
+    progressed = Signal(int, int, str)
     succeeded = Signal(object)
     failed = Signal(str)
-    started = Signal()
+    finished = Signal()
 
     def __init__(self, parent: QObject | None = None, delay_ms: int = 250) -> None:
         super().__init__(parent)
@@ -179,6 +181,7 @@ class LatestJob(QObject):
             return  # the running job starts the next one when it ends
         task, self._task = self._task, None
         self._job = Job(task)
+        self._job.progressed.connect(self.progressed)
         self._job.succeeded.connect(self.succeeded)
         self._job.failed.connect(self.failed)
         self._job.finished.connect(self._on_finished)
@@ -187,7 +190,9 @@ class LatestJob(QObject):
 
     def _on_finished(self) -> None:
         self._job = None
-        if self._task is not None and not self._timer.isActive():
+        if self._task is None:
+            self.finished.emit()
+        elif not self._timer.isActive():
             self._start()
 
 

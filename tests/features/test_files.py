@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from napari_2dmamba.errors import FeatureError
 from napari_2dmamba.features import FeatureBag, read_features, write_features
+from napari_2dmamba.features.files import describe_features
 from tests.material import shared
 
 RNG = np.random.default_rng(0)
@@ -274,3 +275,24 @@ def test_files_of_others_come_in_or_are_refused_with_the_reason():
     path = shared("features/TCGA-3X-AAVA-01Z-00-DX1_features.h5")
     with pytest.raises(FeatureError, match=r"holds no 'coords'.*metadata"):
         read_features(path, patch_size_level0=512)
+
+
+def test_a_description_without_the_features(tmp_path: Path) -> None:
+    bag = FeatureBag(
+        np.ones((3, 7), np.float32), np.zeros((3, 2), np.int64), 512, 256, 0.5, 0.25, "uni"
+    )
+    path = write_features(bag, tmp_path / "f.h5")
+    told = {"feature_size": 7, "encoder": "uni", "patch_size": 256, "mpp": 0.5}
+    assert describe_features(path) == told
+    with h5py.File(tmp_path / "bare.h5", "w") as file:  # no coordinates, which are not needed
+        file["features"] = np.ones((1, 3, 5), np.float32)
+    unknown = {"encoder": None, "patch_size": None, "mpp": None}
+    assert describe_features(tmp_path / "bare.h5") == {"feature_size": 5, **unknown}
+    torch.save({"features": torch.ones(2, 4)}, tmp_path / "f.pt")
+    assert describe_features(tmp_path / "f.pt") == {"feature_size": 4, **unknown}
+    with h5py.File(tmp_path / "none.h5", "w") as file:
+        file["other"] = np.ones(3)
+    with pytest.raises(FeatureError, match=r"no 'features' \(N, D\): found other \(3,\)"):
+        describe_features(tmp_path / "none.h5")
+    with pytest.raises(FeatureError, match="is not there"):
+        describe_features(tmp_path / "gone.h5")

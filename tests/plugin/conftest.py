@@ -16,6 +16,8 @@ from npe2 import PluginManager, PluginManifest
 from qtpy.QtWidgets import QApplication
 
 import napari_2dmamba
+from napari_2dmamba.checkpoints.shelf import FOLDER_VARIABLE
+from napari_2dmamba.plugin import checkpoint_model
 from napari_2dmamba.plugin.jobs import wait_for_jobs
 
 MANIFEST = Path(napari_2dmamba.__file__).parent / "napari.yaml"
@@ -40,6 +42,16 @@ def manifest() -> PluginManifest:
 def no_job_left() -> Iterator[None]:
     yield
     wait_for_jobs()
+
+
+@pytest.fixture(autouse=True)
+def own_list_of_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The list of checkpoints lies in a folder of the test, and is read anew."""
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "list"))
+    checkpoint_model._shared.clear()
+    yield tmp_path / "list"
+    wait_for_jobs()
+    checkpoint_model._shared.clear()
 
 
 @pytest.fixture

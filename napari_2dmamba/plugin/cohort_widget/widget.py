@@ -165,6 +165,7 @@ class CohortWidget(DockedWidget):
         self.output_section.out_changed.connect(self.slides_section.set_out)
         self.output_section.cohort_wanted.connect(self.open_cohort)
         self.model_section.checkpoint_changed.connect(self._follow_checkpoint)
+        self.model_section.table_wanted.connect(self._show_checkpoints)
         footer = self.footer
         footer.run_clicked.connect(self.start_run)
         footer.extract_clicked.connect(self.start_extraction)
@@ -315,6 +316,9 @@ class CohortWidget(DockedWidget):
         form.set_settings(grid_of_training(header, form.settings()))
         if header.encoder is not None:
             self.features_section.set_encoder(header.encoder)
+
+    def _show_checkpoints(self) -> None:
+        commands.show_checkpoints(self._viewer)
 
     def _follow_table(self) -> None:
         rows = self.table.rows
@@ -511,7 +515,7 @@ class CohortWidget(DockedWidget):
         if run_widget.is_running:
             self._complain("Run 2DMamba is at work; wait for it, or cancel it, and open this again")
             return
-        commands.bring_forward(run_widget)
+        commands.raise_dock(run_widget)
         if row.good and row.folder and Path(row.folder, RECORD_FILE).is_file():
             run_widget.open_saved_run(row.folder)
             return

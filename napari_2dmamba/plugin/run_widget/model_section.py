@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
-    QComboBox,
     QFileDialog,
     QHBoxLayout,
     QLabel,
@@ -15,15 +14,17 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_2dmamba.checkpoints.summary import HUB_PREFIX
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.models.header import CheckpointHeader, read_header
 from napari_2dmamba.models.settings import ModelSettings
+from napari_2dmamba.plugin.checkpoint_chooser import CheckpointChooser
+from napari_2dmamba.plugin.checkpoint_model import shared_checkpoints
 from napari_2dmamba.plugin.form import Form
 from napari_2dmamba.plugin.jobs import LatestJob
 from napari_2dmamba.plugin.preferences import preference
 from napari_2dmamba.plugin.run_widget.message import Message
 from napari_2dmamba.plugin.section import Section
-from napari_2dmamba.sample import demo_checkpoint
 from napari_2dmamba.settings import ProgressCallback, StopCallback, setting
 from napari_2dmamba.slide import GridSettings
 
@@ -67,9 +68,12 @@ class ModelSection(Section):
     -------
     checkpoint_changed(header)
         A checkpoint was chosen and says what it is; None when it cannot be used.
+    table_wanted()
+        All checkpoints are to be shown.
     """
 
     checkpoint_changed = Signal(object)
+    table_wanted = Signal()
 
     def __init__(self) -> None:
         super().__init__("Model and checkpoint", is_open=True)
@@ -77,16 +81,17 @@ class ModelSection(Section):
         self.header: CheckpointHeader | None = None
         self._aggregator: Aggregator | None = None
         self._given: dict[str, Any] = {}
-        self.checkpoints = QComboBox()
-        self.checkpoints.setSizeAdjustPolicy(
-            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
-        )
+        self.checkpoints = CheckpointChooser(shared_checkpoints())
         self.checkpoints.setToolTip("A checkpoint file can also be dropped here")
         browse = QPushButton("Browse…")
         browse.clicked.connect(self._browse)
+        self.all = QPushButton("All…")
+        self.all.setToolTip("Show all checkpoints in a table, with what fits the open slide")
+        self.all.clicked.connect(self.table_wanted)
         row = QHBoxLayout()
         row.addWidget(self.checkpoints, 1)
         row.addWidget(browse)
+        row.addWidget(self.all)
         self.about = QLabel()
         self.about.setWordWrap(True)
         self.warning = Message()
@@ -115,9 +120,10 @@ class ModelSection(Section):
         self._devices.failed.connect(self.device.setText)
         self.form.editor("device").changed.connect(self._look_for_device)
         self.device.setText("auto takes a CUDA GPU where one works, else the CPU.")
-        self._offer_demo()
-        self.checkpoints.currentIndexChanged.connect(self._choose)
-        self._choose()
+        self._fetched: dict[str, Path] = {}
+        self._loading.progressed.connect(self._show_fetching)
+        self.checkpoints.chosen.connect(self._choose)
+        self._choose(self.checkpoints.location)
 
     @property
     def settings(self) -> ModelSettings:
@@ -126,8 +132,11 @@ class ModelSection(Section):
 
     @property
     def path(self) -> Path | None:
-        """The file chosen now."""
-        return self.checkpoints.currentData()
+        """The file chosen now; None also while it is on Hugging Face still."""
+        location = self.checkpoints.location
+        if location.startswith(HUB_PREFIX):
+            return self._fetched.get(location)
+        return Path(location) if location else None
 
     @property
     def checkpoint(self) -> "Aggregator | Path | None":
@@ -141,19 +150,14 @@ class ModelSection(Section):
         """What the user gave that the file does not hold, as `load_checkpoint` takes it."""
         return dict(self._given)
 
-    def add_checkpoint(self, path: Path, given: dict[str, Any] | None = None) -> None:
-        """Offer a file and choose it; ``given`` is what it does not hold itself."""
-        self._offer(path)
+    def add_checkpoint(self, path: Path | str, given: dict[str, Any] | None = None) -> None:
+        """Put a file on the list of checkpoints and choose it.
+
+        ``given`` is what the file does not hold, as `load_checkpoint` takes it.
+        """
+        self.checkpoints.choose(shared_checkpoints().add(path))
         if given:
             self._load(given)
-
-    def _offer(self, path: Path) -> None:
-        for index in range(self.checkpoints.count()):
-            if self.checkpoints.itemData(index) == path:
-                self.checkpoints.setCurrentIndex(index)
-                return
-        self.checkpoints.addItem(path.name, path)
-        self.checkpoints.setCurrentIndex(self.checkpoints.count() - 1)
 
     def show_device(self, device: str, reason: str, backend: str) -> None:
         """Say where the model ran."""
@@ -177,21 +181,21 @@ class ModelSection(Section):
         self._loading.cancel()
         self._devices.cancel()
 
-    def _offer_demo(self) -> None:
-        try:
-            self.checkpoints.addItem("Demo (synthetic slides)", demo_checkpoint())
-        except UserError as error:
-            self.message.say(str(error), "error")
-
     def _browse(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Choose a checkpoint", "", _FILTER)
         if path:
             self.add_checkpoint(Path(path))
 
-    def _choose(self) -> None:
+    def _choose(self, location: str) -> None:
+        self._loading.cancel()
         self._forget()
+        if not location:
+            self.set_summary("none chosen")
+            self.checkpoint_changed.emit(None)
+            return
         path = self.path
         if path is None:
+            self._fetch(location)
             return
         try:
             self._accept(read_header(path))
@@ -199,6 +203,22 @@ class ModelSection(Section):
             # not one of ours, or damaged: loading it says which
             self.about.setText("Reading the checkpoint…")
             self._load({})
+
+    def _fetch(self, location: str) -> None:
+        self.about.setText("Fetching the checkpoint…")
+        self.set_summary("being fetched")
+        self.checkpoint_changed.emit(None)
+
+        def task(progress: ProgressCallback, stop: StopCallback) -> Any:
+            from napari_2dmamba.checkpoints.hub import fetch
+
+            return fetch(location, progress, stop)
+
+        self._loading.request(task)
+
+    def _show_fetching(self, done: int, total: int, message: str) -> None:
+        share = f" of {total / 1e6:.0f} MB" if total else ""
+        self.about.setText(f"{message[:1].upper()}{message[1:]}{share}")
 
     def _load(self, given: dict[str, Any]) -> None:
         path = self.path
@@ -217,6 +237,10 @@ class ModelSection(Section):
         self._loading.request(task)
 
     def _on_loaded(self, loaded: Any) -> None:
+        if isinstance(loaded, Path):
+            self._fetched[self.checkpoints.location] = loaded
+            self._choose(self.checkpoints.location)
+            return
         if isinstance(loaded, UserError):
             self._ask(loaded.missing)  # type: ignore[attr-defined]
             return

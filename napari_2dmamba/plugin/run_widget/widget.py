@@ -129,6 +129,7 @@ class RunWidget(DockedWidget):
         slide.slides_wanted.connect(self.open_slides)
         slide.cohort_wanted.connect(self._show_cohort)
         self.model_section.checkpoint_changed.connect(self._follow_checkpoint)
+        self.model_section.table_wanted.connect(self._show_checkpoints)
         result.display_changed.connect(self._set_display)
         result.map_chosen.connect(self._choose_map)
         result.map_shown.connect(self._show_map)
@@ -194,7 +195,7 @@ class RunWidget(DockedWidget):
         return tuple(problems)
 
     def _show_cohort(self) -> None:
-        commands.bring_forward(commands.cohort_widget(self._viewer))
+        commands.show_cohort(self._viewer)
 
     def _follow_slide(self, slide: Slide | None) -> None:
         self._tissue = self._grid = None
@@ -297,6 +298,9 @@ class RunWidget(DockedWidget):
         form.set_settings(grid_of_training(header, form.settings()))
         if header.encoder is not None:
             self.features_section.set_encoder(header.encoder)
+
+    def _show_checkpoints(self) -> None:
+        commands.show_checkpoints(self._viewer)
 
     # -- running --------------------------------------------------------------------------
 
