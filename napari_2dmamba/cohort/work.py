@@ -484,7 +484,8 @@ def _logged(folder: Path) -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # what a full disk did not take goes at the end
+            handler.close()
 
 
 def _now() -> str:

@@ -490,12 +490,8 @@ class CohortWidget(DockedWidget):
         self._timer.stop()
         self._job = None
         self.table.update(self._inbox.take())
-        # After an end before its time nobody tells any more what became of these
-        self.table.update(
-            dataclasses.replace(row, state=states.STOPPED, message="", reason="stopped")
-            for row in self.table.rows
-            if row.state in (states.RUNNING, states.ELSEWHERE) and row.slide in self._at_work
-        )
+        ended = (_after_the_end(row) for row in self.table.rows if row.slide in self._at_work)
+        self.table.update(ended)
         self._paused.clear()
         self.table.set_paused(False)
         self.footer.set_running(False)
@@ -543,6 +539,15 @@ def _waiting(slides: Sequence[CohortSlide]) -> list[SlideStatus]:
         SlideStatus(str(one.path), label=one.label, notes=dict(one.notes), mpp=one.mpp)
         for one in slides
     ]
+
+
+def _after_the_end(row: SlideStatus) -> SlideStatus:
+    """Return what became of a slide of which nobody tells any more, after an early end."""
+    if row.state in (states.RUNNING, states.ELSEWHERE):
+        return dataclasses.replace(row, state=states.STOPPED, message="", reason="stopped")
+    if row.state == states.WAITING and row.reason:  # it failed, and was to be tried again
+        return dataclasses.replace(row, state=states.FAILED, message="")
+    return row
 
 
 def _to_retry(row: SlideStatus) -> bool:
