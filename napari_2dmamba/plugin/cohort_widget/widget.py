@@ -1,8 +1,6 @@
 """The widget *Cohort 2DMamba*: joins its sections, the table, the viewer and the work."""
 
 import dataclasses
-import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +24,10 @@ from napari_2dmamba.export.run_folder import RECORD_FILE
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import RunSettings
 from napari_2dmamba.plugin import commands
+from napari_2dmamba.plugin.cohort_widget.following import Following
 from napari_2dmamba.plugin.cohort_widget.footer import CohortFooter
 from napari_2dmamba.plugin.cohort_widget.log_window import show_log
-from napari_2dmamba.plugin.cohort_widget.pace import in_words, share_of, time_left
+from napari_2dmamba.plugin.cohort_widget.pace import in_words
 from napari_2dmamba.plugin.cohort_widget.slides_section import SlidesSection
 from napari_2dmamba.plugin.cohort_widget.table_model import CohortTable
 from napari_2dmamba.plugin.cohort_widget.table_view import TableView
@@ -51,25 +50,6 @@ _WIDE = 950  # px; from here on the table stands beside the settings, not below 
 _LOG_FILE = "log.txt"
 
 
-class Inbox:
-    """Rows from the thread that runs the cohort, the newest of each slide, until they are shown."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._rows: dict[str, SlideStatus] = {}
-
-    def put(self, row: SlideStatus) -> None:
-        """Take in a row; called on any thread."""
-        with self._lock:
-            self._rows[row.slide] = row
-
-    def take(self) -> list[SlideStatus]:
-        """Return what has come since the last time."""
-        with self._lock:
-            rows, self._rows = list(self._rows.values()), {}
-        return rows
-
-
 class CohortWidget(DockedWidget):
     """Name slides, run or extract them in processes of their own, and follow each of them.
 
@@ -83,12 +63,8 @@ class CohortWidget(DockedWidget):
         super().__init__()
         self._viewer = napari_viewer
         self._job: Job | None = None
-        self._inbox = Inbox()
-        self._paused = threading.Event()
-        self._at_work: set[str] = set()  # slides of the run that goes on
-        self._begun = False
+        self._following: Following | None = None
         self._last_with_model: bool | None = None
-        self._worked, self._ticked = 0.0, 0.0
         self.slides_section = SlidesSection()
         self.features_section = FeaturesSection(of_many=True)
         self.model_section = ModelSection()
@@ -349,10 +325,12 @@ class CohortWidget(DockedWidget):
 
     def pause(self, is_wanted: bool) -> None:
         """Let every slide wait after its present batch, or go on."""
+        if self._following is None:
+            return
         if is_wanted:
-            self._paused.set()
+            self._following.paused.set()
         else:
-            self._paused.clear()
+            self._following.paused.clear()
         self.table.set_paused(is_wanted)
         self._show_progress()
 
@@ -360,7 +338,6 @@ class CohortWidget(DockedWidget):
         """Stop after the present batches."""
         if self._job is not None:
             self.footer.set_stopping()
-            self._paused.clear()
             self._job.cancel()
 
     @property
@@ -385,13 +362,13 @@ class CohortWidget(DockedWidget):
         out, features = self.output_section.folder, self.features_section.feature_file
         checkpoint, given = self.model_section.path, self.model_section.checkpoint_settings
         settings, how = self._run_settings(), self.output_section.settings
-        inbox, paused = self._inbox, self._paused
+        following = self._following = Following(slides)
         assert out is not None
 
         def task(progress: ProgressCallback, stop: StopCallback) -> CohortSummary:
             common: dict[str, Any] = {
-                "out": out, "cohort": how, "on_status": inbox.put, "should_stop": stop,
-                "should_pause": paused.is_set,
+                "out": out, "cohort": how, "on_status": following.put, "should_stop": stop,
+                "should_pause": following.paused.is_set,
             }  # fmt: skip
             if not with_model:
                 return extract_cohort(slides, settings, **common)
@@ -405,10 +382,7 @@ class CohortWidget(DockedWidget):
         else:
             self.table.set_rows(_waiting(slides))
         self._looking.stop()
-        self._at_work = {str(slide.path) for slide in slides}
-        self._begun, self._worked = False, 0.0
         self._last_with_model = with_model
-        self._paused.clear()
         job = Job(task)
         job.succeeded.connect(self._show_summary)
         job.failed.connect(self._complain)
@@ -446,36 +420,14 @@ class CohortWidget(DockedWidget):
         )
 
     def _show_news(self) -> None:
-        rows = self._inbox.take()
-        if rows:
-            self.table.update(rows)
-        now = time.monotonic()
-        if self._begun and not self._paused.is_set():
-            self._worked += now - self._ticked
-        self._ticked = now
-        self._begun = self._begun or any(row.state == states.RUNNING for row in rows)
-        self._show_progress()
+        if self._following is not None:
+            self.table.update(self._following.take())
+            self._show_progress()
 
     def _show_progress(self) -> None:
-        rows = [row for row in self.table.rows if row.slide in self._at_work]
-        if self._job is None or not rows:
-            return
-        ended = sum(row.good or row.state == states.FAILED for row in rows)
-        if not self._begun and not ended:
-            return  # workers are on their way
-        failed = sum(row.state == states.FAILED for row in rows)
-        at_work = [row for row in rows if row.state == states.RUNNING]
-        speed = sum(row.patches_per_second for row in at_work if row.patches_total)
-        left = time_left(rows, self._worked)
-        words = [f"{ended} of {len(rows)} slides"]
-        words += [f"{failed} failed"] if failed else []
-        if self._paused.is_set():
-            words.append("paused")
-        else:
-            words += [f"{len(at_work)} at work"] if at_work else []
-            words += [f"{speed:.3g} patches/s"] if speed else []
-            words += [f"about {in_words(left)} left"] if left is not None else []
-        self.footer.show_progress(sum(map(share_of, rows)) / len(rows), " · ".join(words))
+        progress = self._following.progress(self.table.rows) if self._following else None
+        if progress is not None:
+            self.footer.show_progress(*progress)
 
     def _show_summary(self, summary: CohortSummary) -> None:
         self.table.update(summary.rows)
@@ -489,10 +441,9 @@ class CohortWidget(DockedWidget):
     def _on_finished(self) -> None:
         self._timer.stop()
         self._job = None
-        self.table.update(self._inbox.take())
-        ended = (_after_the_end(row) for row in self.table.rows if row.slide in self._at_work)
-        self.table.update(ended)
-        self._paused.clear()
+        if self._following is not None:
+            self.table.update(self._following.ended(self.table.rows))
+            self._following = None
         self.table.set_paused(False)
         self.footer.set_running(False)
         self.footer.say("")
@@ -539,15 +490,6 @@ def _waiting(slides: Sequence[CohortSlide]) -> list[SlideStatus]:
         SlideStatus(str(one.path), label=one.label, notes=dict(one.notes), mpp=one.mpp)
         for one in slides
     ]
-
-
-def _after_the_end(row: SlideStatus) -> SlideStatus:
-    """Return what became of a slide of which nobody tells any more, after an early end."""
-    if row.state in (states.RUNNING, states.ELSEWHERE):
-        return dataclasses.replace(row, state=states.STOPPED, message="", reason="stopped")
-    if row.state == states.WAITING and row.reason:  # it failed, and was to be tried again
-        return dataclasses.replace(row, state=states.FAILED, message="")
-    return row
 
 
 def _to_retry(row: SlideStatus) -> bool:
