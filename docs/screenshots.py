@@ -25,6 +25,7 @@ import torch  # noqa: E402
 from napari.settings import get_plugin_settings, get_settings  # noqa: E402
 from qtpy.QtCore import Qt  # noqa: E402
 from qtpy.QtWidgets import QApplication, QDockWidget, QWidget  # noqa: E402
+from shapely import MultiPoint  # noqa: E402
 
 from napari_2dmamba.models import Aggregator, CheckpointHeader, save_checkpoint  # noqa: E402
 from napari_2dmamba.models.checkpoint import build_model  # noqa: E402
@@ -36,6 +37,7 @@ from napari_2dmamba.sample import demo_checkpoint, sample_slide  # noqa: E402
 from napari_2dmamba.slide import open_slide  # noqa: E402
 
 SIZE = 1600, 1000
+POINTED = 2450.0, 1900.0  # y and x of the cursor in µm, in the tumour of the sample
 PATIENCE = 600.0  # seconds
 
 
@@ -109,24 +111,57 @@ def main() -> None:
     crop("section-export", widget.export_section)
 
     inspect = application.inspect_widget
-    dock = inspect.parentWidget()
-    while not isinstance(dock, QDockWidget):
-        dock = dock.parentWidget()
-    dock.raise_()
+    raise_dock(inspect)
     inspect.mode.click()
     settle(application)
     wait_until(lambda: not inspect.is_busy)
     viewer.fit_to_view()
     viewer.scene.camera.zoom *= 1.6
-    viewer.scene.camera.center = viewer.layers["Inspected patch"].data[0].mean(axis=0) * 0.5
+    mpp = widget.shown.slide.mpp or 1.0
+    viewer.scene.camera.center = viewer.layers["Inspected patch"].data[0].mean(axis=0) * mpp
     shoot("inspect")
+
+    what_if, trust = inspect.what_if_section, inspect.trust_section
+    for section in (inspect.patch_section, inspect.maps_section):
+        section.set_open(False)
+    what_if.set_open(True)
+    what_if.draw.click()
+    ask_without_the_top_patches(application)
+    wait_until(lambda: not inspect.is_busy)
+    crop("inspect-what-if", what_if)
+    what_if.set_open(False)
+    trust.set_open(True)
+    trust.maps.setCurrentText("Attention")
+    for check in (trust.check, trust.stability):
+        check.click()
+        wait_until(lambda: not inspect.is_busy)
+    crop("inspect-trust", trust)
     crop("checkpoints", table_of_checkpoints(application))
     inspect.mode.click()
     inspect.let_go()
 
+    compare = application.compare_widget
+    raise_dock(compare)
+    crop("section-compare-models", compare.models_section)
+    compare.start()
+    wait_until(lambda: not compare.is_running)
+    window = compare.window_
+    assert window is not None, compare.footer.message.text()
+    window.panel_list.second.setCurrentIndex(window.panel_list.second.count() - 1)
+    wait_until(lambda: window.grid.is_loaded)
+    window.grid.pointed.emit(*POINTED)
+    wait_until(lambda: window.grid.is_loaded)
+    crop("compare", window)
+    crop("section-compare-agreement", compare.agreement)
+    compare.let_go()
+
     cohort = application.cohort_widget
     viewer.window.resize(SIZE[0], SIZE[1] + 150)
+    raise_dock(widget)
     raise_dock(cohort)
+    cohort.setMinimumHeight(370)  # the whole table
+    settle(application)
+    viewer.fit_to_view()
     cohort.add_inputs([small_cohort(Path(_folder.name) / "scans")])
     cohort.features_section.form.editor("batch_size").set(1)
     wait_until(lambda: not cohort.slides_section.is_looking)
@@ -170,6 +205,18 @@ def small_cohort(folder: Path) -> Path:
     spoilt.write_bytes(spoilt.read_bytes()[:4000])
     (folder / "cases.csv").write_text("\n".join(lines) + "\n")
     return folder / "cases.csv"
+
+
+def ask_without_the_top_patches(application: Application) -> None:
+    """Draw a region around the patches of highest attention and ask the model without them."""
+    inspect, shown = application.inspect_widget, application.run_widget.shown
+    assert shown is not None
+    top = np.argsort(-shown.prediction.attention)[: len(shown.grid.coords) // 4]
+    centres = shown.grid.coords[top] + shown.grid.patch_size_level0 / 2
+    hull = MultiPoint(centres).convex_hull.buffer(shown.grid.patch_size_level0)
+    layer = application.viewer.layers["What if"]
+    layer.data = [np.asarray(hull.exterior.coords)[:-1, ::-1] - 0.5]
+    inspect.what_if_section.apply.click()
 
 
 def table_of_checkpoints(application: Application) -> QWidget:

@@ -1,5 +1,6 @@
 """What a comparison found, and where its models agree."""
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +20,8 @@ from napari_2dmamba.slide.grid import PatchGrid
 Scale = Literal["percentile", "raw"]
 """Compare the rank of a patch within its map, 0 to 100, or the values themselves."""
 
-DIFFERENCE_RANGE = (-100.0, 100.0)
-"""Of differences of percentile ranks, whatever two maps they are of."""
+DIFFERENCE = "difference of percentile ranks"
+"""Quantity of a `Comparison.difference`, whatever two maps it is of."""
 
 FRACTIONS = (0.01, 0.05, 0.1)
 """Shares of the patches whose overlap is reported."""
@@ -190,7 +191,8 @@ class Comparison:
             name=f"{a.title} − {b.title}",
             meaning=meaning,
             signed=True,
-            display_range=DIFFERENCE_RANGE if scale == "percentile" else None,
+            display_range=(-100.0, 100.0) if scale == "percentile" else None,
+            quantity=DIFFERENCE if scale == "percentile" else "",
         )
 
     def rank_correlation(self) -> NDArray[np.float64]:
@@ -289,11 +291,19 @@ def title_of(label: str, map_name: str) -> str:
 def place(bag: FeatureBag, scores: NDArray[np.floating], **about: Any) -> GridMap:
     """Place one value per patch on the smallest grid that holds all patches of a bag.
 
-    Of patches that share a cell, which only a run that allows it brings here, the later counts.
+    ``about`` are the further fields of `GridMap`. Of patches that share a cell, which only a run
+    that allows it brings here, the later counts.
     """
-    return scatter(
-        scores, bag.coords, bag.patch_size_level0, mpp=bag.slide_mpp, shared_cells="last", **about
+    placed = scatter(
+        scores,
+        bag.coords,
+        bag.patch_size_level0,
+        name=about.pop("name"),
+        meaning=about.pop("meaning"),
+        mpp=bag.slide_mpp,
+        shared_cells="last",
     )
+    return dataclasses.replace(placed, **about)
 
 
 def on_scale(scores: NDArray[np.floating], scale: Scale) -> NDArray[np.float64]:

@@ -1,6 +1,5 @@
 """One figure for a paper: the slide, every map, what each model answers, zoomed regions."""
 
-import dataclasses
 import math
 import os
 from collections.abc import Sequence
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_2dmamba.compare.comparison import DIFFERENCE_RANGE, Comparison
-from napari_2dmamba.compare.contender import SCORE
+from napari_2dmamba.compare.comparison import Comparison
+from napari_2dmamba.compare.figure_colours import Colouring, colourings
 from napari_2dmamba.compare.figure_layout import (
     BAR_THICKNESS,
     MARGIN,
@@ -20,6 +19,7 @@ from napari_2dmamba.compare.figure_layout import (
     Box,
     Layout,
     Words,
+    bar_room,
     lay_out,
 )
 from napari_2dmamba.compare.figure_marks import (
@@ -34,10 +34,8 @@ from napari_2dmamba.compare.figure_text import panel_letters, shortened, width_o
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.display import (
     DisplaySettings,
-    DisplayTransform,
     Tick,
     colour_indices,
-    colour_table,
 )
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.export.frame import scale_bar
@@ -100,15 +98,6 @@ class Panel:
     title: str
     grid_map: GridMap
     below: str
-    at_patch: bool = False
-    """Whether the map is about one patch, which is marked."""
-
-    @property
-    def kind(self) -> str:
-        """Maps of one kind can share a colour bar."""
-        if not self.grid_map.signed:
-            return "plain"
-        return "difference" if self.grid_map.display_range == DIFFERENCE_RANGE else "signed"
 
 
 def write_figure(
@@ -195,34 +184,30 @@ class _Drawing:
     ) -> None:
         from matplotlib.figure import Figure
 
-        from napari_2dmamba.explain.named_maps import MAPS  # needs torch
-
-        self.slide, self.settings, self.display = slide, settings, display
+        self.slide, self.settings = slide, settings
         self.unit = slide.mpp or 1.0
         self.panels = [
             Panel(
                 entry.title,
                 entry.grid_map,
                 answer_in_words(entry.prediction) if settings.predictions else "",
-                entry.map_name != SCORE and MAPS[entry.map_name].at_patch,
             )
             for entry in comparison.entries
         ] + [Panel(one.name, one, "") for one in more]
         self.zooms = [self._level0(zoom) for zoom in zooms]
         self.region = self._region(comparison.entries[0].grid_map)
-        self.kinds = list(dict.fromkeys(panel.kind for panel in self.panels))
+        self.colours = colourings(
+            [panel.grid_map for panel in self.panels], display, shared=settings.shared_range
+        )
+        self.kinds = list(dict.fromkeys(colouring.kind for colouring in self.colours))
         self.notes = list(
             dict.fromkeys(e.header.intended_use for e in comparison.runs if e.header.intended_use)
         )
-        self.query: tuple[float, float] | None = None
-        if comparison.query is not None and any(panel.at_patch for panel in self.panels):
-            x, y = comparison.bag.coords[comparison.query]
-            half = comparison.bag.patch_size_level0 / 2
-            self.query = (float(x) + half, float(y) + half)
-            self.notes.insert(0, "Circle: the patch that maps of one patch are about.")
         if not settings.shared_range:
-            how = DisplayTransform(self.panels[0].grid_map, display).caption()
-            self.notes.insert(0, f"Colour bars: the values of each map, colours {how}.")
+            hows = dict.fromkeys(colouring.transform.caption() for colouring in self.colours)
+            self.notes.insert(0, f"Colour bars: the values of each map, colours {'; '.join(hows)}.")
+        if any(panel.grid_map.queries for panel in self.panels):
+            self.notes.insert(0, "Circle: the patch that maps of one patch are about.")
         self.line = settings.font_size * MM_PER_POINT * 1.3
         self.layout = self._lay_out()
         self._refuse_too_large()
@@ -265,11 +250,20 @@ class _Drawing:
         shared = self.settings.shared_range
         above = self.line * 1.35
         below = self.line * 1.15 + 0.5  # answers, and the scale bar of the slide
+        room = bar_room(self.settings.width, len(self.kinds))
+        self.bar_labels = {
+            colouring.kind: wrapped(colouring.label, room, self.settings.font_size)
+            for colouring in self.colours
+        }
+        lines = max(len(label) for label in self.bar_labels.values())
         own_bar = 0.0 if shared else BAR_THICKNESS + self.line * 1.2 + 1.5
 
         def made(foot: int) -> Layout:
             words = Words(
-                above, below + own_bar, 2.4 * self.line + 1.0, foot * self.line * 0.85 + bool(foot)
+                above,
+                below + own_bar,
+                (1.4 + lines) * self.line + 1.0,
+                foot * self.line * 0.85 + bool(foot),
             )
             return lay_out(
                 self.settings.width, len(self.panels) + 1, aspect, zooms,
@@ -314,20 +308,20 @@ class _Drawing:
             grey = picture.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
             base = np.repeat(np.rint(grey)[..., None], 3, axis=2).astype(np.uint8)
         self.ground = self._colour_of_tissue(base)
-        transforms = self._transforms()
-        for panel, place, transform in zip(
-            self.panels, self.layout.panels[1:], transforms, strict=True
+        for panel, place, colouring in zip(
+            self.panels, self.layout.panels[1:], self.colours, strict=True
         ):
-            axes = self._picture(place, self._painted(base, panel.grid_map, transform), self.region)
+            axes = self._picture(place, self._painted(base, panel.grid_map, colouring), self.region)
             draw_boxes(axes, self.region, self.zooms, settings.font_size, named=False)
-            if self.query is not None and panel.at_patch:
-                draw_circle(axes, self.query)
+            for x, y in panel.grid_map.queries:
+                half = panel.grid_map.patch_size_level0 / 2
+                draw_circle(axes, (x + half, y + half))
             self._title(place, next(letters), panel.title)
             middle, top = place.left + place.width / 2, place.top + place.height + 0.5
             if not settings.shared_range:
                 bar = Box(place.left + 0.1 * place.width, top + 0.7, 0.8 * place.width,
                           BAR_THICKNESS)  # fmt: skip
-                self._colour_bar(bar, panel.grid_map.signed, transform.ticks(2), "")
+                self._colour_bar(bar, colouring.colours, colouring.transform.ticks(2))
                 top += BAR_THICKNESS + self.line * 1.2 + 1.0
             self._text(middle, top, shortened(panel.below, place.width, settings.font_size),
                        ha="center", va="top")  # fmt: skip
@@ -344,12 +338,10 @@ class _Drawing:
             )
         if settings.shared_range:
             for place, kind in zip(self.layout.bars, self.kinds, strict=True):
-                found = next(
-                    transform
-                    for panel, transform in zip(self.panels, transforms, strict=True)
-                    if panel.kind == kind
+                found = next(colouring for colouring in self.colours if colouring.kind == kind)
+                self._colour_bar(
+                    place, found.colours, found.ticks, "\n".join(self.bar_labels[kind])
                 )
-                self._colour_bar(place, kind != "plain", *self._shared_scale(found, kind))
         for number, line in enumerate(self.foot):
             self._text(MARGIN, self.layout.foot + 1.0 + number * self.line * 0.85, line,
                        va="top", size=0.8 * settings.font_size, color="0.35")  # fmt: skip
@@ -398,68 +390,26 @@ class _Drawing:
         return SlidePainter(self.slide, raster)((0, 0, raster.width, raster.height))
 
     def _painted(
-        self, base: NDArray[np.uint8], grid_map: GridMap, transform: DisplayTransform
+        self, base: NDArray[np.uint8], grid_map: GridMap, colouring: Colouring
     ) -> NDArray[np.uint8]:
         """Return the map over the slide."""
         raster = self._raster(self.region, self.layout.panels[0])
         painter, box = MapPainter(grid_map, raster), (0, 0, raster.width, raster.height)
-        positions = transform(grid_map.values)
-        table = colour_table(self.display.colormap_for(grid_map)).astype(np.float32)
-        opacity = np.where(np.isnan(positions), 0.0, self.settings.opacity).astype(np.float32)
-        colours = table[painter.sample(colour_indices(positions), box, np.uint8(0))]
-        alpha = painter.sample(opacity, box, np.float32(0))[..., None]
+        positions = colouring.transform(grid_map.values)
+        indices = colour_indices(positions)
+        covers = self.settings.opacity * colouring.colours[indices, 3]
+        covers = np.where(np.isnan(positions), np.float32(0), covers).astype(np.float32)
+        alpha = painter.sample(covers, box, np.float32(0))[..., None]
+        colours = 255 * colouring.colours[painter.sample(indices, box, np.uint8(0)), :3]
         return np.rint(base + alpha * (colours - base)).astype(np.uint8)
 
-    def _transforms(self) -> list[DisplayTransform]:
-        """Return how the values of each panel become colours."""
-        linear = dataclasses.replace(self.display, transform="raw", clip_low=0.0, clip_high=100.0)
-        own = [
-            DisplayTransform(panel.grid_map, linear if panel.kind == "difference" else self.display)
-            for panel in self.panels
-        ]
-        if not self.settings.shared_range or self.display.transform == "percentile":
-            return own  # ranks are on one scale as they are
-        pooled = {}
-        for kind in self.kinds:
-            maps = [panel.grid_map for panel in self.panels if panel.kind == kind]
-            values = np.concatenate([one.values.ravel() for one in maps])[None]
-            ranges = [one.display_range for one in maps]
-            limits = None
-            if all(limit is not None for limit in ranges):
-                limits = (min(r[0] for r in ranges if r), max(r[1] for r in ranges if r))
-            pooled[kind] = DisplayTransform(
-                dataclasses.replace(maps[0], values=values, display_range=limits),
-                linear if kind == "difference" else self.display,
-            )
-        return [pooled[panel.kind] for panel in self.panels]
-
-    def _shared_scale(self, found: DisplayTransform, kind: str) -> tuple[list[Tick], str]:
-        """Return marks and label of a colour bar that is true for all panels of a kind."""
-        if kind == "difference":
-            marks = ("−100", "−50", "0", "+50", "+100")
-            ticks = [Tick(place / 4, label) for place, label in enumerate(marks)]
-            return ticks, "Difference of percentile ranks"
-        signed = kind == "signed"
-        if self.display.transform != "percentile":
-            log = ", logarithmic" if self.display.transform == "log" else ""
-            return found.ticks(5), ("Signed value" if signed else "Score of the patch") + log
-        ends = (found.low, found.high)
-        label = "Rank of the patch within its map (percentile)"
-        if signed:
-            label = "Signed maps: rank of the magnitude (percentile)"
-        ticks = []
-        for position in np.linspace(0, 1, 5):
-            side = abs(2 * position - 1) if signed else position
-            rank = 100 * (ends[0] + (ends[1] - ends[0]) * side ** (1 / self.display.gamma))
-            minus = "−" if signed and position < 0.5 else ""
-            ticks.append(Tick(float(position), f"{minus}{rank:.0f}"))
-        return ticks, label
-
-    def _colour_bar(self, place: Box, signed: bool, ticks: Sequence[Tick], label: str) -> None:
+    def _colour_bar(
+        self, place: Box, colours: NDArray[np.float32], ticks: Sequence[Tick], label: str = ""
+    ) -> None:
         axes = self._axes(place)
-        name = self.display.signed_colormap if signed else self.display.colormap
         # as the colours look over tissue, for only so can they be read off
-        shown = self.ground + self.settings.opacity * (colour_table(name) - self.ground)
+        covers = self.settings.opacity * colours[:, 3:]
+        shown = self.ground + covers * (255 * colours[:, :3] - self.ground)
         axes.imshow(np.rint(shown).astype(np.uint8)[None], extent=(0, 1, 0, 1), aspect="auto")
         axes.set(yticks=[], xlim=(0, 1))
         labels = [tick.label.replace("-", "−") for tick in ticks]
@@ -467,7 +417,7 @@ class _Drawing:
         size = self.settings.font_size
         axes.tick_params(labelsize=0.9 * size, length=1.5, width=0.5, pad=1.5)
         marks = axes.get_xticklabels()
-        if label == "" and len(marks) > 1:  # at the ends of a short bar words grow inwards
+        if not label and len(marks) > 1:  # at the ends of a short bar words grow inwards
             marks[0].set_horizontalalignment("left")
             marks[-1].set_horizontalalignment("right")
         if label:

@@ -76,6 +76,11 @@ class Words:
 BAR_THICKNESS = 2.5
 
 
+def bar_room(width: float, bars: int) -> float:
+    """Return the width in mm that each of several colour bars has for its label."""
+    return (width - 2 * MARGIN) / bars - GAP
+
+
 def lay_out(
     width: float,
     panels: int,
@@ -146,10 +151,11 @@ def lay_out(
     shared = []
     if bars:
         top += GAP
-        long = min(60.0, (inner - 4 * GAP * (bars - 1)) / bars)
-        left = MARGIN + (inner - bars * long - 4 * GAP * (bars - 1)) / 2
+        room = bar_room(width, bars)
+        long = min(60.0, room - 10.0)
         for number in range(bars):
-            shared.append(Box(left + number * (long + 4 * GAP), top, long, BAR_THICKNESS))
+            left = MARGIN + number * (inner / bars) + (inner / bars - long) / 2
+            shared.append(Box(left, top, long, BAR_THICKNESS))
         top += BAR_THICKNESS + words.bar
     return Layout(
         width, top + words.foot + MARGIN, tuple(places), tuple(regions), tuple(shared), top

@@ -18,7 +18,7 @@ import numpy as np
 
 from napari_2dmamba.compare.comparison import FRACTIONS, Comparison
 from napari_2dmamba.errors import Cancelled
-from napari_2dmamba.explain.display import DisplaySettings, percentiles
+from napari_2dmamba.explain.display import DisplaySettings, display_for, percentiles
 from napari_2dmamba.export.formats import file_names
 from napari_2dmamba.export.frame import describe
 from napari_2dmamba.export.ome_tiff import write_map_tiff
@@ -80,7 +80,7 @@ def write_comparison(
                 slide,
                 grid_map,
                 folder / "maps" / f"{name}.png",
-                display=display,
+                display=display_for(grid_map, display or DisplaySettings()),
                 title=f"{slide.name}\n{entry.title}\n{describe(entry.prediction)}",
                 notes=[use] if use else [],
                 should_stop=should_stop,

@@ -148,6 +148,8 @@ def _entries(
                 meaning=found.meaning,
                 signed=found.signed,
                 display_range=found.display_range,
+                quantity=found.quantity,
+                queries=found.queries,
             ),
             scores=scores,
             seconds=seconds,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
     from napari_2dmamba.plugin.cohort_widget import CohortWidget
+    from napari_2dmamba.plugin.compare_widget import CompareWidget
     from napari_2dmamba.plugin.inspect_widget import InspectWidget
     from napari_2dmamba.plugin.overview import SlideOverview
     from napari_2dmamba.plugin.run_widget import RunWidget
@@ -66,7 +67,7 @@ class Application:
     ----------
     viewer
         napari's.
-    run_widget, inspect_widget, overview
+    run_widget, inspect_widget, compare_widget, overview
         Docked in it.
     cohort_widget
         Docked and hidden: *Window › Cohort 2DMamba* shows it.
@@ -77,6 +78,7 @@ class Application:
     viewer: "Viewer"
     run_widget: "RunWidget"
     inspect_widget: "InspectWidget"
+    compare_widget: "CompareWidget"
     overview: "SlideOverview"
     cohort_widget: "CohortWidget"
     problems: tuple[str, ...]
@@ -90,9 +92,11 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     from napari_2dmamba.plugin.cohort_widget import CohortWidget
     from napari_2dmamba.plugin.commands import (
         COHORT_WIDGET_NAME,
+        COMPARE_WIDGET_NAME,
         INSPECT_WIDGET_NAME,
         RUN_WIDGET_NAME,
     )
+    from napari_2dmamba.plugin.compare_widget import CompareWidget
     from napari_2dmamba.plugin.inspect_widget import InspectWidget
     from napari_2dmamba.plugin.overview import SlideOverview
     from napari_2dmamba.plugin.preferences import apply_preferences
@@ -108,6 +112,10 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     viewer.window.add_dock_widget(
         inspect_widget, name=INSPECT_WIDGET_NAME, area="right", tabify=True
     )
+    compare_widget = CompareWidget(viewer)
+    viewer.window.add_dock_widget(
+        compare_widget, name=COMPARE_WIDGET_NAME, area="right", tabify=True
+    )
     run_dock.raise_()  # the first thing to do
     cohort_widget = CohortWidget(viewer)
     viewer.window.add_dock_widget(cohort_widget, name=COHORT_WIDGET_NAME, area="bottom").hide()
@@ -118,7 +126,9 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
         viewer.window.show()
         QApplication.processEvents()  # the canvas gets its size, so that slides fit into it
     problems = run_widget.open_slides([Path(path) for path in paths])
-    return Application(viewer, run_widget, inspect_widget, overview, cohort_widget, problems)
+    return Application(
+        viewer, run_widget, inspect_widget, compare_widget, overview, cohort_widget, problems
+    )
 
 
 def fit_window(viewer: "Viewer") -> None:

@@ -27,6 +27,7 @@ def test_difference_is_first_minus_second_in_percentile_ranks() -> None:
     np.testing.assert_allclose(found.values, on_cells(-80, -40, 0, 40, 80), atol=1e-4)
     assert found.signed
     assert found.display_range == (-100, 100)
+    assert found.quantity == "difference of percentile ranks"
     assert found.origin == (300, 200)
     assert found.patch_size_level0 == SIDE
     assert "percentile rank of the patch in A minus that in B" in found.meaning

@@ -21,7 +21,7 @@ def known_encoders() -> tuple[str, ...]:
 
 
 _COMPUTE = "Compute from the slide"
-_READ_FILE = "Read from a file (.h5 of CLAM or TRIDENT, .pt)"
+_READ_FILE = "Read from a file (.h5 of CLAM or TRIDENT, .pt, .parquet)"
 _READ_FOLDER = "Read from a folder (one .h5 or .pt per slide, named like it)"
 
 
@@ -50,7 +50,7 @@ class FeaturesSection(Section):
             suggestions={"encoder": known_encoders()},
             files=("weights",),
         )
-        files = "Features (*.h5 *.hdf5 *.pt);;All files (*)"
+        files = "Features (*.h5 *.hdf5 *.pt *.parquet);;All files (*)"
         self.file = PathEditor("Features", files, folder=of_many)
         for widget in (self.compute, self.form, self.from_file, self.file):
             self.body.addWidget(widget)

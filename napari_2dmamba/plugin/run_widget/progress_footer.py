@@ -16,6 +16,11 @@ QPushButton:disabled { background: #a9b4c0; color: #eef1f4; }
 class ProgressFooter(QWidget):
     """Buttons and progress; says nothing of what is run.
 
+    Parameters
+    ----------
+    title
+        Words on the button that runs it.
+
     Signals
     -------
     run_clicked(), cancel_clicked(), pause_clicked(is_wanted)
@@ -25,8 +30,9 @@ class ProgressFooter(QWidget):
     cancel_clicked = Signal()
     pause_clicked = Signal(bool)
 
-    def __init__(self) -> None:
+    def __init__(self, title: str = "Run 2DMamba") -> None:
         super().__init__()
+        self._title = title
         self._progress = ""
         self.message = Message()
         self.bar = QProgressBar()
@@ -34,7 +40,7 @@ class ProgressFooter(QWidget):
         self.bar.setMaximumHeight(10)
         self.detail = QLabel()
         self.detail.setWordWrap(True)
-        self.run = QPushButton("Run 2DMamba")
+        self.run = QPushButton(title)
         self.run.setObjectName("run")
         self.run.setStyleSheet(RUN_LOOK)
         self.run.clicked.connect(self.run_clicked)
@@ -63,7 +69,7 @@ class ProgressFooter(QWidget):
         self._show_pause(False)
         self.run.setEnabled(not is_running)
         if not is_running:
-            self.run.setText("Run 2DMamba")
+            self.run.setText(self._title)
         self.cancel.setVisible(is_running)
         self.cancel.setEnabled(is_running)
         self.bar.setVisible(is_running)

@@ -11,7 +11,7 @@ from qtpy.QtCore import QSize, Signal
 from qtpy.QtWidgets import QVBoxLayout
 
 from napari_2dmamba.errors import UserError
-from napari_2dmamba.explain.display import DisplaySettings
+from napari_2dmamba.explain.display import DisplaySettings, display_for
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import RunResult, RunSettings, prepare_grid, run
@@ -21,7 +21,7 @@ from napari_2dmamba.plugin.exports import Export
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.jobs import Job, LatestJob
 from napari_2dmamba.plugin.map_layers import caption_map, cell_at, go_to_patch, map_layers, show_map
-from napari_2dmamba.plugin.preferences import runs_folder
+from napari_2dmamba.plugin.preferences import folder_of
 from napari_2dmamba.plugin.preview import show_patches, show_tissue
 from napari_2dmamba.plugin.region_layers import (
     ROLES,
@@ -221,7 +221,9 @@ class RunWidget(DockedWidget):
         self.slide_section.set_slides(open_slides(self._viewer))
         self._viewer.fit_to_view(layers=layers)
 
-    def _run_settings(self) -> RunSettings:
+    @property
+    def run_settings(self) -> RunSettings:
+        """What slide, features and model sections say."""
         return RunSettings(
             tissue=self.slide_section.tissue_form.settings(),
             grid=self.slide_section.grid_form.settings(),
@@ -235,7 +237,7 @@ class RunWidget(DockedWidget):
         self._counting.cancel()
         if slide is None or (slide.mpp is None and not self.slide_section.in_pixels):
             return
-        settings = self._run_settings()
+        settings = self.run_settings
         regions = drawn_regions(self._viewer)
 
         def task(progress: ProgressCallback, stop: StopCallback) -> tuple[TissueMask, PatchGrid]:
@@ -322,13 +324,13 @@ class RunWidget(DockedWidget):
                 "choose to work in pixels"
             )
             return
-        settings = self._run_settings()
+        settings = self.run_settings
         features = self.features_section.feature_file
         if features is None and self.features_section.from_file.isChecked():
             self._complain("no feature file is chosen; choose one under Features")
             return
         regions = drawn_regions(self._viewer)
-        out = runs_folder() / f"{slide.path.stem}-{slide.fingerprint[:8]}"
+        out = folder_of(slide)
         arriving = ArrivingFeatures(self._viewer, slide, self)
 
         def task(progress: ProgressCallback, stop: StopCallback) -> RunResult:
@@ -423,12 +425,17 @@ class RunWidget(DockedWidget):
         if display is not None:
             self.result_section.set_display(display)
         layers = [
-            show_map(self._viewer, shown.slide, grid_map, self.result_section.display)
+            show_map(
+                self._viewer,
+                shown.slide,
+                grid_map,
+                display_for(grid_map, self.result_section.display),
+            )
             for grid_map in shown.maps
         ]
         for layer in layers:
             if display is not None:
-                layer.display = display
+                layer.display = display_for(layer.grid_map, display)
             for event, method in (
                 (layer.events.gamma, self._follow_layer_display),
                 (layer.events.opacity, self._follow_layer_display),
