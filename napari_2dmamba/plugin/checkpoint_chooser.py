@@ -8,7 +8,16 @@ from qtpy.QtWidgets import QComboBox
 from napari_2dmamba.plugin.checkpoint_model import LOCATION, CheckpointModel
 from napari_2dmamba.sample import demo_checkpoints
 
-_DEMO_NAMES = ("Demo (synthetic slides)", "Demo, survival (synthetic slides)")
+_DEMO_NAMES = {
+    "demo-2dmamba": "Demo (synthetic slides)",
+    "demo-2dmamba-survival": "Demo, survival (synthetic slides)",
+    "demo-abmil": "Demo, ABMIL (synthetic slides)",
+    "demo-clam-sb": "Demo, CLAM-SB (synthetic slides)",
+    "demo-dsmil": "Demo, DSMIL (synthetic slides)",
+    "demo-mambamil": "Demo, MambaMIL (synthetic slides)",
+    "demo-srmambamil": "Demo, SRMambaMIL (synthetic slides)",
+    "demo-transmil": "Demo, TransMIL (synthetic slides)",
+}
 
 
 class CheckpointChooser(QComboBox):
@@ -69,7 +78,7 @@ class _Offered(QSortFilterProxyModel):
         super().__init__(parent)
         self._checkpoints = checkpoints
         self._demos = {
-            str(path): name for path, name in zip(demo_checkpoints(), _DEMO_NAMES, strict=False)
+            str(path): _DEMO_NAMES.get(path.stem, path.stem) for path in demo_checkpoints()
         }
         self._kept: set[str] = set()
         self.setSourceModel(checkpoints)
