@@ -152,7 +152,7 @@ def ask_without_the_top_patches(application: Application) -> None:
     """Draw a region around the patches of highest attention and ask the model without them."""
     inspect, shown = application.inspect_widget, application.run_widget.shown
     assert shown is not None
-    top = np.argsort(-shown.prediction.attention)[: len(shown.grid.coords) // 10]
+    top = np.argsort(-shown.prediction.attention)[: len(shown.grid.coords) // 4]
     centres = shown.grid.coords[top] + shown.grid.patch_size_level0 / 2
     hull = MultiPoint(centres).convex_hull.buffer(shown.grid.patch_size_level0)
     layer = application.viewer.layers["What if"]

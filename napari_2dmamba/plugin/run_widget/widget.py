@@ -11,7 +11,7 @@ from qtpy.QtCore import QSize, Signal
 from qtpy.QtWidgets import QVBoxLayout
 
 from napari_2dmamba.errors import UserError
-from napari_2dmamba.explain.display import DisplaySettings
+from napari_2dmamba.explain.display import DisplaySettings, display_for
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import RunResult, RunSettings, prepare_grid, run
@@ -401,12 +401,17 @@ class RunWidget(DockedWidget):
         if display is not None:
             self.result_section.set_display(display)
         layers = [
-            show_map(self._viewer, shown.slide, grid_map, self.result_section.display)
+            show_map(
+                self._viewer,
+                shown.slide,
+                grid_map,
+                display_for(grid_map, self.result_section.display),
+            )
             for grid_map in shown.maps
         ]
         for layer in layers:
             if display is not None:
-                layer.display = display
+                layer.display = display_for(layer.grid_map, display)
             for event, method in (
                 (layer.events.gamma, self._follow_layer_display),
                 (layer.events.opacity, self._follow_layer_display),
