@@ -19,20 +19,23 @@ os.environ["NAPARI_CONFIG"] = str(Path(_folder.name) / "settings.yaml")
 os.environ["NAPARI_2DMAMBA_DATA"] = str(Path(_folder.name) / "list")
 os.environ.pop("QT_QPA_PLATFORM", None)  # "offscreen" draws no slide
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from napari.settings import get_plugin_settings, get_settings  # noqa: E402
 from qtpy.QtCore import Qt  # noqa: E402
 from qtpy.QtWidgets import QApplication, QDockWidget, QWidget  # noqa: E402
+from shapely import MultiPoint  # noqa: E402
 
 from napari_2dmamba.models import Aggregator, CheckpointHeader, save_checkpoint  # noqa: E402
 from napari_2dmamba.models.checkpoint import build_model  # noqa: E402
 from napari_2dmamba.plugin.app import Application, make_viewer  # noqa: E402
-from napari_2dmamba.plugin.commands import show_checkpoints  # noqa: E402
+from napari_2dmamba.plugin.commands import raise_dock, show_checkpoints  # noqa: E402
 from napari_2dmamba.plugin.jobs import wait_for_jobs  # noqa: E402
 from napari_2dmamba.plugin.section import Fold  # noqa: E402
 from napari_2dmamba.sample import demo_checkpoint, sample_slide  # noqa: E402
 
 SIZE = 1600, 1000
+POINTED = 2450.0, 1900.0  # y and x of the cursor in µm, in the tumour of the sample
 PATIENCE = 600.0  # seconds
 
 
@@ -98,22 +101,63 @@ def main() -> None:
     crop("section-export", widget.export_section)
 
     inspect = application.inspect_widget
-    dock = inspect.parentWidget()
-    while not isinstance(dock, QDockWidget):
-        dock = dock.parentWidget()
-    dock.raise_()
+    raise_dock(inspect)
     inspect.mode.click()
     settle(application)
     wait_until(lambda: not inspect.is_busy)
     viewer.fit_to_view()
     viewer.scene.camera.zoom *= 1.6
-    viewer.scene.camera.center = viewer.layers["Inspected patch"].data[0].mean(axis=0) * 0.5
+    mpp = widget.shown.slide.mpp or 1.0
+    viewer.scene.camera.center = viewer.layers["Inspected patch"].data[0].mean(axis=0) * mpp
     shoot("inspect")
+
+    what_if, trust = inspect.what_if_section, inspect.trust_section
+    for section in (inspect.patch_section, inspect.maps_section):
+        section.set_open(False)
+    what_if.set_open(True)
+    what_if.draw.click()
+    ask_without_the_top_patches(application)
+    wait_until(lambda: not inspect.is_busy)
+    crop("inspect-what-if", what_if)
+    what_if.set_open(False)
+    trust.set_open(True)
+    trust.maps.setCurrentText("Attention")
+    for check in (trust.check, trust.stability):
+        check.click()
+        wait_until(lambda: not inspect.is_busy)
+    crop("inspect-trust", trust)
     crop("checkpoints", table_of_checkpoints(application))
     inspect.let_go()
+
+    compare = application.compare_widget
+    raise_dock(compare)
+    crop("section-compare-models", compare.models_section)
+    compare.start()
+    wait_until(lambda: not compare.is_running)
+    window = compare.window_
+    assert window is not None, compare.footer.message.text()
+    window.panel_list.second.setCurrentIndex(window.panel_list.second.count() - 1)
+    wait_until(lambda: window.grid.is_loaded)
+    window.grid.pointed.emit(*POINTED)
+    wait_until(lambda: window.grid.is_loaded)
+    crop("compare", window)
+    crop("section-compare-agreement", compare.agreement)
+    compare.let_go()
     widget.let_go()
     wait_for_jobs()
     viewer.close()
+
+
+def ask_without_the_top_patches(application: Application) -> None:
+    """Draw a region around the patches of highest attention and ask the model without them."""
+    inspect, shown = application.inspect_widget, application.run_widget.shown
+    assert shown is not None
+    top = np.argsort(-shown.prediction.attention)[: len(shown.grid.coords) // 10]
+    centres = shown.grid.coords[top] + shown.grid.patch_size_level0 / 2
+    hull = MultiPoint(centres).convex_hull.buffer(shown.grid.patch_size_level0)
+    layer = application.viewer.layers["What if"]
+    layer.data = [np.asarray(hull.exterior.coords)[:-1, ::-1] - 0.5]
+    inspect.what_if_section.apply.click()
 
 
 def table_of_checkpoints(application: Application) -> QWidget:

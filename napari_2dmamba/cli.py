@@ -1,4 +1,4 @@
-"""The command line: view, run, explain, extract, export, checkpoints, doctor, demo."""
+"""The command line: view, run, explain, compare, extract, export, checkpoints, doctor, demo."""
 
 import argparse
 import dataclasses
@@ -14,12 +14,21 @@ from typing import Any
 
 from napari_2dmamba import __version__
 from napari_2dmamba.checkpoints_command import add_checkpoints_command
-from napari_2dmamba.command_options import add_options, given_options, settings_from
+from napari_2dmamba.command_options import (
+    add_options,
+    given_options,
+    named_values,
+    settings_from,
+)
+from napari_2dmamba.command_output import complain, print_summary, report
+from napari_2dmamba.compare_command import add_compare_command
 from napari_2dmamba.errors import Cancelled, UserError
 from napari_2dmamba.explain_slide import DEFAULT_MAPS
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-_COMMANDS = ("view", "run", "explain", "extract", "export", "checkpoints", "doctor", "demo")
+_COMMANDS = (
+    "view", "run", "explain", "compare", "extract", "export", "checkpoints", "doctor", "demo",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.action(options, parser))
     except UserError as error:
-        _complain(str(error))
+        complain(str(error))
         return FAILED
     except (KeyboardInterrupt, Cancelled):
-        _complain("stopped; what was finished is kept")
+        complain("stopped; what was finished is kept")
         return INTERRUPTED
     except BrokenPipeError:
         return FAILED
@@ -96,6 +105,17 @@ def _parser() -> argparse.ArgumentParser:
         "--target", help="class or time bin to explain, or risk. Default: the model's answer"
     )
     explain.add_argument(
+        "--layer", type=int, help="layer of the model that maps of a patch are about, from 1. "
+        "Default: the last",
+    )  # fmt: skip
+    explain.add_argument(
+        "--channels",
+        type=_channels,
+        default="absolute",
+        help="how provenance makes one number of the channels of a scan: absolute (mean of "
+        "absolute values), mean (signed), or the number of one. Default: absolute",
+    )
+    explain.add_argument(
         "--out", type=Path, help="folder of the run. Default: runs/SLIDE-explained"
     )
     explain.add_argument("--mpp", type=float, help="µm per level-0 pixel, where not stated")
@@ -104,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     _model_options(explain)
     explain.set_defaults(action=_explain)
 
+    add_compare_command(commands)
     extract = commands.add_parser("extract", help="compute and save patch features of slides")
     _slides(extract)
     extract.add_argument(
@@ -171,7 +192,7 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
         "--features",
         dest="feature_file",
         type=Path,
-        help="features computed before (.h5, .pt), or a folder with one file per slide",
+        help="features computed before (.h5, .pt, .parquet), or a folder with one file per slide",
     )
     parser.add_argument(
         "--in-pixels",
@@ -265,11 +286,19 @@ def _model_of(
         in_pixels=options.in_pixels,
     )
     checkpoint = options.checkpoint or demo_checkpoint()
-    given = _pairs(options.checkpoint_setting, parser)
+    given = named_values(options.checkpoint_setting, "--checkpoint-setting", parser)
     grid = grid_settings_for(
         load_checkpoint(checkpoint, **given), **given_options(options, GridSettings)
     )
     return checkpoint, given, dataclasses.replace(settings, grid=grid)
+
+
+def _channels(given: str) -> str | int:
+    if given in ("absolute", "mean"):
+        return given
+    if given.isdigit():
+        return int(given)
+    raise argparse.ArgumentTypeError(f"{given!r} is neither absolute, mean nor a number")
 
 
 def _explain(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -302,6 +331,8 @@ def _explain(options: argparse.Namespace, parser: argparse.ArgumentParser) -> in
             names,
             at=at,
             target=options.target,
+            layer=options.layer,
+            channels=options.channels,
             settings=settings,
             out=options.out or Path("runs") / f"{options.slide.stem}-explained",
             on_progress=on_progress,
@@ -314,7 +345,7 @@ def _explain(options: argparse.Namespace, parser: argparse.ArgumentParser) -> in
     if "query" in found.result.record["explanations"]:
         query = found.result.record["explanations"]["query"]
         answer["query"] = [query["x"], query["y"]]
-    _report(options.json, answer)
+    report(options.json, answer)
     return OK
 
 
@@ -349,9 +380,9 @@ def _export(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int
             )
         except UserError as error:
             failed = True
-            _report(options.json, {"run": str(folder), "error": str(error)})
+            report(options.json, {"run": str(folder), "error": str(error)})
             continue
-        _report(options.json, {"run": str(folder), "files": [str(path) for path in written]})
+        report(options.json, {"run": str(folder), "files": [str(path) for path in written]})
     return FAILED if failed else OK
 
 
@@ -381,7 +412,7 @@ def _demo(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     slide = sample_slide()
     with progress_bar("demo") as on_progress:
         result = run(slide, demo_checkpoint(), out=options.out, on_progress=on_progress)
-    _print_summary(summary_of(result))
+    print_summary(summary_of(result))
     if result.folder is None:
         raise UserError(f"the demo was not saved in {options.out}")
     picture = export_run(result.folder, formats=("png",))[0]
@@ -414,9 +445,9 @@ def _each_slide(
         def show(row: SlideStatus) -> None:
             live.show(row)
             if row.good and (options.json or not several):
-                _report(options.json, row.result)
+                report(options.json, row.result)
             elif row.state == "failed":
-                _report(options.json, {"slide": row.name, "error": row.reason})
+                report(options.json, {"slide": row.name, "error": row.reason})
 
         summary = act(
             slides,
@@ -429,7 +460,7 @@ def _each_slide(
     if several and not options.json:
         print_table(summary)
     if several and summary.failed:
-        _complain(f"{len(summary.failed)} of {len(slides)} slides failed; see {summary.table}")
+        complain(f"{len(summary.failed)} of {len(slides)} slides failed; see {summary.table}")
     return summary.exit_code
 
 
@@ -448,52 +479,6 @@ def _terminated_like_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _report(as_json: bool, answer: dict[str, Any]) -> None:
-    if as_json:
-        print(json.dumps(answer), flush=True)
-    elif "error" in answer:
-        _complain(answer["error"])
-    else:
-        _print_summary(answer)
-
-
-def _print_summary(answer: dict[str, Any]) -> None:
-    for name, value in answer.items():
-        if value is None:
-            continue
-        if isinstance(value, dict):
-            print(f"{name}:")
-            for key, part in value.items():
-                print(f"  {part:8.4f}  {key}")
-        elif isinstance(value, list):
-            print(
-                f"{name}: "
-                + ", ".join(
-                    f"{part:.4f}" if isinstance(part, float) else str(part) for part in value
-                )
-            )
-        else:
-            shown = f"{value:.4f}" if isinstance(value, float) else value
-            print(f"{name.replace('_', ' ')}: {shown}")
-
-
-def _pairs(given: list[str], parser: argparse.ArgumentParser) -> dict[str, Any]:
-    pairs = {}
-    for item in given:
-        name, equals, value = item.partition("=")
-        if not equals:
-            parser.error(f"--checkpoint-setting takes NAME=VALUE, not {item!r}")
-        try:
-            pairs[name.replace("-", "_")] = json.loads(value)
-        except json.JSONDecodeError:
-            pairs[name.replace("-", "_")] = value
-    return pairs
-
-
-def _complain(sentence: str) -> None:
-    print(f"napari-2dmamba: {sentence}", file=sys.stderr)
 
 
 if __name__ == "__main__":

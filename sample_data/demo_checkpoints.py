@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -107,37 +108,44 @@ def attention_aurocs(aggregator: Aggregator, cases: Sequence[Case]) -> list[floa
     return found
 
 
-def classifier(feature_size: int) -> Aggregator:
-    """Return an untrained demo classifier."""
-    return _untrained(feature_size, "classification", CLASS_NAMES)
+@dataclass(frozen=True)
+class Demo:
+    """A demo model before it is trained.
 
+    Attributes
+    ----------
+    file
+        Name of its checkpoint.
+    architecture, config
+        As in the header; feature size and outputs are added.
+    fit
+        How it is trained.
+    task
+        ``"classification"`` or ``"survival"``.
+    """
 
-def survival_model(feature_size: int) -> Aggregator:
-    """Return an untrained demo survival model."""
-    return _untrained(feature_size, "survival", BIN_NAMES)
+    file: str
+    architecture: str
+    config: dict[str, Any]
+    fit: FitSettings
+    task: str = "classification"
 
-
-def _untrained(feature_size: int, task: str, names: tuple[str, ...]) -> Aggregator:
-    header = CheckpointHeader(
-        architecture="2dmamba",
-        config={
-            "feature_size": feature_size,
-            "n_outputs": len(names),
-            "d_model": 64,
-            "d_state": 16,
-            "canvas_mode": "slide",
-            "attention_over": "tissue",
-        },
-        task=task,
-        class_names=names,
-        encoder="stain-texture-v1",
-        patch_size=PATCH_SIZE,
-        mpp=PATCH_MPP,
-        intended_use=WARNING,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return Aggregator(build_model(header), header)
+    def untrained(self, feature_size: int) -> Aggregator:
+        """Return the model with fresh weights."""
+        names = CLASS_NAMES if self.task == "classification" else BIN_NAMES
+        header = CheckpointHeader(
+            architecture=self.architecture,
+            config={"feature_size": feature_size, "n_outputs": len(names), **self.config},
+            task=self.task,
+            class_names=names,
+            encoder="stain-texture-v1",
+            patch_size=PATCH_SIZE,
+            mpp=PATCH_MPP,
+            intended_use=WARNING,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return Aggregator(build_model(header), header)
 
 
 def labelled(seed: int, case: Case, task: str) -> LabelledBag:
@@ -178,14 +186,33 @@ def train(
     return Aggregator(result.aggregator.model, header)
 
 
-CLASSIFIER_FIT = FitSettings(epochs=12, learning_rate=5e-4, weight_decay=1e-2, device="cpu")
-SURVIVAL_FIT = FitSettings(
+_FIT = FitSettings(epochs=12, learning_rate=5e-4, weight_decay=1e-2, device="cpu")
+_SURVIVAL_FIT = FitSettings(
     epochs=12, learning_rate=3e-4, weight_decay=1e-2, accumulate=4, device="cpu"
+)
+_2DMAMBA = {"d_model": 64, "d_state": 16, "canvas_mode": "slide", "attention_over": "tissue"}
+_MAMBA = {"d_model": 64, "attention_hidden": 32}
+
+DEMOS = (
+    Demo("demo-2dmamba.safetensors", "2dmamba", _2DMAMBA, _FIT),
+    Demo("demo-2dmamba-survival.safetensors", "2dmamba", _2DMAMBA, _SURVIVAL_FIT, "survival"),
+    Demo("demo-abmil.safetensors", "abmil", {"hidden": 64, "attention_hidden": 32}, _FIT),
+    Demo("demo-clam-sb.safetensors", "clam", {"hidden": 64, "attention_hidden": 32}, _FIT),
+    Demo("demo-dsmil.safetensors", "dsmil", {"query_size": 32}, _FIT),
+    Demo("demo-transmil.safetensors", "transmil", {"dim": 64}, _FIT),
+    Demo("demo-mambamil.safetensors", "mambamil", {**_MAMBA, "kind": "mamba"}, _FIT),
+    Demo("demo-srmambamil.safetensors", "mambamil", {**_MAMBA, "kind": "srmamba"}, _FIT),
 )
 
 
-def make_checkpoints(out: Path, slide: Path, truth: Path, work: Path | None = None) -> None:
-    """Paint the cohort, train both demo models, write them, and print what was measured."""
+def make_checkpoints(
+    out: Path,
+    slide: Path,
+    truth: Path,
+    work: Path | None = None,
+    demos: Sequence[Demo] = DEMOS,
+) -> None:
+    """Paint the cohort, train the demo models, write them, and print what was measured."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = work or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
@@ -196,13 +223,10 @@ def make_checkpoints(out: Path, slide: Path, truth: Path, work: Path | None = No
     print()
     sample = case_of_file(slide, truth)
     size = sample.bag.feature_size
-    for name, model, settings in (
-        ("demo-2dmamba.safetensors", classifier(size), CLASSIFIER_FIT),
-        ("demo-2dmamba-survival.safetensors", survival_model(size), SURVIVAL_FIT),
-    ):
-        print(name)
-        trained = train(model, settings, cases)
-        save_checkpoint(trained, out / name)
+    for demo in demos:
+        print(demo.file)
+        trained = train(demo.untrained(size), demo.fit, cases)
+        save_checkpoint(trained, out / demo.file)
         print(f"  held out: {trained.header.training}")
         (auroc,) = attention_aurocs(trained, [sample])
         print(f"  attention AUROC on {slide.name}: {auroc:.3f}")

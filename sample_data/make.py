@@ -39,16 +39,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--only", choices=("slide", "checkpoints"))
+    parser.add_argument(
+        "--demo", action="append", help="make this checkpoint alone, by its file name; repeatable"
+    )
     parser.add_argument("--work", type=Path, help="keep training slides and features here")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.only != "checkpoints":
         make_slide(arguments.out)
     if arguments.only != "slide":
-        from sample_data.demo_checkpoints import make_checkpoints
+        from sample_data.demo_checkpoints import DEMOS, make_checkpoints
 
         make_checkpoints(
-            arguments.out, arguments.out / SLIDE_NAME, arguments.out / TRUTH_NAME, arguments.work
+            arguments.out,
+            arguments.out / SLIDE_NAME,
+            arguments.out / TRUTH_NAME,
+            arguments.work,
+            [demo for demo in DEMOS if demo.file in (arguments.demo or [d.file for d in DEMOS])],
         )
 
 

@@ -100,12 +100,12 @@ class Work:
         """
         if self.features is None or not Path(self.features).is_dir():
             return None if self.features is None else Path(self.features)
-        for suffix in (".h5", ".pt"):
+        for suffix in (".h5", ".pt", ".parquet"):
             if (path := Path(self.features, slide.stem + suffix)).is_file():
                 return path
         raise FeatureError(
-            f"{self.features} holds no features of {slide.name} ({slide.stem}.h5 or "
-            f"{slide.stem}.pt); put them there, or leave the folder out to compute them"
+            f"{self.features} holds no features of {slide.name} ({slide.stem}.h5, .pt "
+            f"or .parquet); put them there, or leave the folder out to compute them"
         )
 
     def key(self, slide: Slide) -> str:

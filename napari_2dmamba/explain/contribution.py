@@ -164,5 +164,6 @@ def _contribution(
         f"contribution of each patch to {words_of(subject.header, chosen)}: positive for, "
         f"negative against ({name}{how})",
         signed=True,
+        quantity=f"part of {words_of(subject.header, chosen)}",
     )
     return Contribution(grid_map, float(scores.double().sum()), ends[0] - ends[1])

@@ -55,10 +55,53 @@ class DisplaySettings:
         advanced=True,
     )
     opacity: float = setting(0.5, "How much the map covers the slide.", minimum=0.0, maximum=1.0)
+    clear_at_zero: bool = setting(
+        False,
+        "Colours grow clear towards zero, so that patches without a share in the map show the "
+        "slide as it is.",
+        label="Clear at zero",
+    )
 
     def colormap_for(self, grid_map: GridMap) -> str:
         """Return the name of the colour map that suits the map."""
         return self.signed_colormap if grid_map.signed else self.colormap
+
+
+PATCH_DISPLAY = DisplaySettings(
+    transform="raw", gamma=0.3, colormap="YlOrRd", opacity=0.75, clear_at_zero=True
+)
+"""For maps of a patch, which are zero at many patches and fall off fast: ranks would show the
+zeros as middling, a linear scale a single patch, and full colours would hide the tissue."""
+
+
+def display_for(grid_map: GridMap, chosen: DisplaySettings) -> DisplaySettings:
+    """Return how a map is shown among others: as chosen, but a map of a patch in its own way."""
+    return PATCH_DISPLAY if grid_map.queries else chosen
+
+
+_FULL = 0.5
+"""Part of the bar, from zero, along which colours that are clear at zero become full."""
+
+
+def map_colours(grid_map: GridMap, settings: DisplaySettings) -> NDArray[np.float32]:
+    """Return the ``(256, 4)`` colours of the bar of a map, low to high, all 0 to 1.
+
+    The last column is the share of `DisplaySettings.opacity` that a colour covers the slide with.
+    """
+    colours = np.ones((256, 4), dtype=np.float32)
+    colours[:, :3] = colour_table(settings.colormap_for(grid_map)) / np.float32(255)
+    if settings.clear_at_zero:
+        position = np.linspace(0.0, 1.0, 256)
+        strength = np.abs(2 * position - 1) if grid_map.signed else position
+        colours[:, 3] = np.minimum(1.0, strength / _FULL)
+    return colours
+
+
+def bar_colours(grid_map: GridMap, settings: DisplaySettings) -> NDArray[np.uint8]:
+    """Return the ``(256, 3)`` colours of the bar of a map as they look on white."""
+    colours = map_colours(grid_map, settings)
+    on_white = 1 - colours[:, 3:] * (1 - colours[:, :3])
+    return (on_white * 255).round().astype(np.uint8)
 
 
 def percentiles(scores: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -128,7 +171,8 @@ class DisplayTransform:
     """The way from the values of one map to positions on its colour bar.
 
     A signed map is shown symmetrically: zero is the middle of the bar, and transform, clipping
-    and gamma act on the magnitude. Infinite values are shown at the ends, NaN stays NaN.
+    and gamma act on the magnitude. Infinite values are shown at the ends, NaN stays NaN. With
+    `DisplaySettings.clear_at_zero` a value of zero is at zero's place whatever its rank.
 
     Parameters
     ----------
@@ -189,6 +233,8 @@ class DisplayTransform:
         if self.high <= self.low:  # a constant map, or limits that leave nothing between them
             middle = np.where(shown < self.low, 0.0, np.where(shown > self.high, 1.0, 0.5))
             return np.where(np.isnan(shown), np.nan, middle)
+        if self.settings.clear_at_zero:
+            shown = np.where(values == 0, self.low, shown)
         # infinities become 0 or 1 without passing through inf - inf
         position = (np.clip(shown, self.low, self.high) - self.low) / (self.high - self.low)
         return position**self.settings.gamma
@@ -237,6 +283,8 @@ class DisplayTransform:
             words += f", clipped at the {low:g} and {high:g} percentiles"
         if self.settings.gamma != 1.0:
             words += f", gamma {self.settings.gamma:g}"
+        if self.settings.clear_at_zero:
+            words += ", clear towards zero"
         return words
 
 
@@ -296,6 +344,8 @@ def colour_indices(positions: NDArray[np.floating]) -> NDArray[np.uint8]:
 def to_rgba(grid_map: GridMap, settings: DisplaySettings) -> NDArray[np.uint8]:
     """Return the map as ``(rows, cols, 4)`` uint8: transparent where it has no value."""
     positions = DisplayTransform(grid_map, settings)(grid_map.values)
-    table = colour_table(settings.colormap_for(grid_map))
-    alpha = np.where(np.isnan(positions), 0, round(255 * settings.opacity)).astype(np.uint8)
-    return np.dstack([table[colour_indices(positions)], alpha])
+    colours = map_colours(grid_map, settings)
+    colours[:, 3] *= settings.opacity
+    rgba = (colours * 255).round().astype(np.uint8)[colour_indices(positions)]
+    rgba[np.isnan(positions), 3] = 0
+    return rgba

@@ -192,7 +192,8 @@ class Agreement:
     spearman
         Rank correlation, -1 to 1; NaN where a map is constant.
     overlap
-        Share of the k highest patches of one map among those of the other.
+        Share of the k highest patches of one map among those of the other; among patches of
+        equal value, which of them count is drawn by lot, and this is the mean of all draws.
     k
         How many.
     expected_overlap
@@ -217,9 +218,20 @@ def agreement(
     k = min(max(1, round(size / 10)) if k is None else k, size)
     with np.errstate(invalid="ignore", divide="ignore"):
         spearman = float(np.corrcoef(rankdata(a), rankdata(b))[0, 1]) if size > 1 else float("nan")
-    tops = [set(np.argsort(-v, kind="stable")[:k].tolist()) for v in (a, b)]
-    shared = len(tops[0] & tops[1])
+    shared = float((_among_highest(a, k) * _among_highest(b, k)).sum())
     return Agreement(spearman, shared / max(k, 1), k, k / max(size, 1))
+
+
+def _among_highest(values: NDArray[np.floating], k: int) -> NDArray[np.float64]:
+    """Return ``(N,)`` the chance of each patch to be among the k highest, ties drawn by lot.
+
+    Maps that are zero nearly everywhere would else agree wherever the order of the patches does.
+    """
+    if k < 1:
+        return np.zeros(len(values))
+    last = np.partition(values, len(values) - k)[len(values) - k]
+    above, level = values > last, values == last
+    return above + level * ((k - above.sum()) / level.sum())
 
 
 @dataclass(frozen=True)
@@ -334,7 +346,9 @@ def stability_under_turns(
         attention.append(scores)
         if on_progress is not None:
             on_progress(done + 1, len(FLIPS_AND_ROTATIONS), "Flips and rotations")
-    return _stability(subject, names, outcomes, attention, "flips and rotations of the grid")
+    return _stability(
+        subject, names, outcomes, attention, "turns", "flips and rotations of the grid"
+    )
 
 
 def stability_under_dropout(
@@ -367,8 +381,9 @@ def stability_under_dropout(
         if on_progress is not None:
             on_progress(number + 1, runs + 1, "Dropping patches")
     return _stability(
-        subject, names, outcomes, attention, f"leaving out {share:.0%} of the patches at random"
-    )
+        subject, names, outcomes, attention, "dropout",
+        f"leaving out {share:.0%} of the patches at random",
+    )  # fmt: skip
 
 
 def _run_ordered(
@@ -393,6 +408,7 @@ def _stability(
     names: list[str],
     outcomes: list[Outcome],
     attention: list[NDArray[np.float64]],
+    kind: str,
     of: str,
 ) -> Stability:
     stacked = np.stack(attention)
@@ -405,6 +421,9 @@ def _stability(
         tuple(outcomes),
         stacked,
         subject.map_of_patches(
-            spread, "spread of attention", f"standard deviation of the attention under {of}"
+            spread,
+            f"spread of attention ({kind})",
+            f"standard deviation of the attention under {of}",
+            quantity="standard deviation of the attention",
         ),
     )

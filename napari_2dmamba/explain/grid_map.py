@@ -31,6 +31,12 @@ class GridMap:
         True for maps around zero, shown with a diverging colour map.
     display_range
         ``(low, high)`` to show; None for the range of the values.
+    quantity
+        What the values are, with their unit: maps of one quantity can be compared and shown on
+        one scale. Empty where nothing else is of the kind.
+    queries
+        Level-0 ``(x, y)`` of the top left corners of the patches that the map is about; none
+        for maps of the slide.
     """
 
     values: NDArray[np.float32]
@@ -41,6 +47,8 @@ class GridMap:
     mpp: float | None = None
     signed: bool = False
     display_range: tuple[float, float] | None = None
+    quantity: str = ""
+    queries: tuple[tuple[int, int], ...] = ()
 
     @property
     def pixel_size(self) -> float:

@@ -3,13 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain import contribution, counterfactual, faithfulness, receptive_field
 from napari_2dmamba.explain import rollout as stack
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.explain.outcome import Target
-from napari_2dmamba.explain.provenance import Provenance
+from napari_2dmamba.explain.provenance import Channels, Provenance, Through
 from napari_2dmamba.explain.subject import Subject
+from napari_2dmamba.models.architecture import Architecture
+from napari_2dmamba.models.mamba2d import Mamba2DMIL
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 
@@ -25,6 +30,10 @@ class Asked:
         The query, for maps that have one.
     target
         What maps of the answer explain.
+    layer
+        Up to which layer of a 2DMambaMIL maps of a patch go, as an index; -1 is the last.
+    channels
+        How provenance makes one number of the channels of a scan.
     on_progress, should_stop
         See `settings`.
     """
@@ -32,6 +41,8 @@ class Asked:
     subject: Subject
     patch: int
     target: Target = None
+    layer: int = -1
+    channels: Channels = "absolute"
     on_progress: ProgressCallback | None = None
     should_stop: StopCallback | None = None
 
@@ -48,18 +59,52 @@ class NamedMap:
         Whether it is about one patch (or else about the slide).
     compute
         Makes it.
+    follows_scan
+        Whether only a 2DMambaMIL has it.
     """
 
     question: str
     at_patch: bool
     compute: Callable[[Asked], GridMap]
+    follows_scan: bool = False
+
+    def why_not(self, model: Architecture) -> str | None:
+        """Say why a model has no such map; None if it has, or if only computing it can tell."""
+        if self.follows_scan and not isinstance(model, Mamba2DMIL):
+            return f"it follows the scan of 2DMambaMIL, and this model is {model.title}"
+        return None
+
+
+AVERAGED = 16
+"""Patches of the tissue that an average receptive field is the mean of."""
+
+
+def average_of(asked: Asked, patches: Sequence[int] | None = None) -> NDArray[np.float64]:
+    """Return the average receptive field of patches, or of the tissue: see `average_field`."""
+    return receptive_field.average_field(
+        asked.subject, patches, count=AVERAGED, layer=asked.layer,
+        on_progress=asked.on_progress, should_stop=asked.should_stop,
+    )  # fmt: skip
+
+
+def _average(asked: Asked) -> GridMap:
+    count = min(AVERAGED, len(asked.subject))
+    return receptive_field.lay_on_patch(
+        asked.subject, average_of(asked), asked.patch, f"{count} patches of the tissue"
+    )
 
 
 def _erf(asked: Asked, measure: receptive_field.Measure = "jacobian") -> GridMap:
     return receptive_field.receptive_field(
-        asked.subject, asked.patch, measure=measure, on_progress=asked.on_progress,
-        should_stop=asked.should_stop,
+        asked.subject, asked.patch, layer=asked.layer, measure=measure,
+        on_progress=asked.on_progress, should_stop=asked.should_stop,
     )  # fmt: skip
+
+
+def _provenance(asked: Asked, through: Through = "state") -> GridMap:
+    return Provenance(asked.subject).on(
+        asked.patch, layer=asked.layer, through=through, channels=asked.channels
+    )
 
 
 def _integrated(asked: Asked) -> GridMap:
@@ -82,40 +127,50 @@ def _spread(asked: Asked, under: Callable[..., faithfulness.Stability]) -> GridM
 
 MAPS: dict[str, NamedMap] = {
     "provenance": NamedMap(
-        "where did the state of this patch come from, in the last scan?",
-        True,
-        lambda a: Provenance(a.subject).on(a.patch),
+        "where did the state of this patch come from, in one scan?", True, _provenance, True
     ),
     "provenance-gate": NamedMap(
         "the same through skip connection and gate?",
         True,
-        lambda a: Provenance(a.subject).on(a.patch, through="gate"),
+        lambda a: _provenance(a, "gate"),
+        True,
     ),
     "provenance-projection": NamedMap(
         "the same through the output projection?",
         True,
-        lambda a: Provenance(a.subject).on(a.patch, through="projection"),
+        lambda a: _provenance(a, "projection"),
+        True,
     ),
     "feeds": NamedMap(
-        "which patches does this one feed, in the last scan?",
+        "which patches does this one feed, in one scan?",
         True,
-        lambda a: Provenance(a.subject).feeds(a.patch),
+        lambda a: Provenance(a.subject).feeds(a.patch, layer=a.layer, channels=a.channels),
+        True,
     ),
     "rollout": NamedMap(
         "where did it come from through all layers, step sizes and gates held?",
         True,
         lambda a: stack.rollout(
-            a.subject, a.patch, on_progress=a.on_progress, should_stop=a.should_stop
+            a.subject,
+            a.patch,
+            layer=a.layer,
+            on_progress=a.on_progress,
+            should_stop=a.should_stop,
         ),
+        True,
     ),
     "state-relevance": NamedMap(
         "which share has each patch in this one's state?",
         True,
-        lambda a: stack.state_relevance(a.subject, a.patch),
+        lambda a: stack.state_relevance(a.subject, a.patch, layer=a.layer),
+        True,
     ),
     "erf": NamedMap("on which patches does this one's output depend?", True, _erf),
     "erf-figure": NamedMap(
         "the same as receptive fields are usually drawn?", True, lambda a: _erf(a, "figure")
+    ),
+    "erf-average": NamedMap(
+        "on what around it does a patch of this slide depend on average?", True, _average
     ),
     "slide-erf": NamedMap(
         "on which patches does the slide's answer depend?",
@@ -134,6 +189,7 @@ MAPS: dict[str, NamedMap] = {
         "which patches speak for, which against, step sizes and gates held?",
         False,
         lambda a: stack.slide_relevance(a.subject, a.target),
+        True,
     ),
     "decisive": NamedMap("without which few patches is the answer another one?", False, _decisive),
     "stability-turns": NamedMap(

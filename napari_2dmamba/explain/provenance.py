@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from napari_2dmamba.errors import CheckpointError
+from napari_2dmamba.errors import CheckpointError, UserError
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.explain.implied_attention import ScanArrays, influence_of, influence_on
 from napari_2dmamba.explain.subject import Query, Subject
@@ -97,6 +97,11 @@ class Provenance:
         """Layers."""
         return len(self._layers)
 
+    @property
+    def channels(self) -> int:
+        """Channels of each scan."""
+        return self._layers[0].x.shape[-1]
+
     def on(
         self,
         query: Query,
@@ -134,6 +139,8 @@ class Provenance:
             f"provenance ({through})",
             f"how much {what} enters the cell at row {row}, column {col} "
             f"{_WORDS[through]} of layer {self._number(layer)}, {_of_channels(channels)}",
+            query,
+            through,
             channels,
             contribution,
             all_cells,
@@ -160,6 +167,8 @@ class Provenance:
             f"feeds ({through})",
             f"how much {what} at row {row}, column {col} enters each cell {_WORDS[through]} of "
             f"layer {self._number(layer)}, {_of_channels(channels)}",
+            source,
+            through,
             channels,
             contribution,
             all_cells,
@@ -276,14 +285,23 @@ class Provenance:
         values: Tensor,
         name: str,
         meaning: str,
+        query: Query,
+        through: Through,
         channels: Channels,
         contribution: bool,
         all_cells: bool,
     ) -> GridMap:
         signed = channels != "absolute"
+        what = "contribution" if contribution else "weight"
+        quantity = f"{what} {_WORDS[through]}"
         if self._sequence:
-            return self.subject.map_of_patches(values[0], name, meaning, signed=signed)
-        return self.subject.map_of_canvas(values, name, meaning, signed=signed, all_cells=all_cells)
+            return self.subject.map_of_patches(
+                values[0], name, meaning, signed=signed, quantity=quantity, queries=(query,)
+            )
+        return self.subject.map_of_canvas(
+            values, name, meaning, signed=signed, all_cells=all_cells, quantity=quantity,
+            queries=(query,),
+        )  # fmt: skip
 
     def _number(self, layer: int) -> str:
         return f"{range(len(self))[layer] + 1} of {len(self)}"
@@ -325,9 +343,12 @@ def _only(at: _Layer, channel: int, through: Through) -> _Layer:
     """Return a layer with one of its channels."""
     d_inner = at.x.shape[-1]
     if not 0 <= channel < d_inner:
-        raise ValueError(f"there is no channel {channel}; the scan has {d_inner}")
+        raise UserError(f"there is no channel {channel}; the scan has 0 to {d_inner - 1}")
     if through == "projection":
-        raise ValueError("the output projection mixes channels; choose state or gate for one")
+        raise CheckpointError(
+            "the output projection mixes the channels of a scan, so a single one cannot be "
+            "followed through it; choose the mean over channels, or the map before the projection"
+        )
     one = slice(channel, channel + 1)
     return _Layer(
         tuple(

@@ -38,6 +38,9 @@ Measure = Literal["jacobian", "sum", "figure"]
 Output = Literal["state", "score"]
 MEASURES: tuple[Measure, ...] = ("jacobian", "sum", "figure")
 
+JACOBIAN = "norm of the Jacobian"
+"""Quantity of maps of a patch's state that are one."""
+
 FIGURE_DISPLAY = DisplaySettings(transform="raw", gamma=0.2, colormap="RdYlGn")
 """How the paper's figure is drawn: divided by the largest value, power 0.2, red to green."""
 FIGURE_DISPLAY_OLDER = DisplaySettings(transform="raw", gamma=0.25, colormap="RdYlGn")
@@ -130,6 +133,8 @@ def receptive_field(
         f"receptive field ({measure})",
         f"how strongly the {output} at {where} depends on the features of each patch "
         f"({_WORDS[measure]})",
+        quantity=JACOBIAN if (measure, output) == ("jacobian", "state") else "",
+        queries=chosen.tolist(),
     )
     return dataclasses.replace(grid_map, display_range=(0.0, float(scores.max())))
 
@@ -207,6 +212,7 @@ def slide_field(subject: Subject, target: Target = None) -> GridMap:
 
 def average_field(
     subject: Subject,
+    patches: Sequence[int] | NDArray[np.integer] | None = None,
     *,
     count: int = 16,
     layer: int = -1,
@@ -216,18 +222,28 @@ def average_field(
     on_progress: ProgressCallback | None = None,
     should_stop: StopCallback | None = None,
 ) -> NDArray[np.float64]:
-    """Return the mean field around a patch of the tissue, by distance in cells.
+    """Return the mean field around a patch, by distance in cells.
 
-    The fields of ``count`` patches drawn at random are laid over each other, each divided by
-    its sum, with the query in the middle. Where an offset meets no tissue it is not counted.
+    The fields of the patches are laid over each other, each divided by its sum, with the query
+    in the middle. Where an offset meets no tissue it is not counted.
+
+    Parameters
+    ----------
+    patches
+        Whose fields; None for ``count`` patches of the tissue drawn at random, with ``seed``.
+    layer, measure, probes
+        As of `receptive_field`.
 
     Returns
     -------
     ``(2 H - 1, 2 W - 1)`` for a bounding box of H x W cells; the query is at ``(H - 1, W - 1)``
     and NaN stands where no drawn patch had tissue.
     """
-    rng = np.random.default_rng(seed)
-    drawn = rng.choice(len(subject), min(count, len(subject)), replace=False)
+    if patches is None:
+        rng = np.random.default_rng(seed)
+        drawn = rng.choice(len(subject), min(count, len(subject)), replace=False)
+    else:
+        drawn = np.asarray(patches, dtype=np.int64)
     cells = subject.cells_of_patches
     height, width = cells.max(axis=0) - cells.min(axis=0) + 1
     total, hits = np.zeros((2, 2 * height - 1, 2 * width - 1))
@@ -243,6 +259,26 @@ def average_field(
         if on_progress is not None:
             on_progress(done + 1, len(drawn), "Receptive fields of the tissue")
     return np.where(hits > 0, total / np.maximum(hits, 1), np.nan)
+
+
+def lay_on_patch(subject: Subject, field: NDArray[np.float64], patch: int, what: str) -> GridMap:
+    """Place an `average_field` on the slide with its middle on a patch.
+
+    Parameters
+    ----------
+    what
+        Whose field it is, for the sentence: ``"16 patches of the tissue"``.
+    """
+    cells = subject.cells_of_patches
+    rows, cols = (cells - cells[patch] + np.array(field.shape) // 2).T
+    row, col = subject.cell_of(patch)
+    return subject.map_of_patches(
+        field[rows, cols],
+        "average receptive field",
+        f"how strongly a patch depends on its surroundings, the mean over {what}, each divided by "
+        f"its sum, laid on the patch at row {row}, column {col}",
+        queries=(patch,),
+    )
 
 
 @dataclass(frozen=True)

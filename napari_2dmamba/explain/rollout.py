@@ -21,6 +21,7 @@ from torch.nn import functional
 from napari_2dmamba.errors import Cancelled, CheckpointError
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.explain.outcome import Target, resolve, target_value, words_of
+from napari_2dmamba.explain.receptive_field import JACOBIAN
 from napari_2dmamba.explain.subject import Subject
 from napari_2dmamba.models.mamba2d import (
     OTHER_CORNERS,
@@ -78,6 +79,8 @@ def rollout(
         "rollout",
         f"how strongly the features of each patch enter the state at row {row}, column {col} "
         "through all layers, step sizes and gates held (norm of the Jacobian)",
+        quantity=JACOBIAN,
+        queries=(patch,),
     )
 
 
@@ -97,6 +100,7 @@ def state_relevance(subject: Subject, patch: int, *, layer: int = -1) -> GridMap
         "relevance to the state",
         f"share of each patch in the state at row {row}, column {col}, step sizes and gates held",
         signed=True,
+        queries=(patch,),
     )
 
 
@@ -123,6 +127,7 @@ def slide_relevance(subject: Subject, target: Target = None) -> GridMap:
         f"relevance of each patch for {words_of(subject.header, chosen)}: positive for, negative "
         "against, step sizes, gates and attention held",
         signed=True,
+        quantity=f"part of {words_of(subject.header, chosen)}",
     )
 
 

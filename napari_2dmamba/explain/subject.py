@@ -14,6 +14,7 @@ from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.models.aggregator import Aggregator
 from napari_2dmamba.models.architecture import Architecture, ModelOutput
 from napari_2dmamba.models.header import CheckpointHeader
+from napari_2dmamba.models.mamba2d import Mamba2DMIL
 from napari_2dmamba.models.settings import ModelSettings
 
 Query = int | tuple[int, int]
@@ -79,6 +80,11 @@ class Subject:
         """Run the network on the bag, or on other features of the same patches."""
         given = self.features if features is None else features
         return self.model(given, self.cells, self.canvas, **more)
+
+    @property
+    def layers(self) -> int:
+        """Layers of a 2DMambaMIL; other models have 1 that can be asked."""
+        return self.model.config.n_layers if isinstance(self.model, Mamba2DMIL) else 1
 
     @property
     def cells_of_patches(self) -> NDArray[np.int64]:
@@ -151,8 +157,10 @@ class Subject:
         *,
         signed: bool = False,
         all_cells: bool = False,
+        quantity: str = "",
+        queries: Sequence[Query] = (),
     ) -> GridMap:
-        """Place ``(rows, cols)`` values of the canvas on the slide.
+        """Place ``(rows, cols)`` values of the canvas on the slide; ``queries`` are its subject.
 
         The map covers the bounding box of the patches, as the attention map does, with NaN
         where there is no patch; with ``all_cells`` the whole canvas, pad cells included.
@@ -160,14 +168,16 @@ class Subject:
         array = _array(values)
         if array.shape != self.canvas:
             raise ValueError(f"values are {array.shape}, but the canvas is {self.canvas}")
+        about = tuple(self.corner_of(query) for query in queries)
         if all_cells:
-            return self._map(array, (0, 0), name, meaning, signed)
+            return self._map(array, (0, 0), name, meaning, signed, quantity, about)
         cells = self.cells_of_patches
         (top, left), (bottom, right) = cells.min(axis=0), cells.max(axis=0) + 1
         shown = np.full(array.shape, np.nan, np.float32)
         shown[cells[:, 0], cells[:, 1]] = array[cells[:, 0], cells[:, 1]]
+        corner = int(top), int(left)
         return self._map(
-            shown[top:bottom, left:right], (int(top), int(left)), name, meaning, signed
+            shown[top:bottom, left:right], corner, name, meaning, signed, quantity, about
         )
 
     def map_of_patches(
@@ -177,6 +187,8 @@ class Subject:
         meaning: str,
         *,
         signed: bool = False,
+        quantity: str = "",
+        queries: Sequence[Query] = (),
     ) -> GridMap:
         """Place one score per patch on the slide; the later patch of a shared cell is shown."""
         array = _array(scores)
@@ -185,7 +197,9 @@ class Subject:
         canvas = np.full(self.canvas, np.nan, np.float32)
         cells = self.cells_of_patches
         canvas[cells[:, 0], cells[:, 1]] = array
-        return self.map_of_canvas(canvas, name, meaning, signed=signed)
+        return self.map_of_canvas(
+            canvas, name, meaning, signed=signed, quantity=quantity, queries=queries
+        )
 
     def scores_of_map(self, grid_map: GridMap) -> NDArray[np.float64]:
         """Return the value of a map at every patch, ``(N,)``, NaN where the map has none."""
@@ -204,6 +218,8 @@ class Subject:
         name: str,
         meaning: str,
         signed: bool,
+        quantity: str,
+        queries: tuple[tuple[int, int], ...],
     ) -> GridMap:
         return GridMap(
             values=np.ascontiguousarray(values, np.float32),
@@ -213,6 +229,8 @@ class Subject:
             origin=self.corner_of(corner),
             mpp=self.bag.slide_mpp,
             signed=signed,
+            quantity=quantity,
+            queries=queries,
         )
 
 

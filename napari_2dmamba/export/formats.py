@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_2dmamba.errors import ExportError
+from napari_2dmamba.explain.display import display_for
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.export.frame import describe
 from napari_2dmamba.export.geojson import write_geojson
@@ -72,7 +73,7 @@ def export_run(
         # the run's own resolution, which the user may have given, and not what the file says
         with open_slide(path, mpp=saved.record["slide"]["mpp"]) as slide:
             saved.check_slide(slide)
-            for part, grid_map in _file_names(saved.maps):
+            for part, grid_map in file_names(saved.maps):
                 start = folder / f"{stem}-{part}"
                 if "png" in formats:
                     written.append(
@@ -104,7 +105,7 @@ def export_run(
     return written
 
 
-def _file_names(maps: Sequence[GridMap]) -> Iterator[tuple[str, GridMap]]:
+def file_names(maps: Sequence[GridMap]) -> Iterator[tuple[str, GridMap]]:
     """Yield every map with the part of a file name that stands for it, each another."""
     used: set[str] = set()
     for grid_map in maps:
@@ -132,7 +133,7 @@ def _write_png(
         grid_map,
         start.with_name(f"{start.name}.png"),
         PictureSettings(mpp=mpp),
-        display=run.display,
+        display=display_for(grid_map, run.display),
         title=f"{run.record['slide']['name']}\n{describe(run.prediction)}",
         notes=[intended_use] if intended_use else [],
         on_progress=on_progress,
@@ -156,7 +157,7 @@ def _write_pyramids(
         grid_map,
         start.with_name(f"{start.name}-overlay.ome.tif"),
         settings,
-        display=run.display,
+        display=display_for(grid_map, run.display),
         on_progress=on_progress,
         should_stop=should_stop,
     )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from napari_2dmamba.explain.display import DisplaySettings, DisplayTransform, colour_table
+from napari_2dmamba.explain.display import DisplaySettings, DisplayTransform, bar_colours
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.models.prediction import SlidePrediction
 
@@ -204,7 +204,7 @@ def _draw_colour_bar(
     draw = ImageDraw.Draw(picture)
     draw.text((2 * space, size // 2), heading, _BLACK, font)
     position = 1.0 - (np.arange(bar) + 0.5) / bar
-    table = colour_table(display.colormap_for(grid_map))
+    table = bar_colours(grid_map, display)
     column = table[np.minimum((position * 256).astype(int), 255)]
     stripe = np.repeat(column[:, None], thick, axis=1).astype(np.uint8)
     picture.paste(Image.fromarray(stripe), (2 * space, top))

@@ -14,10 +14,11 @@ from napari_2dmamba.explain.display import (
     DisplaySettings,
     DisplayTransform,
     colour_indices,
-    colour_table,
+    map_colours,
     percentiles,
 )
 from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.explain.mass import LINE_COLOURS, PERCENTS, QUERY_COLOUR, fewest_cells
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide
@@ -210,8 +211,10 @@ class OverlayPainter:
         Where.
     contour
         Percentile: patches at or above it are outlined. None draws no line.
+    lines
+        Whether maps of a patch outline it, and the fewest patches that hold 50, 90 and 99 %.
     line_width
-        Of the contour, in raster pixels.
+        Of outlines, in raster pixels.
     """
 
     def __init__(
@@ -222,6 +225,7 @@ class OverlayPainter:
         raster: Raster,
         *,
         contour: float | None = None,
+        lines: bool = False,
         line_width: int = 2,
     ) -> None:
         self.raster = raster
@@ -231,13 +235,17 @@ class OverlayPainter:
         self._map = MapPainter(grid_map, raster)
         positions = DisplayTransform(grid_map, display)(grid_map.values)
         self._indices = colour_indices(positions)
-        self._table = colour_table(display.colormap_for(grid_map)).astype(np.float32)
-        self._alpha = np.where(np.isnan(positions), 0.0, display.opacity).astype(np.float32)
+        colours = map_colours(grid_map, display)
+        self._table = 255 * colours[:, :3]
+        covers = display.opacity * colours[self._indices, 3]
+        self._alpha = np.where(np.isnan(positions), np.float32(0), covers).astype(np.float32)
         self._line_width = max(1, line_width)
-        self._outlined: NDArray[np.bool_] | None = None
+        self._outlined: list[tuple[NDArray[np.bool_], tuple[int, int, int]]] = []
         if contour is not None:
             ranked = percentiles(grid_map.values)
-            self._outlined = np.nan_to_num(ranked, nan=-1.0) >= contour
+            self._outlined.append((np.nan_to_num(ranked, nan=-1.0) >= contour, (0, 0, 0)))
+        if lines:
+            self._outlined += _lines_of(grid_map)
 
     def __call__(self, box: Box) -> NDArray[np.uint8]:
         """Return the ``(h, w, 3)`` uint8 pixels of a box of the raster."""
@@ -250,9 +258,10 @@ class OverlayPainter:
         if alpha.any():
             colours = self._table[self._map.sample(self._indices, box, np.uint8(0))]
             pixels = np.rint(pixels + alpha * (colours - pixels)).astype(np.uint8)
-        if self._outlined is not None:
-            rim = self._rim(self._outlined, box)
-            pixels = np.where(rim[..., None], np.uint8(0), pixels)
+        for outlined, colour in self._outlined:
+            pixels = np.where(
+                self._rim(outlined, box)[..., None], np.array(colour, np.uint8), pixels
+            )
         return pixels
 
     def _rim(self, outlined: NDArray[np.bool_], box: Box) -> NDArray[np.bool_]:
@@ -265,3 +274,18 @@ class OverlayPainter:
         inside = self._map.sample(outlined, wider, np.False_)
         rim = inside & ~minimum_filter(inside, size=2 * width + 1, mode="nearest")
         return rim[width:-width, width:-width]
+
+
+def _lines_of(grid_map: GridMap) -> list[tuple[NDArray[np.bool_], tuple[int, int, int]]]:
+    """Return what is outlined on a map of a patch, the uppermost last."""
+    if not grid_map.queries:
+        return []
+    found = []
+    if not grid_map.signed:
+        held = fewest_cells(grid_map.values)
+        found = [(held[percent], LINE_COLOURS[percent]) for percent in reversed(PERCENTS)]
+    at = np.zeros(grid_map.values.shape, dtype=bool)
+    for corner in grid_map.queries:
+        col, row = (np.array(corner) - grid_map.origin) // grid_map.patch_size_level0
+        at[row : row + 1, col : col + 1] = True  # a pad cell may lie off the map
+    return [*found, (at, QUERY_COLOUR)]

@@ -241,7 +241,7 @@ def open_run(folder: str | os.PathLike[str]) -> SavedRun:
                 predicted[name.removeprefix("prediction.")] = array
         prediction = SlidePrediction(**predicted)
         maps = tuple(
-            GridMap(values=arrays[f"map.{index}"], **_with_tuples(one, "origin", "display_range"))
+            GridMap(values=arrays[f"map.{index}"], **_map_fields(one))
             for index, one in enumerate(saved["maps"])
         )
         display = DisplaySettings(**saved["display"])
@@ -252,6 +252,11 @@ def open_run(folder: str | os.PathLike[str]) -> SavedRun:
             f"the run in {folder} is damaged ({type(error).__name__}: {error}); {again}"
         ) from error
     return SavedRun(folder, record, grid, prediction, maps, display)
+
+
+def _map_fields(saved: dict[str, Any]) -> dict[str, Any]:
+    fields = _with_tuples(saved, "origin", "display_range")
+    return fields | {"queries": tuple((int(x), int(y)) for x, y in saved.get("queries", ()))}
 
 
 def _with_tuples(fields: dict[str, Any], *names: str) -> dict[str, Any]:

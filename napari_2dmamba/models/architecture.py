@@ -70,6 +70,11 @@ class Architecture(nn.Module):
 
     config: Any
 
+    @property
+    def variant(self) -> str:
+        """Name for people of what this configuration makes of the architecture."""
+        return self.title
+
     def with_options(self, **options: Any) -> Self:
         """Return the same network, sharing its weights, with other options of its config."""
         twin = copy.copy(self)

@@ -112,6 +112,11 @@ class CLAM(Architecture):
 
     config: CLAMConfig
 
+    @property
+    def variant(self) -> str:
+        """CLAM-SB or CLAM-MB."""
+        return f"{self.title}-{'SB' if self.config.branches == 1 else 'MB'}"
+
     def __init__(self, config: CLAMConfig) -> None:
         super().__init__()
         self.config = config

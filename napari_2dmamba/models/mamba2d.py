@@ -332,6 +332,13 @@ class Mamba2DMIL(Architecture):
 
     config: Mamba2DConfig
 
+    @property
+    def variant(self) -> str:
+        """2DMambaMIL, and how it scans where that is not as published."""
+        if self.config.scan == "1d":
+            return f"{self.title}, 1D scan"
+        return self.title + (", 4 directions" if self.config.directions == 4 else "")
+
     def __init__(self, config: Mamba2DConfig) -> None:
         super().__init__()
         self.config = config

@@ -161,6 +161,11 @@ class MambaMIL(Architecture):
 
     config: MambaMILConfig
 
+    @property
+    def variant(self) -> str:
+        """MambaMIL, Bi-MambaMIL or SRMambaMIL."""
+        return {"mamba": "", "bimamba": "Bi-", "srmamba": "SR"}[self.config.kind] + self.title
+
     def __init__(self, config: MambaMILConfig) -> None:
         super().__init__()
         self.config = config

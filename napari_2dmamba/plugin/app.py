@@ -12,6 +12,7 @@ from napari_2dmamba.plugin.reader import SLIDE_PATTERNS
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
+    from napari_2dmamba.plugin.compare_widget import CompareWidget
     from napari_2dmamba.plugin.inspect_widget import InspectWidget
     from napari_2dmamba.plugin.overview import SlideOverview
     from napari_2dmamba.plugin.run_widget import RunWidget
@@ -65,7 +66,7 @@ class Application:
     ----------
     viewer
         napari's.
-    run_widget, inspect_widget, overview
+    run_widget, inspect_widget, compare_widget, overview
         Docked in it.
     problems
         One sentence per slide that could not be opened.
@@ -74,6 +75,7 @@ class Application:
     viewer: "Viewer"
     run_widget: "RunWidget"
     inspect_widget: "InspectWidget"
+    compare_widget: "CompareWidget"
     overview: "SlideOverview"
     problems: tuple[str, ...]
 
@@ -83,7 +85,12 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     import napari
     from qtpy.QtWidgets import QApplication
 
-    from napari_2dmamba.plugin.commands import INSPECT_WIDGET_NAME, RUN_WIDGET_NAME
+    from napari_2dmamba.plugin.commands import (
+        COMPARE_WIDGET_NAME,
+        INSPECT_WIDGET_NAME,
+        RUN_WIDGET_NAME,
+    )
+    from napari_2dmamba.plugin.compare_widget import CompareWidget
     from napari_2dmamba.plugin.inspect_widget import InspectWidget
     from napari_2dmamba.plugin.overview import SlideOverview
     from napari_2dmamba.plugin.preferences import apply_preferences
@@ -99,6 +106,10 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     viewer.window.add_dock_widget(
         inspect_widget, name=INSPECT_WIDGET_NAME, area="right", tabify=True
     )
+    compare_widget = CompareWidget(viewer)
+    viewer.window.add_dock_widget(
+        compare_widget, name=COMPARE_WIDGET_NAME, area="right", tabify=True
+    )
     run_dock.raise_()  # the first thing to do
     viewer.layers.events.inserted.connect(partial(name_window, viewer))
     viewer.layers.events.removed.connect(partial(name_window, viewer))
@@ -107,7 +118,7 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
         viewer.window.show()
         QApplication.processEvents()  # the canvas gets its size, so that slides fit into it
     problems = run_widget.open_slides([Path(path) for path in paths])
-    return Application(viewer, run_widget, inspect_widget, overview, problems)
+    return Application(viewer, run_widget, inspect_widget, compare_widget, overview, problems)
 
 
 def fit_window(viewer: "Viewer") -> None:

@@ -44,6 +44,11 @@ class CheckpointChooser(QComboBox):
         """What is chosen: a path, or a place on Hugging Face; empty where there is nothing."""
         return str(self.currentData(LOCATION) or "")
 
+    @property
+    def locations(self) -> list[str]:
+        """All that can be chosen, in the order of the box."""
+        return [str(self.itemData(line, LOCATION)) for line in range(self.count())]
+
     def choose(self, location: str) -> None:
         """Choose a checkpoint of the list, also one that cannot be read."""
         self._offered.keep(location)

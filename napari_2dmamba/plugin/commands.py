@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 RUN_WIDGET_NAME = "Run 2DMamba"
 INSPECT_WIDGET_NAME = "Inspect 2DMamba"
+COMPARE_WIDGET_NAME = "Compare 2DMamba"
 CHECKPOINTS_WIDGET_NAME = "Checkpoints"
 
 
@@ -44,12 +45,19 @@ def run_widget(viewer: "Viewer") -> "RunWidget":
     """Return the Run widget of the window, docked when there is none yet."""
     from napari_2dmamba.plugin.run_widget import RunWidget
 
-    for widget in viewer.window.dock_widgets.values():
-        if isinstance(widget, RunWidget):
-            return widget
-    widget = RunWidget(viewer)
-    viewer.window.add_dock_widget(widget, name=RUN_WIDGET_NAME, area="right")
+    widget = docked_run_widget(viewer)
+    if widget is None:
+        widget = RunWidget(viewer)
+        viewer.window.add_dock_widget(widget, name=RUN_WIDGET_NAME, area="right")
     return widget
+
+
+def docked_run_widget(viewer: "Viewer") -> "RunWidget | None":
+    """Return the Run widget of the window, or None."""
+    from napari_2dmamba.plugin.run_widget import RunWidget
+
+    docked = viewer.window.dock_widgets.values()
+    return next((widget for widget in docked if isinstance(widget, RunWidget)), None)
 
 
 def show_checkpoints(viewer: "Viewer") -> "CheckpointsWidget":

@@ -8,7 +8,7 @@ from napari.layers import Image
 from napari.utils import Colormap
 from numpy.typing import NDArray
 
-from napari_2dmamba.explain.display import DisplaySettings, DisplayTransform, colour_table
+from napari_2dmamba.explain.display import DisplaySettings, DisplayTransform, map_colours
 from napari_2dmamba.explain.grid_map import GridMap
 
 COLOUR_MAPS = (
@@ -16,6 +16,8 @@ COLOUR_MAPS = (
 )  # fmt: skip
 SIGNED_COLOUR_MAPS = ("coolwarm", "RdBu_r", "PiYG", "seismic")
 """What forms offer; any other name of matplotlib's works as well."""
+
+_FINE = 1024  # colours on the graphics card
 
 
 class HeatmapLayer(Image):
@@ -38,6 +40,7 @@ class HeatmapLayer(Image):
     ) -> None:
         self._is_showing = False
         self._grid_map = grid_map
+        self._limits_of: GridMap | None = None
         self._display = display or DisplaySettings()
         self._on_screen = OnScreen(grid_map, self._display)
         unit = "pixel" if grid_map.mpp is None else "µm"
@@ -58,6 +61,7 @@ class HeatmapLayer(Image):
             blending="translucent",
             **options,
         )
+        self._colours = self.colormap.name
         self.metadata.setdefault("meaning", grid_map.meaning)
         self.colorbar.size = (18, 180)
         self.colorbar.visible = True
@@ -72,10 +76,18 @@ class HeatmapLayer(Image):
 
     @grid_map.setter
     def grid_map(self, grid_map: GridMap) -> None:
-        self._grid_map = grid_map
+        self.show_map(grid_map)
+
+    def show_map(self, grid_map: GridMap, limits_of: GridMap | None = None) -> None:
+        """Show another map.
+
+        ``limits_of`` holds the values that set limits and ranks when they are not the map's
+        own: layers that share them have one colour for one value.
+        """
+        self._grid_map, self._limits_of = grid_map, limits_of
         unit = "pixel" if grid_map.mpp is None else "µm"
         self.metadata["meaning"] = grid_map.meaning
-        self._on_screen = OnScreen(grid_map, self._display)
+        self._on_screen = OnScreen(limits_of or grid_map, self._display)
         with self._block_refresh():  # each of these would slice and draw the layer anew
             self.data = grid_map.values
             self.scale = grid_map.scale
@@ -91,7 +103,7 @@ class HeatmapLayer(Image):
     @display.setter
     def display(self, display: DisplaySettings) -> None:
         self._display = display
-        self._on_screen = OnScreen(self._grid_map, display)
+        self._on_screen = OnScreen(self._limits_of or self._grid_map, display)
         self._show()
 
     def _show(self) -> None:
@@ -100,7 +112,7 @@ class HeatmapLayer(Image):
         with self._block_refresh():
             self.contrast_limits_range = self._on_screen.limits
             self.contrast_limits = self._on_screen.limits
-        self.colormap = colormap_of(self._grid_map, display)
+        self._colour()
         self.gamma = display.gamma
         self.opacity = display.opacity
         self._is_showing = False
@@ -118,6 +130,15 @@ class HeatmapLayer(Image):
             which = "signed_colormap" if self._grid_map.signed else "colormap"
             seen[which] = self.colormap.name
         self._display = replace(self._display, **seen)
+        bent = self._grid_map.signed and self.colormap.name == self._colours
+        if bent or self.colormap.name in (*COLOUR_MAPS, *SIGNED_COLOUR_MAPS):
+            self._is_showing = True
+            self._colour()
+            self._is_showing = False
+
+    def _colour(self) -> None:
+        self.colormap = colormap_of(self._grid_map, self._display)
+        self._colours = self.colormap.name  # napari adds a number where the name is taken
 
     # What follows overrides how napari turns data into a picture. The type string keeps
     # saving, copying and controls those of a plain image.
@@ -187,8 +208,19 @@ class OnScreen:
 
 
 def colormap_of(grid_map: GridMap, display: DisplaySettings) -> Colormap:
-    """Return the colour map for a map, clear where there is no value."""
-    name = display.colormap_for(grid_map)
-    table = colour_table(name).astype(np.float32) / 255
-    colours = np.column_stack([table, np.ones(len(table), np.float32)])
+    """Return the colour map for a map, clear where there is no value.
+
+    napari bends the whole bar by gamma, which would move the middle of a signed map away from
+    zero. The colours of a signed map are bent the other way, so that gamma acts on magnitudes.
+    """
+    colours = map_colours(grid_map, display)
+    name = display.colormap_for(grid_map) + (", clear" if display.clear_at_zero else "")
+    if grid_map.signed and display.gamma != 1:
+        name += f", γ {display.gamma:.2f}"
+        along = np.linspace(0, 1, _FINE)
+        side = 2 * along ** (1 / display.gamma) - 1
+        # the curve is steep about zero, which must not fall on a neighbour's colour
+        side[np.abs(along - 0.5**display.gamma) < 2 / _FINE] = 0
+        position = 0.5 + 0.5 * np.sign(side) * np.abs(side) ** display.gamma
+        colours = colours[np.minimum(position * 256, 255).astype(int)]
     return Colormap(colours, name=name, nan_color=(0, 0, 0, 0))

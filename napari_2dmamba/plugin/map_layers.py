@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 _MAP_KEY = "2dmamba map"
 _OUTLINE_KEY = "2dmamba selected patch"
 _OUTLINE_COLOUR = "#00d5ff"  # neither in H&E nor in the colour maps
-_BAR_UNITS = {"raw": "score", "percentile": "percentile", "log": "log₁₀ of score"}
 _PATCH_SHARE = 0.35  # of the canvas, when the view goes to a patch
 
 
@@ -52,7 +51,9 @@ def caption_map(viewer: "Viewer", layer: HeatmapLayer | None) -> None:
     text = viewer.canvas.overlays.text
     text.visible = layer is not None and layer.visible
     if layer is not None:
-        text.text = f"{layer.name}\n{_BAR_UNITS[layer.display.transform]}"
+        quantity = layer.grid_map.quantity or "score"
+        units = {"raw": quantity, "percentile": "percentile", "log": f"log₁₀ of {quantity}"}
+        text.text = f"{layer.name}\n{units[layer.display.transform]}"
         text.position = "top_right"
         text.font_size = 10
         text.box = True

@@ -132,6 +132,27 @@ def test_average_over_tissue_has_the_query_in_the_middle() -> None:
     assert (below[np.isfinite(below)] == 0).all()
 
 
+def test_average_over_chosen_patches_is_laid_on_a_patch() -> None:
+    of = subject(directions=4)
+    chosen = [3, 11]
+    field = fields.average_field(of, chosen, probes=2)
+    cells = of.cells_of_patches
+    found = fields.lay_on_patch(of, field, 7, "2 patches")
+    one, two = (fields.field_of_patches(of, np.array([p]), probes=2) for p in chosen)
+    by_cell = [dict(zip(map(tuple, cells), f / f.sum(), strict=True)) for f in (one, two)]
+    for patch, cell in enumerate(cells):
+        offset = cell - cells[7]
+        met = [
+            values[tuple(cells[p] + offset)]
+            for p, values in zip(chosen, by_cell, strict=True)
+            if tuple(cells[p] + offset) in values
+        ]
+        value = of.scores_of_map(found)[patch]
+        assert value == pytest.approx(np.mean(met), rel=1e-5) if met else np.isnan(value)
+    assert found.queries == (of.corner_of(7),)
+    assert "mean over 2 patches" in found.meaning
+
+
 def test_size_of_a_field_made_by_hand() -> None:
     values = np.zeros((5, 9))
     values[2, 4], values[2, 3], values[2, 0] = 5, 4, 1

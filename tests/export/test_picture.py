@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 from napari_2dmamba.errors import Cancelled, ExportError
 from napari_2dmamba.explain.display import DisplaySettings, colour_table
 from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.explain.mass import LINE_COLOURS, QUERY_COLOUR
 from napari_2dmamba.export.frame import add_bars, describe, scale_bar
 from napari_2dmamba.export.picture import PictureSettings, write_picture, write_png
 from napari_2dmamba.export.raster import OverlayPainter, Raster, SlidePainter, raster_at
@@ -122,6 +124,34 @@ def test_contours_run_around_the_patches_above_a_percentile(slide: Slide, tmp_pa
     assert (ys.min(), ys.max()) == (row * SIZE, (row + 1) * SIZE - 1)
     assert (xs.min(), xs.max()) == (col * SIZE, (col + 1) * SIZE - 1)
     assert not black[10:90, 110:190].any()
+
+
+def test_a_map_of_a_patch_outlines_it_and_what_holds_its_mass(slide: Slide, tmp_path) -> None:
+    values = np.zeros((4, 4), np.float32)
+    values[1, 1:3] = 60, 30
+    values[2, 1] = 9.5
+    values[3, 3] = 0.5
+    side = 64
+    one = GridMap(
+        values, "provenance", "a test", side, (0, 0), slide.mpp, queries=((side, side),)
+    )  # fmt: skip
+    clear = DisplaySettings(opacity=0.0)
+    settings = PictureSettings(mpp=slide.mpp, bars=False)
+    write_picture(slide, one, tmp_path / "lines.png", settings, display=clear)
+    lines = picture_of(tmp_path / "lines.png")
+    write_picture(
+        slide, one, tmp_path / "none.png", replace(settings, lines=False), display=clear
+    )  # fmt: skip
+    changed = (lines != picture_of(tmp_path / "none.png")).any(axis=-1)
+    # inner rims: the patch itself, the two cells of 90 %, the third of 99 %
+    assert lines[side, side + 20].tolist() == list(QUERY_COLOUR)
+    assert lines[side, 2 * side + 20].tolist() == list(LINE_COLOURS[90])
+    assert lines[3 * side - 1, side + 20].tolist() == list(LINE_COLOURS[99])
+    inside = np.zeros((4, 4), bool)
+    inside[1, 1:3] = inside[2, 1] = True
+    drawn = np.kron(inside, np.ones((side, side), bool))
+    assert not changed[: 4 * side, : 4 * side][~drawn].any()
+    assert not changed[4 * side :].any()
 
 
 def test_bars_surround_the_picture_and_leave_its_pixels_alone(slide: Slide, tmp_path) -> None:

@@ -39,7 +39,7 @@ def test_the_window(
     viewer = application.viewer
     process_events()
     assert viewer.title == f"pink.tif - {app.TITLE}"
-    docked = {"Slide overview", "Run 2DMamba", "Inspect 2DMamba"}
+    docked = {"Slide overview", "Run 2DMamba", "Inspect 2DMamba", "Compare 2DMamba"}
     assert set(viewer.window.dock_widgets) == docked
     assert len(application.problems) == 1
     assert "broken.svs" in application.problems[0]

@@ -151,3 +151,43 @@ def test_going_to_a_patch(viewer: Any, slide_path: Path) -> None:
         np.testing.assert_allclose(corners.max(axis=0), [383.75, 383.75])
         side = 128 * viewer.scene.camera.zoom
         assert 0.2 * min(viewer.canvas.size) < side < 0.5 * min(viewer.canvas.size)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.3])
+def test_a_signed_map_is_neutral_at_zero_whatever_gamma(viewer: Any, gamma: float) -> None:
+    values = np.array([[-0.4, -0.05, 0.0, 0.05, 0.4]], np.float32)
+    grid_map = make_map(values=values, signed=True)
+    layer = viewer.add_layer(HeatmapLayer(grid_map, raw()))
+    layer.gamma = gamma  # as the slider of napari sets it
+    layer.colorbar.visible = False
+    viewer.fit_to_view()
+    picture = canvas_picture(viewer)
+    table = colour_table("coolwarm").astype(float)
+    for column, value in enumerate(values[0] / 0.4):
+        # the definition: the magnitude to the power gamma, on its own side of the middle
+        position = 0.5 + 0.5 * np.sign(value) * np.abs(value) ** gamma
+        seen = colour_at(viewer, picture, 63.75 + 128 * column, 63.75)
+        np.testing.assert_allclose(seen, table[min(int(position * 256), 255)], atol=8)
+    assert layer.display.gamma == pytest.approx(gamma)
+
+
+@pytest.mark.parametrize("transform", ["raw", "percentile", "log"])
+def test_clear_at_zero_shows_what_lies_below(viewer: Any, transform: str) -> None:
+    values = np.array([[0.0, 0.0, 0.02, 1.0]], np.float32)
+    display = DisplaySettings(transform=transform, opacity=1.0, clear_at_zero=True)
+    layer = viewer.add_layer(HeatmapLayer(make_map(values=values), display))
+    layer.colorbar.visible = False
+    viewer.fit_to_view()
+    picture = canvas_picture(viewer)
+    seen = [colour_at(viewer, picture, 63.75 + 128 * column, 63.75) for column in range(4)]
+    np.testing.assert_allclose(seen[0], WHITE, atol=2)
+    top = colour_table("viridis")[224 if transform == "percentile" else 255]
+    np.testing.assert_allclose(seen[3], top, atol=6)
+    layer.colormap = "magma"  # chosen in napari's list: still clear at zero
+    picture = canvas_picture(viewer)
+    np.testing.assert_allclose(colour_at(viewer, picture, 63.75, 63.75), WHITE, atol=2)
+    assert layer.display.colormap == "magma"
+    layer.display = raw()
+    picture = canvas_picture(viewer)
+    low = colour_table("viridis")[0]
+    np.testing.assert_allclose(colour_at(viewer, picture, 63.75, 63.75), low, atol=6)

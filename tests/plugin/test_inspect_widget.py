@@ -13,10 +13,13 @@ import tifffile
 from napari.layers import Shapes
 from qtpy.QtCore import QPoint, Qt
 
-from napari_2dmamba.explain.counterfactual import Counterfactual
+from napari_2dmamba.explain.counterfactual import Counterfactual, Counterfactuals
+from napari_2dmamba.explain.faithfulness import stability_under_turns
 from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.explain.mass import LINE_COLOURS, border, fewest_cells
 from napari_2dmamba.explain.named_maps import MAPS
 from napari_2dmamba.explain.outcome import Outcome
+from napari_2dmamba.explain.receptive_field import average_field, field_size
 from napari_2dmamba.export.run_folder import open_run
 from napari_2dmamba.pipeline import run
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
@@ -102,7 +105,7 @@ def click(
 
 def world(inspect: InspectWidget, patch: int) -> tuple[float, float]:
     """World ``x, y`` of the centre of a patch, from the features' coordinates alone."""
-    bag = inspect._inspected.subject.bag  # type: ignore[union-attr]
+    bag = inspect.live.inspected.subject.bag  # type: ignore[union-attr]
     x, y = bag.coords[patch] + (bag.patch_size_level0 - 1) / 2
     return x * 0.5, y * 0.5
 
@@ -139,8 +142,8 @@ def test_answers_of_a_survival_model(qtbot: Any) -> None:
 
 
 def test_clicks_arrows_and_escape(inspect: InspectWidget, viewer: Any, qtbot: Any) -> None:
-    bag = inspect._inspected.subject.bag  # type: ignore[union-attr]
-    attention = inspect._inspected.shown.prediction.attention  # type: ignore[union-attr]
+    bag = inspect.live.inspected.subject.bag  # type: ignore[union-attr]
+    attention = inspect.live.inspected.shown.prediction.attention  # type: ignore[union-attr]
     assert inspect.inspected_patches == (int(np.argmax(attention)),)  # something to start with
     assert "Provenance (state)" in heatmaps(viewer)
     count = len(viewer.layers)
@@ -215,7 +218,7 @@ def test_clicks_arrows_and_escape(inspect: InspectWidget, viewer: Any, qtbot: An
 
 def test_what_if(inspect: InspectWidget, viewer: Any, qtbot: Any) -> None:
     truth = tifffile.imread(sample_slide().with_name("synthetic-he-truth.tif"))
-    slide = inspect._inspected.shown.slide  # type: ignore[union-attr]
+    slide = inspect.live.inspected.shown.slide  # type: ignore[union-attr]
     step = slide.dimensions[0] / truth.shape[1]
     rows, cols = np.nonzero(truth)
     area = shapely.MultiPoint(np.column_stack([cols, rows]) * step).convex_hull.buffer(150)
@@ -232,7 +235,7 @@ def test_what_if(inspect: InspectWidget, viewer: Any, qtbot: Any) -> None:
     section.apply.click()
     settle(inspect, qtbot)
     assert "instead of 1.000" in section.words.text()
-    edits = inspect._inspected.counterfactuals  # type: ignore[union-attr]
+    edits = inspect.live.inspected.counterfactuals  # type: ignore[union-attr]
     found = edits.current()
     tumour = found.before.class_names.index("tumour (synthetic)")
     assert found.before.probabilities[tumour] > 0.9 > 0.5 > found.after.probabilities[tumour]
@@ -240,7 +243,7 @@ def test_what_if(inspect: InspectWidget, viewer: Any, qtbot: Any) -> None:
     change = heatmaps(viewer)["Change of attention"]
     assert change.visible
     assert change.grid_map.signed
-    bag = inspect._inspected.subject.bag  # type: ignore[union-attr]
+    bag = inspect.live.inspected.subject.bag  # type: ignore[union-attr]
     centres = bag.coords + 128
     gone = shapely.contains_xy(area, centres[:, 0], centres[:, 1])
     assert (found.present == ~gone).all()
@@ -296,6 +299,150 @@ def test_maps_are_in_the_exports_and_in_the_saved_run(
     assert inspect.map_list.ticked_names == []
 
 
+def test_what_a_patch_has_nothing_to_do_with_shows_the_tissue(
+    inspect: InspectWidget, viewer: Any, qtbot: Any
+) -> None:
+    subject = inspect.live.inspected.subject  # type: ignore[union-attr]
+    (patch,) = inspect.inspected_patches
+    x, y = world(inspect, patch)
+    layer = heatmaps(viewer)["Provenance (state)"]
+    layer.colorbar.visible = viewer.canvas.overlays.text.visible = False
+    held = fewest_cells(layer.grid_map.values)
+    assert inspect.live.held == {percent: int(cells.sum()) for percent, cells in held.items()}
+    for zoom in (0.25, 1.5):
+        viewer.scene.camera.zoom, viewer.scene.camera.center = zoom, (y, x)
+        qtbot.waitUntil(lambda: all(layer.loaded for layer in viewer.layers), timeout=LONG)
+        picture = canvas_picture(viewer).astype(int)
+        layer.visible = False
+        bare = canvas_picture(viewer).astype(int)
+        layer.visible = True
+
+        def around(image: np.ndarray, x: float, y: float, radius: int = 2) -> np.ndarray:
+            row, col = on_canvas(viewer, image, x, y)
+            return image[row - radius : row + radius + 1, col - radius : col + radius + 1]
+
+        # off the crosshair, in the patch to the right: the map is zero there, and clear
+        assert np.abs(around(picture, x + 100, y + 30) - around(bare, x + 100, y + 30)).max() <= 3
+        *_, blue = (around(picture, x + 30, y + 30) - around(bare, x + 30, y + 30)).mean((0, 1))
+        assert blue < -20  # the patch itself is dark red
+        # the darkest line runs around what holds half: here the patch itself
+        assert held[50].sum() == 1
+        green = np.array(LINE_COLOURS[90])
+        origin, side = layer.grid_map.origin, layer.grid_map.patch_size_level0
+        lines = border(held[90]) * side + (origin[1] - 0.5, origin[0] - 0.5)
+        own = subject.corner_of(patch)
+        for (top, left), (bottom, right) in lines * 0.5:
+            middle = (0.7 * left + 0.3 * right), (0.7 * top + 0.3 * bottom)  # off the crosshair
+            if np.abs(np.array(middle) - np.array(own) * 0.5 - 64).max() < 70:
+                continue  # below the square around the patch
+            seen = np.abs(around(picture, *middle) - green).sum(axis=-1).min()
+            assert seen < 110, (zoom, middle, seen)
+
+
+def test_the_patch_is_marked_at_every_zoom_without_another_click(
+    inspect: InspectWidget, viewer: Any, qtbot: Any
+) -> None:
+    (patch,) = inspect.inspected_patches
+    x, y = world(inspect, patch)
+    for layer in heatmaps(viewer).values():
+        layer.visible = False
+    inspect.lines.setChecked(False)
+    for zoom in (3.0, 0.1, 1.0):
+        viewer.scene.camera.zoom, viewer.scene.camera.center = zoom, (y, x)
+        qtbot.waitUntil(lambda: all(layer.loaded for layer in viewer.layers), timeout=LONG)
+        picture = canvas_picture(viewer).astype(int)
+        row, col = on_canvas(viewer, picture, x, y - 64)  # across the upper side of the square
+        beside = round(40 * zoom)  # off the crosshair
+        across = picture[row - 6 : row + 7, col + beside]
+        is_cyan = np.abs(across - CYAN).sum(axis=1) < 200
+        assert 1 <= is_cyan.sum() <= 4, (zoom, across.tolist())
+        assert is_cyan[4:9].any()
+
+
+def test_maps_of_one_quantity_share_one_range(
+    inspect: InspectWidget, viewer: Any, qtbot: Any
+) -> None:
+    for name in ("feeds", "gradient-x-input", "relevance"):
+        inspect.map_list.tick(name)
+    settle(inspect, qtbot)
+    layers = heatmaps(viewer)
+    one, other = layers["Provenance (state)"], layers["Feeds (state)"]
+    parts = layers["Gradient x input"], layers["Relevance"]
+    largest = {layer: float(np.nanmax(np.abs(layer.grid_map.values))) for layer in layers.values()}
+    assert inspect.ranges.isHidden()
+    inspect.map_list.choose("provenance")
+    inspect.link.setChecked(True)  # on the scale of provenance, which is raw
+    process_events()
+    for group in ((one, other), parts):
+        top = max(largest[layer] for layer in group)
+        assert [layer.contrast_limits[1] for layer in group] == pytest.approx([top, top])
+    assert parts[0].contrast_limits[0] == pytest.approx(-max(largest[layer] for layer in parts))
+    assert "Provenance (state), Feeds (state)" in inspect.ranges.text()
+
+    one.contrast_limits = (0.0, largest[one] / 4)  # by hand
+    assert other.contrast_limits == pytest.approx([0, largest[one] / 4])
+    before = parts[0].contrast_limits
+    qtbot.keyClick(viewer.window._qt_viewer.canvas.native, Qt.Key.Key_Left)
+    settle(inspect, qtbot)
+    for layer in (one, other):  # one colour stays one value from patch to patch
+        assert layer.contrast_limits == pytest.approx([0, largest[one] / 4])
+    assert parts[0].contrast_limits == pytest.approx(before)
+
+    inspect.link.setChecked(False)
+    process_events()
+    assert inspect.ranges.isHidden()
+    values = float(np.nanmax(inspect.live.maps["feeds"].values))
+    assert other.contrast_limits[1] == pytest.approx(values)
+
+
+def test_average_field_and_two_layers_of_stability(
+    inspect: InspectWidget, viewer: Any, qtbot: Any
+) -> None:
+    subject = inspect.live.inspected.subject  # type: ignore[union-attr]
+    inspect.map_list.tick("erf-average")
+    settle(inspect, qtbot)
+    (patch,) = inspect.inspected_patches
+    found = heatmaps(viewer)["Average receptive field"].grid_map
+    average = average_field(subject, count=16)
+    scores = subject.scores_of_map(found)
+    assert scores[patch] == pytest.approx(average[tuple(np.array(average.shape) // 2)], rel=1e-4)
+    size = field_size(average, tuple(np.array(average.shape) // 2), 128.0)
+    assert f"<b>{size.radii[99]:,.0f}</b>" in inspect.patch_section.extent.text()
+
+    trust = inspect.trust_section
+    trust.stability.click()
+    settle(inspect, qtbot)
+    assert "Flips and rotations" in trust.steadiness.text()
+    spread = heatmaps(viewer)["Spread of attention (turns)"].grid_map
+    expected = stability_under_turns(subject).spread
+    np.testing.assert_allclose(spread.values, expected.values, rtol=1e-5, atol=1e-9)
+    assert "Spread of attention (dropout)" in heatmaps(viewer)
+
+
+def test_few_patches_that_decide_and_cancel(
+    inspect: InspectWidget, viewer: Any, qtbot: Any
+) -> None:
+    section, footer = inspect.what_if_section, inspect.footer
+    seen: list[str] = []
+    section.search.click()
+    assert not footer.cancel.isHidden()
+    footer.cancel.click()
+    settle(inspect, qtbot)
+    assert "nothing was changed" in footer.message.text()
+    assert "Decisive patches" not in heatmaps(viewer)
+
+    inspect._jobs.start(lambda progress, stop: None, seen.append, "")  # what comes next may run
+    settle(inspect, qtbot)
+    section.search.click()
+    settle(inspect, qtbot)
+    marked = heatmaps(viewer)["Decisive patches"]
+    subject = inspect.live.inspected.subject  # type: ignore[union-attr]
+    chosen = np.flatnonzero(subject.scores_of_map(marked.grid_map) == 1)
+    assert f"Removing {len(chosen)} patch" in section.words.text()
+    edits = Counterfactuals(subject)
+    assert edits.apply(chosen, "remove").flipped
+
+
 def test_trust_while_another_slide_is_open(
     inspect: InspectWidget, viewer: Any, qtbot: Any, slide_path: Path
 ) -> None:
@@ -307,7 +454,9 @@ def test_trust_while_another_slide_is_open(
         trust.check.click()
         settle(inspect, qtbot)
         assert "finds patches the model's answer depends on" in trust.verdict.text()
-        assert "Provenance (state): rank correlation" in trust.agreement.text()
+        table = trust.agreement.text()
+        for text in ("Provenance (state)", "deletion", "insertion", "random", "ranks", "top 45"):
+            assert text in table
         assert not trust.chart.isHidden()
         trust.stability.click()
         settle(inspect, qtbot)

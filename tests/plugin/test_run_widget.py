@@ -26,10 +26,10 @@ from tests.plugin.conftest import LONG, canvas_picture, on_canvas, process_event
 WARNING = "Made for a test, not for any medical use."
 
 
-def make_checkpoint(folder: Path, **changes: Any) -> Path:
+def make_checkpoint(folder: Path, seed: int = 1, **changes: Any) -> Path:
     import torch
 
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     kind = architecture("2dmamba")
     feature_size = load_encoder(device="cpu").feature_size
     outputs = len(changes.get("class_names", ("normal", "tumour")))

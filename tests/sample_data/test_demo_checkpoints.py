@@ -1,12 +1,19 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tifffile
 
 from napari_2dmamba.models import read_header
 from napari_2dmamba.pipeline import RunResult, run
-from napari_2dmamba.sample import demo_checkpoint, demo_survival_checkpoint, sample_slide
+from napari_2dmamba.sample import (
+    demo_checkpoint,
+    demo_rivals,
+    demo_survival_checkpoint,
+    sample_slide,
+)
 from napari_2dmamba.training.metrics import patch_auroc
-from sample_data.demo_checkpoints import WARNING, tumour_share_of
+from sample_data.demo_checkpoints import DEMOS, WARNING, tumour_share_of
 
 TRUTH = sample_slide().with_name("synthetic-he-truth.tif")
 
@@ -41,15 +48,33 @@ def test_the_survival_demo_finds_it_too(result: RunResult) -> None:
     assert auroc > 0.95
 
 
-@pytest.mark.parametrize("path", [demo_checkpoint, demo_survival_checkpoint])
-def test_the_header_says_what_the_model_is_and_is_not(path) -> None:
-    header = read_header(path())
+@pytest.mark.parametrize("path", sorted(demo_checkpoint().parent.glob("demo-*.safetensors")))
+def test_the_header_says_what_the_model_is_and_is_not(path: Path) -> None:
+    header = read_header(path)
     assert header.intended_use == WARNING
     assert "Not for any medical use" in header.intended_use
     assert "slide labels only" in header.training["data"]
     assert all("synthetic" in name for name in header.class_names)
     assert (header.encoder, header.patch_size, header.mpp) == ("stain-texture-v1", 256, 0.5)
-    assert path().stat().st_size < 1e6
+    assert path.stat().st_size < 1e6
+
+
+def test_every_demo_checkpoint_is_packed_into_the_wheel() -> None:
+    packed = (demo_checkpoint().parents[1] / "CMakeLists.txt").read_text()
+    for demo in DEMOS:
+        assert f"sample_data/{demo.file}" in packed
+        assert demo_checkpoint().with_name(demo.file).is_file()
+    assert len(demo_rivals()) == 6
+
+
+@pytest.mark.parametrize("path", demo_rivals()[:-1])
+def test_the_rivals_find_the_tumour_too(result: RunResult, path: Path) -> None:
+    rival = run(sample_slide(), path, features=result.bag)
+    assert rival.prediction.class_names[rival.prediction.top_class] == "tumour (synthetic)"
+    if read_header(path).architecture != "transmil":  # its class token looks elsewhere
+        auroc = found(rival)
+        assert auroc is not None
+        assert auroc > 0.95
 
 
 def test_tumour_share_of_a_patch_is_read_where_the_patch_lies(result: RunResult) -> None:

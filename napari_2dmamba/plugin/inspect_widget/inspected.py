@@ -5,23 +5,18 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_2dmamba.errors import CheckpointError, FeatureError
 from napari_2dmamba.explain.counterfactual import Counterfactuals
 from napari_2dmamba.explain.grid_map import GridMap
-from napari_2dmamba.explain.named_maps import MAPS, Asked
+from napari_2dmamba.explain.named_maps import AVERAGED, MAPS, Asked, average_of
 from napari_2dmamba.explain.outcome import Target
-from napari_2dmamba.explain.provenance import Provenance, Through
-from napari_2dmamba.explain.receptive_field import (
-    FieldSize,
-    Measure,
-    field_size,
-    measure_field,
-    receptive_field,
-)
+from napari_2dmamba.explain.provenance import Channels, Provenance, Through
+from napari_2dmamba.explain.receptive_field import Measure, lay_on_patch, receptive_field
 from napari_2dmamba.explain.subject import Subject
 from napari_2dmamba.export.record import features_hash, file_hash
 from napari_2dmamba.features.files import read_features
@@ -38,6 +33,23 @@ _OF_PROVENANCE: dict[str, tuple[Literal["on", "feeds"], Through]] = {
     "feeds": ("feeds", "state"),
 }
 _OF_FIELD: dict[str, Measure] = {"erf": "jacobian", "erf-figure": "figure"}
+
+
+@dataclass(frozen=True)
+class How:
+    """How maps are computed.
+
+    Attributes
+    ----------
+    target
+        The answer that maps of the slide explain.
+    layer, channels
+        See `explain.named_maps.Asked`.
+    """
+
+    target: Target = None
+    layer: int = -1
+    channels: Channels = "absolute"
 
 
 @dataclass
@@ -61,7 +73,10 @@ class Inspected:
     subject: Subject
     provenance: Provenance | None
     counterfactuals: Counterfactuals
-    _of_slide: dict[tuple[str, Target], GridMap] = field(default_factory=dict)
+    _kept: dict[tuple[str, Target], GridMap] = field(default_factory=dict)
+    _averages: dict[tuple[int, tuple[int, ...] | None], NDArray[np.float64]] = field(
+        default_factory=dict
+    )
 
     @classmethod
     def of(cls, shown: ShownRun) -> "Inspected":
@@ -101,7 +116,7 @@ class Inspected:
         self,
         name: str,
         patches: Sequence[int],
-        target: Target,
+        how: How,
         on_progress: ProgressCallback,
         should_stop: StopCallback,
     ) -> GridMap:
@@ -114,41 +129,56 @@ class Inspected:
         Cancelled
             When ``should_stop()`` said so.
         """
+
+        def asked(patch: int) -> Asked:
+            return Asked(
+                self.subject, patch, how.target, how.layer, how.channels, on_progress, should_stop
+            )
+
         if not MAPS[name].at_patch:
-            key = name, target
-            if key not in self._of_slide:
-                made = self._named(name, 0, target, on_progress, should_stop)
-                if name.startswith("stability-"):  # two maps of one name would share a layer
-                    made = dataclasses.replace(made, name=f"{made.name} ({name[10:]})")
-                self._of_slide[key] = made
-            return self._of_slide[key]
+            return self._of_slide(name, asked(0))
+        if name == "erf-average":
+            field = self.average(patches, asked(0))
+            return lay_on_patch(self.subject, field, patches[-1], averaged_words(patches))
         if name in _OF_FIELD:
             return receptive_field(
-                self.subject, list(patches), measure=_OF_FIELD[name], on_progress=on_progress,
-                should_stop=should_stop,
+                self.subject, list(patches), layer=how.layer, measure=_OF_FIELD[name],
+                on_progress=on_progress, should_stop=should_stop,
             )  # fmt: skip
-        maps = [self._named(name, p, target, on_progress, should_stop) for p in patches]
+        maps = [self._of_patch(name, asked(patch)) for patch in patches]
         if len(maps) == 1:
             return maps[0]
         return dataclasses.replace(
             maps[0],
             values=np.mean([one.values for one in maps], axis=0),
             meaning=f"mean over {len(maps)} patches: {MAPS[name].question}",
+            queries=tuple(self.subject.corner_of(patch) for patch in patches),
         )
 
-    def _named(
-        self,
-        name: str,
-        patch: int,
-        target: Target,
-        on_progress: ProgressCallback,
-        should_stop: StopCallback,
-    ) -> GridMap:
+    def keep(self, name: str, grid_map: GridMap) -> None:
+        """Keep a map of the slide that was made already; nothing else depends on a target."""
+        self._kept[name, None] = grid_map
+
+    def average(self, patches: Sequence[int], asked: Asked) -> NDArray[np.float64]:
+        """Return the average receptive field: of the tissue, or of several inspected patches."""
+        several = tuple(patches) if len(patches) > 1 else None
+        key = asked.layer, several
+        if key not in self._averages:
+            self._averages[key] = average_of(asked, several)
+        return self._averages[key]
+
+    def _of_slide(self, name: str, asked: Asked) -> GridMap:
+        key = name, None if name.startswith("stability-") else asked.target
+        if key not in self._kept:
+            self._kept[key] = MAPS[name].compute(asked)
+        return self._kept[key]
+
+    def _of_patch(self, name: str, asked: Asked) -> GridMap:
         if name in _OF_PROVENANCE and self.provenance is not None:
             direction, through = _OF_PROVENANCE[name]
             ask = self.provenance.on if direction == "on" else self.provenance.feeds
-            return ask(patch, through=through)
-        return MAPS[name].compute(Asked(self.subject, patch, target, on_progress, should_stop))
+            return ask(asked.patch, layer=asked.layer, through=through, channels=asked.channels)
+        return MAPS[name].compute(asked)
 
     def neighbour(self, patch: int, rows: int, cols: int) -> int | None:
         """Return the next patch in a direction, over gaps in the tissue; None past the last."""
@@ -160,71 +190,12 @@ class Inspected:
         found = np.flatnonzero((ahead > 0) & (aside == 0))
         return int(found[np.argmin(ahead[found])]) if len(found) else None
 
-    def numbers(self, patch: int, maps: dict[str, GridMap]) -> "PatchNumbers":
-        """Gather what is known of one patch."""
-        attention = self.shown.prediction.attention
-        x, y = self.subject.corner_of(patch)
-        origin, share, source = maps.get("provenance"), None, None
-        if origin is not None:
-            side = self.subject.bag.patch_size_level0
-            cell = (y - origin.origin[1]) // side, (x - origin.origin[0]) // side
-            total = float(np.nansum(origin.values))
-            share = float(origin.values[cell]) / total if total > 0 else float("nan")
-            source = field_size(origin.values, cell, self.subject.cell_um)
-        erf = maps.get("erf")
-        values = {one.name: float(self.subject.scores_of_map(one)[patch]) for one in maps.values()}
-        return PatchNumbers(
-            patch,
-            (x, y),
-            self.subject.cell_of(patch),
-            float(attention[patch]),
-            int((attention > attention[patch]).sum()) + 1,
-            len(attention),
-            share,
-            source,
-            None if erf is None else measure_field(self.subject, erf, patch),
-            values,
-        )
 
-
-@dataclass(frozen=True)
-class PatchNumbers:
-    """What is known of one patch.
-
-    Attributes
-    ----------
-    patch, corner, cell
-        Its number, level-0 ``(x, y)``, and ``(row, col)`` on the canvas.
-    attention, rank, count
-        Its attention, the place of it among all patches, and how many there are.
-    own_share, source
-        Share of its provenance that is its own, and the extent of the provenance.
-    field
-        Extent of its receptive field.
-    values
-        Value of every live map at the patch, by the map's name.
-    """
-
-    patch: int
-    corner: tuple[int, int]
-    cell: tuple[int, int]
-    attention: float
-    rank: int
-    count: int
-    own_share: float | None
-    source: FieldSize | None
-    field: FieldSize | None
-    values: dict[str, float]
-
-    def record(self) -> dict[str, Any]:
-        """Return what the run's record says of the query."""
-        said: dict[str, Any] = {
-            "patch": self.patch, "x": self.corner[0], "y": self.corner[1],
-            "row": self.cell[0], "col": self.cell[1],
-        }  # fmt: skip
-        if self.field is not None:
-            said["receptive_field"] = dataclasses.asdict(self.field)
-        return said
+def averaged_words(patches: Sequence[int]) -> str:
+    """Say whose receptive fields an average is of, with these patches inspected."""
+    if len(patches) > 1:
+        return f"the {len(patches)} inspected patches"
+    return f"{AVERAGED} patches of the tissue"
 
 
 def _checkpoint(shown: ShownRun) -> Path:

@@ -3,11 +3,12 @@
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QLabel, QListWidget, QListWidgetItem, QVBoxLayout, QWidget
 
-from napari_2dmamba.explain.display import DisplaySettings
+from napari_2dmamba.explain.display import PATCH_DISPLAY, DisplaySettings
 from napari_2dmamba.explain.named_maps import MAPS
 from napari_2dmamba.explain.receptive_field import FIGURE_DISPLAY
+from napari_2dmamba.models.architecture import Architecture
 
-TITLES = {
+OF_PATCH = {
     "provenance": "Provenance: where its state came from",
     "provenance-gate": "Provenance through gate and skip",
     "provenance-projection": "Provenance through the output projection",
@@ -15,7 +16,10 @@ TITLES = {
     "rollout": "Provenance through all layers (rollout)",
     "state-relevance": "Relevance to its state (LRP)",
     "erf": "Receptive field (ERF)",
+    "erf-average": "Receptive field, mean over tissue",
     "erf-figure": "Receptive field, drawn as in papers",
+}
+OF_ANSWER = {
     "slide-erf": "Receptive field of the answer",
     "gradient-x-input": "Contribution: gradient x input",
     "integrated-gradients": "Contribution: integrated gradients",
@@ -23,24 +27,21 @@ TITLES = {
     "stability-turns": "Unsteady under flips and rotations",
     "stability-dropout": "Unsteady when patches are left out",
 }
+TITLES = OF_PATCH | OF_ANSWER
 """What the list offers; the decisive patches have a button of their own."""
 
 STARTING = ("provenance", "erf")
 
-_FAINT = DisplaySettings(transform="raw", gamma=0.3, colormap="YlOrRd", opacity=0.6)
+_ROLE = Qt.ItemDataRole.UserRole
 
 
 def first_display(name: str) -> DisplaySettings:
-    """Return how a map is shown at first.
-
-    Maps of a patch are zero at many patches and fall off fast: a rank would show the zeros as
-    middling, and a linear scale a single patch.
-    """
+    """Return how a map is shown at first."""
     if name == "erf-figure":
         return FIGURE_DISPLAY
     if MAPS[name].at_patch:
-        return _FAINT
-    return DisplaySettings(opacity=0.65)
+        return PATCH_DISPLAY
+    return DisplaySettings(opacity=0.65, clear_at_zero=True)
 
 
 class MapList(QWidget):
@@ -60,16 +61,19 @@ class MapList(QWidget):
         super().__init__()
         self.list = QListWidget()
         self.list.setAccessibleName("Maps")
-        for name, title in TITLES.items():
-            item = QListWidgetItem(title)
-            item.setData(Qt.ItemDataRole.UserRole, name)
-            item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable)
-            on = name in STARTING
-            item.setCheckState(Qt.CheckState.Checked if on else Qt.CheckState.Unchecked)
-            about = "of the inspected patch" if MAPS[name].at_patch else "of the slide's answer"
-            item.setToolTip(f"{MAPS[name].question}\nA map {about}.")
-            self.list.addItem(item)
-        rows = self.list.sizeHintForRow(0) * self.list.count()
+        self._items: dict[str, QListWidgetItem] = {}
+        for heading, titles in (("Of the patch", OF_PATCH), ("Of the slide's answer", OF_ANSWER)):
+            self._add_heading(heading)
+            for name, title in titles.items():
+                item = QListWidgetItem(title)
+                item.setData(_ROLE, name)
+                item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable)
+                on = name in STARTING
+                item.setCheckState(Qt.CheckState.Checked if on else Qt.CheckState.Unchecked)
+                item.setToolTip(MAPS[name].question)
+                self.list.addItem(item)
+                self._items[name] = item
+        rows = sum(self.list.sizeHintForRow(row) for row in range(self.list.count()))
         self.list.setFixedHeight(rows + 2 * self.list.frameWidth() + 2)
         self.question = QLabel()
         self.question.setWordWrap(True)
@@ -80,33 +84,56 @@ class MapList(QWidget):
         layout.addWidget(self.question)
         self.list.itemChanged.connect(self._on_tick)
         self.list.currentItemChanged.connect(self._on_choice)
-        self.list.setCurrentRow(0)
+        self.choose(STARTING[0])
+
+    def _add_heading(self, text: str) -> None:
+        heading = QListWidgetItem(text)
+        heading.setFlags(Qt.ItemFlag.NoItemFlags)
+        font = heading.font()
+        font.setBold(True)
+        heading.setFont(font)
+        self.list.addItem(heading)
 
     @property
     def ticked_names(self) -> list[str]:
-        """Names of the ticked maps, in the order of the list."""
-        return [name for name, item in self._items() if item.checkState() == Qt.CheckState.Checked]
+        """Names of the ticked maps that the model has, in the order of the list."""
+        return [
+            name
+            for name, item in self._items.items()
+            if item.checkState() == Qt.CheckState.Checked
+            and item.flags() & Qt.ItemFlag.ItemIsEnabled
+        ]
 
     @property
     def current(self) -> str:
         """Name of the map that is looked at."""
-        return tuple(TITLES)[self.list.currentRow()]
+        item = self.list.currentItem()
+        assert item is not None
+        return str(item.data(_ROLE))
+
+    def offer(self, model: Architecture) -> None:
+        """Grey out what a model does not have, and say why."""
+        self.list.blockSignals(True)
+        for name, item in self._items.items():
+            reason = MAPS[name].why_not(model)
+            on = Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable
+            item.setFlags(item.flags() & ~on if reason else item.flags() | on)
+            item.setToolTip(f"Not here: {reason}" if reason else MAPS[name].question)
+        self.list.blockSignals(False)
+        ticked = self.ticked_names
+        if ticked and self.current not in ticked:
+            self.choose(ticked[0])
 
     def tick(self, name: str, is_on: bool = True) -> None:
         """Tick a map, as a click does."""
-        item = dict(self._items())[name]
-        item.setCheckState(Qt.CheckState.Checked if is_on else Qt.CheckState.Unchecked)
+        self._items[name].setCheckState(Qt.CheckState.Checked if is_on else Qt.CheckState.Unchecked)
 
     def choose(self, name: str) -> None:
         """Look at a map, as a click does."""
-        self.list.setCurrentItem(dict(self._items())[name])
-
-    def _items(self) -> list[tuple[str, QListWidgetItem]]:
-        items = [self.list.item(row) for row in range(self.list.count())]
-        return [(name, item) for name, item in zip(TITLES, items, strict=True) if item is not None]
+        self.list.setCurrentItem(self._items[name])
 
     def _on_tick(self, item: QListWidgetItem) -> None:
-        name = str(item.data(Qt.ItemDataRole.UserRole))
+        name = str(item.data(_ROLE))
         is_on = item.checkState() == Qt.CheckState.Checked
         if is_on:
             self.list.setCurrentItem(item)

@@ -1,6 +1,7 @@
 """The section *Patch*: the inspected patch at full resolution, with its numbers."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +10,8 @@ from qtpy.QtGui import QPixmap
 from qtpy.QtWidgets import QHBoxLayout, QLabel
 
 from napari_2dmamba.explain.display import format_value
-from napari_2dmamba.explain.receptive_field import FieldSize
-from napari_2dmamba.plugin.inspect_widget.inspected import PatchNumbers
+from napari_2dmamba.explain.mass import LINE_COLOURS, PERCENTS
+from napari_2dmamba.plugin.inspect_widget.patch_numbers import Extent, PatchNumbers
 from napari_2dmamba.plugin.overview import as_qimage
 from napari_2dmamba.plugin.section import Section
 
@@ -33,8 +34,13 @@ class PatchSection(Section):
         self.numbers.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.extent = QLabel()
         self.extent.setWordWrap(True)
+        self.extent.setToolTip(
+            "Reach: distance from the patch within which 50, 90 and 99 % of the map lie.\n"
+            "own: share of it on the patch itself.\n"
+            "zero: share of the slide's patches that have nothing to do with it at all."
+        )
         row = QHBoxLayout()
-        row.addWidget(self.picture)
+        row.addWidget(self.picture, 0, Qt.AlignmentFlag.AlignTop)
         row.addWidget(self.numbers, 1)
         self.body.addLayout(row)
         self.body.addWidget(self.extent)
@@ -62,62 +68,93 @@ class PatchSection(Section):
         self.picture.setPixmap(pixmap)
         self.picture.show()
 
-    def show_numbers(self, numbers: PatchNumbers, together: int = 1) -> None:
-        """Say what is known of the patch, the last of ``together`` inspected ones."""
+    def show_numbers(
+        self, numbers: PatchNumbers, together: int, shown: str, held: Mapping[int, int]
+    ) -> None:
+        """Say what is known of the patch, the last of ``together`` inspected ones.
+
+        ``shown`` names the map that is looked at; ``held`` says how many patches the lines on
+        the slide hold.
+        """
         row, col = numbers.cell
-        percentile = 100 * (1 - (numbers.rank - 0.5) / numbers.count)
         lines = [
             f"<b>Attention {format_value(numbers.attention)}</b>",
-            f"rank {numbers.rank} of {numbers.count} (percentile {percentile:.0f})",
+            f"rank {numbers.rank} of {numbers.count}",
             f"x {numbers.corner[0]}, y {numbers.corner[1]} (level 0)",
-            f"row {row}, column {col} of the canvas",
+            f"row {row}, column {col}",
         ]
-        lines += [f"{name}: {format_value(value)}" for name, value in numbers.values.items()]
         self.numbers.setText("<br>".join(lines))
         self.set_summary(
             f"row {row}, column {col}" + (f" and {together - 1} more" if together > 1 else "")
         )
-        words = []
-        if numbers.source is not None and numbers.own_share is not None:
-            words.append(provenance_words(numbers.own_share, numbers.source))
-        if numbers.field is not None and together == 1:
-            words.append(field_words(numbers.field))
-        self.extent.setText("<br>".join(words))
-        self.extent.setVisible(bool(words))
+        values = [
+            f"{name}&nbsp;<b>{format_value(value)}</b>" for name, value in numbers.values.items()
+        ]
+        parts = [f"Here: {', '.join(values)}."] if values else []
+        if numbers.extents:
+            parts.append(extents_table(numbers.extents))
+        if shown in numbers.extents:
+            parts.append(shape_words(numbers.extents[shown]))
+        if held:
+            parts.append(lines_words(held))
+        self.extent.setText("".join(f"<p style='margin: 3px 0'>{part}</p>" for part in parts))
+        self.extent.setVisible(any(parts))
 
 
-def provenance_words(own: float, source: FieldSize) -> str:
-    """Say where a patch's state came from."""
-    if math.isnan(own):
-        return "<b>Provenance</b>: nothing enters this state."
-    return (
-        f"<b>Provenance</b>: {own:.0%} of the weight is the patch's own, "
-        f"{source.left:.0%} lies further left, {source.above:.0%} further up (a patch may be "
-        f"both); {_radii(source)}."
+def extents_table(extents: Mapping[str, Extent]) -> str:
+    """Return how far maps reach as a table: distances that hold 50, 90 and 99 % of each."""
+    unit = next(iter(extents.values())).size.unit
+    rows = [_row(f"Reach [{unit}]", [*(f"{p} %" for p in PERCENTS), "own", "zero"], "{}")]
+    for one in extents.values():
+        cells = [_distance(radius) for radius in one.size.radii.values()]
+        rows.append(
+            _row(
+                one.title, [*cells, _share(one.own_share), _share(one.size.zero_share)], "<b>{}</b>"
+            )
+        )
+    return f"<table cellspacing='0'>{''.join(rows)}</table>"
+
+
+def _row(title: str, cells: Sequence[str], look: str) -> str:
+    made = "".join(
+        f"<td align='right' style='padding-left: 9px'>{look.format(cell)}</td>" for cell in cells
     )
+    return f"<tr><td>{title}</td>{made}</tr>"
 
 
-def field_words(size: FieldSize) -> str:
-    """Say how far a patch's output can see."""
-    words = [f"<b>Receptive field</b>: {_radii(size)}"]
+def shape_words(one: Extent) -> str:
+    """Say which form a map of a patch has."""
+    size = one.size
+    if math.isnan(one.own_share):
+        return f"<b>{one.title}</b>: nothing at all."
+    words = []
     if math.isinf(size.anisotropy):
-        words.append(f"all on one line at {_angle(size.angle)}")
+        words.append(f"all along {_angle(size.angle)}")
     elif not math.isnan(size.anisotropy):
-        words.append(f"{size.anisotropy:.1f} times as long as wide, along {_angle(size.angle)}")
-    words.append(f"{size.zero_share:.0%} of the patches cannot be seen from here at all")
-    return "; ".join(words) + "."
+        words.append(f"{size.anisotropy:.1f} times as long along {_angle(size.angle)} as across")
+    sides = {"left": size.left, "right": size.right, "above": size.above, "below": size.below}
+    words += [f"{share:.0%} {side}" for side, share in sides.items() if share >= 0.005]
+    return f"<b>{one.title}</b>: {', '.join(words) or 'all on the patch itself'}."
 
 
-def _radii(size: FieldSize) -> str:
-    return ", ".join(f"{percent} % {_within(r, size.unit)}" for percent, r in size.radii.items())
+def lines_words(held: Mapping[int, int]) -> str:
+    """Say what the lines on the slide hold, in their colours."""
+    parts = []
+    for percent, count in held.items():
+        colour = "#{:02x}{:02x}{:02x}".format(*LINE_COLOURS[percent])
+        parts.append(f"<span style='color: {colour}'>\u25a0</span> {percent} % in {count}")
+    return f"Lines on the slide: {', '.join(parts)} patches."
 
 
-def _within(radius: float, unit: str) -> str:
-    if radius == 0:
-        return "on the patch itself"
-    if unit == "µm":
-        return f"within {radius:,.0f} µm".replace(",", " ")
-    return f"within {radius:.1f} {unit}"
+def _distance(radius: float) -> str:
+    if math.isnan(radius):
+        return "\u2013"
+    whole = radius >= 10 or radius == 0
+    return f"{radius:,.0f}".replace(",", "\u202f") if whole else f"{radius:.1f}"
+
+
+def _share(share: float) -> str:
+    return "\u2013" if math.isnan(share) else f"{share:.0%}"
 
 
 def _angle(degrees: float) -> str:

@@ -17,7 +17,7 @@ from napari_2dmamba.explain.faithfulness import (
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.explain.outcome import Target
 from napari_2dmamba.explain.subject import Subject
-from napari_2dmamba.plugin.inspect_widget.inspected import Inspected
+from napari_2dmamba.plugin.inspect_widget.inspected import How, Inspected
 from napari_2dmamba.plugin.jobs import Task
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
@@ -28,7 +28,7 @@ def live_maps(
     inspected: Inspected,
     names: Sequence[str],
     patches: Sequence[int],
-    target: Target,
+    how: How,
     take: Callable[[str, GridMap], None],
 ) -> Task:
     """Compute maps one after another; each goes to ``take`` as soon as it is there."""
@@ -39,7 +39,7 @@ def live_maps(
             if stop():
                 raise Cancelled
             try:
-                made = inspected.map(name, patches, target, progress, stop)
+                made = inspected.map(name, patches, how, progress, stop)
             except Cancelled:
                 raise
             except UserError as error:  # the other maps can be had all the same
@@ -76,11 +76,11 @@ def deletion_and_insertion(
 
 
 def stability(subject: Subject) -> Task:
-    """Check the answer under flips, rotations and patches left out."""
+    """Check the answer under flips, rotations and patches left out; by the name of the map."""
 
-    def task(progress: ProgressCallback, stop: StopCallback) -> list[tuple[str, Stability]]:
+    def task(progress: ProgressCallback, stop: StopCallback) -> dict[str, Stability]:
         turns = stability_under_turns(subject, on_progress=progress, should_stop=stop)
         dropout = stability_under_dropout(subject, on_progress=progress, should_stop=stop)
-        return [("Flips and rotations", turns), ("Patches left out", dropout)]
+        return {"stability-turns": turns, "stability-dropout": dropout}
 
     return task

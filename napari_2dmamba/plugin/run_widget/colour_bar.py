@@ -6,7 +6,7 @@ from qtpy.QtCore import QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QImage, QPainter
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
-from napari_2dmamba.explain.display import DisplaySettings, DisplayTransform, Tick, colour_table
+from napari_2dmamba.explain.display import DisplaySettings, DisplayTransform, Tick, bar_colours
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.plugin.overview import as_qimage
 
@@ -31,8 +31,7 @@ class ColourBar(QWidget):
         if grid_map is None:
             self._image, self.ticks = None, []
         else:
-            table = colour_table(display.colormap_for(grid_map))
-            self._image = as_qimage(table[None])
+            self._image = as_qimage(bar_colours(grid_map, display)[None])
             self.ticks = DisplayTransform(grid_map, display).ticks(4)
         self.update()
 

@@ -33,14 +33,14 @@ class FeaturesSection(Section):
     def __init__(self) -> None:
         super().__init__("Features", is_open=False)
         self.compute = QRadioButton("Compute from the slide")
-        self.from_file = QRadioButton("Read from a file (.h5 of CLAM or TRIDENT, .pt)")
+        self.from_file = QRadioButton("Read from a file (.h5 of CLAM or TRIDENT, .pt, .parquet)")
         self.form: Form[FeatureSettings] = Form(
             FeatureSettings,
             choices={"device": ("auto", "cuda", "cpu")},
             suggestions={"encoder": known_encoders()},
             files=("weights",),
         )
-        self.file = PathEditor("Features", "Features (*.h5 *.hdf5 *.pt);;All files (*)")
+        self.file = PathEditor("Features", "Features (*.h5 *.hdf5 *.pt *.parquet);;All files (*)")
         for widget in (self.compute, self.form, self.from_file, self.file):
             self.body.addWidget(widget)
         self.compute.setChecked(True)

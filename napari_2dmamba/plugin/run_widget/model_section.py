@@ -30,7 +30,7 @@ from napari_2dmamba.settings import ProgressCallback, StopCallback, setting
 if TYPE_CHECKING:
     from napari_2dmamba.models import Aggregator
 
-_FILTER = "Checkpoints (*.safetensors *.pt *.pth *.bin);;All files (*)"
+CHECKPOINT_FILTER = "Checkpoints (*.safetensors *.pt *.pth *.bin);;All files (*)"
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class ModelSection(Section):
         self._devices.cancel()
 
     def _browse(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "Choose a checkpoint", "", _FILTER)
+        path, _ = QFileDialog.getOpenFileName(self, "Choose a checkpoint", "", CHECKPOINT_FILTER)
         if path:
             self.add_checkpoint(Path(path))
 

@@ -16,6 +16,11 @@ QPushButton:disabled { background: #a9b4c0; color: #eef1f4; }
 class ProgressFooter(QWidget):
     """Buttons and progress; says nothing of what is run.
 
+    Parameters
+    ----------
+    title
+        Words on the button that runs it.
+
     Signals
     -------
     run_clicked(), cancel_clicked()
@@ -24,15 +29,16 @@ class ProgressFooter(QWidget):
     run_clicked = Signal()
     cancel_clicked = Signal()
 
-    def __init__(self) -> None:
+    def __init__(self, title: str = "Run 2DMamba") -> None:
         super().__init__()
+        self._title = title
         self.message = Message()
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setMaximumHeight(10)
         self.detail = QLabel()
         self.detail.setWordWrap(True)
-        self.run = QPushButton("Run 2DMamba")
+        self.run = QPushButton(title)
         self.run.setObjectName("run")
         self.run.setStyleSheet(_RUN_LOOK)
         self.run.clicked.connect(self.run_clicked)
@@ -53,7 +59,7 @@ class ProgressFooter(QWidget):
     def set_running(self, is_running: bool) -> None:
         """Show progress and Cancel, or Run."""
         self.run.setEnabled(not is_running)
-        self.run.setText("Running…" if is_running else "Run 2DMamba")
+        self.run.setText("Running…" if is_running else self._title)
         self.cancel.setVisible(is_running)
         self.cancel.setEnabled(is_running)
         self.bar.setVisible(is_running)

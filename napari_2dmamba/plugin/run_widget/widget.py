@@ -20,7 +20,7 @@ from napari_2dmamba.plugin.exports import Export
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.jobs import Job, LatestJob
 from napari_2dmamba.plugin.map_layers import caption_map, cell_at, go_to_patch, map_layers, show_map
-from napari_2dmamba.plugin.preferences import runs_folder
+from napari_2dmamba.plugin.preferences import folder_of
 from napari_2dmamba.plugin.preview import show_patches, show_tissue
 from napari_2dmamba.plugin.region_layers import (
     ROLES,
@@ -211,7 +211,9 @@ class RunWidget(DockedWidget):
         self.slide_section.set_slides(open_slides(self._viewer))
         self._viewer.fit_to_view(layers=layers)
 
-    def _run_settings(self) -> RunSettings:
+    @property
+    def run_settings(self) -> RunSettings:
+        """What slide, features and model sections say."""
         return RunSettings(
             tissue=self.slide_section.tissue_form.settings(),
             grid=self.slide_section.grid_form.settings(),
@@ -225,7 +227,7 @@ class RunWidget(DockedWidget):
         self._counting.cancel()
         if slide is None or (slide.mpp is None and not self.slide_section.in_pixels):
             return
-        settings = self._run_settings()
+        settings = self.run_settings
         regions = drawn_regions(self._viewer)
 
         def task(progress: ProgressCallback, stop: StopCallback) -> tuple[TissueMask, PatchGrid]:
@@ -319,13 +321,13 @@ class RunWidget(DockedWidget):
                 "choose to work in pixels"
             )
             return
-        settings = self._run_settings()
+        settings = self.run_settings
         features = self.features_section.feature_file
         if features is None and self.features_section.from_file.isChecked():
             self._complain("no feature file is chosen; choose one under Features")
             return
         regions = drawn_regions(self._viewer)
-        out = runs_folder() / f"{slide.path.stem}-{slide.fingerprint[:8]}"
+        out = folder_of(slide)
 
         def task(progress: ProgressCallback, stop: StopCallback) -> RunResult:
             return run(

@@ -1,0 +1,199 @@
+"""Run several models on the same patches of one slide."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from napari_2dmamba.compare.comparison import Comparison, Entry, place, title_of
+from napari_2dmamba.compare.contender import (
+    SCORE,
+    Contender,
+    check_contenders,
+    refuse_strangers,
+)
+from napari_2dmamba.compare.cost import fastest_pass, peak_of_forward
+from napari_2dmamba.errors import Cancelled, GridError, UserError
+from napari_2dmamba.explain.named_maps import MAPS, Asked, compute_maps
+from napari_2dmamba.explain.outcome import Target
+from napari_2dmamba.explain.subject import Subject
+from napari_2dmamba.features.bag import FeatureBag
+from napari_2dmamba.pipeline import RunResult, RunSettings, grid_settings_for, prepare_bag, run
+from napari_2dmamba.settings import ProgressCallback, StopCallback
+from napari_2dmamba.slide import Slide, open_slide
+from napari_2dmamba.slide.regions import Regions
+
+
+def compare(
+    slide: Slide | str | Path,
+    contenders: Sequence[Contender],
+    settings: RunSettings | None = None,
+    *,
+    features: FeatureBag | str | Path | None = None,
+    regions: Regions | str | Path | None = None,
+    mpp: float | None = None,
+    cache: str | Path | None = None,
+    at: tuple[float, float] | None = None,
+    target: Target = None,
+    on_progress: ProgressCallback | None = None,
+    should_stop: StopCallback | None = None,
+) -> Comparison:
+    """Run models on one slide: one tissue, one grid, one bag of features, one run of each.
+
+    Every model first makes a pass that warms up and in which its memory is counted, then the one
+    that gives the prediction; where that took little time, a few more for its time alone.
+
+    Parameters
+    ----------
+    slide, settings, features, regions, mpp
+        As in `pipeline.run`; the first model's checkpoint says how the slide is cut, unless
+        the settings do. ``settings.model`` is for contenders without settings of their own.
+    contenders
+        Two to six maps in all: of as many models, or several of one.
+    cache
+        Folder for extracted features.
+    at
+        Level-0 ``(x, y)`` in the patch that maps of one patch are about; None takes the patch
+        to which the first model gives its highest score.
+    target
+        What maps of the answer explain, as in `explain_run`; None for each model's own answer.
+    on_progress, should_stop
+        See `settings`.
+
+    Raises
+    ------
+    UserError
+        Any of its kinds. Whether the models can share a bag is found out before anything runs.
+    Cancelled
+        When ``should_stop()`` said so.
+    """
+    check_contenders(contenders)
+    settings = settings or RunSettings()
+    say = on_progress or (lambda done, total, message: None)
+    say(0, 0, "loading the checkpoints")
+    models = [contender.load() for contender in contenders]
+    labels = [contender.label for contender in contenders]
+    unchecked = refuse_strangers(labels, [model.header for model in models])
+    with _opened(slide, mpp) as opened:
+        grid_settings = settings.grid or grid_settings_for(models[0])
+        settings = dataclasses.replace(settings, grid=grid_settings)
+        grid, bag = prepare_bag(
+            opened,
+            settings,
+            grid_settings,
+            features=features,
+            regions=regions,
+            cache=cache,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
+        for label, model in zip(labels, models, strict=True):
+            with _about(label):
+                model.check_fits(bag)
+        query = None if at is None else patch_at(bag, at)
+        entries: list[Entry] = []
+        for number, (contender, model) in enumerate(zip(contenders, models, strict=True)):
+            _stop_if(should_stop)
+            say(number, len(models), f"running {contender.label}")
+            options = contender.settings or settings.model
+            with _about(contender.label):
+                inputs = model.prepare(bag, options)
+                peak, meaning = peak_of_forward(inputs)
+                result = run(
+                    opened,
+                    model,
+                    dataclasses.replace(settings, model=options),
+                    features=bag,
+                    should_stop=should_stop,
+                )
+                seconds = fastest_pass(inputs, result.prediction.extra["seconds"])
+                if query is None:
+                    query = int(np.argmax(result.prediction.attention))
+                asked = Asked(
+                    Subject.of(model, bag, options),
+                    query,
+                    target,
+                    on_progress=on_progress,
+                    should_stop=should_stop,
+                )
+                entries += _entries(contender, result, asked, seconds, peak)
+        say(len(models), len(models), "done")
+    asks = [name for contender in contenders for name in contender.maps if name != SCORE]
+    if not any(MAPS[name].at_patch for name in asks):
+        query = None
+    return Comparison(opened.path, grid, bag, tuple(entries), meaning, unchecked, query)
+
+
+def _entries(
+    contender: Contender, result: RunResult, asked: Asked, seconds: float, peak: int | None
+) -> Iterator[Entry]:
+    """Make the maps that were asked of one model."""
+    for name in contender.maps:
+        found, scores = result.attention_map, result.prediction.attention.astype(np.float64)
+        if name != SCORE:
+            found = compute_maps(asked, [name])[name]
+            scores = asked.subject.scores_of_map(found)
+        yield Entry(
+            label=contender.label,
+            map_name=name,
+            prediction=result.prediction,
+            grid_map=place(
+                result.bag,
+                scores,
+                name=title_of(contender.label, name),
+                meaning=found.meaning,
+                signed=found.signed,
+                display_range=found.display_range,
+                quantity=found.quantity,
+                queries=found.queries,
+            ),
+            scores=scores,
+            seconds=seconds,
+            peak_bytes=peak,
+            header=asked.subject.header,
+            record=result.record,
+        )
+
+
+def patch_at(bag: FeatureBag, at: tuple[float, float]) -> int:
+    """Return the number of the patch under a level-0 point.
+
+    Raises
+    ------
+    GridError
+        When there is none.
+    """
+    offset = np.asarray(at) - bag.coords
+    inside = ((offset >= 0) & (offset < bag.patch_size_level0)).all(axis=1)
+    if not inside.any():
+        raise GridError(
+            f"no patch lies at x {at[0]:g}, y {at[1]:g}; give a point on tissue, in level-0 pixels"
+        )
+    return int(np.flatnonzero(inside)[-1])
+
+
+@contextmanager
+def _about(label: str) -> Iterator[None]:
+    """Say whose error it is."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{label}: {error}") from error
+
+
+@contextmanager
+def _opened(slide: Slide | str | Path, mpp: float | None) -> Iterator[Slide]:
+    if isinstance(slide, Slide):
+        yield slide
+        return
+    with open_slide(slide, mpp=mpp) as opened:
+        yield opened
+
+
+def _stop_if(should_stop: StopCallback | None) -> None:
+    if should_stop is not None and should_stop():
+        raise Cancelled("stopped; nothing of the comparison is kept but cached features")

@@ -1,0 +1,130 @@
+"""Edits of the slide from the widget: regions, answers, undo, and the search for few patches."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QObject
+
+from napari_2dmamba.explain.counterfactual import Action, Counterfactual, Counterfactuals, Decisive
+from napari_2dmamba.plugin.inspect_widget.live import Live
+from napari_2dmamba.plugin.inspect_widget.map_list import MapList
+from napari_2dmamba.plugin.inspect_widget.questions import fewest_patches
+from napari_2dmamba.plugin.inspect_widget.what_if_region import (
+    REGION_LAYER,
+    patches_drawn,
+    start_drawing,
+)
+from napari_2dmamba.plugin.inspect_widget.what_if_section import INSPECTED, WhatIfSection
+from napari_2dmamba.plugin.one_job import OneJob
+from napari_2dmamba.plugin.run_widget.message import Message
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+
+class WhatIf(QObject):
+    """Answers the section *What if*.
+
+    Parameters
+    ----------
+    viewer
+        Holds the shapes that are drawn.
+    section
+        Asks, and shows the answers.
+    live
+        The run that is asked, and its layers.
+    jobs
+        Runs the model.
+    map_list
+        Says which map is looked at again after an undo.
+    message
+        Says how to draw.
+    """
+
+    def __init__(
+        self,
+        viewer: "Viewer",
+        section: WhatIfSection,
+        live: Live,
+        jobs: OneJob,
+        map_list: MapList,
+        message: Message,
+    ) -> None:
+        super().__init__(section)
+        self._viewer = viewer
+        self._section = section
+        self._live = live
+        self._jobs = jobs
+        self._list = map_list
+        self._message = message
+        section.draw_wanted.connect(self._draw)
+        section.edit_wanted.connect(self._edit)
+        section.undo_wanted.connect(self._undo)
+        section.reset_wanted.connect(self._reset)
+        section.search_wanted.connect(self._search)
+
+    def _draw(self) -> None:
+        inspected = self._live.inspected
+        if inspected is not None:
+            start_drawing(self._viewer, inspected.shown.slide)
+            self._section.where.setCurrentText(REGION_LAYER)
+            self._message.say(
+                "Click the corners of the region on the slide; a double click ends it."
+            )
+
+    def _chosen_patches(self, where: str) -> NDArray[np.int64]:
+        inspected = self._live.inspected
+        assert inspected is not None
+        if where == INSPECTED:
+            return np.array(self._live.patches, dtype=np.int64)
+        layer = self._viewer.layers[where]
+        layer.mode = "pan_zoom"  # clicks inspect again
+        return patches_drawn(layer, inspected.subject, inspected.shown.slide)
+
+    def _edit(self, where: str, action: Action) -> None:
+        if self._live.inspected is not None:
+            self._message.clear()
+            patches = self._chosen_patches(where)
+            self._change(lambda edits: edits.apply(patches, action))
+
+    def _undo(self) -> None:
+        self._change(lambda edits: edits.undo())
+
+    def _reset(self) -> None:
+        def take_all_back(edits: Counterfactuals) -> Counterfactual:
+            edits.forget()
+            return edits.current()
+
+        self._change(take_all_back)
+
+    def _change(self, step: Callable[[Counterfactuals], Counterfactual]) -> None:
+        inspected = self._live.inspected
+        if inspected is not None:
+            edits = inspected.counterfactuals
+            self._jobs.start(lambda progress, stop: step(edits), self._show, "Stopped.")
+
+    def _show(self, found: Counterfactual) -> None:
+        inspected = self._live.inspected
+        if inspected is None:
+            return
+        steps = len(inspected.counterfactuals)
+        self._section.show_change(found, steps)
+        layer = self._live.show_extra(found.attention_change)
+        if not steps:
+            self._viewer.layers.remove(layer)
+            self._live.look_at(self._list.current)
+
+    def _search(self) -> None:
+        inspected = self._live.inspected
+        if inspected is None:
+            return
+        task = fewest_patches(inspected.counterfactuals.subject, self._live.how.target)
+        self._jobs.start(task, self._show_few, "Stopped; nothing was changed.")
+
+    def _show_few(self, found: Decisive) -> None:
+        if self._live.inspected is not None:
+            self._section.say(found.verdict)
+            if found.found:
+                self._live.show_extra(found.map)
