@@ -8,7 +8,17 @@ from qtpy.QtWidgets import QComboBox
 from napari_2dmamba.plugin.checkpoint_model import LOCATION, CheckpointModel
 from napari_2dmamba.sample import demo_checkpoints
 
-_DEMO_NAMES = ("Demo (synthetic slides)", "Demo, survival (synthetic slides)")
+_DEMO_NAMES = {
+    "demo-2dmamba": "Demo (synthetic slides)",
+    "demo-2dmamba-survival": "Demo, survival (synthetic slides)",
+    "demo-abmil": "Demo, ABMIL (synthetic slides)",
+    "demo-clam-sb": "Demo, CLAM-SB (synthetic slides)",
+    "demo-dsmil": "Demo, DSMIL (synthetic slides)",
+    "demo-mambamil": "Demo, MambaMIL (synthetic slides)",
+    "demo-srmambamil": "Demo, SRMambaMIL (synthetic slides)",
+    "demo-transmil": "Demo, TransMIL (synthetic slides)",
+}
+"""By the name of the file, in the order they are offered in."""
 
 
 class CheckpointChooser(QComboBox):
@@ -69,7 +79,9 @@ class _Offered(QSortFilterProxyModel):
         super().__init__(parent)
         self._checkpoints = checkpoints
         self._demos = {
-            str(path): name for path, name in zip(demo_checkpoints(), _DEMO_NAMES, strict=False)
+            str(path): _DEMO_NAMES[path.stem]
+            for path in demo_checkpoints()
+            if path.stem in _DEMO_NAMES
         }
         self._kept: set[str] = set()
         self.setSourceModel(checkpoints)
@@ -92,11 +104,12 @@ class _Offered(QSortFilterProxyModel):
     def lessThan(self, left: QModelIndex, right: QModelIndex) -> bool:
         return bool(self._order(left) < self._order(right))
 
-    def _order(self, index: QModelIndex) -> tuple[bool, str, str]:
+    def _order(self, index: QModelIndex) -> tuple[int, str, str]:
         location = str(self._checkpoints.data(index, LOCATION))
+        text = str(self._checkpoints.data(index) or "").casefold()
         name = self._demos.get(location)
-        text = str(self._checkpoints.data(index) or "")
-        return name is None, (name or text).casefold(), location
+        place = len(_DEMO_NAMES) if name is None else list(_DEMO_NAMES.values()).index(name)
+        return place, text, location
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         if role not in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.ToolTipRole):

@@ -73,10 +73,12 @@ def test_a_dropped_folder_is_listed_and_nothing_in_it_changes(
     settle(widget, qtbot)
     names = {row.summary.name for row in lines(widget.table.view)}
     assert names == GOOD | set(BAD) | DEMOS
-    assert "13 checkpoints" in widget.about.full_text
+    everything = len(GOOD) + len(BAD) + len(DEMOS)
+    assert f"{everything} checkpoints" in widget.about.full_text
     widget.table.shown.setCurrentIndex(list(Shown).index(Shown.USABLE))
     assert {row.summary.name for row in lines(widget.table.view)} == GOOD | DEMOS
-    assert "7 of 13 checkpoints" in widget.about.full_text
+    usable = len(GOOD) + len(DEMOS)
+    assert f"{usable} of {everything} checkpoints" in widget.about.full_text
     widget.table.words.setText("2dmamba cls")
     assert {row.summary.name for row in lines(widget.table.view)} == {
         name for name in GOOD if name.startswith("cls")
@@ -208,14 +210,16 @@ def test_the_run_widget_lists_the_same_checkpoints(
     run = RunWidget(widget._viewer)
     chooser = run.model_section.checkpoints
     assert chooser.currentText() == "Demo (synthetic slides)"
+    assert run.model_section.path == demo_checkpoint()
     header = run.model_section.header
     chosen: list[str] = []
     chooser.chosen.connect(chosen.append)
     widget.add([str(folder)])
     settle(widget, qtbot)
     names = [chooser.itemText(line) for line in range(chooser.count())]
-    assert names == ["Demo (synthetic slides)", "Demo, survival (synthetic slides)",
-                     *sorted(GOOD)]  # fmt: skip
+    assert names[:2] == ["Demo (synthetic slides)", "Demo, survival (synthetic slides)"]
+    assert all(name.startswith("Demo, ") for name in names[1 : len(DEMOS)])
+    assert names[len(DEMOS) :] == sorted(GOOD)
     assert chosen == []  # the choice stayed
     assert run.model_section.header is header
     # what is browsed for there stands in the table, and removing it takes it away here
