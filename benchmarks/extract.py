@@ -10,10 +10,12 @@ share of the floor of the same round.
 
 import argparse
 import importlib.util
+import math
+import multiprocessing
 import os
 import platform
-import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -115,6 +117,75 @@ def openslide_reader(slide: Slide, grid: PatchGrid, threads: int) -> Callable[[]
     return run
 
 
+def zarr_reader(slide: Slide, grid: PatchGrid, threads: int) -> Callable[[], None] | None:
+    """Tifffile's zarr store, cut per patch; of patches between levels, the pixels under them."""
+    if importlib.util.find_spec("zarr") is None:
+        return None
+    import tifffile
+    import zarr
+
+    reader = PatchReader(slide, grid)
+    try:
+        store = tifffile.imread(slide.path, aszarr=True, series=0, level=reader.level)
+    except tifffile.TiffFileError:
+        return None
+    array = zarr.open(store, mode="r")
+    side = round(grid.patch_size_level0 / slide.level_downsamples[reader.level])
+    corners = np.rint(grid.coords / slide.level_downsamples[reader.level]).astype(int)
+
+    def read(corner: np.ndarray) -> None:
+        x, y = corner
+        np.asarray(array[y : y + side, x : x + side])
+
+    def run() -> None:
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(read, corners):
+                pass
+
+    return run
+
+
+class _Bags:
+    """What CLAM's own loader does per patch: OpenSlide, RGB, resize, to float, normalise."""
+
+    def __init__(self, path: Path, corners: np.ndarray, level: int, side: int) -> None:
+        self.path, self.corners, self.level, self.side = path, corners, level, side
+        self.slide = None
+
+    def __len__(self) -> int:
+        return len(self.corners)
+
+    def __getitem__(self, index: int) -> object:
+        import openslide
+        import torch
+
+        if self.slide is None:  # one handle per worker
+            self.slide = openslide.OpenSlide(self.path)
+        x, y = (int(v) for v in self.corners[index])
+        patch = self.slide.read_region((x, y), self.level, (self.side, self.side))
+        pixels = np.asarray(patch.convert("RGB").resize((224, 224)), np.float32) / 255
+        mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+        return torch.from_numpy((pixels - mean) / std).permute(2, 0, 1)
+
+
+def clam_style_reader(slide: Slide, grid: PatchGrid, threads: int) -> Callable[[], None] | None:
+    """A torch DataLoader with a worker per thread, which starts them anew for every slide."""
+    import openslide
+    from torch.utils.data import DataLoader
+
+    if openslide.OpenSlide.detect_format(slide.path) is None:
+        return None
+    level = PatchReader(slide, grid).level
+    side = round(grid.patch_size_level0 / slide.level_downsamples[level])
+    bags = _Bags(slide.path, grid.coords, level, side)
+
+    def run() -> None:
+        for _ in DataLoader(bags, batch_size=16, num_workers=threads):
+            pass
+
+    return run
+
+
 def wsidata_reader(slide: Slide, grid: PatchGrid, threads: int) -> Callable[[], None] | None:
     """The reader of wsidata, where it is installed."""
     if importlib.util.find_spec("wsidata") is None:
@@ -159,18 +230,27 @@ def tiatoolbox_reader(slide: Slide, grid: PatchGrid, threads: int) -> Callable[[
     return run
 
 
+def _cpu_seconds() -> float:
+    """CPU time of this process and of the worker processes that have ended."""
+    return sum(os.times()[:4])
+
+
 def measure(runs: dict[str, Callable[[], None]], patches: int, rounds: int) -> None:
     """Time every run once per round, in turn, and print medians and shares of the first."""
     wall: dict[str, list[float]] = {name: [] for name in runs}
     cpu: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
+    times = {}  # so that clocks are read no more often than every half second
+    for name, run in runs.items():
+        began = time.perf_counter()
         run()
+        times[name] = min(20, math.ceil(0.5 / (time.perf_counter() - began)))
     for _ in range(rounds):
         for name, run in runs.items():
-            began, began_cpu = time.perf_counter(), time.process_time()
-            run()
-            wall[name].append(time.perf_counter() - began)
-            cpu[name].append(time.process_time() - began_cpu)
+            began, began_cpu = time.perf_counter(), _cpu_seconds()
+            for _ in range(times[name]):
+                run()
+            wall[name].append((time.perf_counter() - began) / times[name])
+            cpu[name].append((_cpu_seconds() - began_cpu) / times[name])
     first = next(iter(runs))
     for name, taken in wall.items():
         shares = [a / b for a, b in zip(wall[first], taken, strict=True)]
@@ -181,6 +261,61 @@ def measure(runs: dict[str, Callable[[], None]], patches: int, rounds: int) -> N
             f"{1e3 * statistics.median(cpu[name]) / patches:7.2f} ms of CPU a patch   "
             f"{statistics.median(shares):5.2f} of {first} "
             f"({statistics.median(cpu_shares):.2f} by CPU)"
+        )
+
+
+def write_slide(path: Path, side: int) -> None:
+    """Write a square slide of noise at 0.25 um/px in JPEG tiles, all of them alike."""
+    import imagecodecs
+    import tifffile
+
+    noise = np.random.default_rng(0).integers(100, 256, (32, 32, 3), np.uint8)
+    tile = imagecodecs.jpeg8_encode(noise.repeat(8, 0).repeat(8, 1), level=80)
+    across = side // 256
+    with tifffile.TiffWriter(path, bigtiff=True) as tiff:
+        tiff.write(
+            (tile for _ in range(across**2)),
+            shape=(side, side, 3),
+            dtype=np.uint8,
+            tile=(256, 256),
+            photometric="ycbcr",
+            compression="jpeg",
+            resolution=(40000, 40000),
+            resolutionunit="CENTIMETER",
+        )
+
+
+def read_whole(path: str) -> tuple[int, float, float]:
+    """Read every patch at 0.5 um/px; return patches, MB before and MB at the peak."""
+    with open_slide(path) as slide:
+        side = slide.dimensions[0] // 1024
+        corners = np.array([(x * 1024, y * 1024) for y in range(side) for x in range(side)])
+        weights = np.ones(len(corners), np.float32)
+        grid = PatchGrid(512, 1024, 0.5, 0.25, (side, side), corners, weights)
+        before = _peak()
+        for _ in PatchReader(slide, grid).batches(16):
+            pass
+    return len(grid), before, _peak()
+
+
+def _peak() -> float:
+    """Peak of this process's memory in MB, on Linux; `resource` counts the parent's as well."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+
+
+def memory() -> None:
+    """Print the peak memory of reading slides of growing size, each in a process of its own."""
+    print("\nmemory of reading in batches of 16, by the size of the slide")
+    context = multiprocessing.get_context("spawn")
+    for side in (5120, 10240, 20480, 40960):
+        with tempfile.TemporaryDirectory() as folder, context.Pool(1) as pool:
+            path = Path(folder, "slide.tif")
+            write_slide(path, side)
+            patches, before, peak = pool.apply(read_whole, (str(path),))
+        print(
+            f"  {side} x {side} px, {patches:5d} patches: {before:.0f} MB before, "
+            f"{peak:.0f} MB at the peak"
         )
 
 
@@ -243,6 +378,8 @@ def main() -> None:
             if not options.skip_others:
                 for name, make in (
                     ("OpenSlide + Pillow", openslide_reader),
+                    ("tifffile + zarr", zarr_reader),
+                    ("like CLAM, to 224 px", clam_style_reader),
                     ("wsidata", wsidata_reader),
                     ("TIAToolbox", tiatoolbox_reader),
                 ):
@@ -251,6 +388,7 @@ def main() -> None:
                         runs[name] = other
             measure(runs, len(grid), options.rounds)
         if options.skip_encoding:
+            memory()
             return
 
         encoder = load_encoder(
@@ -281,8 +419,7 @@ def main() -> None:
             ("both, overlapped", both, len(grid)),
         ):
             measure({name: run}, count, options.rounds)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"peak memory of this process: {peak:.0f} MB")
+    memory()
 
 
 if __name__ == "__main__":

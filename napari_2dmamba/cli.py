@@ -192,7 +192,7 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
         "--features",
         dest="feature_file",
         type=Path,
-        help="features computed before (.h5, .pt), or a folder with one file per slide",
+        help="features computed before (.h5, .pt, .parquet), or a folder with one file per slide",
     )
     parser.add_argument(
         "--in-pixels",

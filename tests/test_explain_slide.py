@@ -30,10 +30,16 @@ def test_a_slide_is_explained_and_saved(tmp_path: Path) -> None:
     saved = open_run(tmp_path / "run")
     assert [m.name for m in saved.maps][1:] == [m.name for m in found.maps.values()]
     np.testing.assert_array_equal(saved.maps[1].values, provenance.values)
+    assert saved.maps[1].queries == ((320 + 7 * PATCH, 256 + 4 * PATCH),)
+    assert saved.maps[1].quantity == saved.maps[2].quantity == "weight through the scan"
     record = json.loads((tmp_path / "run" / "run.json").read_text())["explanations"]
     assert (record["query"]["row"], record["query"]["col"]) == (4, 7)
     assert record["maps"]["erf"]["size"]["unit"] == "µm"
     with pytest.raises(GridError, match=r"no patch lies at x 5, y 5 of s\.tif"):
         explain_run(slide, model, names, at=(5, 5))
+    with pytest.raises(UserError, match="there is no layer 2; this model has 1 to 1"):
+        explain_run(slide, model, names, layer=2)
+    with pytest.raises(UserError, match="there is no channel 99; the scan has 0 to 31"):
+        explain_run(slide, model, names, channels=99)
     with pytest.raises(UserError, match="there is no map 'nonsense'; choose from provenance"):
         explain_run(slide, model, ("nonsense",))

@@ -12,21 +12,22 @@ from numpy.typing import NDArray
 
 from napari_2dmamba import __version__
 from napari_2dmamba.errors import FeatureError
+from napari_2dmamba.features import parquet
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.whole_files import written_whole
 
 _OWN = "napari_2dmamba"
 _FEATURE_KEYS = ("features", "feats")
 _PICKLED = {".pt", ".pth"}
-_SUFFIXES = ".h5, .hdf5 or .pt"
+_SUFFIXES = ".h5, .hdf5, .pt or .parquet"
 
 
 def write_features(bag: FeatureBag, path: str | Path) -> Path:
-    """Write a bag to ``.h5``, whole or not at all; return the path.
+    """Write a bag to ``.h5`` or ``.parquet``, whole or not at all; return the path.
 
-    The file is in the CLAM layout (``features``, ``coords``) with the attributes TRIDENT gives
-    ``coords``, so both read it; everything else that is known stands as JSON in the attribute
-    ``napari_2dmamba`` of the file.
+    An HDF5 file is in the CLAM layout (``features``, ``coords``) with the attributes TRIDENT
+    gives ``coords``, so both read it; everything else that is known stands as JSON in the
+    attribute ``napari_2dmamba`` of the file. A Parquet table is described in `parquet`.
 
     Raises
     ------
@@ -34,8 +35,10 @@ def write_features(bag: FeatureBag, path: str | Path) -> Path:
         When the folder cannot be written to, or the disk is full.
     """
     path = Path(path)
-    if path.suffix not in {".h5", ".hdf5"}:
-        raise FeatureError(f"{path} does not end in .h5, the only kind of features file written")
+    if path.suffix not in {".h5", ".hdf5", parquet.SUFFIX}:
+        raise FeatureError(
+            f"{path} does not end in .h5 or .parquet, the kinds of features file that are written"
+        )
     known = {
         "written_by": f"napari-2dmamba {__version__}",
         "encoder": bag.encoder,
@@ -46,6 +49,10 @@ def write_features(bag: FeatureBag, path: str | Path) -> Path:
         "slide_id": bag.slide_id,
         "source": bag.source,
     }
+    if path.suffix == parquet.SUFFIX:
+        with written_whole(path, FeatureError) as temporary:
+            parquet.write_table(temporary, bag.features, bag.coords, {_OWN: json.dumps(known)})
+        return path
     with written_whole(path, FeatureError) as temporary, h5py.File(temporary, "w") as file:
         file.create_dataset("features", data=bag.features.astype(np.float32))
         coords = file.create_dataset("coords", data=bag.coords.astype(np.int64))
@@ -68,14 +75,14 @@ def read_features(
     slide_mpp: float | None = None,
     encoder: str | None = None,
 ) -> FeatureBag:
-    """Read a features file of ours, CLAM's or TRIDENT's (``.h5``), or a safe ``.pt``.
+    """Read a features file of ours, CLAM's or TRIDENT's (``.h5``), a safe ``.pt`` or Parquet.
 
     Parameters
     ----------
     path
         HDF5 file with ``features`` (or ``feats``) ``(N, D)`` or ``(1, N, D)`` and ``coords``
         ``(N, 2)``, level-0 ``(x, y)``; or a file of `torch.save` that holds a dictionary of
-        such tensors, read without executing anything.
+        such tensors, read without executing anything; or a Parquet table as in `parquet`.
     patch_size_level0, patch_size, mpp, slide_mpp, encoder
         What the file does not say. Where it says otherwise, it is refused.
 
@@ -91,6 +98,9 @@ def read_features(
         arrays, said = _read_pt(path)
     elif path.suffix in {".h5", ".hdf5"}:
         arrays, said = _read_h5(path)
+    elif path.suffix == parquet.SUFFIX:
+        arrays, attributes = parquet.read_table(path, _FEATURE_KEYS)
+        said = _what_attributes_say(path, attributes)
     else:
         raise FeatureError(f"{path} is no features file: its name must end in {_SUFFIXES}")
     found = ", ".join(f"{key} {array.shape}" for key, array in arrays.items()) or "nothing"

@@ -184,13 +184,27 @@ def create(architecture: str, **arguments: Any) -> nn.Module:
 def require_timm() -> Any:
     """Import timm.
 
+    A torchvision built for another torch (on a machine without a GPU, that of the package index
+    beside a CPU build of torch) cannot load its compiled operators, and its Python part asks
+    for their declarations on import. No encoder uses them, so they are declared here.
+
     Raises
     ------
     FeatureError
-        When it, or the torchvision it imports, is absent or belongs to another torch.
+        When timm, or the torchvision it imports, is absent or too far from the installed torch.
     """
     try:
-        import timm
+        try:
+            import timm
+        except RuntimeError:
+            if _operators:
+                raise
+            _operators.append(torch.library.Library("torchvision", "FRAGMENT"))
+            for name in ("nms", "qnms"):
+                _operators[0].define(
+                    f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+                )
+            import timm
     except ImportError as error:
         raise missing_extra(error) from error
     except RuntimeError as error:
@@ -199,6 +213,9 @@ def require_timm() -> Any:
             f"({error}); install the torchvision made for torch {torch.__version__}"
         ) from error
     return timm
+
+
+_operators: list[torch.library.Library] = []  # declarations live as long as their library
 
 
 def _filtered(network: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -12,6 +12,8 @@ from napari_2dmamba.plugin.reader import SLIDE_PATTERNS
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
+    from napari_2dmamba.plugin.cohort_widget import CohortWidget
+    from napari_2dmamba.plugin.compare_widget import CompareWidget
     from napari_2dmamba.plugin.inspect_widget import InspectWidget
     from napari_2dmamba.plugin.overview import SlideOverview
     from napari_2dmamba.plugin.run_widget import RunWidget
@@ -65,8 +67,10 @@ class Application:
     ----------
     viewer
         napari's.
-    run_widget, inspect_widget, overview
+    run_widget, inspect_widget, compare_widget, overview
         Docked in it.
+    cohort_widget
+        Docked and hidden: *Window › Cohort 2DMamba* shows it.
     problems
         One sentence per slide that could not be opened.
     """
@@ -74,7 +78,9 @@ class Application:
     viewer: "Viewer"
     run_widget: "RunWidget"
     inspect_widget: "InspectWidget"
+    compare_widget: "CompareWidget"
     overview: "SlideOverview"
+    cohort_widget: "CohortWidget"
     problems: tuple[str, ...]
 
 
@@ -83,7 +89,14 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     import napari
     from qtpy.QtWidgets import QApplication
 
-    from napari_2dmamba.plugin.commands import INSPECT_WIDGET_NAME, RUN_WIDGET_NAME
+    from napari_2dmamba.plugin.cohort_widget import CohortWidget
+    from napari_2dmamba.plugin.commands import (
+        COHORT_WIDGET_NAME,
+        COMPARE_WIDGET_NAME,
+        INSPECT_WIDGET_NAME,
+        RUN_WIDGET_NAME,
+    )
+    from napari_2dmamba.plugin.compare_widget import CompareWidget
     from napari_2dmamba.plugin.inspect_widget import InspectWidget
     from napari_2dmamba.plugin.overview import SlideOverview
     from napari_2dmamba.plugin.preferences import apply_preferences
@@ -99,7 +112,13 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     viewer.window.add_dock_widget(
         inspect_widget, name=INSPECT_WIDGET_NAME, area="right", tabify=True
     )
+    compare_widget = CompareWidget(viewer)
+    viewer.window.add_dock_widget(
+        compare_widget, name=COMPARE_WIDGET_NAME, area="right", tabify=True
+    )
     run_dock.raise_()  # the first thing to do
+    cohort_widget = CohortWidget(viewer)
+    viewer.window.add_dock_widget(cohort_widget, name=COHORT_WIDGET_NAME, area="bottom").hide()
     viewer.layers.events.inserted.connect(partial(name_window, viewer))
     viewer.layers.events.removed.connect(partial(name_window, viewer))
     if show:
@@ -107,7 +126,9 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
         viewer.window.show()
         QApplication.processEvents()  # the canvas gets its size, so that slides fit into it
     problems = run_widget.open_slides([Path(path) for path in paths])
-    return Application(viewer, run_widget, inspect_widget, overview, problems)
+    return Application(
+        viewer, run_widget, inspect_widget, compare_widget, overview, cohort_widget, problems
+    )
 
 
 def fit_window(viewer: "Viewer") -> None:

@@ -40,6 +40,7 @@ class HeatmapLayer(Image):
     ) -> None:
         self._is_showing = False
         self._grid_map = grid_map
+        self._limits_of: GridMap | None = None
         self._display = display or DisplaySettings()
         self._on_screen = OnScreen(grid_map, self._display)
         unit = "pixel" if grid_map.mpp is None else "µm"
@@ -75,10 +76,18 @@ class HeatmapLayer(Image):
 
     @grid_map.setter
     def grid_map(self, grid_map: GridMap) -> None:
-        self._grid_map = grid_map
+        self.show_map(grid_map)
+
+    def show_map(self, grid_map: GridMap, limits_of: GridMap | None = None) -> None:
+        """Show another map.
+
+        ``limits_of`` holds the values that set limits and ranks when they are not the map's
+        own: layers that share them have one colour for one value.
+        """
+        self._grid_map, self._limits_of = grid_map, limits_of
         unit = "pixel" if grid_map.mpp is None else "µm"
         self.metadata["meaning"] = grid_map.meaning
-        self._on_screen = OnScreen(grid_map, self._display)
+        self._on_screen = OnScreen(limits_of or grid_map, self._display)
         with self._block_refresh():  # each of these would slice and draw the layer anew
             self.data = grid_map.values
             self.scale = grid_map.scale
@@ -94,7 +103,7 @@ class HeatmapLayer(Image):
     @display.setter
     def display(self, display: DisplaySettings) -> None:
         self._display = display
-        self._on_screen = OnScreen(self._grid_map, display)
+        self._on_screen = OnScreen(self._limits_of or self._grid_map, display)
         self._show()
 
     def _show(self) -> None:

@@ -1,7 +1,10 @@
 """What the user set under Preferences > 2DMamba, and where runs are kept."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_2dmamba.slide import Slide
 
 PLUGIN_NAME = "napari-2dmamba"
 
@@ -36,3 +39,8 @@ def runs_folder() -> Path:
 
     chosen = preference("analysis", "runs_folder", "")
     return Path(chosen).expanduser() if chosen else user_documents_path() / "2DMamba runs"
+
+
+def folder_of(slide: "Slide") -> Path:
+    """Return the folder for the runs of one slide, in which its features are kept."""
+    return runs_folder() / f"{slide.path.stem}-{slide.fingerprint[:8]}"

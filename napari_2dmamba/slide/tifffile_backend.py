@@ -3,7 +3,6 @@
 import contextlib
 import math
 import os
-import re
 import tempfile
 import threading
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from napari_2dmamba.slide.backend import (
     on_background,
     whole_downsample,
 )
+from napari_2dmamba.slide.jpeg_marks import end_of_jpeg, with_more_code
 from napari_2dmamba.slide.tiff_metadata import (
     channels,
     is_cut_short,
@@ -41,10 +41,6 @@ _SPILLED_SEGMENT, _LARGEST_SEGMENT = 64 * 2**20, 2**30
 
 _JPEG = {6, 7, 34892, 33007}
 _APERIO_YCBCR = 33003
-_JPEG_MARK = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-_JPEG_END = 0xD9
-_JPEG_SEGMENTS = {0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}
-"""What may stand between the scans of a JPEG: tables, comments, the next scan."""
 
 
 @dataclass
@@ -475,35 +471,6 @@ def _slide_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
         return sizes["X"] * sizes["Y"]
 
     return max(candidates, key=area)
-
-
-def end_of_jpeg(data: bytes) -> int | None:
-    """Return where the end mark stands, or None where another mark cannot stand before it.
-
-    The decoder fills damaged stretches with grey and does not say so; OpenSlide refuses them.
-    """
-    position = data.find(b"\xff\xda")
-    while position >= 0:
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-        mark = _JPEG_MARK.search(data, position)
-        if mark is None:
-            return None
-        position = mark.start()
-        if data[position + 1] == _JPEG_END:
-            return position
-        if data[position + 1] not in _JPEG_SEGMENTS:
-            return None
-    return None
-
-
-def with_more_code(data: bytes) -> bytes:
-    """Return a JPEG with further coded bits before its end mark.
-
-    Where the bits run out early, a decoder leaves the remaining blocks mid-grey and says
-    nothing. Then further bits change the picture; a whole one they do not touch.
-    """
-    end = end_of_jpeg(data)
-    return data[:end] + b"\x5a\xa5\x3c" * 400 + b"\xff\xd9"
 
 
 def _choose_planes(lead: dict[str, int]) -> tuple[tuple[Any, ...], tuple[str, ...]]:

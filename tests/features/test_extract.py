@@ -186,7 +186,8 @@ def test_killed_at_random_moments_the_next_run_gives_the_same_bits(slide, pyrami
         if ".h5" in files:  # finished before the kill: begin again
             for path in cache.iterdir():
                 path.unlink()
-    assert killed
+    print(f"{killed} of {kills} runs were killed before they were done")
+    assert killed > kills / 2
     resumed = extract_features(slide, grid, SETTINGS, cache=cache)
     assert (resumed.features == whole.features).all()
 

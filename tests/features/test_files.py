@@ -46,9 +46,10 @@ def bag(**changes: Any) -> FeatureBag:
     return FeatureBag(**{**known, **changes})
 
 
-def test_what_is_written_comes_back(tmp_path):
+@pytest.mark.parametrize("name", ["a.h5", "a.parquet"])
+def test_what_is_written_comes_back(tmp_path, name):
     written = bag()
-    path = write_features(written, tmp_path / "a.h5")
+    path = write_features(written, tmp_path / name)
     again = read_features(path)
     assert (again.features == written.features).all()
     assert again.features.dtype == np.float32
@@ -57,7 +58,7 @@ def test_what_is_written_comes_back(tmp_path):
         assert getattr(again, name) == getattr(written, name)
     assert again.source == written.source
     assert again.path == path
-    assert [p.name for p in tmp_path.iterdir()] == ["a.h5"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_other_tools_find_what_they_look_for(tmp_path):
@@ -275,6 +276,59 @@ def test_files_of_others_come_in_or_are_refused_with_the_reason():
     path = shared("features/TCGA-3X-AAVA-01Z-00-DX1_features.h5")
     with pytest.raises(FeatureError, match=r"holds no 'coords'.*metadata"):
         read_features(path, patch_size_level0=512)
+
+
+def test_others_can_read_the_parquet_table(tmp_path):
+    import pyarrow.parquet as pq
+
+    path = write_features(bag(), tmp_path / "a.parquet")
+    rows = pq.read_table(path).to_pylist()
+    assert list(rows[2]) == ["x", "y", "features"]
+    assert (rows[2]["x"], rows[2]["y"]) == (1024, 512)
+    np.testing.assert_array_equal(np.float32(rows[2]["features"]), FEATURES[2])
+
+
+def parquet(path: Path, **columns: Any) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def test_somebody_s_parquet_is_read_when_told_what_it_does_not_say(tmp_path):
+    x, y = COORDS.T.tolist()
+    path = parquet(tmp_path / "a.parquet", name=["a"] * 5, x=x, y=y, features=FEATURES.tolist())
+    with pytest.raises(FeatureError, match=r"give patch_size_level0.*512 apart"):
+        read_features(path)
+    read = read_features(path, patch_size_level0=512)
+    assert (read.coords == COORDS).all()
+    assert (read.features == FEATURES).all()
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        ({"x": [0, 1], "y": [0, 1]}, r"holds no 'features' \(N, D\): found coords \(2, 2\)"),
+        ({"features": [[1.0], [2.0]]}, "holds no 'coords'"),
+        ({"x": [0, 1], "y": [0, 1], "features": [[1.0], [2.0, 3.0]]}, "not all of one length"),
+        ({"x": [0, 1], "y": [0, 1], "features": [[1.0], None]}, "numbers are missing"),
+        ({"x": [0, 1], "y": [0, 1], "features": [["a"], ["b"]]}, "numbers of shape"),
+        ({"x": [0, None], "y": [0, 1], "features": [[1.0], [2.0]]}, "not whole numbers"),
+    ],
+)
+def test_what_is_wrong_with_a_parquet_table_is_said(tmp_path, columns, sentence):
+    path = parquet(tmp_path / "a.parquet", **columns)
+    with pytest.raises(FeatureError, match=sentence) as error:
+        read_features(path, patch_size_level0=512)
+    assert "\n" not in str(error.value)
+
+
+def test_a_parquet_file_cut_short_is_refused(tmp_path):
+    path = write_features(bag(), tmp_path / "a.parquet")
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(FeatureError, match="cannot be read as Parquet"):
+        read_features(path)
 
 
 def test_a_description_without_the_features(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from napari.layers import Shapes
 from qtpy.QtCore import QPoint, Qt
 
 from napari_2dmamba.explain.counterfactual import Counterfactual, Counterfactuals
+from napari_2dmamba.explain.display import PATCH_DISPLAY, DisplaySettings
 from napari_2dmamba.explain.faithfulness import stability_under_turns
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.explain.mass import LINE_COLOURS, border, fewest_cells
@@ -298,6 +299,13 @@ def test_maps_are_in_the_exports_and_in_the_saved_run(
     viewer.layers.remove(viewer.layers["Provenance (state)"])  # by hand: no longer wanted
     assert inspect.map_list.ticked_names == []
 
+    run_widget.open_saved_run(folder)
+    qtbot.waitUntil(lambda: "Provenance (state)" in viewer.layers, timeout=LONG)
+    settle(inspect, qtbot)
+    again = heatmaps(viewer)
+    assert again["Provenance (state)"].display == PATCH_DISPLAY
+    assert again["Attention"].display == DisplaySettings()
+
 
 def test_what_a_patch_has_nothing_to_do_with_shows_the_tissue(
     inspect: InspectWidget, viewer: Any, qtbot: Any
@@ -337,6 +345,26 @@ def test_what_a_patch_has_nothing_to_do_with_shows_the_tissue(
                 continue  # below the square around the patch
             seen = np.abs(around(picture, *middle) - green).sum(axis=-1).min()
             assert seen < 110, (zoom, middle, seen)
+
+
+def test_the_patch_is_marked_at_every_zoom_without_another_click(
+    inspect: InspectWidget, viewer: Any, qtbot: Any
+) -> None:
+    (patch,) = inspect.inspected_patches
+    x, y = world(inspect, patch)
+    for layer in heatmaps(viewer).values():
+        layer.visible = False
+    inspect.lines.setChecked(False)
+    for zoom in (3.0, 0.1, 1.0):
+        viewer.scene.camera.zoom, viewer.scene.camera.center = zoom, (y, x)
+        qtbot.waitUntil(lambda: all(layer.loaded for layer in viewer.layers), timeout=LONG)
+        picture = canvas_picture(viewer).astype(int)
+        row, col = on_canvas(viewer, picture, x, y - 64)  # across the upper side of the square
+        beside = round(40 * zoom)  # off the crosshair
+        across = picture[row - 6 : row + 7, col + beside]
+        is_cyan = np.abs(across - CYAN).sum(axis=1) < 200
+        assert 1 <= is_cyan.sum() <= 4, (zoom, across.tolist())
+        assert is_cyan[4:9].any()
 
 
 def test_maps_of_one_quantity_share_one_range(
@@ -434,7 +462,9 @@ def test_trust_while_another_slide_is_open(
         trust.check.click()
         settle(inspect, qtbot)
         assert "finds patches the model's answer depends on" in trust.verdict.text()
-        assert "Provenance (state): rank correlation" in trust.agreement.text()
+        table = trust.agreement.text()
+        for text in ("Provenance (state)", "deletion", "insertion", "random", "ranks", "top 45"):
+            assert text in table
         assert not trust.chart.isHidden()
         trust.stability.click()
         settle(inspect, qtbot)

@@ -19,6 +19,7 @@ from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.plugin.run_widget.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.slide_layer import add_slide
+from napari_2dmamba.sample import demo_checkpoint
 from napari_2dmamba.slide import Slide, open_slide
 from tests.material import shared
 from tests.plugin.conftest import LONG, canvas_picture, on_canvas, process_events, write_slide
@@ -26,10 +27,10 @@ from tests.plugin.conftest import LONG, canvas_picture, on_canvas, process_event
 WARNING = "Made for a test, not for any medical use."
 
 
-def make_checkpoint(folder: Path, **changes: Any) -> Path:
+def make_checkpoint(folder: Path, seed: int = 1, **changes: Any) -> Path:
     import torch
 
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     kind = architecture("2dmamba")
     feature_size = load_encoder(device="cpu").feature_size
     outputs = len(changes.get("class_names", ("normal", "tumour")))
@@ -360,6 +361,7 @@ def test_the_demo_is_the_default_and_says_what_it_is(make_napari_viewer: Any, ru
     widget = RunWidget(make_napari_viewer())
     section = widget.model_section
     assert section.checkpoints.currentText() == "Demo (synthetic slides)"
+    assert section.path == demo_checkpoint()  # and no other under that name
     assert section.header is not None
     assert "synthetic" in section.warning.text()
     assert "medical" in section.warning.text()

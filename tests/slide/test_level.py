@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from napari_2dmamba.errors import SlideError
 from napari_2dmamba.slide import open_slide
 from napari_2dmamba.slide.backend import whole_downsample
+from napari_2dmamba.slide.jpeg_marks import LIBRARY, end_of_jpeg, end_of_jpeg_in_python
 from napari_2dmamba.slide.level import halve
 from napari_2dmamba.slide.opening import open_backend
 from napari_2dmamba.slide.slide import Slide
-from napari_2dmamba.slide.tifffile_backend import end_of_jpeg
 from napari_2dmamba.slide.tile_cache import TileCache
 from tests.material import shared
 from tests.slide.written import halved, noise, write_pyramid, write_tiff
@@ -340,6 +340,16 @@ def test_jpeg_damage_that_decoders_hide_is_seen() -> None:
     middle = data.index(b"\xff\xda") + 400
     assert end_of_jpeg(data[:middle] + b"\xff\x0b" + data[middle + 2 :]) is None
     assert end_of_jpeg(b"") is None
+
+
+MARKS = st.sampled_from([b"\xff\xda", b"\xff\xc4", b"\xff\xd9", b"\xff\x00", b"\xff\xd3", b"\xff"])
+
+
+@pytest.mark.skipif(LIBRARY is None, reason="the library of JPEG marks is not built here")
+@given(st.lists(MARKS | st.binary(max_size=4) | st.just(b"\x00\x03\x01"), max_size=14))
+def test_the_library_finds_the_end_that_the_definition_finds(pieces):
+    data = b"".join(pieces)
+    assert end_of_jpeg(data) == end_of_jpeg_in_python(data)
 
 
 def test_a_jpeg_that_runs_out_of_bits_is_refused_and_a_grey_one_is_not(tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ class QueryLayer:
             width if number < squares else width * _CROSSHAIR_SHARE
             for number in range(layer.nshapes)
         ]
+        layer.refresh()  # napari draws new widths only then
 
 
 def outline(x: int, y: int, size: int) -> NDArray[np.float64]:

@@ -68,13 +68,8 @@ class TrustSection(Section):
         self.chart.show_curves(found, name)
         self.verdict.setText(found.verdict(name))
         self.verdict.show()
-        lines = [
-            f"{other}: rank correlation {one.spearman:.2f}; {one.overlap:.0%} of the top "
-            f"{one.k} patches shared (by chance {one.expected_overlap:.0%})"
-            for other, one in others.items()
-        ]
-        self.agreement.setText("<b>Agreement with</b><br>" + "<br>".join(lines))
-        self.agreement.setVisible(bool(lines))
+        self.agreement.setText(areas_table(found) + agreement_table(others))
+        self.agreement.show()
 
     def show_stability(self, found: Sequence[tuple[str, Stability]]) -> None:
         """Show what the stability checks say."""
@@ -87,3 +82,44 @@ class TrustSection(Section):
         """Show that nothing was checked yet."""
         for part in (self.chart, self.verdict, self.agreement, self.steadiness):
             part.hide()
+
+
+def areas_table(found: Faithfulness) -> str:
+    """Return the areas under the curves as a table; those of random orders as their range."""
+    rows: list[tuple[str, ...]] = [("Area below the curve", "deletion", "insertion")]
+    rows += [
+        (name, f"{found.deletion[name].area:.3f}", f"{found.insertion[name].area:.3f}")
+        for name in found.deletion
+    ]
+    spans = [
+        (min(one.area for one in curves), max(one.area for one in curves))
+        for curves in (found.random_deletion, found.random_insertion)
+    ]
+    rows.append(("random", *(f"{low:.3f}\u2013{high:.3f}" for low, high in spans)))
+    return _table(rows)
+
+
+def agreement_table(others: dict[str, Agreement]) -> str:
+    """Return how alike other maps order the patches as a table."""
+    if not others:
+        return ""
+    first = next(iter(others.values()))
+    rows = [
+        ("Agreement with", "ranks", f"top {first.k}"),
+        *((name, f"{one.spearman:.2f}", f"{one.overlap:.0%}") for name, one in others.items()),
+        ("by chance", "0", f"{first.expected_overlap:.0%}"),
+    ]
+    return _table(rows)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table with its first row in bold and numbers on the right."""
+    made = []
+    for number, (name, *cells) in enumerate(rows):
+        look = "<b>{}</b>" if number == 0 else "{}"
+        numbers = "".join(
+            f"<td align='right' style='padding-left: 14px'>{look.format(cell)}</td>"
+            for cell in cells
+        )
+        made.append(f"<tr><td>{look.format(name)}</td>{numbers}</tr>")
+    return f"<table cellspacing='0' style='margin-bottom: 6px'>{''.join(made)}</table>"

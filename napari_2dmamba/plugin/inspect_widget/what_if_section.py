@@ -128,16 +128,20 @@ def change_words(found: Counterfactual) -> str:
     if before.probabilities is None or after.probabilities is None:
         assert before.risk is not None
         assert after.risk is not None
-        return (
-            f"{without}, the risk is <b>{after.risk:.3f}</b> instead of {before.risk:.3f} "
-            f"({after.risk - before.risk:+.3f})."
-        )
+        return f"{without}, the risk is {_instead(before.risk, after.risk)}."
     top = before.top_class
     old, new = before.probabilities[top], after.probabilities[top]
-    words = (
-        f"{without}, the probability of {before.class_names[top]} is <b>{new:.3f}</b> instead of "
-        f"{old:.3f} ({new - old:+.3f})."
-    )
+    name = before.class_names[top]
+    words = f"{without}, the probability of {name} is {_instead(float(old), float(new))}."
     if found.flipped:
         words += f" The prediction becomes <b>{after.class_names[after.top_class]}</b>."
     return words
+
+
+def _instead(old: float, new: float) -> str:
+    """Write two numbers with just enough digits (3 to 6) to tell them apart."""
+    digits = next((d for d in (3, 4, 5) if f"{old:.{d}f}" != f"{new:.{d}f}"), 6)
+    if old == new:
+        return f"<b>{new:.3f}</b>, as before"
+    change = f"{new - old:+.{digits}f}"
+    return f"<b>{new:.{digits}f}</b> instead of {old:.{digits}f} ({change})"

@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QCheckBox, QLabel, QPushButton, QVBoxLayout
 
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.export.run_folder import save_run
-from napari_2dmamba.plugin.commands import run_widget
+from napari_2dmamba.plugin.commands import docked_run_widget, run_widget
 from napari_2dmamba.plugin.docked import DockedWidget
 from napari_2dmamba.plugin.inspect_widget.how_form import HowForm
 from napari_2dmamba.plugin.inspect_widget.inspected import Inspected
@@ -171,10 +171,7 @@ class InspectWidget(DockedWidget):
     def _follow_run(self, may_dock: bool = False) -> None:
         """Find the Run widget of the window; dock one when the user needs it."""
         if self._run_widget is None:
-            from napari_2dmamba.plugin.run_widget import RunWidget
-
-            docked = self._viewer.window.dock_widgets.values()
-            found = next((one for one in docked if isinstance(one, RunWidget)), None)
+            found = docked_run_widget(self._viewer)
             if found is None and may_dock:
                 found = run_widget(self._viewer)
             if found is not None:

@@ -1,0 +1,379 @@
+"""The widget *Compare 2DMamba*: joins its sections, the grid window and the jobs."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.utils.notifications import show_error
+from qtpy.QtCore import QSize
+from qtpy.QtWidgets import QPushButton, QVBoxLayout
+
+from napari_2dmamba.compare import Comparison, compare
+from napari_2dmamba.compare.figure import write_figure
+from napari_2dmamba.compare.folder import write_comparison
+from napari_2dmamba.errors import UserError
+from napari_2dmamba.explain.display import DisplaySettings
+from napari_2dmamba.models.fit import misfit
+from napari_2dmamba.models.header import CheckpointHeader, read_header
+from napari_2dmamba.pipeline import RunSettings
+from napari_2dmamba.plugin.checkpoint_model import shared_checkpoints
+from napari_2dmamba.plugin.commands import docked_run_widget, show_checkpoints
+from napari_2dmamba.plugin.compare_widget.contender_list import (
+    ContenderList,
+    contenders_of_rows,
+)
+from napari_2dmamba.plugin.compare_widget.export_section import ExportSection
+from napari_2dmamba.plugin.compare_widget.grid_window import GridWindow
+from napari_2dmamba.plugin.compare_widget.numbers_sections import (
+    AgreementSection,
+    PredictionsSection,
+)
+from napari_2dmamba.plugin.compare_widget.panel import Panel
+from napari_2dmamba.plugin.docked import DockedWidget
+from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.one_job import OneJob
+from napari_2dmamba.plugin.preferences import folder_of
+from napari_2dmamba.plugin.region_layers import drawn_regions
+from napari_2dmamba.plugin.run_widget.progress_footer import ProgressFooter
+from napari_2dmamba.plugin.section import ElidedLabel, Section, scrolling_column
+from napari_2dmamba.plugin.slide_layer import open_slides
+from napari_2dmamba.sample import demo_checkpoints, demo_rivals
+from napari_2dmamba.settings import ProgressCallback, StopCallback
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+    from napari_2dmamba.models import Aggregator
+    from napari_2dmamba.slide import Slide
+
+_LAYER_KEY = "2dmamba compared"
+
+
+class CompareWidget(DockedWidget):
+    """Run several models on one slide, and look at their maps side by side.
+
+    Slide, patches and device are those of the widget *Run 2DMamba* where the window has one.
+
+    Parameters
+    ----------
+    napari_viewer
+        The viewer whose uppermost slide is compared on.
+    """
+
+    def __init__(self, napari_viewer: "Viewer") -> None:
+        super().__init__()
+        self._viewer = napari_viewer
+        self._slide: Slide | None = None  # of the comparison on display
+        self._comparison: Comparison | None = None
+        self.window_: GridWindow | None = None
+        self.slide_name = ElidedLabel()
+        self.contenders = ContenderList(shared_checkpoints())
+        self.show_grid = QPushButton("Show the grid")
+        self.show_grid.setToolTip("Opens its window again")
+        self.predictions = PredictionsSection()
+        self.agreement = AgreementSection()
+        self.export_section = ExportSection()
+        self.footer = ProgressFooter("Compare")
+        self._jobs = OneJob(self.footer, self)
+        self._lay_out()
+        self._connect()
+        self._offer_first()
+        self._follow_layers()
+        self._show_parts(False)
+
+    def sizeHint(self) -> QSize:
+        """Return a width at which all texts fit."""
+        return QSize(400, 800)
+
+    # -- what it is made of ---------------------------------------------------------------
+
+    def _lay_out(self) -> None:
+        self.models_section = Section("Models")
+        self.models_section.body.addWidget(self.slide_name)
+        self.models_section.body.addWidget(self.contenders)
+        self.predictions.body.addWidget(self.show_grid)
+        column = scrolling_column(
+            self.models_section, self.predictions, self.agreement, self.export_section
+        )
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(0)
+        layout.addWidget(column, 1)
+        layout.addWidget(self.footer)
+        self.setMinimumWidth(380)
+
+    def _connect(self) -> None:
+        self.contenders.changed.connect(self._follow_rows)
+        self.contenders.table_wanted.connect(lambda: show_checkpoints(self._viewer))
+        self.export_section.figure_wanted.connect(self.write_figure)
+        self.export_section.files_wanted.connect(self.write_files)
+        self.show_grid.clicked.connect(self.open_window)
+        self.footer.run_clicked.connect(self.start)
+        self._jobs.failed.connect(self._complain)
+        layers = self._viewer.layers.events
+        for event in (layers.inserted, layers.removed):
+            self.listen(event, self._follow_layers)
+
+    def let_go(self) -> None:
+        """Disconnect from the viewer, stop what runs and close the grid."""
+        super().let_go()
+        self._jobs.cancel()
+        if self.window_ is not None:
+            self.window_.close()
+
+    # -- slide and models -----------------------------------------------------------------
+
+    @property
+    def slide(self) -> "Slide | None":
+        """The slide that would be compared on."""
+        run_widget = docked_run_widget(self._viewer)
+        if run_widget is not None:
+            return run_widget.slide_section.slide
+        slides = open_slides(self._viewer)
+        return slides[0] if slides else None
+
+    def _follow_layers(self, event: Any = None) -> None:
+        slide = self.slide
+        self.slide_name.set_text("No slide is open" if slide is None else f"On {slide.name}")
+        if self._slide is not None and self._slide not in open_slides(self._viewer):
+            self._forget()
+
+    def _forget(self) -> None:
+        """Close the grid of a slide that was closed."""
+        if self.window_ is not None:
+            self.window_.close()
+        self._slide = self._comparison = None
+        self._show_parts(False)
+
+    def _show_parts(self, visible: bool) -> None:
+        for part in (self.predictions, self.agreement, self.export_section):
+            part.setVisible(visible)
+
+    def _offer_first(self) -> None:
+        """Start with the demo models; a model of the Run widget's own comes before them."""
+        try:
+            rows = demo_rivals()
+        except UserError as error:
+            self.contenders.message.say(str(error), "error")
+            return
+        run_widget = docked_run_widget(self._viewer)
+        section = None if run_widget is None else run_widget.model_section
+        if section is not None and section.path is not None and section.header is not None:
+            mine, header = section.path, section.header
+            if mine not in demo_checkpoints():
+                rows = [mine, *(one for one in rows if misfit(read_header(one), header) is None)]
+        self.contenders.show_rows(rows)
+
+    def _loaded(self) -> dict[str, "Aggregator"]:
+        """Return the Run widget's model where it was loaded, by its location."""
+        run_widget = docked_run_widget(self._viewer)
+        if run_widget is None:
+            return {}
+        section = run_widget.model_section
+        model = section.checkpoint
+        if model is None or isinstance(model, Path):
+            return {}
+        return {section.checkpoints.location: model}
+
+    def _follow_rows(self) -> None:
+        count = sum(len(row.maps) for row in self.contenders.chosen)
+        self.models_section.set_summary(f"{count} {'map' if count == 1 else 'maps'}")
+
+    # -- running --------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Run the chosen models on the slide."""
+        slide = self.slide
+        if slide is None:
+            self._complain("no slide is open; open one with File > Open, or drop it here")
+            return
+        rows = self.contenders.chosen
+        run_widget = docked_run_widget(self._viewer)
+        settings = RunSettings() if run_widget is None else run_widget.run_settings
+        features = None if run_widget is None else run_widget.features_section.feature_file
+        wants_file = run_widget is not None and run_widget.features_section.from_file.isChecked()
+        if wants_file and features is None:
+            self._complain("no feature file is chosen; choose one under Features in Run 2DMamba")
+            return
+        loaded = self._loaded()
+        regions = drawn_regions(self._viewer)
+
+        def task(progress: ProgressCallback, stop: StopCallback) -> Comparison:
+            progress(0, 0, "loading the checkpoints")
+            contenders = contenders_of_rows(rows, loaded, progress, stop)
+            first = contenders[0].load().header if contenders else None
+            return compare(
+                slide,
+                contenders,
+                as_trained(settings, first),
+                features=features,
+                regions=regions,
+                cache=folder_of(slide),
+                on_progress=progress,
+                should_stop=stop,
+            )
+
+        def show(comparison: Comparison) -> None:
+            self.show_comparison(slide, comparison)
+
+        self._jobs.start(task, show, "Stopped; finished features are kept for the next run.")
+
+    @property
+    def is_running(self) -> bool:
+        """Whether models run or something is written."""
+        return self._jobs.is_busy
+
+    def _complain(self, sentence: str) -> None:
+        self.footer.message.say(sentence, "error")
+        show_error(sentence)
+
+    # -- the result -----------------------------------------------------------------------
+
+    def show_comparison(self, slide: "Slide", comparison: Comparison) -> None:
+        """Show a comparison: numbers in the panel, maps in the grid window."""
+        if slide not in open_slides(self._viewer):
+            return  # closed while the models ran
+        if self.window_ is not None and self._slide is not slide:
+            self.window_.close()
+        self._slide, self._comparison = slide, comparison
+        self.predictions.show_comparison(comparison)
+        self.agreement.show_comparison(comparison)
+        self.predictions.set_open(True)
+        self.agreement.set_open(True)
+        self.models_section.set_open(False)
+        self._show_parts(True)
+        if self.window_ is not None:
+            self.window_.show_comparison(comparison)
+        self.open_window()
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """The comparison on display."""
+        return self._comparison
+
+    def write_figure(self, paths: Sequence[Path]) -> None:
+        """Write the panels on display as a figure, one file per format."""
+        slide, comparison = self._slide, self._comparison
+        if slide is None or comparison is None:
+            return
+        self.open_window()
+        assert self.window_ is not None
+        shown, display = self.window_.ticked, self.window_.display
+        entries = tuple(comparison.entries[one.entry] for one in shown if one.entry is not None)
+        if not entries:
+            self._complain("no model's map is on display; tick one in the list of panels")
+            return
+        settings = dataclasses.replace(
+            self.export_section.form.settings(),
+            shared_range=self.window_.shares_range or display.transform == "percentile",
+        )
+        zooms = list(self.window_.zooms)
+        made = [
+            dataclasses.replace(one.grid_map, name=one.title) for one in shown if one.entry is None
+        ]
+
+        def task(progress: ProgressCallback, stop: StopCallback) -> list[Path]:
+            progress(0, 0, "drawing the figure")
+            return write_figure(
+                dataclasses.replace(comparison, entries=entries),
+                slide,
+                paths,
+                settings,
+                display=display,
+                zooms=zooms,
+                more=made,
+            )
+
+        def tell(written: list[Path]) -> None:
+            names = ", ".join(path.name for path in written)
+            self.footer.message.say(f"Written in {written[0].parent}: {names}", "good")
+
+        self._jobs.start(task, tell, "The figure was written before it could be stopped.")
+
+    def write_files(self, folder: Path) -> None:
+        """Write tables, maps and record of the comparison into a folder."""
+        slide, comparison = self._slide, self._comparison
+        if slide is None or comparison is None:
+            return
+        display = None if self.window_ is None else self.window_.display
+
+        def task(progress: ProgressCallback, stop: StopCallback) -> list[Path]:
+            return write_comparison(
+                comparison, slide, folder, display=display, on_progress=progress, should_stop=stop
+            )
+
+        def tell(written: list[Path]) -> None:
+            self.footer.message.say(f"{len(written)} files were written in {folder}", "good")
+
+        self._jobs.start(task, tell, "Stopped; files written so far are kept.")
+
+    def open_window(self) -> None:
+        """Bring the grid to the front, opening it where it was closed."""
+        if self._slide is None or self._comparison is None:
+            return
+        if self.window_ is None:
+            window = GridWindow(self._slide, self._viewer, self)
+            window.layers_wanted.connect(self._add_layers)
+            window.closed.connect(self._forget_window)
+            self.window_ = window
+            window.show()
+            window.show_comparison(self._comparison)
+        self.window_.show()
+        self.window_.raise_()
+
+    def _forget_window(self) -> None:
+        self.window_ = None
+
+    def _add_layers(self, panels: Sequence[Panel]) -> None:
+        """Show panels as layers of the main window, the last one on top and alone."""
+        assert self._slide is not None
+        assert self.window_ is not None
+        last = None
+        for panel in panels:
+            display = panel.display(self.window_.display)
+            last = add_layer(self._viewer, self._slide, panel, display)
+        for layer in compared_layers(self._viewer):
+            layer.visible = layer is last
+
+
+def add_layer(
+    viewer: "Viewer", slide: "Slide", panel: Panel, display: DisplaySettings
+) -> HeatmapLayer:
+    """Show a panel as a layer; one of the same slide and heading takes it."""
+    identity = slide.fingerprint, panel.title
+    for layer in compared_layers(viewer):
+        if layer.metadata[_LAYER_KEY] == identity:
+            layer.grid_map = panel.grid_map
+            layer.display = display
+            return layer
+    layer = HeatmapLayer(
+        panel.grid_map, display, name=panel.title, metadata={_LAYER_KEY: identity}, visible=False
+    )
+    viewer.add_layer(layer)
+    return layer
+
+
+def compared_layers(viewer: "Viewer") -> list[HeatmapLayer]:
+    """Return the layers that show panels of comparisons, the lowest first."""
+    return [
+        layer
+        for layer in viewer.layers
+        if isinstance(layer, HeatmapLayer) and _LAYER_KEY in layer.metadata
+    ]
+
+
+def as_trained(settings: RunSettings, header: CheckpointHeader | None) -> RunSettings:
+    """Return settings with patches and encoder of a checkpoint, where it states them."""
+    if header is None:
+        return settings
+    trained: dict[str, Any] = {
+        name: value
+        for name, value in (("patch_size", header.patch_size), ("target_mpp", header.mpp))
+        if value is not None
+    }
+    grid = None if settings.grid is None else dataclasses.replace(settings.grid, **trained)
+    features = settings.features
+    if header.encoder is not None:
+        features = dataclasses.replace(features, encoder=header.encoder)
+    return dataclasses.replace(settings, grid=grid, features=features)

@@ -1,0 +1,70 @@
+"""The marks within a JPEG, which tell whether its coded bits are whole."""
+
+import ctypes
+import functools
+import re
+
+from napari_2dmamba.native import library_path
+
+LIBRARY = library_path(__package__, "_jpeg_marks")
+"""The library, or None where it was not built."""
+_VERSION = 1
+
+_MARK = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_END = 0xD9
+_BETWEEN_SCANS = {0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}
+"""Tables, comments, the next scan."""
+
+
+def end_of_jpeg(data: bytes) -> int | None:
+    """Return where the end mark stands, or None where another mark cannot stand before it.
+
+    The decoder fills damaged stretches with grey and does not say so; OpenSlide refuses them.
+    """
+    library = _library()
+    if library is None:
+        return end_of_jpeg_in_python(data)
+    end = library.jpeg_end(data, len(data))
+    return None if end < 0 else end
+
+
+def end_of_jpeg_in_python(data: bytes) -> int | None:
+    """The definition of `end_of_jpeg`, and what runs where the library was not built."""
+    position = data.find(b"\xff\xda")
+    while position >= 0:
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        mark = _MARK.search(data, position)
+        if mark is None:
+            return None
+        position = mark.start()
+        if data[position + 1] == _END:
+            return position
+        if data[position + 1] not in _BETWEEN_SCANS:
+            return None
+    return None
+
+
+def with_more_code(data: bytes) -> bytes:
+    """Return a JPEG with further coded bits before its end mark.
+
+    Where the bits run out early, a decoder leaves the remaining blocks mid-grey and says
+    nothing. Then further bits change the picture; a whole one they do not touch.
+    """
+    end = end_of_jpeg(data)
+    return data[:end] + b"\x5a\xa5\x3c" * 400 + b"\xff\xd9"
+
+
+@functools.cache
+def _library() -> ctypes.PyDLL | None:
+    """Return the library; it keeps the interpreter's lock, which costs more than its work."""
+    if LIBRARY is None:
+        return None
+    try:
+        library = ctypes.PyDLL(str(LIBRARY))
+        if library.jpeg_marks_version() != _VERSION:
+            return None
+    except (OSError, AttributeError):
+        return None
+    library.jpeg_end.argtypes = [ctypes.c_char_p, ctypes.c_int64]
+    library.jpeg_end.restype = ctypes.c_int64
+    return library
