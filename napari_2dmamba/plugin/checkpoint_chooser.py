@@ -8,7 +8,7 @@ from qtpy.QtWidgets import QComboBox
 from napari_2dmamba.plugin.checkpoint_model import LOCATION, CheckpointModel
 from napari_2dmamba.sample import demo_checkpoints
 
-_DEMO_NAMES = ("Demo (synthetic slides)", "Demo, survival (synthetic slides)")
+_DEMO = "demo-2dmamba"
 
 
 class CheckpointChooser(QComboBox):
@@ -68,9 +68,7 @@ class _Offered(QSortFilterProxyModel):
     def __init__(self, checkpoints: CheckpointModel, parent: QObject) -> None:
         super().__init__(parent)
         self._checkpoints = checkpoints
-        self._demos = {
-            str(path): name for path, name in zip(demo_checkpoints(), _DEMO_NAMES, strict=False)
-        }
+        self._demos = {str(path): _demo_name(path.stem) for path in demo_checkpoints()}
         self._kept: set[str] = set()
         self.setSourceModel(checkpoints)
         self.setDynamicSortFilter(True)
@@ -105,3 +103,9 @@ class _Offered(QSortFilterProxyModel):
         if role == Qt.ItemDataRole.ToolTipRole:
             return location
         return self._demos.get(location) or super().data(index, role)
+
+
+def _demo_name(stem: str) -> str:
+    """Return what a demo checkpoint is called, by its file; the classifier sorts before all."""
+    kind = stem.removeprefix(_DEMO).removeprefix("demo").removeprefix("-")
+    return f"Demo, {kind} (synthetic slides)" if kind else "Demo (synthetic slides)"
