@@ -10,6 +10,7 @@ share of the floor of the same round.
 
 import argparse
 import importlib.util
+import math
 import multiprocessing
 import os
 import platform
@@ -232,21 +233,26 @@ def tiatoolbox_reader(slide: Slide, grid: PatchGrid, threads: int) -> Callable[[
 
 def _cpu_seconds() -> float:
     """CPU time of this process and of the worker processes that have ended."""
-    return sum(os.times()[:4])
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime
 
 
 def measure(runs: dict[str, Callable[[], None]], patches: int, rounds: int) -> None:
     """Time every run once per round, in turn, and print medians and shares of the first."""
     wall: dict[str, list[float]] = {name: [] for name in runs}
     cpu: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
+    times = {}  # so that clocks are read no more often than every half second
+    for name, run in runs.items():
+        began = time.perf_counter()
         run()
+        times[name] = min(20, math.ceil(0.5 / (time.perf_counter() - began)))
     for _ in range(rounds):
         for name, run in runs.items():
             began, began_cpu = time.perf_counter(), _cpu_seconds()
-            run()
-            wall[name].append(time.perf_counter() - began)
-            cpu[name].append(_cpu_seconds() - began_cpu)
+            for _ in range(times[name]):
+                run()
+            wall[name].append((time.perf_counter() - began) / times[name])
+            cpu[name].append((_cpu_seconds() - began_cpu) / times[name])
     first = next(iter(runs))
     for name, taken in wall.items():
         shares = [a / b for a, b in zip(wall[first], taken, strict=True)]
@@ -288,10 +294,16 @@ def read_whole(path: str) -> tuple[int, float, float]:
         corners = np.array([(x * 1024, y * 1024) for y in range(side) for x in range(side)])
         weights = np.ones(len(corners), np.float32)
         grid = PatchGrid(512, 1024, 0.5, 0.25, (side, side), corners, weights)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        before = _peak()
         for _ in PatchReader(slide, grid).batches(16):
             pass
-    return len(grid), before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return len(grid), before, _peak()
+
+
+def _peak() -> float:
+    """Peak of this process's memory in MB, on Linux; `resource` counts the parent's as well."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 def memory() -> None:
@@ -378,6 +390,7 @@ def main() -> None:
                         runs[name] = other
             measure(runs, len(grid), options.rounds)
         if options.skip_encoding:
+            memory()
             return
 
         encoder = load_encoder(

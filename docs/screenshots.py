@@ -20,6 +20,7 @@ os.environ["NAPARI_2DMAMBA_DATA"] = str(Path(_folder.name) / "list")
 os.environ.pop("QT_QPA_PLATFORM", None)  # "offscreen" draws no slide
 
 import numpy as np  # noqa: E402
+import tifffile  # noqa: E402
 import torch  # noqa: E402
 from napari.settings import get_plugin_settings, get_settings  # noqa: E402
 from qtpy.QtCore import Qt  # noqa: E402
@@ -33,6 +34,7 @@ from napari_2dmamba.plugin.commands import raise_dock, show_checkpoints  # noqa:
 from napari_2dmamba.plugin.jobs import wait_for_jobs  # noqa: E402
 from napari_2dmamba.plugin.section import Fold  # noqa: E402
 from napari_2dmamba.sample import demo_checkpoint, sample_slide  # noqa: E402
+from napari_2dmamba.slide import open_slide  # noqa: E402
 
 SIZE = 1600, 1000
 POINTED = 2450.0, 1900.0  # y and x of the cursor in µm, in the tumour of the sample
@@ -81,7 +83,15 @@ def main() -> None:
     crop("section-model", widget.model_section)
     crop("slide-overview", application.overview)
 
+    sections.show_tissue.setChecked(False)
+    sections.show_patches.setChecked(False)
+    widget.features_section.form.editor("batch_size").set(4)
     widget.start_run()
+    wait_until(lambda: "of" in widget.footer.detail.text() and widget.footer.bar.value() > 150)
+    widget.footer.pause.click()
+    wait_until(lambda: "paused" in widget.footer.detail.text())
+    shoot("features-arriving")
+    widget.footer.pause.click()
     wait_until(lambda: not widget.is_running)
     assert widget.shown is not None, widget.footer.message.text()
     shoot("run")
@@ -127,6 +137,7 @@ def main() -> None:
         wait_until(lambda: not inspect.is_busy)
     crop("inspect-trust", trust)
     crop("checkpoints", table_of_checkpoints(application))
+    inspect.mode.click()
     inspect.let_go()
 
     compare = application.compare_widget
@@ -143,16 +154,64 @@ def main() -> None:
     crop("compare", window)
     crop("section-compare-agreement", compare.agreement)
     compare.let_go()
+
+    cohort = application.cohort_widget
+    viewer.window.resize(SIZE[0], SIZE[1] + 150)
+    raise_dock(widget)
+    raise_dock(cohort)
+    cohort.setMinimumHeight(370)  # the whole table
+    settle(application)
+    viewer.fit_to_view()
+    cohort.add_inputs([small_cohort(Path(_folder.name) / "scans")])
+    cohort.features_section.form.editor("batch_size").set(1)
+    wait_until(lambda: not cohort.slides_section.is_looking)
+    cohort.output_section.set_open(False)
+    cohort.start_run()
+    wait_until(
+        lambda: (
+            sum(row.good for row in cohort.table.rows) > 2
+            and any(row.state == "running" and row.patches_done for row in cohort.table.rows)
+        )
+    )
+    assert cohort.is_running
+    shoot("cohort")
+    wait_until(lambda: not cohort.is_running)
+    cohort.let_go()
     widget.let_go()
     wait_for_jobs()
     viewer.close()
+
+
+def small_cohort(folder: Path) -> Path:
+    """Make slides of the sample by shifting it, spoil one of them, and return a list of all."""
+    folder.mkdir()
+    lines = ["slide,label"]
+    with open_slide(sample_slide()) as slide:
+        assert slide.mpp is not None
+        pixels = slide.read_region(0, 0, 0, *slide.dimensions)
+        for number in range(1, 10):
+            path = folder / f"case-{number:02d}.tif"
+            tifffile.imwrite(
+                path,
+                np.roll(pixels, number * 400, axis=number % 2),
+                tile=(256, 256),
+                photometric="rgb",
+                compression="jpeg",
+                resolution=(1e4 / slide.mpp, 1e4 / slide.mpp),
+                resolutionunit="CENTIMETER",
+            )
+            lines.append(f"{path.name},{'control' if number % 3 else 'follow-up'}")
+    spoilt = folder / "case-02.tif"
+    spoilt.write_bytes(spoilt.read_bytes()[:4000])
+    (folder / "cases.csv").write_text("\n".join(lines) + "\n")
+    return folder / "cases.csv"
 
 
 def ask_without_the_top_patches(application: Application) -> None:
     """Draw a region around the patches of highest attention and ask the model without them."""
     inspect, shown = application.inspect_widget, application.run_widget.shown
     assert shown is not None
-    top = np.argsort(-shown.prediction.attention)[: len(shown.grid.coords) // 10]
+    top = np.argsort(-shown.prediction.attention)[: len(shown.grid.coords) // 4]
     centres = shown.grid.coords[top] + shown.grid.patch_size_level0 / 2
     hull = MultiPoint(centres).convex_hull.buffer(shown.grid.patch_size_level0)
     layer = application.viewer.layers["What if"]

@@ -12,7 +12,8 @@ ProgressCallback = Callable[[int, int, str], None]
 """``on_progress(done, total, message)``; total is 0 while unknown."""
 
 StopCallback = Callable[[], bool]
-"""``should_stop()`` is polled between batches; True raises `errors.Cancelled`."""
+"""``should_stop()`` is polled between batches; True raises `errors.Cancelled`. It may hold back its
+answer for as long as it likes: that is a pause."""
 
 
 def setting(

@@ -26,7 +26,7 @@
 // More rows than this under one output row are for the caller to refuse.
 constexpr int64_t MAX_TAPS = 64;
 
-AREA_EXPORT int area_version() { return 2; }
+AREA_EXPORT int area_version() { return 3; }
 
 namespace {
 
@@ -133,32 +133,27 @@ struct Axis {
 
 // tiles          row by row, each tile_height x tile_width x 3 bytes; those that no pixel asked
 //                for is made of are not touched
-// *_from, *_to   the piece of the output that is made
-// left, right    source columns [left, right) that any of its pixels is made of
+// y_from, y_to   rows of the output that are made
+// left, right    source columns [left, right) that any pixel is made of
 // row            scratch, 3 * tile_columns * tile_width + 6 * x->taps + 8
 // line           scratch, 3 * size + 1
 // out            size x size x 3 bytes
 AREA_EXPORT AREA_CLONES void area_resample(const uint8_t* const* tiles, int64_t tile_columns,
                                            int64_t tile_height, int64_t tile_width, const Axis* y,
                                            const Axis* x, int64_t y_from, int64_t y_to,
-                                           int64_t x_from, int64_t x_to, int64_t left,
-                                           int64_t right, int64_t size, uint16_t* row,
-                                           uint16_t* line, uint8_t* out) {
+                                           int64_t left, int64_t right, int64_t size,
+                                           uint16_t* row, uint16_t* line, uint8_t* out) {
   const uint8_t* rows[MAX_TAPS];
   // Products are cut off, half a unit too low on average; at the end 128 rounds to nearest
   const uint16_t y_start = static_cast<uint16_t>(y->taps / 2);
   const uint16_t x_start = static_cast<uint16_t>(x->taps / 2 + 128);
   const int64_t pairs = (x->taps + 1) / 2;
-  const int64_t width = x_to - x_from;
-  const int32_t* x_first = x->first + x_from;
-  const uint16_t* x_lanes = x->weights + 8 * pairs * x_from;
   for (int64_t i = y_from; i < y_to; ++i) {
     const uint16_t* weights = y->weights + i * y->taps;
     int64_t taps = y->taps;
     while (taps > 1 && weights[taps - 1] == 0) --taps;  // they may lie beyond the tiles
     for (int64_t column = left / tile_width; column * tile_width < right; ++column) {
-      // A few pixels more than asked for at the left, so that whole vectors are left to do
-      const int64_t first = column * tile_width < left ? (left - column * tile_width) / 16 * 16 : 0;
+      const int64_t first = column * tile_width < left ? left - column * tile_width : 0;
       const int64_t last = right - column * tile_width < tile_width ? right - column * tile_width
                                                                     : tile_width;
       for (int64_t k = 0; k < taps; ++k) {
@@ -170,12 +165,12 @@ AREA_EXPORT AREA_CLONES void area_resample(const uint8_t* const* tiles, int64_t 
                row + 3 * (column * tile_width + first));
     }
     switch (pairs) {
-      case 1: mix_columns<1>(row, x_first, x_lanes, 1, x_start, width, line); break;
-      case 2: mix_columns<2>(row, x_first, x_lanes, 2, x_start, width, line); break;
-      case 3: mix_columns<3>(row, x_first, x_lanes, 3, x_start, width, line); break;
-      default: mix_columns<0>(row, x_first, x_lanes, pairs, x_start, width, line);
+      case 1: mix_columns<1>(row, x->first, x->weights, 1, x_start, size, line); break;
+      case 2: mix_columns<2>(row, x->first, x->weights, 2, x_start, size, line); break;
+      case 3: mix_columns<3>(row, x->first, x->weights, 3, x_start, size, line); break;
+      default: mix_columns<0>(row, x->first, x->weights, pairs, x_start, size, line);
     }
-    uint8_t* __restrict bytes = out + 3 * (size * i + x_from);
-    for (int64_t c = 0; c < 3 * width; ++c) bytes[c] = static_cast<uint8_t>(line[c] >> 8);
+    uint8_t* __restrict bytes = out + 3 * size * i;
+    for (int64_t c = 0; c < 3 * size; ++c) bytes[c] = static_cast<uint8_t>(line[c] >> 8);
   }
 }

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from napari_2dmamba.cohort import status as states
+from napari_2dmamba.cohort.gate import Gate, Passage
 from napari_2dmamba.cohort.settings import CohortSettings
 from napari_2dmamba.cohort.status import SlideStatus
-from napari_2dmamba.cohort.work import Job, Outcome, do_slide
+from napari_2dmamba.cohort.work import Job, Outcome, do_slide, forget_models
 from napari_2dmamba.errors import CohortError
 from napari_2dmamba.settings import StopCallback
 
@@ -26,10 +27,10 @@ Tell = Callable[[int, SlideStatus], None]
 _CORES_PER_WORKER = 4
 _GB_PER_WORKER = 2
 _A_MOMENT = 0.2
+_MORE_THAN_SLIDES = 10**7
 _SECONDS_TO_STOP = 60
 _SECONDS_TO_CONNECT = 20
 _LONGER_THAN_ANY_RESTART = "1 hour"
-_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class Crew(Protocol):
@@ -52,6 +53,9 @@ class Crew(Protocol):
         ``tell`` is called on this thread with the rows of slides that go on.
         """
 
+    def hold(self, is_held: bool) -> None:
+        """Let the slides wait between batches, or go on; called at every turn."""
+
     def stop(self) -> Iterator[tuple[int, Outcome]]:
         """Drop the slides not begun, stop the others between batches, and yield those."""
 
@@ -60,12 +64,18 @@ class Crew(Protocol):
 
 
 class Alone:
-    """Slides one after the other in this process."""
+    """Slides one after the other in this process.
+
+    Parameters
+    ----------
+    should_stop, should_pause
+        Asked between batches, since `wait` comes back only at the end of a slide.
+    """
 
     threads = 0
 
-    def __init__(self, should_stop: StopCallback | None) -> None:
-        self._should_stop = should_stop
+    def __init__(self, should_stop: StopCallback, should_pause: StopCallback) -> None:
+        self._should_stop, self._should_pause = should_stop, should_pause
         self._jobs: deque[tuple[int, Job]] = deque()
 
     def submit(self, number: int, job: Job) -> None:
@@ -78,7 +88,15 @@ class Alone:
             time.sleep(_A_MOMENT)
             return None
         number, job = self._jobs.popleft()
-        return number, do_slide(job, functools.partial(tell, number), self._should_stop)
+        return number, do_slide(job, functools.partial(tell, number), self._stops)
+
+    def _stops(self) -> bool:
+        while self._should_pause() and not self._should_stop():
+            time.sleep(_A_MOMENT)
+        return self._should_stop()
+
+    def hold(self, is_held: bool) -> None:
+        """See `Crew`; the slides ask by themselves."""
 
     def stop(self) -> Iterator[tuple[int, Outcome]]:
         """See `Crew`."""
@@ -87,6 +105,7 @@ class Alone:
 
     def close(self) -> None:
         """See `Crew`."""
+        forget_models()
 
 
 class OnDask:
@@ -120,8 +139,7 @@ class OnDask:
     ) -> None:
         self.threads = threads
         self._client, self._cluster, self._own = client, cluster, own_client
-        self._cohort, self._go_on = cohort, out / f".at-work-{cohort}"
-        self._go_on.touch()
+        self._cohort, self._gate = cohort, Gate(out / f".at-work-{cohort}")
         self._news: queue.Queue[tuple[int, Any]] = queue.Queue()
         self._futures: dict[int, Any] = {}
         self._rows: dict[int, SlideStatus] = {}
@@ -139,9 +157,9 @@ class OnDask:
             _as_task,
             job,
             number,
-            str(self._go_on),
+            str(self._gate.path),
             key=f"{self._cohort}-{job.slide.path.stem}-{number}-{self._count}",
-            priority=-job.attempt,
+            priority=-(job.attempt * _MORE_THAN_SLIDES + number),  # from the top of the list
             pure=False,
         )
         self._rows[number] = job.row(states.WAITING)
@@ -192,9 +210,13 @@ class OnDask:
         row = dataclasses.replace(row, state=states.FAILED, reason=reason, message="")
         return Outcome(row, worth_retrying=kind not in ("KilledWorker", "ImportError"))
 
+    def hold(self, is_held: bool) -> None:
+        """See `Crew`."""
+        self._gate.hold(is_held)
+
     def stop(self) -> Iterator[tuple[int, Outcome]]:
         """See `Crew`."""
-        self._go_on.unlink(missing_ok=True)
+        self._gate.shut()
         running = {n for n, row in self._rows.items() if row.state == states.RUNNING}
         waiting = [f for n, f in self._futures.items() if n not in running]
         self._client.cancel(waiting)
@@ -214,7 +236,7 @@ class OnDask:
             self._client.close()
         if self._cluster is not None:
             self._cluster.close()
-        self._go_on.unlink(missing_ok=True)
+        self._gate.shut()
 
 
 def _as_task(job: Job, number: int, go_on: str) -> Outcome:
@@ -222,14 +244,6 @@ def _as_task(job: Job, number: int, go_on: str) -> Outcome:
     from distributed import get_worker
 
     worker = get_worker()
-    looked, stopped = time.monotonic(), False
-
-    def should_stop() -> bool:
-        nonlocal looked, stopped
-        now = time.monotonic()
-        if not stopped and now - looked > _SECONDS_BETWEEN_LOOKS:
-            looked, stopped = now, not os.path.exists(go_on)
-        return stopped
 
     def tell(row: SlideStatus) -> None:
         worker.log_event(job.work.cohort, (number, dataclasses.asdict(row)))
@@ -240,7 +254,7 @@ def _as_task(job: Job, number: int, go_on: str) -> Outcome:
             "that folder, and the slides, under the same path"
         )
         return Outcome(job.row(states.FAILED, reason=reason))
-    return do_slide(job, tell, should_stop)
+    return do_slide(job, tell, Passage(Path(go_on)).is_shut)
 
 
 def gather(
@@ -251,7 +265,8 @@ def gather(
     *,
     device: str,
     client: Any = None,
-    should_stop: StopCallback | None = None,
+    should_stop: StopCallback = lambda: False,
+    should_pause: StopCallback = lambda: False,
 ) -> Crew:
     """Return who does the slides.
 
@@ -267,7 +282,7 @@ def gather(
         The device that was asked for; workers share GPUs out only where it is left open.
     client
         A `distributed.Client` to use instead.
-    should_stop
+    should_stop, should_pause
         For work in this process.
 
     Raises
@@ -281,8 +296,8 @@ def gather(
         return OnDask(_connected(settings.dask), cohort, out)
     gpus = _gpus() if device in ("auto", "cuda") else []
     workers = min(settings.workers or _as_many_as_fit(gpus), slides)
-    if workers <= 1:
-        return Alone(should_stop)
+    if workers <= 1 and not settings.apart:
+        return Alone(should_stop, should_pause)
     cluster = local_cluster(workers, gpus)
     client = _distributed().Client(cluster)
     return OnDask(client, cohort, out, cluster, threads=_threads_each(workers))

@@ -12,6 +12,7 @@ from typing import Any
 
 from napari_2dmamba.cohort import status as states
 from napari_2dmamba.cohort.crew import Crew, gather
+from napari_2dmamba.cohort.made_with import MadeWith, write_made_with
 from napari_2dmamba.cohort.settings import CohortSettings
 from napari_2dmamba.cohort.slides import CohortSlide, find_slides
 from napari_2dmamba.cohort.status import (
@@ -51,6 +52,7 @@ def run_cohort(
     on_progress: ProgressCallback | None = None,
     on_status: StatusCallback | None = None,
     should_stop: StopCallback | None = None,
+    should_pause: StopCallback | None = None,
 ) -> CohortSummary:
     """Run an aggregator on many slides; one that fails does not stop the others.
 
@@ -83,6 +85,8 @@ def run_cohort(
         See `StatusCallback`.
     should_stop
         See `settings.StopCallback`; the summary then says that it was interrupted.
+    should_pause
+        ``should_pause()`` is polled; while it is True every slide waits between batches.
 
     Raises
     ------
@@ -106,7 +110,7 @@ def run_cohort(
         checkpoint_settings=given,
         features=None if features is None else str(Path(features).absolute()),
     )
-    return _cohort(slides, work, cohort, client, on_progress, on_status, should_stop)
+    return _cohort(slides, work, cohort, client, on_progress, on_status, should_stop, should_pause)
 
 
 def extract_cohort(
@@ -120,6 +124,7 @@ def extract_cohort(
     on_progress: ProgressCallback | None = None,
     on_status: StatusCallback | None = None,
     should_stop: StopCallback | None = None,
+    should_pause: StopCallback | None = None,
 ) -> CohortSummary:
     """Compute the features of many slides, each to ``features.h5`` in its folder of `out`.
 
@@ -127,7 +132,7 @@ def extract_cohort(
     ----------
     settings
         Tissue, grid and features; the model's settings have no effect.
-    slides, out, cohort, regions, client, on_progress, on_status, should_stop
+    slides, out, cohort, regions, client, on_progress, on_status, should_stop, should_pause
         See `run_cohort`.
 
     Raises
@@ -138,7 +143,7 @@ def extract_cohort(
     settings = settings or RunSettings()
     complete = dataclasses.replace(settings, grid=settings.grid or GridSettings())
     work = _work(complete, out, cohort, regions)
-    return _cohort(slides, work, cohort, client, on_progress, on_status, should_stop)
+    return _cohort(slides, work, cohort, client, on_progress, on_status, should_stop, should_pause)
 
 
 def _work(
@@ -178,8 +183,10 @@ def _cohort(
     on_progress: ProgressCallback | None,
     on_status: StatusCallback | None,
     should_stop: StopCallback | None,
+    should_pause: StopCallback | None,
 ) -> CohortSummary:
     settings = settings or CohortSettings()
+    should_stop, should_pause = should_stop or _never, should_pause or _never
     validate(settings)
     out = Path(work.out)
     listed = [one for one in slides if isinstance(one, CohortSlide)]
@@ -187,6 +194,8 @@ def _cohort(
     if others or not listed:
         listed += find_slides(others, leave_out=out)
     _refuse_if_read_only(out)
+    made = MadeWith(work.settings, work.checkpoint, work.checkpoint_settings, work.features)
+    write_made_with(made, out)
     begun = time.monotonic()
     crew = gather(
         settings,
@@ -196,6 +205,7 @@ def _cohort(
         device=work.settings.features.device,
         client=client,
         should_stop=should_stop,
+        should_pause=should_pause,
     )
     features = work.settings.features
     if crew.threads and not features.threads:
@@ -205,7 +215,7 @@ def _cohort(
         )
     ledger = _Ledger(listed, work, on_progress, on_status)
     try:
-        interrupted = _share_out(crew, ledger, settings.retries, should_stop)
+        interrupted = _share_out(crew, ledger, settings.retries, should_stop, should_pause)
     except BaseException:
         for number, outcome in crew.stop():
             ledger.put(number, outcome.row)
@@ -217,7 +227,11 @@ def _cohort(
 
 
 def _share_out(
-    crew: Crew, ledger: "_Ledger", retries: int, should_stop: StopCallback | None
+    crew: Crew,
+    ledger: "_Ledger",
+    retries: int,
+    should_stop: StopCallback,
+    should_pause: StopCallback,
 ) -> bool:
     """Have every slide done; return True when it was stopped before."""
     for number in range(len(ledger.rows)):
@@ -225,10 +239,11 @@ def _share_out(
     open_ = set(range(len(ledger.rows)))
     later: list[tuple[float, int]] = []
     while open_:
-        if ledger.stopped or (should_stop is not None and should_stop()):
+        if ledger.stopped or should_stop():
             for number, outcome in crew.stop():
                 ledger.put(number, outcome.row)
             return True
+        crew.hold(should_pause())
         while later and later[0][0] <= time.monotonic():
             _, number = heapq.heappop(later)
             crew.submit(number, ledger.job(number))
@@ -247,6 +262,10 @@ def _share_out(
             open_.remove(number)
         ledger.put(number, outcome.row)
     return ledger.stopped
+
+
+def _never() -> bool:
+    return False
 
 
 class _Ledger:

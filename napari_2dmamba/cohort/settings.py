@@ -23,6 +23,13 @@ class CohortSettings:
         label="Dask scheduler",
         advanced=True,
     )
+    apart: bool = setting(
+        False,
+        "Work in a process of its own also with one worker, so that a slide that takes it down "
+        "(no memory, a broken library) takes nothing else with it. Needs Dask.",
+        label="Own process",
+        advanced=True,
+    )
     retries: int = setting(
         1,
         "How often a slide that failed is tried again, after the others.",

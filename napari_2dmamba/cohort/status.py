@@ -41,7 +41,7 @@ class SlideStatus:
         Path of the slide file.
     state
         One of `STATES`.
-    label, notes
+    label, notes, mpp
         From the manifest.
     folder
         The slide's own folder, once it has one.
@@ -63,6 +63,8 @@ class SlideStatus:
         Hash of slide, settings and checkpoint of a finished result; empty without one.
     cohort
         Number of the run that wrote it.
+    patches_per_second
+        How fast features came in the last attempt; 0 when none were computed.
     patches_done, patches_total, message
         Progress, while it runs; not kept.
     """
@@ -71,6 +73,7 @@ class SlideStatus:
     state: str = WAITING
     label: str | None = None
     notes: dict[str, str] = field(default_factory=dict)
+    mpp: float | None = None
     folder: str = ""
     reason: str = ""
     result: dict[str, Any] = field(default_factory=dict)
@@ -82,6 +85,7 @@ class SlideStatus:
     fingerprint: str = ""
     key: str = ""
     cohort: str = ""
+    patches_per_second: float = 0.0
     patches_done: int = 0
     patches_total: int = 0
     message: str = ""
@@ -217,7 +221,7 @@ def read_cohort(out: str | os.PathLike[str]) -> CohortSummary:
 
 _COLUMNS = (
     "slide", "state", "label", "prediction", "risk", "patches", "reason", "attempts", "seconds",
-    "finished", "worker", "fingerprint", "folder", "path",
+    "patches per second", "finished", "worker", "fingerprint", "folder", "path",
 )  # fmt: skip
 
 
@@ -254,6 +258,7 @@ def write_summary(out: Path, rows: Iterable[SlideStatus]) -> Path:
                 "reason": row.reason,
                 "attempts": row.attempts,
                 "seconds": round(row.seconds, 2),
+                "patches per second": round(row.patches_per_second, 2) or None,
                 "finished": row.finished,
                 "worker": row.worker,
                 "fingerprint": row.fingerprint,

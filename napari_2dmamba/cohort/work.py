@@ -36,6 +36,7 @@ from napari_2dmamba.settings import StopCallback
 from napari_2dmamba.slide import Slide, open_slide, read_regions
 
 if TYPE_CHECKING:
+    from napari_2dmamba.features.encoder import Encoder
     from napari_2dmamba.models import Aggregator
 
 LOG_FILE = "log.txt"
@@ -165,6 +166,7 @@ class Work:
                 features=self.features_of(slide.path),
                 regions=self.regions,
                 out=folder,
+                encoder=None if self.features is not None else self._encoder(),
                 on_progress=on_progress,
                 should_stop=should_stop,
             )
@@ -176,6 +178,18 @@ class Work:
         if source.get("unreadable_patches"):
             answer["unreadable_patches"] = source["unreadable_patches"]
         return dict(as_json(answer))
+
+    def _encoder(self) -> "Encoder":
+        """Return the encoder, loaded once per process."""
+        features = self.settings.features
+        return _encoder(
+            features.encoder,
+            features.weights,
+            self.weights_hash,
+            features.offline,
+            features.device,
+            features.precision,
+        )
 
     def _extract(
         self,
@@ -195,6 +209,7 @@ class Work:
             slide,
             grid,
             self.settings.features,
+            encoder=self._encoder(),
             cache=folder,
             on_progress=on_progress,
             should_stop=should_stop,
@@ -229,6 +244,27 @@ def _aggregator(path: str, expected_hash: str | None, given: str) -> "Aggregator
     return load_checkpoint(path, **json.loads(given))
 
 
+@functools.lru_cache(maxsize=1)
+def _encoder(
+    name: str,
+    weights: str | None,
+    content: str | None,
+    offline: bool,
+    device: str,
+    precision: str,
+) -> "Encoder":
+    """Load the encoder; ``content`` tells weights apart that came to lie under the same name."""
+    from napari_2dmamba.features.encoder import load_encoder
+
+    return load_encoder(name, weights, offline=offline, device=device, precision=precision)
+
+
+def forget_models() -> None:
+    """Give back the memory of the model and encoder that this process holds."""
+    _aggregator.cache_clear()
+    _encoder.cache_clear()
+
+
 @dataclass(frozen=True)
 class Job:
     """One slide's turn."""
@@ -246,6 +282,7 @@ class Job:
             state=state,
             label=slide.label,
             notes=dict(slide.notes),
+            mpp=slide.mpp,
             attempts=self.attempt,
             cohort=self.work.cohort,
             **fields,
@@ -304,6 +341,8 @@ class _Turn:
         self._job, self._tell = job, tell
         self._began = time.monotonic()
         self._told, self._counting = 0.0, False
+        self._counted_from = 0, 0.0  # patches, and time less pauses
+        self._paused = 0.0
         self.row = job.row(
             worker=f"{platform.node()}:{os.getpid()}", started=_now(), message="opening"
         )
@@ -356,8 +395,15 @@ class _Turn:
                 forget(folder)
         write_status(self.row)
         self._tell(self.row)
+
+        def stops() -> bool:
+            asked = time.monotonic()
+            answer = should_stop is not None and should_stop()
+            self._paused += time.monotonic() - asked
+            return answer
+
         _log.info("napari-2dmamba %s begins %s on %s", __version__, self.row.slide, self.row.worker)
-        found = work.do(slide, folder, self._on_progress, should_stop)
+        found = work.do(slide, folder, self._on_progress, stops)
         self.row = dataclasses.replace(self.row, key=key, result=found)
         row = self.ended(states.DONE)
         write_status(row)
@@ -376,6 +422,7 @@ class _Turn:
             slide=self.row.slide,
             label=self.row.label,
             notes=self.row.notes,
+            mpp=self.row.mpp,
             result=result,
         )
         if row != before:
@@ -386,10 +433,15 @@ class _Turn:
         now = time.monotonic()
         if not total or not self._counting:
             self._counting = total > 0
+            self._counted_from = done, now - self._paused
             _log.info("%s", message)
         elif done < total and now - self._told < _SECONDS_BETWEEN_NEWS:
             return
         self._told = now
+        first, since = self._counted_from
+        if self._counting and done > first:
+            speed = (done - first) / max(now - self._paused - since, 1e-6)
+            self.row = dataclasses.replace(self.row, patches_per_second=speed)
         self._tell(
             dataclasses.replace(self.row, patches_done=done, patches_total=total, message=message)
         )
@@ -432,7 +484,8 @@ def _logged(folder: Path) -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # what a full disk did not take goes at the end
+            handler.close()
 
 
 def _now() -> str:

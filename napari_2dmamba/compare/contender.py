@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_2dmamba.errors import CheckpointError, UserError
+from napari_2dmamba.models.fit import MPP_TOLERANCE
 from napari_2dmamba.models.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ SCORE = "score"
 
 FEWEST, MOST = 2, 6
 """Maps that one comparison holds."""
-
-MPP_TOLERANCE = 0.1
-"""Relative difference up to which two resolutions count as one, as when a model meets a bag."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from napari_2dmamba.features.patch_reader import PatchBatch
     from napari_2dmamba.features.stain_normalisation import MacenkoNormaliser
     from napari_2dmamba.slide.slide import Slide
+
+BatchCallback = Callable[[PatchGrid, int, NDArray[np.float32], NDArray[np.bool_]], None]
+"""``on_batch(grid, first, features, kept)``: the features ``(B, D)`` of the patches from ``first``
+on are there; ``kept`` ``(B,)`` is False where a patch is left out. Called on the thread that
+extracts, in the order of the grid; what an earlier run finished comes first."""
 
 _READING = 2
 """Part of every cache key; raised when the reader's pixels change."""
@@ -101,6 +107,7 @@ def extract_features(
     encoder: "Encoder | None" = None,
     cache: str | Path | None = None,
     on_progress: ProgressCallback | None = None,
+    on_batch: BatchCallback | None = None,
     should_stop: StopCallback | None = None,
 ) -> FeatureBag:
     """Compute the features of a grid's patches.
@@ -117,8 +124,8 @@ def extract_features(
         Folder in which finished batches are kept as they come, and the features at the end.
         Features of the same slide, grid and encoder found there are returned at once, whatever
         their file is called; an interrupted job goes on from its last batch.
-    on_progress, should_stop
-        See `settings.ProgressCallback` and `settings.StopCallback`.
+    on_progress, on_batch, should_stop
+        See `settings.ProgressCallback`, `BatchCallback` and `settings.StopCallback`.
 
     Returns
     -------
@@ -151,7 +158,9 @@ def extract_features(
         )
     made_of = _what_features_depend_on(slide, grid, encoder, settings)
     if cache is None:
-        return _extract(slide, grid, encoder, settings, made_of, None, on_progress, should_stop)
+        return _extract(
+            slide, grid, encoder, settings, made_of, None, on_progress, on_batch, should_stop
+        )
     folder = Path(cache)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -170,7 +179,9 @@ def extract_features(
 
     header = made_of | {"batch_size": _batch_size(settings, encoder)}
     with Journal(stored.with_suffix(".journal"), header, encoder.feature_size) as journal:
-        bag = _extract(slide, grid, encoder, settings, made_of, journal, on_progress, should_stop)
+        bag = _extract(
+            slide, grid, encoder, settings, made_of, journal, on_progress, on_batch, should_stop
+        )
         write_features(bag, stored)
         journal.remove()
     return dataclasses.replace(bag, path=stored)
@@ -184,6 +195,7 @@ def _extract(
     made_of: dict[str, Any],
     journal: "Journal | None",
     on_progress: ProgressCallback | None,
+    on_batch: BatchCallback | None,
     should_stop: StopCallback | None,
 ) -> FeatureBag:
     from napari_2dmamba.features.patch_reader import PatchReader
@@ -200,11 +212,13 @@ def _extract(
         from napari_2dmamba.features.stain_normalisation import MacenkoNormaliser
 
         normalise = MacenkoNormaliser(reader)
+    if on_batch and start:
+        on_batch(grid, 0, np.concatenate(features), np.concatenate(verdicts) == _KEPT)
     unreadable: dict[int, str] = {}
     batches = reader.batches(size, start)
     try:
         for batch in batches:
-            if should_stop and should_stop():
+            if should_stop and clock.stopped_for(should_stop):
                 raise Cancelled(f"stopped after {batch.start} of {len(grid)} patches")
             verdict = _judge(batch, grid, settings)
             values = _encode(batch, verdict == _KEPT, encoder, grid, slide, normalise)
@@ -213,6 +227,8 @@ def _extract(
                 journal.append(values, verdict)
             features.append(values)
             verdicts.append(verdict)
+            if on_batch:
+                on_batch(grid, batch.start, values, verdict == _KEPT)
             clock.tell(batch.start + len(verdict))
     finally:
         batches.close()
@@ -349,6 +365,13 @@ class _Clock:
         self._began = time.monotonic()
         if on_progress:
             on_progress(done, total, "reading patches" if not done else f"going on from {done}")
+
+    def stopped_for(self, should_stop: StopCallback) -> bool:
+        """Ask whether to stop; while the answer is held back, as in a pause, the clock stands."""
+        asked = time.monotonic()
+        answer = should_stop()
+        self._began += time.monotonic() - asked
+        return answer
 
     def tell(self, done: int) -> None:
         if self._tell is None:

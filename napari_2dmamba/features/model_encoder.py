@@ -36,7 +36,10 @@ class Transform:
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
     def __call__(self, patches: torch.Tensor, device: torch.device) -> torch.Tensor:
-        """Turn ``(B, H, W, 3)`` uint8 into ``(B, 3, size, size)`` float32 on ``device``."""
+        """Turn ``(B, H, W, 3)`` uint8 into ``(B, 3, size, size)`` float32 on ``device``.
+
+        Channels lie last in memory, which suits convolutions on a CPU.
+        """
         planes = patches.to(device, non_blocking=True).permute(0, 3, 1, 2)
         if planes.shape[2:] != (self.size, self.size):
             if device.type == "cpu":  # fast 8-bit path, same numbers as Pillow's
@@ -44,9 +47,12 @@ class Transform:
             else:
                 planes = _resize(planes.float(), self.size, self.interpolation)
                 planes = planes.round().clamp(0, 255)
-        mean = torch.tensor(self.mean, device=device).mul(255).view(3, 1, 1)
-        std = torch.tensor(self.std, device=device).mul(255).view(3, 1, 1)
-        return (planes.float() - mean) / std
+        # Whole rows of colours at once: an inner loop over three channels is ten times as slow
+        rows = planes.permute(0, 2, 3, 1).reshape(len(planes), self.size, 3 * self.size).float()
+        mean = torch.tensor(self.mean, device=device).mul(255).repeat(self.size)
+        std = torch.tensor(self.std, device=device).mul(255).repeat(self.size)
+        pixels = rows.sub_(mean).div_(std).view(len(planes), self.size, self.size, 3)
+        return pixels.permute(0, 3, 1, 2)
 
 
 def _resize(planes: torch.Tensor, size: int, interpolation: str) -> torch.Tensor:
@@ -134,8 +140,6 @@ class ModelEncoder:
     @torch.inference_mode()
     def _encode(self, patches: torch.Tensor) -> torch.Tensor:
         pixels = self.transform(patches, self.device)
-        if pixels.device.type == "cpu":
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
         mixed = self._precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
             out = self._network(pixels)

@@ -203,7 +203,7 @@ class PatchReader:
     def _resample(
         self, out: NDArray[np.uint8], index: int, keys: deque[_Key], store: "_Tiles"
     ) -> None:
-        """Likewise, keeping the tiles that pixels yet to come are made of."""
+        """Likewise row of tiles by row; those that pixels yet to come are made of are kept."""
         left, top = self._first_tile[index].tolist()
         n = int(self._last_tile[index, 0]) - left
         x0, y0 = left * self._tile_size[1], top * self._tile_size[0]

@@ -2,10 +2,9 @@
 
 import ctypes
 import functools
-import itertools
 import threading
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,17 +13,8 @@ from napari_2dmamba.native import library_path
 
 LIBRARY = library_path(__package__, "_area")
 """The library, or None where it was not built."""
-_VERSION = 2
+_VERSION = 3
 _MOST_TAPS = 64  # as in csrc/cpu/area.cpp
-
-
-class Span(NamedTuple):
-    """Output pixels ``[start, stop)``, made of source pixels ``[first, end)``."""
-
-    start: int
-    stop: int
-    first: int
-    end: int
 
 
 @dataclass
@@ -40,6 +30,8 @@ class AreaWeights:
         or to 65535 where a single pixel counts.
     ends
         ``(size,)``, one past the last source pixel that counts.
+    low, high
+        All of them lie in ``[low, high)``.
     """
 
     first: NDArray[np.int32]
@@ -57,25 +49,7 @@ class AreaWeights:
         self._along_x = np.array([self.first.ctypes.data, lanes.ctypes.data, self.taps])
         self._lanes = lanes
         self.along_y, self.along_x = self._along_y.ctypes.data, self._along_x.ctypes.data
-        self._spans: dict[tuple[int, int], list[Span | None]] = {}
-
-    def spans(self, tile: int, count: int) -> list[Span | None]:
-        """Return what each of ``count`` tiles makes that those before it cannot.
-
-        Parameters
-        ----------
-        tile
-            Source pixels per tile.
-        """
-        found = self._spans.get((tile, count))
-        if found is None:
-            cuts = np.searchsorted(self.ends, np.arange(count + 1) * tile, "right").tolist()
-            found = [
-                Span(a, b, int(self.first[a]), int(self.ends[b - 1])) if b > a else None
-                for a, b in itertools.pairwise(cuts)
-            ]
-            self._spans[tile, count] = found
-        return found
+        self.low, self.high = int(self.first[0]), int(self.ends[-1])
 
 
 @functools.lru_cache(maxsize=1024)
@@ -120,7 +94,7 @@ def _in_whole_numbers(weights: NDArray[np.float64]) -> NDArray[np.uint16]:
 
 
 class TileResampler:
-    """Resamples a rectangle of equal tiles as they come, each while it is in the cache.
+    """Resamples a rectangle of equal tiles, a row of them at a time while it is in the cache.
 
     Parameters
     ----------
@@ -145,16 +119,15 @@ class TileResampler:
     ) -> None:
         self._shape, self._per_row = tile_shape, tiles_per_row
         self._rows, self._columns, self._out = rows, columns, out
-        self._y_spans = rows.spans(tile_shape[0], tile_rows)
-        self._x_spans = columns.spans(tile_shape[1], tiles_per_row)
         self._count = tile_rows * tiles_per_row
         self._tiles: list[NDArray[np.uint8]] = []
+        self._made = 0  # rows of out
         self._addresses = np.zeros(self._count, np.uintp)
         self._library = _library() if max(rows.taps, columns.taps) <= _MOST_TAPS else None
         self._out_at, self._addresses_at = out.ctypes.data, self._addresses.ctypes.data
 
     def add(self, tile: NDArray[np.uint8]) -> int:
-        """Take the next tile ``(h, w, 3)``, row by row; make what it completes.
+        """Take the next tile ``(h, w, 3)``, row by row; make what a row of tiles completes.
 
         Returns
         -------
@@ -167,38 +140,33 @@ class TileResampler:
                 self._out[...] = resample_in_numpy(self._assembled(), self._rows, self._columns)
             return self._count if done == self._count else 0
         self._addresses[done - 1] = tile.__array_interface__["data"][0]
-        row, column = divmod(done - 1, self._per_row)
-        y, x = self._y_spans[row], self._x_spans[column]
-        if y is None:
+        if done % self._per_row:
             return 0
-        if x is not None:
-            height, width = self._shape
-            size = len(self._out)
-            line = 3 * size + 1
-            scratch = _scratch(line + 3 * self._per_row * width + 6 * self._columns.taps + 8)
-            self._library.area_resample(
-                self._addresses_at,
-                self._per_row,
-                height,
-                width,
-                self._rows.along_y,
-                self._columns.along_x,
-                y.start,
-                y.stop,
-                x.start,
-                x.stop,
-                x.first,
-                x.end,
-                size,
-                scratch + 2 * line,
-                scratch,
-                self._out_at,
-            )
-        if column + 1 < self._per_row:
-            return 0
-        if y.stop == len(self._out):
+        size, (height, width) = len(self._out), self._shape
+        begun = self._made
+        complete = done // self._per_row * height
+        self._made = made = int(self._rows.ends.searchsorted(complete, "right"))
+        line = 3 * size + 1
+        scratch = _scratch(line + 3 * self._per_row * width + 6 * self._columns.taps + 8)
+        self._library.area_resample(
+            self._addresses_at,
+            self._per_row,
+            height,
+            width,
+            self._rows.along_y,
+            self._columns.along_x,
+            begun,
+            made,
+            self._columns.low,
+            self._columns.high,
+            size,
+            scratch + 2 * line,
+            scratch,
+            self._out_at,
+        )
+        if made == size:
             return self._count
-        return int(self._rows.first[y.stop]) // self._shape[0] * self._per_row
+        return int(self._rows.first[made]) // height * self._per_row
 
     def _assembled(self) -> NDArray[np.uint8]:
         n = self._per_row
@@ -256,7 +224,7 @@ def _library() -> ctypes.CDLL | None:
     number, pointer = ctypes.c_int64, ctypes.c_void_p
     library.area_resample.argtypes = [
         pointer, number, number, number, pointer, pointer, number, number, number, number, number,
-        number, number, pointer, pointer, pointer,
+        pointer, pointer, pointer,
     ]  # fmt: skip
     library.area_resample.restype = None
     return library

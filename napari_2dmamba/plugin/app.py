@@ -12,6 +12,7 @@ from napari_2dmamba.plugin.reader import SLIDE_PATTERNS
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
+    from napari_2dmamba.plugin.cohort_widget import CohortWidget
     from napari_2dmamba.plugin.compare_widget import CompareWidget
     from napari_2dmamba.plugin.inspect_widget import InspectWidget
     from napari_2dmamba.plugin.overview import SlideOverview
@@ -68,6 +69,8 @@ class Application:
         napari's.
     run_widget, inspect_widget, compare_widget, overview
         Docked in it.
+    cohort_widget
+        Docked and hidden: *Window › Cohort 2DMamba* shows it.
     problems
         One sentence per slide that could not be opened.
     """
@@ -77,6 +80,7 @@ class Application:
     inspect_widget: "InspectWidget"
     compare_widget: "CompareWidget"
     overview: "SlideOverview"
+    cohort_widget: "CohortWidget"
     problems: tuple[str, ...]
 
 
@@ -85,7 +89,9 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     import napari
     from qtpy.QtWidgets import QApplication
 
+    from napari_2dmamba.plugin.cohort_widget import CohortWidget
     from napari_2dmamba.plugin.commands import (
+        COHORT_WIDGET_NAME,
         COMPARE_WIDGET_NAME,
         INSPECT_WIDGET_NAME,
         RUN_WIDGET_NAME,
@@ -111,6 +117,8 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
         compare_widget, name=COMPARE_WIDGET_NAME, area="right", tabify=True
     )
     run_dock.raise_()  # the first thing to do
+    cohort_widget = CohortWidget(viewer)
+    viewer.window.add_dock_widget(cohort_widget, name=COHORT_WIDGET_NAME, area="bottom").hide()
     viewer.layers.events.inserted.connect(partial(name_window, viewer))
     viewer.layers.events.removed.connect(partial(name_window, viewer))
     if show:
@@ -118,7 +126,9 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
         viewer.window.show()
         QApplication.processEvents()  # the canvas gets its size, so that slides fit into it
     problems = run_widget.open_slides([Path(path) for path in paths])
-    return Application(viewer, run_widget, inspect_widget, compare_widget, overview, problems)
+    return Application(
+        viewer, run_widget, inspect_widget, compare_widget, overview, cohort_widget, problems
+    )
 
 
 def fit_window(viewer: "Viewer") -> None:

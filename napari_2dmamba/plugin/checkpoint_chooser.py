@@ -8,17 +8,7 @@ from qtpy.QtWidgets import QComboBox
 from napari_2dmamba.plugin.checkpoint_model import LOCATION, CheckpointModel
 from napari_2dmamba.sample import demo_checkpoints
 
-_DEMO_NAMES = {
-    "demo-2dmamba": "Demo (synthetic slides)",
-    "demo-2dmamba-survival": "Demo, survival (synthetic slides)",
-    "demo-abmil": "Demo, ABMIL (synthetic slides)",
-    "demo-clam-sb": "Demo, CLAM-SB (synthetic slides)",
-    "demo-dsmil": "Demo, DSMIL (synthetic slides)",
-    "demo-mambamil": "Demo, MambaMIL (synthetic slides)",
-    "demo-srmambamil": "Demo, SRMambaMIL (synthetic slides)",
-    "demo-transmil": "Demo, TransMIL (synthetic slides)",
-}
-"""By the name of the file, in the order they are offered in."""
+_DEMO = "demo-2dmamba"
 
 
 class CheckpointChooser(QComboBox):
@@ -78,11 +68,7 @@ class _Offered(QSortFilterProxyModel):
     def __init__(self, checkpoints: CheckpointModel, parent: QObject) -> None:
         super().__init__(parent)
         self._checkpoints = checkpoints
-        self._demos = {
-            str(path): _DEMO_NAMES[path.stem]
-            for path in demo_checkpoints()
-            if path.stem in _DEMO_NAMES
-        }
+        self._demos = {str(path): _demo_name(path.stem) for path in demo_checkpoints()}
         self._kept: set[str] = set()
         self.setSourceModel(checkpoints)
         self.setDynamicSortFilter(True)
@@ -104,12 +90,11 @@ class _Offered(QSortFilterProxyModel):
     def lessThan(self, left: QModelIndex, right: QModelIndex) -> bool:
         return bool(self._order(left) < self._order(right))
 
-    def _order(self, index: QModelIndex) -> tuple[int, str, str]:
+    def _order(self, index: QModelIndex) -> tuple[bool, str, str]:
         location = str(self._checkpoints.data(index, LOCATION))
-        text = str(self._checkpoints.data(index) or "").casefold()
         name = self._demos.get(location)
-        place = len(_DEMO_NAMES) if name is None else list(_DEMO_NAMES.values()).index(name)
-        return place, text, location
+        text = str(self._checkpoints.data(index) or "")
+        return name is None, (name or text).casefold(), location
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         if role not in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.ToolTipRole):
@@ -118,3 +103,9 @@ class _Offered(QSortFilterProxyModel):
         if role == Qt.ItemDataRole.ToolTipRole:
             return location
         return self._demos.get(location) or super().data(index, role)
+
+
+def _demo_name(stem: str) -> str:
+    """Return what a demo checkpoint is called, by its file; the classifier sorts before all."""
+    kind = stem.removeprefix(_DEMO).removeprefix("demo").removeprefix("-")
+    return f"Demo, {kind} (synthetic slides)" if kind else "Demo (synthetic slides)"

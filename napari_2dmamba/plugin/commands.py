@@ -7,10 +7,12 @@ if TYPE_CHECKING:
     from qtpy.QtWidgets import QWidget
 
     from napari_2dmamba.plugin.checkpoints_widget import CheckpointsWidget
+    from napari_2dmamba.plugin.cohort_widget import CohortWidget
     from napari_2dmamba.plugin.run_widget import RunWidget
 
 RUN_WIDGET_NAME = "Run 2DMamba"
 INSPECT_WIDGET_NAME = "Inspect 2DMamba"
+COHORT_WIDGET_NAME = "Cohort 2DMamba"
 COMPARE_WIDGET_NAME = "Compare 2DMamba"
 CHECKPOINTS_WIDGET_NAME = "Checkpoints"
 
@@ -52,6 +54,19 @@ def run_widget(viewer: "Viewer") -> "RunWidget":
     return widget
 
 
+def show_cohort(viewer: "Viewer") -> "CohortWidget":
+    """Bring the cohort widget to the front, docked below the slide when there is none."""
+    from napari_2dmamba.plugin.cohort_widget import CohortWidget
+
+    for widget in viewer.window.dock_widgets.values():
+        if isinstance(widget, CohortWidget):
+            raise_dock(widget)
+            return widget
+    widget = CohortWidget(viewer)
+    viewer.window.add_dock_widget(widget, name=COHORT_WIDGET_NAME, area="bottom", tabify=True)
+    return widget
+
+
 def docked_run_widget(viewer: "Viewer") -> "RunWidget | None":
     """Return the Run widget of the window, or None."""
     from napari_2dmamba.plugin.run_widget import RunWidget
@@ -69,7 +84,7 @@ def show_checkpoints(viewer: "Viewer") -> "CheckpointsWidget":
             raise_dock(widget)
             return widget
     widget = CheckpointsWidget(viewer)
-    viewer.window.add_dock_widget(widget, name=CHECKPOINTS_WIDGET_NAME, area="bottom")
+    viewer.window.add_dock_widget(widget, name=CHECKPOINTS_WIDGET_NAME, area="bottom", tabify=True)
     return widget
 
 

@@ -296,21 +296,29 @@ class SuggestEditor(Editor):
 
 
 class PathEditor(Editor):
-    """A file, typed, browsed for or dropped.
+    """A file or folder, typed, browsed for or dropped.
 
     Parameters
     ----------
+    folder
+        Browse for a folder.
     as_text
         Give the path as text, for settings that hold texts.
     """
 
     def __init__(
-        self, caption: str = "Choose a file", file_filter: str = "", *, as_text: bool = False
+        self,
+        caption: str = "Choose a file",
+        file_filter: str = "",
+        *,
+        as_text: bool = False,
+        folder: bool = False,
     ) -> None:
         super().__init__()
+        self._is_folder = folder
         self._caption, self._filter, self._as_text = caption, file_filter, as_text
         self._line = _DropLine()
-        self._line.setPlaceholderText("drop a file here, or browse")
+        self._line.setPlaceholderText(f"drop a {'folder' if folder else 'file'} here, or browse")
         self._line.editingFinished.connect(self.changed)
         self._line.dropped.connect(self.changed)
         browse = QPushButton("Browse…")
@@ -328,7 +336,11 @@ class PathEditor(Editor):
         self._line.setText(str(value) if value else "")
 
     def _browse(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, self._caption, self._line.text(), self._filter)
+        now = self._line.text()
+        if self._is_folder:
+            path = QFileDialog.getExistingDirectory(self, self._caption, now)
+        else:
+            path, _ = QFileDialog.getOpenFileName(self, self._caption, now, self._filter)
         if path:
             self._line.setText(path)
             self.changed.emit()

@@ -36,6 +36,8 @@ class Job(QObject):
     failed(sentence)
         What the user is told; unforeseen errors are also logged with their traceback.
     cancelled()
+    held()
+        The task waits at a pause that was asked for.
     finished()
         After one of the three above.
     """
@@ -44,6 +46,7 @@ class Job(QObject):
     succeeded = Signal(object)
     failed = Signal(str)
     cancelled = Signal()
+    held = Signal()
     finished = Signal()
     _ended = Signal(object)
 
@@ -51,6 +54,8 @@ class Job(QObject):
         super().__init__()
         self._task = task
         self._stop = threading.Event()
+        self._go_on = threading.Event()
+        self._go_on.set()
         self._thread = threading.Thread(target=self._run, name="napari-2dmamba job", daemon=True)
         self._last_signal = 0.0
         self._ended.connect(self._deliver)
@@ -71,15 +76,29 @@ class Job(QObject):
     def cancel(self) -> None:
         """Ask the task to stop at its next chance; returns at once."""
         self._stop.set()
+        self._go_on.set()
+
+    def pause(self) -> None:
+        """Let the task wait at its next chance; returns at once."""
+        self._go_on.clear()
+
+    def resume(self) -> None:
+        """Let a task that waits go on."""
+        self._go_on.set()
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the task waits, or will at its next chance."""
+        return not self._go_on.is_set()
 
     def stop_and_wait(self, seconds: float = 10.0) -> None:
         """Cancel and wait for the thread, for when the application closes."""
-        self._stop.set()
+        self.cancel()
         self._thread.join(seconds)
 
     def _run(self) -> None:
         try:
-            end: tuple[str, Any] = "succeeded", self._task(self._on_progress, self._stop.is_set)
+            end: tuple[str, Any] = "succeeded", self._task(self._on_progress, self._should_stop)
         except Cancelled:
             end = "cancelled", None
         except UserError as error:
@@ -88,6 +107,12 @@ class Job(QObject):
             logger.exception("A job ended with an error nobody foresaw")
             end = "failed", unforeseen(error)
         self._ended.emit(end)
+
+    def _should_stop(self) -> bool:
+        if not self._go_on.is_set():
+            self.held.emit()
+            self._go_on.wait()
+        return self._stop.is_set()
 
     def _on_progress(self, done: int, total: int, message: str) -> None:
         now = time.monotonic()

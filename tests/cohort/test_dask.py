@@ -104,6 +104,46 @@ def test_stopping_on_dask_and_going_on_without(
     assert_bit_equal(again, undisturbed)
 
 
+def test_a_pause_reaches_the_workers(
+    cluster: Any, scans: Path, tmp_path: Path, undisturbed: dict[str, FeatureBag]
+) -> None:
+    begun: set[str] = set()
+    held: list[float] = []
+    after: list[SlideStatus] = []
+
+    def watch(row: SlideStatus) -> None:
+        if row.patches_done:
+            begun.add(row.name)
+        if held and time.monotonic() - held[0] > 2 and row.state == "running":
+            after.append(row)
+
+    def should_pause() -> bool:
+        if len(begun) == 2 and (not held or time.monotonic() - held[0] < 4):
+            held.append(time.monotonic())
+            return True
+        return False
+
+    summary = extract_cohort(
+        [scans / "a.tif", scans / "c.tif"],
+        SLOWLY,
+        out=tmp_path,
+        cohort=CohortSettings(dask=cluster.scheduler_address),
+        on_status=watch,
+        should_pause=should_pause,
+    )
+    assert summary.seconds > 4
+    assert held
+    assert all(time.monotonic() - held[0] > 4 for _ in after)
+    assert_bit_equal(summary, undisturbed)
+
+
+def test_one_worker_in_a_process_of_its_own(scans: Path, tmp_path: Path) -> None:
+    settings = CohortSettings(workers=1, apart=True)
+    summary = extract_cohort([scans / "a.tif"], out=tmp_path, cohort=settings)
+    assert summary.exit_code == 0
+    assert summary.rows[0].worker.rsplit(":")[1] != str(os.getpid())
+
+
 def test_workers_share_out_the_gpus(cluster: Any) -> None:
     from distributed import Client
 

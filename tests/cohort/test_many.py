@@ -1,14 +1,23 @@
 """Cohorts in this process: what is skipped, what is done again, what a failure leaves."""
 
 import csv
+import dataclasses
+import json
 import shutil
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 
 from napari_2dmamba.cohort import CohortSettings, CohortSlide, read_cohort, run_cohort
 from napari_2dmamba.cohort import extract_cohort as extract
 from napari_2dmamba.cohort.folders import worked_on
+from napari_2dmamba.cohort.gate import Gate, Passage
+from napari_2dmamba.cohort.made_with import read_made_with
 from napari_2dmamba.cohort.status import CohortSummary, SlideStatus
 from napari_2dmamba.errors import CheckpointError, CohortError
 from napari_2dmamba.features import FeatureSettings
@@ -165,6 +174,114 @@ def test_stopping_keeps_batches_and_the_next_run_goes_on(scans: Path, tmp_path: 
     assert states(read_cohort(tmp_path)) == {"a.tif": "stopped"}
     assert extract(slides, SLOWLY, out=tmp_path, cohort=ALONE).exit_code == 0
     assert "going on from" in (tmp_path / "a" / "log.txt").read_text()
+
+
+def test_a_pause_holds_every_batch_and_changes_nothing(scans: Path, tmp_path: Path) -> None:
+    from tests.cohort.conftest import SLOWLY
+
+    done: list[int] = []
+    asked_in_pause: list[int] = []
+
+    def should_pause() -> bool:
+        if done and done[-1] > 0 and len(asked_in_pause) < 5:
+            asked_in_pause.append(done[-1])
+            return True
+        return False
+
+    summary = extract(
+        [scans / "a.tif"],
+        SLOWLY,
+        out=tmp_path,
+        cohort=ALONE,
+        on_status=lambda row: done.append(row.patches_done),
+        should_pause=should_pause,
+    )
+    assert summary.exit_code == 0
+    assert len(asked_in_pause) == 5
+    assert len(set(asked_in_pause)) == 1  # no batch was done meanwhile
+    undisturbed = extract([scans / "a.tif"], SLOWLY, out=tmp_path / "again", cohort=ALONE)
+    row, same = summary.rows[0], undisturbed.rows[0]
+    with h5py.File(row.result["file"]) as one, h5py.File(same.result["file"]) as other:
+        np.testing.assert_array_equal(one["features"][:], other["features"][:])
+    assert row.seconds > 5 * 0.2  # the pause counts as time,
+    assert row.patches_per_second > row.result["patches"] / row.seconds  # and not as work
+
+
+def test_stopping_in_a_pause(scans: Path, tmp_path: Path) -> None:
+    pauses: list[bool] = []
+    summary = extract(
+        [scans / "a.tif"],
+        out=tmp_path,
+        cohort=ALONE,
+        should_pause=lambda: pauses.append(True) is None,
+        should_stop=lambda: len(pauses) > 3,
+    )
+    assert summary.exit_code == 130
+    assert states(summary) == {"a.tif": "stopped"}
+
+
+def test_a_gate_is_open_held_or_shut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_2dmamba.cohort.gate._SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr("napari_2dmamba.cohort.gate._SECONDS_WITHOUT_SIGN", 0.5)
+    gate = Gate(tmp_path / "gate")
+    passage = Passage(gate.path)
+    assert not passage.is_shut()
+    gate.hold(True)
+    began = time.monotonic()
+    assert not passage.is_shut()  # the runner gives no sign any more: nobody waits for ever
+    assert time.monotonic() - began >= 0.5
+    gate.hold(False)
+    assert not passage.is_shut()
+    gate.hold(True)
+    threading.Timer(0.1, gate.shut).start()
+    assert passage.is_shut()
+    assert Passage(gate.path).is_shut()
+
+
+def test_the_encoder_is_loaded_once_for_all_slides(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_2dmamba.features import encoder
+
+    loaded: list[str] = []
+    load = encoder.load_encoder
+
+    def counting(name: str, *args: Any, **options: Any) -> Any:
+        loaded.append(name)
+        return load(name, *args, **options)
+
+    monkeypatch.setattr(encoder, "load_encoder", counting)
+    assert extract([scans / "a.tif", scans / "c.tif"], out=tmp_path, cohort=ALONE).exit_code == 0
+    assert loaded == ["stain-texture-v1"]
+    extract([scans / "a.tif"], out=tmp_path / "again", cohort=ALONE)
+    assert len(loaded) == 2  # nothing is held beyond the cohort's end
+
+
+def test_the_folder_says_what_it_was_made_with(
+    scans: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = RunSettings(
+        features=FeatureSettings(threads=1, drop_pen=True), model=ModelSettings(canvas="slide")
+    )
+    run_cohort([scans / "a.tif"], checkpoint, settings, out=tmp_path, cohort=ALONE)
+    made = read_made_with(tmp_path)
+    assert made is not None
+    assert made.settings == dataclasses.replace(settings, grid=made.settings.grid)
+    assert made.settings.grid is not None
+    assert made.settings.grid.patch_size == 64  # the checkpoint's
+    assert made.checkpoint == str(checkpoint)
+    # what is read is given back as it is: nothing is done again
+    same = run_cohort([scans / "a.tif"], made.checkpoint, made.settings, out=tmp_path, cohort=ALONE)
+    assert [row.state for row in same.rows] == ["reused"]
+    file = tmp_path / "cohort.json"
+    told = json.loads(file.read_text())
+    for spoil in ({"patch_size": "many"}, {"patch_size": -1}):
+        told["settings"]["grid"] |= spoil
+        file.write_text(json.dumps(told))
+        assert read_made_with(tmp_path) is None
+    file.write_text(file.read_text()[:-20])
+    assert read_made_with(tmp_path) is None
+    assert read_made_with(tmp_path / "a") is None
 
 
 def test_a_locked_slide_is_waited_for(scans: Path, tmp_path: Path) -> None:

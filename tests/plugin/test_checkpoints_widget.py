@@ -10,13 +10,17 @@ from qtpy.QtGui import QDropEvent
 from napari_2dmamba.checkpoints.columns import COLUMNS, Row, sorted_rows
 from napari_2dmamba.checkpoints.fit import State
 from napari_2dmamba.plugin.checkpoint_chooser import CheckpointChooser
-from napari_2dmamba.plugin.checkpoint_model import CheckpointModel, shared_checkpoints
+from napari_2dmamba.plugin.checkpoint_model import LOCATION, CheckpointModel, shared_checkpoints
 from napari_2dmamba.plugin.checkpoint_view import CheckpointView, Shown
 from napari_2dmamba.plugin.checkpoints_widget import CheckpointsWidget
 from napari_2dmamba.plugin.commands import run_widget, show_checkpoints
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.plugin.slide_layer import add_slide
-from napari_2dmamba.sample import demo_checkpoint, demo_checkpoints
+from napari_2dmamba.sample import (
+    demo_checkpoint,
+    demo_checkpoints,
+    demo_survival_checkpoint,
+)
 from napari_2dmamba.slide import open_slide
 from tests.checkpoints.material import (
     BAD,
@@ -73,12 +77,10 @@ def test_a_dropped_folder_is_listed_and_nothing_in_it_changes(
     settle(widget, qtbot)
     names = {row.summary.name for row in lines(widget.table.view)}
     assert names == GOOD | set(BAD) | DEMOS
-    everything = len(GOOD) + len(BAD) + len(DEMOS)
-    assert f"{everything} checkpoints" in widget.about.full_text
+    assert f"{len(names)} checkpoints" in widget.about.full_text
     widget.table.shown.setCurrentIndex(list(Shown).index(Shown.USABLE))
     assert {row.summary.name for row in lines(widget.table.view)} == GOOD | DEMOS
-    usable = len(GOOD) + len(DEMOS)
-    assert f"{usable} of {everything} checkpoints" in widget.about.full_text
+    assert f"{len(GOOD | DEMOS)} of {len(names)} checkpoints" in widget.about.full_text
     widget.table.words.setText("2dmamba cls")
     assert {row.summary.name for row in lines(widget.table.view)} == {
         name for name in GOOD if name.startswith("cls")
@@ -217,9 +219,13 @@ def test_the_run_widget_lists_the_same_checkpoints(
     widget.add([str(folder)])
     settle(widget, qtbot)
     names = [chooser.itemText(line) for line in range(chooser.count())]
-    assert names[:2] == ["Demo (synthetic slides)", "Demo, survival (synthetic slides)"]
-    assert all(name.startswith("Demo, ") for name in names[1 : len(DEMOS)])
-    assert names[len(DEMOS) :] == sorted(GOOD)
+    demos = names[: -len(GOOD)]
+    assert len(demos) == len(demo_checkpoints())
+    assert all(name.startswith("Demo") for name in demos)
+    assert chooser.itemData(demos.index("Demo, survival (synthetic slides)"), LOCATION) == str(
+        demo_survival_checkpoint()
+    )
+    assert names[len(demos) :] == sorted(GOOD)
     assert chosen == []  # the choice stayed
     assert run.model_section.header is header
     # what is browsed for there stands in the table, and removing it takes it away here

@@ -411,6 +411,15 @@ def test_models_that_do_not_fit_each_other(
         "alone", "alone: gradient-x-input",
     ]  # fmt: skip
 
+    window = window_of(widget)  # another comparison takes the same window
+    choose(widget, two_seeds, ("first", "second"))
+    finish(widget, qtbot)
+    assert window_of(widget) is window
+    assert [panel.title for panel in window.ticked] == ["first", "second"]
+    assert widget.comparison is not None
+    for layer, entry in zip(window.grid.maps, widget.comparison.entries, strict=True):
+        assert layer.grid_map is entry.grid_map
+
 
 def test_choosing_models(
     widget: CompareWidget, two_seeds: tuple[Path, Path], tmp_path: Path, qtbot: Any

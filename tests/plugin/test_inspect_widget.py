@@ -14,6 +14,7 @@ from napari.layers import Shapes
 from qtpy.QtCore import QPoint, Qt
 
 from napari_2dmamba.explain.counterfactual import Counterfactual, Counterfactuals
+from napari_2dmamba.explain.display import PATCH_DISPLAY, DisplaySettings
 from napari_2dmamba.explain.faithfulness import stability_under_turns
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.explain.mass import LINE_COLOURS, border, fewest_cells
@@ -297,6 +298,13 @@ def test_maps_are_in_the_exports_and_in_the_saved_run(
     assert set(heatmaps(viewer)) == {"Attention", "Provenance (state)"}
     viewer.layers.remove(viewer.layers["Provenance (state)"])  # by hand: no longer wanted
     assert inspect.map_list.ticked_names == []
+
+    run_widget.open_saved_run(folder)
+    qtbot.waitUntil(lambda: "Provenance (state)" in viewer.layers, timeout=LONG)
+    settle(inspect, qtbot)
+    again = heatmaps(viewer)
+    assert again["Provenance (state)"].display == PATCH_DISPLAY
+    assert again["Attention"].display == DisplaySettings()
 
 
 def test_what_a_patch_has_nothing_to_do_with_shows_the_tissue(

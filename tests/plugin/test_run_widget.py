@@ -19,6 +19,7 @@ from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.plugin.run_widget.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.slide_layer import add_slide
+from napari_2dmamba.sample import demo_checkpoint
 from napari_2dmamba.slide import Slide, open_slide
 from tests.material import shared
 from tests.plugin.conftest import LONG, canvas_picture, on_canvas, process_events, write_slide
@@ -360,6 +361,7 @@ def test_the_demo_is_the_default_and_says_what_it_is(make_napari_viewer: Any, ru
     widget = RunWidget(make_napari_viewer())
     section = widget.model_section
     assert section.checkpoints.currentText() == "Demo (synthetic slides)"
+    assert section.path == demo_checkpoint()  # and no other under that name
     assert section.header is not None
     assert "synthetic" in section.warning.text()
     assert "medical" in section.warning.text()

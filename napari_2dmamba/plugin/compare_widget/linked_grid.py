@@ -122,7 +122,7 @@ class LinkedGrid(QWidget):
             size=layer.grid_map.patch_size_level0,
             face_color="transparent",
             border_color=_MARK_COLOUR,
-            border_width=0.06,
+            border_width=0.1,
             axis_labels=("y", "x"),
             **placement(self._slide.mpp),
         )

@@ -192,6 +192,10 @@ class CompareWidget(DockedWidget):
         run_widget = docked_run_widget(self._viewer)
         settings = RunSettings() if run_widget is None else run_widget.run_settings
         features = None if run_widget is None else run_widget.features_section.feature_file
+        wants_file = run_widget is not None and run_widget.features_section.from_file.isChecked()
+        if wants_file and features is None:
+            self._complain("no feature file is chosen; choose one under Features in Run 2DMamba")
+            return
         loaded = self._loaded()
         regions = drawn_regions(self._viewer)
 
@@ -239,9 +243,9 @@ class CompareWidget(DockedWidget):
         self.agreement.set_open(True)
         self.models_section.set_open(False)
         self._show_parts(True)
+        if self.window_ is not None:
+            self.window_.show_comparison(comparison)
         self.open_window()
-        assert self.window_ is not None
-        self.window_.show_comparison(comparison)
 
     @property
     def comparison(self) -> Comparison | None:

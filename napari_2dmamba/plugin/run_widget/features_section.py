@@ -20,8 +20,18 @@ def known_encoders() -> tuple[str, ...]:
     return FeatureSettings().encoder, *offered, "timm:resnet50"
 
 
+_COMPUTE = "Compute from the slide"
+_READ_FILE = "Read from a file (.h5 of CLAM or TRIDENT, .pt, .parquet)"
+_READ_FOLDER = "Read from a folder (one .h5 or .pt per slide, named like it)"
+
+
 class FeaturesSection(Section):
     """Where the features of the patches come from.
+
+    Parameters
+    ----------
+    of_many
+        Features of many slides are read from a folder with one file per slide.
 
     Signals
     -------
@@ -30,17 +40,18 @@ class FeaturesSection(Section):
 
     changed = Signal()
 
-    def __init__(self) -> None:
+    def __init__(self, *, of_many: bool = False) -> None:
         super().__init__("Features", is_open=False)
-        self.compute = QRadioButton("Compute from the slide")
-        self.from_file = QRadioButton("Read from a file (.h5 of CLAM or TRIDENT, .pt, .parquet)")
+        self.compute = QRadioButton("Compute from the slides" if of_many else _COMPUTE)
+        self.from_file = QRadioButton(_READ_FOLDER if of_many else _READ_FILE)
         self.form: Form[FeatureSettings] = Form(
             FeatureSettings,
             choices={"device": ("auto", "cuda", "cpu")},
             suggestions={"encoder": known_encoders()},
             files=("weights",),
         )
-        self.file = PathEditor("Features", "Features (*.h5 *.hdf5 *.pt *.parquet);;All files (*)")
+        files = "Features (*.h5 *.hdf5 *.pt *.parquet);;All files (*)"
+        self.file = PathEditor("Features", files, folder=of_many)
         for widget in (self.compute, self.form, self.from_file, self.file):
             self.body.addWidget(widget)
         self.compute.setChecked(True)
@@ -72,7 +83,7 @@ class FeaturesSection(Section):
         self.file.setVisible(from_file)
         if from_file:
             path = self.file.get()
-            self.set_summary(Path(path).name if path else "no file chosen")
+            self.set_summary(Path(path).name if path else "nothing chosen")
         else:
             self.set_summary(self.settings.encoder)
         self.changed.emit()

@@ -26,6 +26,7 @@ from napari_2dmamba.plugin.preferences import preference
 from napari_2dmamba.plugin.run_widget.message import Message
 from napari_2dmamba.plugin.section import Section
 from napari_2dmamba.settings import ProgressCallback, StopCallback, setting
+from napari_2dmamba.slide import GridSettings
 
 if TYPE_CHECKING:
     from napari_2dmamba.models import Aggregator
@@ -79,6 +80,7 @@ class ModelSection(Section):
         self.setAcceptDrops(True)
         self.header: CheckpointHeader | None = None
         self._aggregator: Aggregator | None = None
+        self._given: dict[str, Any] = {}
         self.checkpoints = CheckpointChooser(shared_checkpoints())
         self.checkpoints.setToolTip("A checkpoint file can also be dropped here")
         browse = QPushButton("Browse…")
@@ -143,9 +145,19 @@ class ModelSection(Section):
             return None
         return self._aggregator or self.path
 
-    def add_checkpoint(self, path: Path | str) -> None:
-        """Put a file on the list of checkpoints and choose it."""
+    @property
+    def checkpoint_settings(self) -> dict[str, Any]:
+        """What the user gave that the file does not hold, as `load_checkpoint` takes it."""
+        return dict(self._given)
+
+    def add_checkpoint(self, path: Path | str, given: dict[str, Any] | None = None) -> None:
+        """Put a file on the list of checkpoints and choose it.
+
+        ``given`` is what the file does not hold, as `load_checkpoint` takes it.
+        """
         self.checkpoints.choose(shared_checkpoints().add(path))
+        if given:
+            self._load(given)
 
     def show_device(self, device: str, reason: str, backend: str) -> None:
         """Say where the model ran."""
@@ -211,6 +223,7 @@ class ModelSection(Section):
     def _load(self, given: dict[str, Any]) -> None:
         path = self.path
         assert path is not None
+        self._given = given
 
         def task(progress: ProgressCallback, stop: StopCallback) -> Any:
             from napari_2dmamba.models import load_checkpoint
@@ -271,6 +284,7 @@ class ModelSection(Section):
 
     def _forget(self) -> None:
         self.header = self._aggregator = None
+        self._given = {}
         self.warning.clear()
         self.message.clear()
         self.about.clear()
@@ -295,6 +309,16 @@ class ModelSection(Section):
             return f"Will run on <b>{device}</b>: {reason}."
 
         self._devices.request(task)
+
+
+def grid_of_training(header: CheckpointHeader, now: GridSettings) -> GridSettings:
+    """Return grid settings with the patch size and resolution that a checkpoint states."""
+    trained: dict[str, Any] = {
+        name: value
+        for name, value in (("patch_size", header.patch_size), ("target_mpp", header.mpp))
+        if value is not None
+    }
+    return replace(now, **trained)
 
 
 def describe(header: CheckpointHeader) -> str:

@@ -44,6 +44,8 @@ class SlideSection(Section):
     regions_file_chosen(path)
     slides_wanted(paths)
         The user wants to open slide files.
+    cohort_wanted()
+        The user has many slides.
     """
 
     slide_chosen = Signal(object)
@@ -53,6 +55,7 @@ class SlideSection(Section):
     region_wanted = Signal(str)
     regions_file_chosen = Signal(str)
     slides_wanted = Signal(list)
+    cohort_wanted = Signal()
 
     def __init__(self) -> None:
         super().__init__("Slide and tissue")
@@ -61,6 +64,9 @@ class SlideSection(Section):
         self.slides.currentIndexChanged.connect(self._choose)
         self.open = QPushButton("Open…")
         self.open.clicked.connect(self._browse_slides)
+        self.many = QPushButton("Many…")
+        self.many.setToolTip("Run or extract many slides at once, in Cohort 2DMamba")
+        self.many.clicked.connect(self.cohort_wanted)
         self.about = QLabel(_HINT)
         self.about.setWordWrap(True)
         self.message = Message()
@@ -83,6 +89,7 @@ class SlideSection(Section):
         choose = QHBoxLayout()
         choose.addWidget(self.slides, 1)
         choose.addWidget(self.open)
+        choose.addWidget(self.many)
         self.body.addLayout(choose)
         self.body.addWidget(self.about)
         self.body.addWidget(self.message)

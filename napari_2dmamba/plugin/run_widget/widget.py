@@ -11,10 +11,11 @@ from qtpy.QtCore import QSize, Signal
 from qtpy.QtWidgets import QVBoxLayout
 
 from napari_2dmamba.errors import UserError
-from napari_2dmamba.explain.display import DisplaySettings
+from napari_2dmamba.explain.display import DisplaySettings, display_for
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import RunResult, RunSettings, prepare_grid, run
+from napari_2dmamba.plugin import commands
 from napari_2dmamba.plugin.docked import DockedWidget, weak_callback
 from napari_2dmamba.plugin.exports import Export
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
@@ -31,9 +32,10 @@ from napari_2dmamba.plugin.region_layers import (
     region_layer,
     show_regions,
 )
+from napari_2dmamba.plugin.run_widget.arriving_features import ArrivingFeatures, remove_arriving
 from napari_2dmamba.plugin.run_widget.export_section import ExportSection
 from napari_2dmamba.plugin.run_widget.features_section import FeaturesSection
-from napari_2dmamba.plugin.run_widget.model_section import ModelSection
+from napari_2dmamba.plugin.run_widget.model_section import ModelSection, grid_of_training
 from napari_2dmamba.plugin.run_widget.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.run_widget.result_section import ResultSection
 from napari_2dmamba.plugin.run_widget.slide_section import SlideSection
@@ -76,6 +78,7 @@ class RunWidget(DockedWidget):
         super().__init__()
         self._viewer = napari_viewer
         self._job: Job | None = None
+        self._if_cancelled = ""
         self._shown: ShownRun | None = None
         self._own_maps: tuple[GridMap, ...] = ()
         self._tissue: TissueMask | None = None
@@ -124,6 +127,7 @@ class RunWidget(DockedWidget):
         slide.region_wanted.connect(self._draw_region)
         slide.regions_file_chosen.connect(self._import_regions)
         slide.slides_wanted.connect(self.open_slides)
+        slide.cohort_wanted.connect(self._show_cohort)
         self.model_section.checkpoint_changed.connect(self._follow_checkpoint)
         self.model_section.table_wanted.connect(self._show_checkpoints)
         result.display_changed.connect(self._set_display)
@@ -134,6 +138,7 @@ class RunWidget(DockedWidget):
         export.open_wanted.connect(self.open_saved_run)
         self.footer.run_clicked.connect(self.start_run)
         self.footer.cancel_clicked.connect(self.cancel)
+        self.footer.pause_clicked.connect(self.pause)
         self._counting.started.connect(slide.show_counting)
         self._counting.succeeded.connect(self._take_patches)
         self._counting.failed.connect(self._no_patches)
@@ -154,6 +159,8 @@ class RunWidget(DockedWidget):
         self._counting.cancel()
         self.model_section.cancel()
         self.result_section.gallery.cancel()
+        for arriving in self.findChildren(ArrivingFeatures):
+            arriving.let_go()
         if self._job is not None:
             self._job.cancel()
 
@@ -186,6 +193,9 @@ class RunWidget(DockedWidget):
                 problems.append(str(error))
                 self._complain(str(error))
         return tuple(problems)
+
+    def _show_cohort(self) -> None:
+        commands.show_cohort(self._viewer)
 
     def _follow_slide(self, slide: Slide | None) -> None:
         self._tissue = self._grid = None
@@ -287,19 +297,12 @@ class RunWidget(DockedWidget):
         if header is None:
             return
         form = self.slide_section.grid_form
-        trained: dict[str, Any] = {
-            name: value
-            for name, value in (("patch_size", header.patch_size), ("target_mpp", header.mpp))
-            if value is not None
-        }
-        form.set_settings(dataclasses.replace(form.settings(), **trained))
+        form.set_settings(grid_of_training(header, form.settings()))
         if header.encoder is not None:
             self.features_section.set_encoder(header.encoder)
 
     def _show_checkpoints(self) -> None:
-        from napari_2dmamba.plugin.commands import show_checkpoints
-
-        show_checkpoints(self._viewer)
+        commands.show_checkpoints(self._viewer)
 
     # -- running --------------------------------------------------------------------------
 
@@ -328,6 +331,7 @@ class RunWidget(DockedWidget):
             return
         regions = drawn_regions(self._viewer)
         out = folder_of(slide)
+        arriving = ArrivingFeatures(self._viewer, slide, self)
 
         def task(progress: ProgressCallback, stop: StopCallback) -> RunResult:
             return run(
@@ -338,13 +342,20 @@ class RunWidget(DockedWidget):
                 regions=regions,
                 out=out,
                 on_progress=progress,
+                on_batch=arriving.on_batch,
                 should_stop=stop,
             )
 
         def show(result: RunResult) -> None:
+            arriving.end()
+            remove_arriving(self._viewer, slide)
             self._show_result(slide, result)
 
-        self._start(task, show, "Stopped; the features finished so far are kept for the next run.")
+        kept = "Stopped; the features finished so far are kept for the next run."
+        job = self._start(task, show, kept, can_pause=True)
+        job.held.connect(arriving.show)
+        job.failed.connect(arriving.end)
+        job.cancelled.connect(arriving.end)
 
     def cancel(self) -> None:
         """Ask the running job to stop."""
@@ -352,27 +363,40 @@ class RunWidget(DockedWidget):
             self.footer.set_stopping()
             self._job.cancel()
 
+    def pause(self, is_wanted: bool) -> None:
+        """Let the running job wait after its present batch, or go on."""
+        if self._job is not None:
+            self._job.pause() if is_wanted else self._job.resume()
+
     @property
     def is_running(self) -> bool:
         """Whether a run, an export or the opening of a run goes on."""
         return self._job is not None
 
-    def _start(self, task: Any, on_success: Any, if_cancelled: str) -> None:
+    def _start(
+        self, task: Any, on_success: Any, if_cancelled: str, *, can_pause: bool = False
+    ) -> Job:
         job = Job(task)
         job.progressed.connect(self.footer.show_progress)
         job.succeeded.connect(on_success)
         job.failed.connect(self._complain)
-        job.cancelled.connect(lambda: self.footer.message.say(if_cancelled))
+        self._if_cancelled = if_cancelled
+        job.cancelled.connect(self._say_cancelled)
+        job.held.connect(self.footer.set_held)
         job.finished.connect(self._on_finished)
         self.destroyed.connect(job.cancel)
         self._job = job
-        self.footer.set_running(True)
+        self.footer.set_running(True, can_pause=can_pause)
         job.start()
+        return job
 
     def _on_finished(self) -> None:
         self._job = None
         self.footer.set_running(False)
         self.footer.run.setEnabled(self.model_section.header is not None)
+
+    def _say_cancelled(self) -> None:
+        self.footer.message.say(self._if_cancelled)
 
     def _complain(self, sentence: str) -> None:
         self.footer.message.say(sentence, "error")
@@ -401,12 +425,17 @@ class RunWidget(DockedWidget):
         if display is not None:
             self.result_section.set_display(display)
         layers = [
-            show_map(self._viewer, shown.slide, grid_map, self.result_section.display)
+            show_map(
+                self._viewer,
+                shown.slide,
+                grid_map,
+                display_for(grid_map, self.result_section.display),
+            )
             for grid_map in shown.maps
         ]
         for layer in layers:
             if display is not None:
-                layer.display = display
+                layer.display = display_for(layer.grid_map, display)
             for event, method in (
                 (layer.events.gamma, self._follow_layer_display),
                 (layer.events.opacity, self._follow_layer_display),

@@ -1,0 +1,90 @@
+"""With what a cohort was made: kept in its folder, so that it can be gone on with."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from napari_2dmamba.errors import CohortError
+from napari_2dmamba.export.record import as_json
+from napari_2dmamba.features import FeatureSettings
+from napari_2dmamba.models.settings import ModelSettings
+from napari_2dmamba.pipeline import RunSettings
+from napari_2dmamba.settings import validate
+from napari_2dmamba.slide import GridSettings, TissueSettings
+from napari_2dmamba.whole_files import written_whole
+
+MADE_WITH_FILE = "cohort.json"
+_STAGES: dict[str, Any] = {
+    "tissue": TissueSettings,
+    "grid": GridSettings,
+    "features": FeatureSettings,
+    "model": ModelSettings,
+}
+
+
+@dataclass(frozen=True)
+class MadeWith:
+    """What the latest run in a cohort's folder was given.
+
+    Attributes
+    ----------
+    settings
+        Complete: the grid is not left to the checkpoint.
+    checkpoint
+        Path, or None where only features were computed.
+    checkpoint_settings
+        What was given because the file does not hold it.
+    features
+        File or folder of features that were read, or None.
+    """
+
+    settings: RunSettings
+    checkpoint: str | None = None
+    checkpoint_settings: dict[str, Any] = field(default_factory=dict)
+    features: str | None = None
+
+
+def write_made_with(made: MadeWith, out: Path) -> None:
+    """Write it into a cohort's folder, whole or not at all.
+
+    Raises
+    ------
+    CohortError
+        When the file system refuses.
+    """
+    with written_whole(out / MADE_WITH_FILE, CohortError) as part:
+        part.write_text(json.dumps(as_json(made), indent=1) + "\n", encoding="utf-8")
+
+
+def read_made_with(out: Path) -> MadeWith | None:
+    """Return it, or None where there is none that can be understood.
+
+    Settings that this version does not know are passed over.
+    """
+    try:
+        told = json.loads((out / MADE_WITH_FILE).read_text(encoding="utf-8"))
+        told["settings"] = _settings(told["settings"])
+        given = dict(told["checkpoint_settings"])
+        told["checkpoint_settings"] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in given.items()
+        }
+        return MadeWith(**{name: told[name] for name in _names(MadeWith) & told.keys()})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _settings(told: dict[str, Any]) -> RunSettings:
+    stages = {
+        name: kind(**{key: told[name][key] for key in _names(kind) & told[name].keys()})
+        for name, kind in _STAGES.items()
+    }
+    for stage in stages.values():
+        validate(stage)
+    return RunSettings(**stages, in_pixels=bool(told["in_pixels"]))
+
+
+def _names(kind: Any) -> set[str]:
+    return {one.name for one in dataclasses.fields(kind)}
