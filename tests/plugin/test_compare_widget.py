@@ -20,7 +20,7 @@ from scipy.stats import percentileofscore, spearmanr
 
 from napari_2dmamba.explain.display import DisplaySettings, format_value
 from napari_2dmamba.plugin.checkpoint_model import shared_checkpoints
-from napari_2dmamba.plugin.compare_widget import CompareWidget
+from napari_2dmamba.plugin.compare_widget import CompareWidget, grid_window
 from napari_2dmamba.plugin.compare_widget.export_section import figure_files
 from napari_2dmamba.plugin.compare_widget.grid_window import GridWindow
 from napari_2dmamba.plugin.compare_widget.widget import compared_layers
@@ -55,6 +55,12 @@ def runs(kept: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(get_plugin_settings("napari-2dmamba").analysis, "runs_folder", str(kept))
     return kept
+
+
+@pytest.fixture(autouse=True)
+def small_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn without a graphics card, large panels take long."""
+    monkeypatch.setattr(grid_window, "SIZE", (1100, 640))
 
 
 @pytest.fixture(scope="session")
@@ -354,11 +360,13 @@ def test_the_grid_closes_with_the_main_window(compared: CompareWidget, viewer: A
 
 
 def settled(qtbot: Any, condition: Callable[[], bool]) -> None:
-    def collected() -> bool:
+    for _ in range(20):
+        QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+        qtbot.wait(50)
         gc.collect()
-        return condition()
-
-    qtbot.waitUntil(collected, timeout=LONG)
+        if condition():
+            return
+    raise AssertionError("something is left")
 
 
 def test_cancelling_leaves_nothing(
