@@ -52,7 +52,7 @@ def widget(
 def start_and_pause(widget: RunWidget, qtbot: Any, beyond: int = 0) -> int:
     """Run, pause in the middle, and return how many patches are there."""
     qtbot.mouseClick(widget.footer.run, Qt.MouseButton.LeftButton)
-    job = widget._job
+    job = widget.jobs.job
     assert job is not None
 
     def pause(done: int, total: int, message: str) -> None:

@@ -19,8 +19,9 @@ from napari_2dmamba.plugin import commands
 from napari_2dmamba.plugin.docked import DockedWidget, weak_callback
 from napari_2dmamba.plugin.exports import Export
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
-from napari_2dmamba.plugin.jobs import Job, LatestJob
+from napari_2dmamba.plugin.jobs import LatestJob
 from napari_2dmamba.plugin.map_layers import caption_map, cell_at, go_to_patch, map_layers, show_map
+from napari_2dmamba.plugin.one_job import OneJob
 from napari_2dmamba.plugin.preferences import folder_of
 from napari_2dmamba.plugin.preview import show_patches, show_tissue
 from napari_2dmamba.plugin.region_layers import (
@@ -77,8 +78,6 @@ class RunWidget(DockedWidget):
     def __init__(self, napari_viewer: "Viewer") -> None:
         super().__init__()
         self._viewer = napari_viewer
-        self._job: Job | None = None
-        self._if_cancelled = ""
         self._shown: ShownRun | None = None
         self._own_maps: tuple[GridMap, ...] = ()
         self._tissue: TissueMask | None = None
@@ -89,6 +88,7 @@ class RunWidget(DockedWidget):
         self.result_section = ResultSection()
         self.export_section = ExportSection()
         self.footer = ProgressFooter()
+        self.jobs = OneJob(self.footer, self)
         self._counting = LatestJob(self, delay_ms=300)
         self._lay_out()
         self._connect_sections()
@@ -137,8 +137,8 @@ class RunWidget(DockedWidget):
         export.export_wanted.connect(self._export)
         export.open_wanted.connect(self.open_saved_run)
         self.footer.run_clicked.connect(self.start_run)
-        self.footer.cancel_clicked.connect(self.cancel)
-        self.footer.pause_clicked.connect(self.pause)
+        self.jobs.failed.connect(self._complain)
+        self.jobs.finished.connect(self._on_finished)
         self._counting.started.connect(slide.show_counting)
         self._counting.succeeded.connect(self._take_patches)
         self._counting.failed.connect(self._no_patches)
@@ -161,8 +161,7 @@ class RunWidget(DockedWidget):
         self.result_section.gallery.cancel()
         for arriving in self.findChildren(ArrivingFeatures):
             arriving.let_go()
-        if self._job is not None:
-            self._job.cancel()
+        self.jobs.cancel()
 
     # -- slide, tissue, patches -----------------------------------------------------------
 
@@ -293,7 +292,7 @@ class RunWidget(DockedWidget):
     # -- model ----------------------------------------------------------------------------
 
     def _follow_checkpoint(self, header: CheckpointHeader | None) -> None:
-        self.footer.run.setEnabled(header is not None and self._job is None)
+        self.footer.run.setEnabled(header is not None and not self.is_running)
         if header is None:
             return
         form = self.slide_section.grid_form
@@ -309,7 +308,7 @@ class RunWidget(DockedWidget):
     def start_run(self) -> None:
         """Run the chosen model on the chosen slide."""
         slide, checkpoint = self.slide_section.slide, self.model_section.checkpoint
-        if self._job is not None:
+        if self.is_running:
             return
         if slide is None:
             self._complain("no slide is open; open one with File > Open, or drop it here")
@@ -352,51 +351,23 @@ class RunWidget(DockedWidget):
             self._show_result(slide, result)
 
         kept = "Stopped; the features finished so far are kept for the next run."
-        job = self._start(task, show, kept, can_pause=True)
+        job = self.jobs.start(task, show, kept, can_pause=True)
+        assert job is not None  # nothing else runs
         job.held.connect(arriving.show)
         job.failed.connect(arriving.end)
         job.cancelled.connect(arriving.end)
 
     def cancel(self) -> None:
         """Ask the running job to stop."""
-        if self._job is not None:
-            self.footer.set_stopping()
-            self._job.cancel()
-
-    def pause(self, is_wanted: bool) -> None:
-        """Let the running job wait after its present batch, or go on."""
-        if self._job is not None:
-            self._job.pause() if is_wanted else self._job.resume()
+        self.jobs.cancel()
 
     @property
     def is_running(self) -> bool:
         """Whether a run, an export or the opening of a run goes on."""
-        return self._job is not None
-
-    def _start(
-        self, task: Any, on_success: Any, if_cancelled: str, *, can_pause: bool = False
-    ) -> Job:
-        job = Job(task)
-        job.progressed.connect(self.footer.show_progress)
-        job.succeeded.connect(on_success)
-        job.failed.connect(self._complain)
-        self._if_cancelled = if_cancelled
-        job.cancelled.connect(self._say_cancelled)
-        job.held.connect(self.footer.set_held)
-        job.finished.connect(self._on_finished)
-        self.destroyed.connect(job.cancel)
-        self._job = job
-        self.footer.set_running(True, can_pause=can_pause)
-        job.start()
-        return job
+        return self.jobs.is_busy
 
     def _on_finished(self) -> None:
-        self._job = None
-        self.footer.set_running(False)
         self.footer.run.setEnabled(self.model_section.header is not None)
-
-    def _say_cancelled(self) -> None:
-        self.footer.message.say(self._if_cancelled)
 
     def _complain(self, sentence: str) -> None:
         self.footer.message.say(sentence, "error")
@@ -553,7 +524,7 @@ class RunWidget(DockedWidget):
 
     def _export(self, kind: str, path: str, mpp: float | None) -> None:
         shown, layer = self._shown, self.map_layer
-        if shown is None or self._job is not None:
+        if shown is None or self.is_running:
             return
         display = self.result_section.display if layer is None else layer.display
         grid_map = shown.maps[0] if layer is None else layer.grid_map
@@ -564,11 +535,11 @@ class RunWidget(DockedWidget):
         def tell(written: Path) -> None:
             self.footer.message.say(f"Written: {written}", "good")
 
-        self._start(export.write, tell, "Stopped; nothing was written.")
+        self.jobs.start(export.write, tell, "Stopped; nothing was written.")
 
     def open_saved_run(self, folder: str | Path) -> None:
         """Open a saved run with its slide, maps and settings."""
-        if self._job is not None:
+        if self.is_running:
             return
         already_open = open_slides(self._viewer)
 
@@ -584,4 +555,4 @@ class RunWidget(DockedWidget):
             self.slide_section.choose(shown.slide)
             self.show_run(shown, display)
 
-        self._start(task, show, "Stopped; nothing was opened.")
+        self.jobs.start(task, show, "Stopped; nothing was opened.")
