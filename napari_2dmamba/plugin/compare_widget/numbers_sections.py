@@ -30,6 +30,7 @@ class PredictionsSection(Section):
         super().__init__("Predictions", is_open=False)
         self.warning = Message()
         self.table = plain_table(("Model", "Answer", "", "Time", "Memory"))
+        self.table.setWordWrap(False)
         header = self.table.horizontalHeader()
         assert header is not None
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
