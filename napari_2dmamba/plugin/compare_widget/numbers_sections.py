@@ -30,8 +30,10 @@ class PredictionsSection(Section):
         super().__init__("Predictions", is_open=False)
         self.warning = Message()
         self.table = plain_table(("Model", "Answer", "", "Time", "Memory"))
+        self.table.setWordWrap(False)
         header = self.table.horizontalHeader()
         assert header is not None
+        header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
         header.setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
         self.note = QLabel()
         self.note.setWordWrap(True)
@@ -87,7 +89,7 @@ class AgreementSection(Section):
         fraction = self.measure.currentData()
         if fraction is None:
             values = comparison.rank_correlation()
-            texts = [[f"{value:.2f}" for value in row] for row in values]
+            texts = [[f"{round(value, 2) + 0.0:.2f}" for value in row] for row in values]  # no -0
             self.note.setText("Spearman: 1 is the same order of the patches, 0 is unrelated.")
         else:
             values = comparison.overlap(fraction)
@@ -111,7 +113,9 @@ class AgreementSection(Section):
 
 def in_seconds(seconds: float) -> str:
     """Write a duration that may be very short."""
-    return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1e3:.1f} ms" if seconds < 0.01 else f"{seconds * 1e3:.0f} ms"
 
 
 def in_mb(size: int | None) -> str:
