@@ -1,4 +1,5 @@
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -155,3 +156,10 @@ def test_the_real_slide_runs_from_the_command_line(
     assert main([*arguments, "--json"]) == OK
     (answer,) = lines(capsys.readouterr().out)
     assert 500 < answer["patches"] <= 46 * 35
+
+
+def test_logging_is_left_as_it_was() -> None:
+    remarks = logging.getLogger("napari_2dmamba.slide")
+    before = remarks.level
+    assert main(["export", "no-such-run"]) == FAILED
+    assert remarks.level == before
