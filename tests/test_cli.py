@@ -116,7 +116,13 @@ def test_a_checkpoint_that_is_none_is_one_sentence(
 
 
 def test_interrupting_keeps_finished_batches(slide: Path, tmp_path: Path) -> None:
-    arguments = ["extract", str(slide), "--patch-size", "32", "--out", str(tmp_path)]
+    arguments = ["extract", str(slide), "--patch-size", "16", "--out", str(tmp_path)]
+    arguments += [
+        "--batch-size",
+        "1",
+        "--threads",
+        "1",
+    ]  # time to interrupt it
     command = [sys.executable, "-m", "napari_2dmamba.cli", *arguments]
     # a shell tells the children of its background jobs to ignore interrupts
     process = subprocess.Popen(

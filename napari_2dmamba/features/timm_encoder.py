@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from napari_2dmamba.beside_torchvision import import_beside_torchvision
 from napari_2dmamba.errors import FeatureError
 from napari_2dmamba.features.encoder_catalog import CATALOG
 from napari_2dmamba.features.model_encoder import ModelEncoder, Transform
@@ -184,38 +185,20 @@ def create(architecture: str, **arguments: Any) -> nn.Module:
 def require_timm() -> Any:
     """Import timm.
 
-    A torchvision built for another torch (on a machine without a GPU, that of the package index
-    beside a CPU build of torch) cannot load its compiled operators, and its Python part asks
-    for their declarations on import. No encoder uses them, so they are declared here.
-
     Raises
     ------
     FeatureError
         When timm, or the torchvision it imports, is absent or too far from the installed torch.
     """
     try:
-        try:
-            import timm
-        except RuntimeError:
-            if _operators:
-                raise
-            _operators.append(torch.library.Library("torchvision", "FRAGMENT"))
-            for name in ("nms", "qnms"):
-                _operators[0].define(
-                    f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-                )
-            import timm
+        return import_beside_torchvision("timm")
     except ImportError as error:
         raise missing_extra(error) from error
     except RuntimeError as error:
         raise FeatureError(
-            f"timm does not start, because torchvision does not belong to the installed torch "
+            "timm does not start, because torchvision does not belong to the installed torch "
             f"({error}); install the torchvision made for torch {torch.__version__}"
         ) from error
-    return timm
-
-
-_operators: list[torch.library.Library] = []  # declarations live as long as their library
 
 
 def _filtered(network: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

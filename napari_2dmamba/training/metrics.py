@@ -7,10 +7,13 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from napari_2dmamba.beside_torchvision import import_beside_torchvision
 from napari_2dmamba.models.aggregator import Aggregator
 from napari_2dmamba.models.settings import ModelSettings
 from napari_2dmamba.training.bags import LabelledBag
 from napari_2dmamba.training.losses import loss_of
+
+_CLASSIFICATION = "torchmetrics.functional.classification"  # slow to import
 
 
 @dataclass(frozen=True)
@@ -71,19 +74,21 @@ def class_auroc(probabilities: ArrayLike, labels: ArrayLike) -> float | None:
     -------
     None where a class is absent, so that it has no ROC curve.
     """
-    from torchmetrics.functional.classification import multiclass_auroc
-
+    classification = import_beside_torchvision(_CLASSIFICATION)
     scores = torch.as_tensor(np.asarray(probabilities), dtype=torch.float64)
     target = torch.as_tensor(np.asarray(labels), dtype=torch.int64)
     if len(torch.unique(target)) < scores.shape[1]:
         return None
-    return float(multiclass_auroc(scores, target, num_classes=scores.shape[1], average="macro"))
+    return float(
+        classification.multiclass_auroc(
+            scores, target, num_classes=scores.shape[1], average="macro"
+        )
+    )
 
 
 def patch_auroc(scores: ArrayLike, positive: ArrayLike) -> float | None:
     """Return how well a score per patch finds the positive patches; None without both kinds."""
-    from torchmetrics.functional.classification import binary_auroc
-
+    classification = import_beside_torchvision(_CLASSIFICATION)
     target = torch.as_tensor(np.asarray(positive)).long()
     if target.min() == target.max():
         return None
@@ -91,7 +96,7 @@ def patch_auroc(scores: ArrayLike, positive: ArrayLike) -> float | None:
     # ranks keep their order and lie inside.
     values = np.asarray(scores, np.float64)
     _, rank = np.unique(values, return_inverse=True)
-    return float(binary_auroc(torch.from_numpy(rank / max(1, rank.max())), target))
+    return float(classification.binary_auroc(torch.from_numpy(rank / max(1, rank.max())), target))
 
 
 def concordance_index(risk: ArrayLike, time: ArrayLike, event: ArrayLike) -> float | None:

@@ -1,0 +1,25 @@
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+IMPORT = """
+from napari_2dmamba.beside_torchvision import import_beside_torchvision
+for name in {names}:
+    print(import_beside_torchvision(name).__name__)
+"""
+
+
+@pytest.mark.parametrize(
+    "names", [("timm", "torchmetrics"), ("torchmetrics", "timm"), ("torchmetrics.functional",)]
+)
+def test_either_may_come_first(names: tuple[str, ...]) -> None:
+    """In a process of its own: where torchvision does not fit torch, the first import decides."""
+    for name in names:
+        if importlib.util.find_spec(name.partition(".")[0]) is None:
+            pytest.skip(f"{name} is not installed")
+    said = subprocess.run(
+        [sys.executable, "-c", IMPORT.format(names=names)], capture_output=True, text=True
+    )
+    assert said.stdout.split() == list(names), said.stderr
