@@ -195,8 +195,9 @@ class OnScreen:
 
     def __call__(self, values: NDArray) -> NDArray[np.float32]:
         """Return ``values`` between the limits; NaN stays NaN."""
-        is_all = values is self._values or (
-            values.base is self._values and values.shape == self._values.shape
+        own = self._values
+        is_all = values is own or (
+            values.base is own and (values.shape, values.strides) == (own.shape, own.strides)
         )
         if is_all and self._shown is not None:
             return self._shown

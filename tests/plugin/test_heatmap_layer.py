@@ -6,7 +6,7 @@ import pytest
 
 from napari_2dmamba.explain.display import DisplaySettings, colour_table
 from napari_2dmamba.explain.grid_map import GridMap
-from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer, OnScreen
 from napari_2dmamba.plugin.map_layers import cell_at, go_to_patch, map_layers, show_map
 from napari_2dmamba.plugin.slide_layer import add_slide
 from napari_2dmamba.slide import open_slide
@@ -191,3 +191,14 @@ def test_clear_at_zero_shows_what_lies_below(viewer: Any, transform: str) -> Non
     picture = canvas_picture(viewer)
     low = colour_table("viridis")[0]
     np.testing.assert_allclose(colour_at(viewer, picture, 63.75, 63.75), low, atol=6)
+
+
+@pytest.mark.parametrize("turned", ["T", "flipped", "whole"])
+def test_values_are_shown_where_they_are_asked_for(turned: str) -> None:
+    """A turned view of the map, as napari takes where axes change places, is not the map."""
+    values = np.arange(9, dtype=np.float32).reshape(3, 3)
+    on_screen = OnScreen(make_map(values=values), DisplaySettings(transform="raw"))
+    once = on_screen(values)
+    views = {"T": values.T, "flipped": values[::-1], "whole": values[:]}
+    expected = {"T": once.T, "flipped": once[::-1], "whole": once}
+    np.testing.assert_array_equal(on_screen(views[turned]), expected[turned])
