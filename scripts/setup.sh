@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up everything on Debian or Ubuntu: system libraries, .venv, the package.
-# Usage: scripts/setup.sh [EXTRAS]   e.g. viewer,dev
+# Usage: scripts/setup.sh [EXTRAS [SYSTEM_PACKAGE...]]   e.g. viewer,dev clang
 set -euo pipefail
 cd "$(dirname "$0")/.."
 extras=${1:-viewer}
@@ -10,7 +10,7 @@ die() { printf 'setup: %s\n' "$1" >&2; exit 1; }
 # What Qt, OpenGL and a virtual screen need; only what is missing is installed.
 packages=(python3-venv xvfb libgl1 libegl1 libopengl0 libgl1-mesa-dri libdbus-1-3 libfontconfig1
   libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4 libxcb-image0 libxcb-keysyms1 libxcb-randr0
-  libxcb-render-util0 libxcb-shape0 libxcb-xinerama0 libxcb-xkb1 fonts-dejavu-core)
+  libxcb-render-util0 libxcb-shape0 libxcb-xinerama0 libxcb-xkb1 fonts-dejavu-core "${@:2}")
 if command -v dpkg-query >/dev/null; then
   missing=()
   for package in "${packages[@]}"; do

@@ -25,6 +25,7 @@ typedef float vfloat __attribute__((vector_size(kLanes * 4)));
 typedef int32_t vint __attribute__((vector_size(kLanes * 4)));
 
 #define SCAN2D_INLINE inline __attribute__((always_inline))
+#define SCAN2D_NOINLINE __attribute__((noinline))
 
 SCAN2D_INLINE vfloat splat(float value) { return value - vfloat{}; }
 
@@ -105,9 +106,9 @@ SCAN2D_INLINE void sigmoid_all(vfloat* t) {
 
 // log(1 + exp(t)), of kCount vectors in place; t itself above 20, as torch has it. With
 // u = exp(-|t|) in (0, 1], log(1 + u) / u is a minimax polynomial: small results keep their
-// relative accuracy.
-template <int kCount>
-SCAN2D_INLINE void softplus_all(vfloat* t) {
+// relative accuracy. kSlope also gives the derivative, the sigmoid of t; above 20 it is exactly 1.
+template <int kCount, bool kSlope>
+SCAN2D_INLINE void softplus_all(vfloat* t, vfloat* slope) {
     vfloat exps[kCount];
     for (int k = 0; k < kCount; ++k)
         exps[k] = (t[k] > splat(0.f) ? -t[k] : t[k]) * splat(kLog2E);
@@ -125,11 +126,12 @@ SCAN2D_INLINE void softplus_all(vfloat* t) {
         p = p * u + splat(-4.999990242e-01f);
         p = p * u + splat(9.999999953e-01f);
         const vfloat sum = (t[k] > splat(0.f) ? t[k] : splat(0.f)) + p * u;
+        if (kSlope) slope[k] = (t[k] > splat(0.f) ? splat(1.f) : u) / (splat(1.f) + u);
         t[k] = t[k] > splat(20.f) ? t[k] : sum;
     }
 }
 
-// Both work on runs of any length in fours, up to three beyond the end.
+// All work on runs of any length in fours, up to three beyond the end.
 constexpr int kFour = 4;
 
 SCAN2D_INLINE void sigmoid_run(vfloat* t, int count) {
@@ -137,31 +139,53 @@ SCAN2D_INLINE void sigmoid_run(vfloat* t, int count) {
 }
 
 SCAN2D_INLINE void softplus_run(vfloat* t, int count) {
-    for (int k = 0; k < count; k += kFour) softplus_all<kFour>(t + k);
+    for (int k = 0; k < count; k += kFour) softplus_all<kFour, false>(t + k, nullptr);
 }
 
-// Adds neighbouring lanes: the first half of the result comes from a, the second from b.
+SCAN2D_INLINE void softplus_and_slope_run(vfloat* t, vfloat* slope, int count) {
+    for (int k = 0; k < count; k += kFour) softplus_all<kFour, true>(t + k, slope + k);
+}
+
+// Adds neighbouring lanes; of each four of the result, two come from a and two from b.
 SCAN2D_INLINE vfloat add_pairs(vfloat a, vfloat b) {
 #if defined(__AVX512F__)
-    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
-           __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    return __builtin_shufflevector(a, b, 0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30) +
+           __builtin_shufflevector(a, b, 1, 3, 17, 19, 5, 7, 21, 23, 9, 11, 25, 27, 13, 15, 29, 31);
 #elif defined(__AVX2__)
-    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14) +
-           __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+    return __builtin_shufflevector(a, b, 0, 2, 8, 10, 4, 6, 12, 14) +
+           __builtin_shufflevector(a, b, 1, 3, 9, 11, 5, 7, 13, 15);
 #else
     return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
 #endif
 }
 
-// Of kLanes vectors, the sum over the lanes of each: lane k of the result is the sum of v[k].
-SCAN2D_INLINE vfloat sums_of(const vfloat* v) {
-    vfloat level[kLanes];
-    for (int k = 0; k < kLanes; ++k) level[k] = v[k];
-#pragma GCC unroll 16
-    for (int n = kLanes / 2; n > 0; n /= 2)
-#pragma GCC unroll 16
-        for (int k = 0; k < n; ++k) level[k] = add_pairs(level[2 * k], level[2 * k + 1]);
-    return level[0];
+typedef float vquad __attribute__((vector_size(16)));
+
+// The sum over the lanes of each of four vectors.
+SCAN2D_INLINE vquad sums_of(const vfloat* v) {
+    const vfloat quads = add_pairs(add_pairs(v[0], v[1]), add_pairs(v[2], v[3]));
+#define SCAN2D_QUAD(k) __builtin_shufflevector(quads, quads, 4 * k, 4 * k + 1, 4 * k + 2, 4 * k + 3)
+#if defined(__AVX512F__)
+    return (SCAN2D_QUAD(0) + SCAN2D_QUAD(1)) + (SCAN2D_QUAD(2) + SCAN2D_QUAD(3));
+#elif defined(__AVX2__)
+    return SCAN2D_QUAD(0) + SCAN2D_QUAD(1);
+#else
+    return quads;
+#endif
+#undef SCAN2D_QUAD
+}
+
+// Puts the sums over the lanes of the first kSome of four vectors into `to`, or adds them to it.
+template <int kSome>
+SCAN2D_INLINE void put_sums(const vfloat* v, float* to, bool add) {
+    vquad sums = sums_of(v);
+    if (kSome == 4) {
+        vquad before;
+        memcpy(&before, to, sizeof before);
+        if (add) sums += before;
+        memcpy(to, &sums, sizeof sums);
+    } else
+        for (int k = 0; k < kSome; ++k) to[k] = add ? to[k] + sums[k] : sums[k];
 }
 
 }  // namespace

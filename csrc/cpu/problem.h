@@ -45,10 +45,12 @@ struct Scan2dShares {
     float* C;             // (height * width, states)
     double* A;            // (states, lanes) of this block of channels, then
     double *D, *dt_bias;  // (lanes) each
+    bool add;             // to B and C, which otherwise hold nothing yet
 };
 
 constexpr int kStates = 16;    // states in a chunk
-constexpr int kTile = 8;       // cells along the side of a tile of the backward pass
+constexpr int kBand = 12;      // rows of a tile of the backward pass
+constexpr int kPanel = 12;     // its columns
 constexpr int kMaxLanes = 16;
 
 // One instruction set's kernels.

@@ -11,6 +11,9 @@
 #include <thread>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 #if defined(__x86_64__) || defined(_M_X64)
 #define SCAN2D_X86 1
 #include <cpuid.h>
@@ -80,10 +83,26 @@ struct Freed {
 template <typename T>
 using Buffer = std::unique_ptr<T, Freed<T>>;
 
+// Asks for large pages, as numpy does for arrays from 4 MiB on: in pages of 4 KiB, the first touch
+// of fresh memory takes longer than all that is then done in it.
+void prefer_large_pages(void* memory, size_t bytes) {
+#if defined(__linux__)
+    if (bytes < size_t{1} << 22) return;
+    const uintptr_t page = uintptr_t{1} << 21, from = reinterpret_cast<uintptr_t>(memory);
+    const uintptr_t first = (from + page - 1) / page * page, last = (from + bytes) / page * page;
+    if (last > first + page)  // advice only: where it is refused, all goes on in small pages
+        (void)madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+    (void)memory, (void)bytes;
+#endif
+}
+
 template <typename T>
 Buffer<T> allocate(int64_t count) {
     const size_t bytes = (static_cast<size_t>(count) * sizeof(T) / 64 + 2) * 64;
-    return Buffer<T>(static_cast<T*>(std::malloc(bytes)));
+    Buffer<T> buffer(static_cast<T*>(std::malloc(bytes)));
+    if (buffer) prefer_large_pages(buffer.get(), bytes);
+    return buffer;
 }
 
 float* align(float* p) {
@@ -132,6 +151,14 @@ void each_chunk(Scan2dPart part, const Act& act) {
     }
 }
 
+// Puts `count` numbers into `to`, or adds them to what is there.
+void add_up(float* __restrict to, const float* __restrict from, int64_t count, bool add) {
+    if (!add)
+        std::memcpy(to, from, sizeof(float) * static_cast<size_t>(count));
+    else
+        for (int64_t k = 0; k < count; ++k) to[k] += from[k];
+}
+
 int largest_chunk(const Scan2dProblem& p) {
     return static_cast<int>(p.states < kStates ? p.states : kStates);
 }
@@ -150,6 +177,7 @@ SCAN2D_API int scan2d_forward(const Scan2dProblem* problem, float* y, int thread
     const Scan2dKernels& kernels = kernels_of(level);
     const int64_t in_group = p.channels / p.groups, blocks = ceil_div(in_group, kernels.lanes);
     const int64_t scratch = kernels.forward_scratch(p, largest_chunk(p));
+    prefer_large_pages(y, sizeof(float) * p.batch * p.height * p.width * p.channels);
     const bool done = run(p.batch * p.groups * blocks, threads, scratch, [&](int64_t task, float* s) {
         const int64_t block = task % blocks, group = task / blocks % p.groups;
         const int64_t left = in_group - block * kernels.lanes;
@@ -183,6 +211,8 @@ SCAN2D_API int scan2d_backward(const Scan2dProblem* problem, const float* grad_y
     const int64_t tasks = p.batch * p.groups * slots, share = cells * p.states;
     const int64_t per_block = (p.states + 2) * kMaxLanes;  // doubles: A, D, dt_bias
 
+    for (float* grad : {grads->x, grads->dt, grads->z})
+        if (grad) prefer_large_pages(grad, sizeof(float) * p.batch * cells * p.channels);
     const Buffer<float> sums = allocate<float>(2 * tasks * share);
     const Buffer<double> small = allocate<double>(p.batch * p.groups * blocks * per_block);
     if (!sums || !small) return 1;
@@ -195,7 +225,6 @@ SCAN2D_API int scan2d_backward(const Scan2dProblem* problem, const float* grad_y
         Scan2dShares shares{};
         shares.B = sums.get() + 2 * task * share;
         shares.C = shares.B + share;
-        std::memset(shares.B, 0, sizeof(float) * 2 * share);
         for (int64_t block = slot * per_slot; block < blocks && block < (slot + 1) * per_slot;
              ++block) {
             const int64_t left = in_group - block * kernels.lanes;
@@ -208,6 +237,7 @@ SCAN2D_API int scan2d_backward(const Scan2dProblem* problem, const float* grad_y
             shares.A = small.get() + ((batch * p.groups + group) * blocks + block) * per_block;
             shares.D = shares.A + p.states * kMaxLanes;
             shares.dt_bias = shares.D + kMaxLanes;
+            shares.add = block > slot * per_slot;
             each_chunk(part, [&](const Scan2dPart& chunk) {
                 kernels.backward(chunk, grad_y, *grads, shares, s);
             });
@@ -220,17 +250,12 @@ SCAN2D_API int scan2d_backward(const Scan2dProblem* problem, const float* grad_y
         const int64_t row = task % p.height, group = task / p.height % p.groups;
         const int64_t batch = task / p.height / p.groups;
         const float* const from = sums.get() + (batch * p.groups + group) * slots * 2 * share;
-        for (int64_t j = 0; j < p.width; ++j) {
-            const int64_t cell = row * p.width + j;
+        for (int64_t cell = row * p.width; cell < (row + 1) * p.width; ++cell) {
             const int64_t to = ((batch * cells + cell) * p.groups + group) * p.states;
-            for (int64_t n = 0; n < p.states; ++n) {
-                float b = 0.f, c = 0.f;
-                for (int64_t slot = 0; slot < slots; ++slot) {
-                    b += from[2 * slot * share + cell * p.states + n];
-                    c += from[(2 * slot + 1) * share + cell * p.states + n];
-                }
-                grads->B[to + n] = b;
-                grads->C[to + n] = c;
+            for (int64_t slot = 0; slot < slots; ++slot) {
+                const float* const B = from + 2 * slot * share + cell * p.states;
+                add_up(grads->B + to, B, p.states, slot > 0);
+                add_up(grads->C + to, B + share, p.states, slot > 0);
             }
         }
     });

@@ -1,0 +1,142 @@
+// The forward scan: all of it, or only the edges of the tiles that the backward pass starts from.
+#pragma once
+#include "block.h"
+
+namespace {
+
+// Edges of the tiles, which the backward pass starts from.
+struct Edges {
+    float* top;   // (bands, width, count, lanes): h above each band of kBand rows
+    float* left;  // (panels, height, count, lanes): across, left of each panel of kPanel columns
+};
+
+constexpr int kStrip = 4;  // columns whose inputs are read, and outputs written, together
+
+SCAN2D_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
+SCAN2D_INLINE void prefetch_to_write(const void* p) { __builtin_prefetch(p, 1); }
+
+// One cell of each of kRows rows, and kSome states from n on. `h` are the states of the row above.
+template <int kRows, int kSome, bool kEdges>
+SCAN2D_INLINE void scan_states(int n, const vfloat* dt, const vfloat* u, const vfloat* rate,
+                               const float* const* B, const float* const* C, vfloat* across,
+                               int capacity, float* h, vfloat* sum) {
+    vfloat a[kRows * kSome];
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+        for (int s = 0; s < kSome; ++s) a[r * kSome + s] = dt[r] * rate[n + s];
+    exp2_all<kRows * kSome>(a);
+#pragma GCC unroll 4
+    for (int s = 0; s < kSome; ++s) {
+        vfloat down = load(h + (n + s) * kLanes);
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) {
+            vfloat& left = across[r * capacity + n + s];
+            left = a[r * kSome + s] * left + u[r] * splat(B[r][n + s]);
+            down = a[r * kSome + s] * down + left;
+            if (!kEdges) sum[r] += down * splat(C[r][n + s]);
+        }
+        store(h + (n + s) * kLanes, down);
+    }
+}
+
+constexpr int kStatesAtOnce = 2;
+
+// Scans kRows rows at once: the row of states `column` is read and written once for all of them.
+// With edges given, only they are written; otherwise y is. What is done once per cell is done for
+// a strip of columns together, so that its divisions and cache misses overlap.
+template <int kCount, bool kFull, int kRows, bool kEdges>
+SCAN2D_INLINE void scan_rows(const Block<kCount, kFull>& b, int64_t row, float* column, float* y,
+                             const Edges& edges) {
+    const Scan2dProblem& p = b.p;
+    const int count = b.count;
+    constexpr int kCapacity = kCount ? kCount : kStates;
+    vfloat across[kRows][kCapacity];
+    vfloat dt[kStrip][kRows], u[kStrip][kRows], sum[kStrip][kRows], gate[kStrip][kRows];
+    memset(dt, 0, sizeof dt);
+    memset(gate, 0, sizeof gate);
+    for (int r = 0; r < kRows; ++r)
+        for (int n = 0; n < count; ++n) across[r][n] = vfloat{};
+    for (int64_t j0 = 0; j0 < p.width; j0 += kStrip) {
+        const int strip = int(p.width - j0 < kStrip ? p.width - j0 : kStrip);
+        if (kEdges && j0 > 0 && j0 % kPanel == 0)
+            for (int r = 0; r < kRows; ++r) {
+                float* to = edges.left + (j0 / kPanel * p.height + row + r) * count * kLanes;
+                for (int n = 0; n < count; ++n) store(to + n * kLanes, across[r][n]);
+            }
+        for (int c = 0; c < strip; ++c)
+            for (int r = 0; r < kRows; ++r)
+                dt[c][r] = b.load_raw_dt((row + r) * p.width + j0 + c);
+        if (p.dt_softplus) softplus_run(dt[0], strip * kRows);
+        for (int c = 0; c < strip; ++c)
+            for (int r = 0; r < kRows; ++r) {
+                const int64_t cell = (row + r) * p.width + j0 + c;
+                const vfloat x = b.load_x(cell);
+                u[c][r] = dt[c][r] * x;
+                if (kEdges) continue;
+                sum[c][r] = vfloat{};
+                if (!b.part.first)
+                    sum[c][r] = load_channels<kFull>(y + b.out + cell * p.channels, b.lanes);
+                else if (p.D)
+                    sum[c][r] = b.D * x;
+            }
+        for (int c = 0; c < strip; ++c) {
+            const float *B[kRows], *C[kRows];
+            vfloat dt_here[kRows], u_here[kRows], sum_here[kRows];
+            for (int r = 0; r < kRows; ++r) {
+                dt_here[r] = dt[c][r];
+                u_here[r] = u[c][r];
+                sum_here[r] = sum[c][r];
+                const int64_t cell = (row + r) * p.width + j0 + c;
+                B[r] = b.B + cell * p.B_cell;
+                C[r] = b.C + cell * p.C_cell;
+                if (j0 + kStrip + c < p.width) {
+                    prefetch(b.x + (cell + kStrip) * p.x_cell);
+                    prefetch(b.dt + (cell + kStrip) * p.dt_cell);
+                    if (!kEdges && b.z) prefetch(b.z + (cell + kStrip) * p.z_cell);
+                    if (!kEdges) prefetch_to_write(y + b.out + (cell + kStrip) * p.channels);
+                }
+            }
+            float* h = column + (j0 + c) * count * kLanes;
+            int n = 0;
+            for (; n + kStatesAtOnce <= count; n += kStatesAtOnce)
+                scan_states<kRows, kStatesAtOnce, kEdges>(n, dt_here, u_here, b.rate, B, C, across[0],
+                                                          kCapacity, h, sum_here);
+            if (kCount % kStatesAtOnce || (!kCount && n < count))
+                scan_states<kRows, 1, kEdges>(n, dt_here, u_here, b.rate, B, C, across[0], kCapacity,
+                                              h, sum_here);
+            for (int r = 0; r < kRows; ++r) sum[c][r] = sum_here[r];
+        }
+        if (kEdges) continue;
+        if (b.part.last && b.z) {
+            for (int c = 0; c < strip; ++c)
+                for (int r = 0; r < kRows; ++r) {
+                    gate[c][r] = b.load_z((row + r) * p.width + j0 + c);
+                    sum[c][r] *= gate[c][r];
+                }
+            sigmoid_run(gate[0], strip * kRows);
+            for (int c = 0; c < strip; ++c)
+                for (int r = 0; r < kRows; ++r) sum[c][r] *= gate[c][r];
+        }
+        for (int c = 0; c < strip; ++c)
+            for (int r = 0; r < kRows; ++r) {
+                const int64_t cell = (row + r) * p.width + j0 + c;
+                store_channels<kFull>(y + b.out + cell * p.channels, sum[c][r], b.lanes);
+            }
+    }
+}
+
+constexpr int kRowsAtOnce = 2;
+
+template <int kCount, bool kFull>
+void forward(const Scan2dPart& part, float* y, float* scratch) {
+    const Block<kCount, kFull> b(part);
+    memset(scratch, 0, sizeof(float) * b.p.width * b.count * kLanes);
+    int64_t row = 0;
+    for (; row + kRowsAtOnce <= b.p.height; row += kRowsAtOnce)
+        scan_rows<kCount, kFull, kRowsAtOnce, false>(b, row, scratch, y, Edges{});
+    for (; row < b.p.height; ++row)
+        scan_rows<kCount, kFull, 1, false>(b, row, scratch, y, Edges{});
+}
+
+}  // namespace
