@@ -84,7 +84,8 @@ class TransMIL(Architecture):
     """Two Nyström layers around a position layer, and a class token.
 
     Patches keep the order of the bag; the first ones are repeated at the end until their
-    number is a square, and what the class token pays to a repetition counts for its patch.
+    number is a square. The score of a patch that is there twice is the mean of both: the sum
+    would show the repetition and not the tissue.
     """
 
     name: ClassVar[str] = "transmil"
@@ -93,7 +94,8 @@ class TransMIL(Architecture):
     config_class: ClassVar[type[ArchitectureConfig]] = TransMILConfig
     score_meaning: ClassVar[str] = (
         "attention of the class token to the patch in the last layer, mean over heads; an "
-        "approximation in which small negative values occur"
+        "approximation in which small negative values occur; of a patch that is repeated to make "
+        "the number a square, the mean"
     )
 
     config: TransMILConfig
@@ -137,7 +139,8 @@ class TransMIL(Architecture):
         after2 = self.layer2(placed)
         logits = self.classifier(self.norm(after2[:1])[0])
         paid = self.layer2.class_token_attention(placed)[1:]
-        scores = paid[:count] + nn.functional.pad(paid[count:], (0, count - repeated))
+        twice = (paid[:repeated] + paid[count:]) / 2
+        scores = torch.cat([twice, paid[repeated:count]])
         keep(stages, out_layer1=after1[None], out_pos_layer=placed[None], out_layer2=after2[None])
         return ModelOutput(logits, scores)
 

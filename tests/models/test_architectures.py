@@ -331,3 +331,16 @@ def test_a_broken_package_does_not_stop_the_others(entry_points) -> None:
     assert "no_such_package:X cannot be loaded" in said
     assert "math:pi is no Architecture" in said
     assert "collections:OrderedDict is no Architecture" in said
+
+
+def test_a_patch_that_transmil_repeats_scores_no_more_for_it() -> None:
+    """Five patches make a square of nine tokens: four of them are there twice."""
+    model = build("transmil").double().eval()
+    for parameter in model.pos_layer.parameters():  # what is left tells no position from another
+        torch.nn.init.zeros_(parameter)
+    features = torch.randn(1, D, dtype=torch.float64).expand(5, -1)
+    with torch.inference_mode():
+        scores = model(features).scores
+    # The attention's own convolution along the sequence still tells places apart, a little.
+    torch.testing.assert_close(scores, scores.mean().expand(5), rtol=0.02, atol=0)
+    assert scores.abs().min() > 0.01

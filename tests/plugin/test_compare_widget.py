@@ -18,6 +18,7 @@ from qtpy.QtWidgets import QApplication
 from safetensors.torch import load_file, save_file
 from scipy.stats import percentileofscore, spearmanr
 
+from napari_2dmamba.compare.figure_marks import box_colour
 from napari_2dmamba.explain.display import DisplaySettings, format_value
 from napari_2dmamba.plugin.checkpoint_model import shared_checkpoints
 from napari_2dmamba.plugin.compare_widget import CompareWidget, grid_window
@@ -295,6 +296,40 @@ def test_ranges_differences_and_ensembles(compared: CompareWidget, viewer: Any, 
     assert window.grid.model.scene.camera.zoom == pytest.approx(viewer.scene.camera.zoom)
     window.grid.model.scene.camera.center = (0, 300, 400)
     assert viewer.scene.camera.center[-2:] == pytest.approx((300, 400))
+
+
+def test_zoom_boxes_are_framed_in_every_panel(compared: CompareWidget, qtbot: Any) -> None:
+    window = window_of(compared)
+    window.show_maps.setChecked(False)
+    camera = window.grid.model.scene.camera
+    settle(window, qtbot)
+    whole = camera.zoom
+    camera.zoom, camera.center = 4 * whole, (0, 400, 500)
+    settle(window, qtbot)
+    window.add_zoom.click()
+    ((x, y, width, height),) = window.zooms
+    colour = np.array([int(box_colour(1)[k : k + 2], 16) for k in (1, 3, 5)])
+
+    def is_edge(picture: np.ndarray) -> np.ndarray:
+        return (np.abs(picture[..., :3].astype(int) - colour) < 40).all(-1)
+
+    for zoom in (whole, 2.5 * whole):  # the edge is as thick on the screen at each
+        camera.zoom = zoom
+        picture = picture_of(window, qtbot)
+        edge = is_edge(picture)
+        for panel in (0, 1):
+            top, left = in_panel(window, picture.shape, panel, x, y)
+            bottom, right = in_panel(window, picture.shape, panel, x + width, y + height)
+            across = edge[(top + bottom) // 2, left - 6 : right + 7]  # clear of the number
+            found = np.flatnonzero(across)
+            assert 2 <= len(found) <= 8
+            assert abs(found[0] - 6) <= 2
+            assert abs(found[-1] - (right - left + 6)) <= 2
+            down = np.flatnonzero(edge[top - 6 : bottom + 7, (left + right) // 2])
+            assert abs(down[0] - 6) <= 2
+            assert abs(down[-1] - (bottom - top + 6)) <= 2
+    window.clear_zooms.click()
+    assert not is_edge(picture_of(window, qtbot)).any()
 
 
 def test_figure_and_files(

@@ -149,7 +149,7 @@ class GridWindow(QWidget):
         self.grid.pointed.connect(self._read)
         self.add_zoom.clicked.connect(self._add_zoom)
         self.clear_zooms.clicked.connect(self._clear_zooms)
-        self._say_zooms()
+        self._show_zooms()
 
     # -- what is shown --------------------------------------------------------------------
 
@@ -225,18 +225,19 @@ class GridWindow(QWidget):
         seen = self.grid.seen()
         if seen is not None and len(self.zooms) < _MOST_ZOOMS:
             self.zooms.append(seen)
-            self._say_zooms()
+            self._show_zooms()
 
     def _clear_zooms(self) -> None:
         self.zooms.clear()
-        self._say_zooms()
+        self._show_zooms()
 
-    def _say_zooms(self) -> None:
+    def _show_zooms(self) -> None:
         unit = "px" if self._slide.mpp is None else "µm"
         lines = [
             f"{number}: {width:.0f} × {height:.0f} {unit} at x {x:.0f}, y {y:.0f} {unit}"
             for number, (x, y, width, height) in enumerate(self.zooms, 1)
         ]
+        self.grid.frame(self.zooms)
         self.zoom_count.setText("\n".join(lines) or "None yet: move the panels to a region first.")
         self.clear_zooms.setEnabled(bool(self.zooms))
         self.add_zoom.setEnabled(len(self.zooms) < _MOST_ZOOMS)

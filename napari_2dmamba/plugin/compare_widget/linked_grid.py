@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.components import ViewerModel
-from napari.layers import Image, Points
+from napari.layers import Image, Points, Shapes
 from napari.qt import QtViewer
 from qtpy.QtCore import QEvent, QObject, QTimer, Signal
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
+from napari_2dmamba.compare.figure_marks import box_colour
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.plugin.compare_widget.panel import Panel, shared_limits
 from napari_2dmamba.plugin.docked import weak_callback
@@ -18,13 +19,15 @@ from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.slide_layer import placement, show_scale_bar, slide_layer_data
 
 if TYPE_CHECKING:
+    from napari_2dmamba.compare.figure import Rectangle
     from napari_2dmamba.slide import Slide
 
 _MARK_COLOUR = "#00d5ff"  # neither in H&E nor in the colour maps
 _SPACING = 6  # screen pixels between panels
 _ROOM = " \N{NO-BREAK SPACE}"  # the box round a heading is a little narrow
 _MARK_DELAY = 40  # ms
-_LAYERS = 3  # of a panel: slide, map, mark
+_BOX_EDGE = 2.0  # screen pixels
+_LAYERS = 4  # of a panel: slide, map, zoom boxes, mark
 
 
 class LinkedGrid(QWidget):
@@ -59,11 +62,13 @@ class LinkedGrid(QWidget):
         grid = self.model.canvas.grid
         grid.stride, grid.spacing = _LAYERS, _SPACING
         show_scale_bar(self.model)
+        self._boxes: list[Rectangle] = []
         self._marked: tuple[int, int] | None = None
         self._marking = QTimer(self)  # all panels are drawn again, which costs more than a move
         self._marking.setSingleShot(True)
         self._marking.setInterval(_MARK_DELAY)
         self._marking.timeout.connect(self._draw_marks)
+        self.model.scene.camera.events.zoom.connect(self._on_zoom)
         self._on_move = weak_callback(self._on_mouse_move)
         self.model.mouse_move_callbacks.append(self._on_move)
         layout = QVBoxLayout(self)
@@ -96,6 +101,7 @@ class LinkedGrid(QWidget):
                     del self.model.layers[-_LAYERS:]
                 for panel in panels[len(self.maps) :]:
                     self._add_panel(panel, panel.display(display))
+            self._draw_boxes()
         for number, (panel, layer) in enumerate(zip(panels, self.maps, strict=True)):
             pool = None if panel.entry is None else pools.get(panel.grid_map.signed)
             layer.show_map(panel.grid_map, pool)
@@ -115,6 +121,14 @@ class LinkedGrid(QWidget):
         layer.colorbar.size = (12, 90)
         layer.colorbar.font_size = 8
         self.model.add_layer(layer)
+        boxes = Shapes(
+            ndim=2,
+            name="zoom boxes",
+            opacity=1.0,
+            axis_labels=("y", "x"),
+            **placement(self._slide.mpp),
+        )
+        self.model.add_layer(boxes)
         mark = Points(
             np.zeros((0, 2)),
             name="cursor",
@@ -172,6 +186,44 @@ class LinkedGrid(QWidget):
         for layer in layers:
             layer.data = place
 
+    def frame(self, boxes: Sequence["Rectangle"]) -> None:
+        """Frame and number these regions in every panel, in the figure's colours.
+
+        Each is ``(x, y, width, height)`` as `seen` returns it.
+        """
+        self._boxes = list(boxes)
+        self._draw_boxes()
+
+    def _draw_boxes(self) -> None:
+        unit = self._slide.mpp or 1.0
+        corners = [
+            np.array([[y, x], [y + height, x + width]]) / unit - 0.5
+            for x, y, width, height in self._boxes
+        ]
+        colours = [box_colour(number) for number in range(1, len(corners) + 1)]
+        for layer in self._box_layers:
+            layer.data = []
+            if not corners:
+                continue
+            layer.add_rectangles(
+                corners, edge_width=self._box_edge, edge_color=colours, face_color="transparent"
+            )
+            layer.text = {
+                "string": [str(number) for number in range(1, len(corners) + 1)],
+                "color": colours,
+                "size": 12,
+                "anchor": "upper_left",
+            }
+
+    @property
+    def _box_layers(self) -> list[Shapes]:
+        return [layer for layer in self.model.layers if isinstance(layer, Shapes)]
+
+    @property
+    def _box_edge(self) -> float:
+        """Width of a box's edge in level-0 pixels, the same on the screen at every zoom."""
+        return _BOX_EDGE / self.model.scene.camera.zoom / (self._slide.mpp or 1.0)
+
     def fit(self) -> None:
         """Look at the whole slide."""
         self.model.fit_to_view(
@@ -209,6 +261,12 @@ class LinkedGrid(QWidget):
 
     # -- Qt -------------------------------------------------------------------------------
 
+    def _on_zoom(self, event: Any = None) -> None:
+        if self._boxes:
+            for layer in self._box_layers:
+                layer.edge_width = self._box_edge
+                layer.refresh()  # which the width alone does not do
+
     def _on_mouse_move(self, model: Any, event: Any) -> None:
         y, x = event.position[-2:]
         self.pointed.emit(float(y), float(x))
@@ -223,5 +281,6 @@ class LinkedGrid(QWidget):
         self._marking.stop()
         if self._on_move in self.model.mouse_move_callbacks:
             self.model.mouse_move_callbacks.remove(self._on_move)
+        self.model.scene.camera.events.zoom.disconnect(self._on_zoom)
         self._view.canvas.native.removeEventFilter(self)
         self._view.close()
