@@ -15,6 +15,7 @@ class CohortSettings:
         "worker needs no Dask.",
         minimum=0,
         maximum=1024,
+        zero="auto",
     )
     dask: str | None = setting(
         None,

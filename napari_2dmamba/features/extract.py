@@ -62,13 +62,19 @@ class FeatureSettings:
     )
     device: str = setting("auto", "Where the encoder runs: 'auto', 'cpu', 'cuda', 'cuda:1', ...")
     batch_size: int = setting(
-        0, "Patches encoded at once; 0 chooses by device.", minimum=0, unit="patches", advanced=True
+        0,
+        "Patches encoded at once; 0 chooses by device.",
+        minimum=0,
+        zero="auto",
+        unit="patches",
+        advanced=True,
     )
     threads: int = setting(
         0,
         "Threads that decode the slide; 0 takes one per core, 8 at most.",
         minimum=0,
         maximum=64,
+        zero="auto",
         advanced=True,
     )
     precision: str = setting(

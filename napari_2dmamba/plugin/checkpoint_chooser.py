@@ -9,6 +9,10 @@ from napari_2dmamba.plugin.checkpoint_model import LOCATION, CheckpointModel
 from napari_2dmamba.sample import demo_checkpoints
 
 _DEMO = "demo-2dmamba"
+_WRITTEN = {name.casefold(): name for name in (
+    "ABMIL", "CLAM-SB", "DSMIL", "MambaMIL", "SRMambaMIL", "TransMIL",
+)}  # fmt: skip
+"""Models whose names are more than their file's."""
 
 
 class CheckpointChooser(QComboBox):
@@ -108,4 +112,5 @@ class _Offered(QSortFilterProxyModel):
 def _demo_name(stem: str) -> str:
     """Return what a demo checkpoint is called, by its file; the classifier sorts before all."""
     kind = stem.removeprefix(_DEMO).removeprefix("demo").removeprefix("-")
+    kind = _WRITTEN.get(kind, kind)
     return f"Demo, {kind} (synthetic slides)" if kind else "Demo (synthetic slides)"

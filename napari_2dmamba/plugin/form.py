@@ -179,7 +179,8 @@ class ChoiceEditor(Editor):
 class NumberEditor(Editor):
     """A whole or a broken number, with unit and limits; may be absent.
 
-    An optional number shows ``auto`` at the bottom end of its range, and is then None.
+    An optional number shows ``auto`` at the bottom end of its range, and is then None; ``lowest``
+    is shown in place of the lowest number of one that is not optional.
     """
 
     def __init__(
@@ -191,6 +192,7 @@ class NumberEditor(Editor):
         unit: str | None,
         default: float | None,
         optional: bool,
+        lowest: str | None = None,
     ) -> None:
         super().__init__()
         self._optional = optional
@@ -211,8 +213,8 @@ class NumberEditor(Editor):
             self._box.setDecimals(4)
             self._box.setRange(low - (self._step if optional else 0), high)
             self._box.setSingleStep(0.05 if span == 1 else self._step * 5)
-        if optional:
-            self._box.setSpecialValueText("auto")
+        if optional or lowest:
+            self._box.setSpecialValueText("auto" if optional else lowest)
         if unit:
             self._box.setSuffix(f" {unit}")
         self._box.setKeyboardTracking(False)
@@ -394,6 +396,7 @@ def make_editor(
             unit=meta.get("unit"),
             default=field.default,  # type: ignore[arg-type]
             optional=optional,
+            lowest=meta.get("zero"),
         )
     if kind is Path:
         return PathEditor()

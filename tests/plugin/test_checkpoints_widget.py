@@ -221,7 +221,21 @@ def test_the_run_widget_lists_the_same_checkpoints(
     names = [chooser.itemText(line) for line in range(chooser.count())]
     demos = names[: -len(GOOD)]
     assert len(demos) == len(demo_checkpoints())
-    assert all(name.startswith("Demo") for name in demos)
+    assert demos == [
+        "Demo (synthetic slides)",
+        *(
+            f"Demo, {kind} (synthetic slides)"
+            for kind in (
+                "ABMIL",
+                "CLAM-SB",
+                "DSMIL",
+                "MambaMIL",
+                "SRMambaMIL",
+                "survival",
+                "TransMIL",
+            )
+        ),
+    ]
     assert chooser.itemData(demos.index("Demo, survival (synthetic slides)"), LOCATION) == str(
         demo_survival_checkpoint()
     )

@@ -3,7 +3,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qtpy.QtWidgets import QSpinBox
 
+from napari_2dmamba.cohort.settings import CohortSettings
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.features import FeatureSettings
 from napari_2dmamba.models import ModelSettings
@@ -77,3 +79,14 @@ def test_editing_says_so_once(qtbot: Any) -> None:
     form.changed.connect(lambda: count.append(1))
     form.editor("mode").set("b")
     assert count == [1]
+
+
+def test_a_number_shows_what_zero_stands_for(qtbot: Any) -> None:
+    form: Form[CohortSettings] = Form(CohortSettings)
+    qtbot.addWidget(form)
+    box = form.editor("workers").findChild(QSpinBox)
+    assert box.text() == "auto"
+    assert form.settings().workers == 0
+    box.setValue(3)
+    assert box.text() == "3"
+    assert form.settings().workers == 3
