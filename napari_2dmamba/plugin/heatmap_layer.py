@@ -43,7 +43,6 @@ class HeatmapLayer(Image):
         self._limits_of: GridMap | None = None
         self._display = display or DisplaySettings()
         self._on_screen = OnScreen(grid_map, self._display)
-        unit = "pixel" if grid_map.mpp is None else "µm"
         super().__init__(
             grid_map.values,
             name=options.pop("name", grid_map.name),
@@ -51,7 +50,7 @@ class HeatmapLayer(Image):
             multiscale=False,
             scale=grid_map.scale,
             translate=grid_map.translate,
-            units=(unit, unit),
+            units=_units(grid_map),
             axis_labels=("y", "x"),
             interpolation2d="nearest",
             contrast_limits=self._on_screen.limits,
@@ -62,6 +61,7 @@ class HeatmapLayer(Image):
             **options,
         )
         self._colours = self.colormap.name
+        self._coloured_as = self._colours_of()
         self.metadata.setdefault("meaning", grid_map.meaning)
         self.colorbar.size = (18, 180)
         self.colorbar.visible = True
@@ -84,15 +84,16 @@ class HeatmapLayer(Image):
         ``limits_of`` holds the values that set limits and ranks when they are not the map's
         own: layers that share them have one colour for one value.
         """
+        had_unit = self._grid_map.mpp is not None
         self._grid_map, self._limits_of = grid_map, limits_of
-        unit = "pixel" if grid_map.mpp is None else "µm"
         self.metadata["meaning"] = grid_map.meaning
         self._on_screen = OnScreen(limits_of or grid_map, self._display)
         with self._block_refresh():  # each of these would slice and draw the layer anew
             self.data = grid_map.values
-            self.scale = grid_map.scale
-            self.translate = grid_map.translate
-            self.units = (unit, unit)
+            self._change("scale", grid_map.scale)
+            self._change("translate", grid_map.translate)
+            if had_unit != (grid_map.mpp is not None):
+                self.units = _units(grid_map)
         self._show()
 
     @property
@@ -110,13 +111,19 @@ class HeatmapLayer(Image):
         display = self._display
         self._is_showing = True  # what follows is not the user's doing
         with self._block_refresh():
-            self.contrast_limits_range = self._on_screen.limits
-            self.contrast_limits = self._on_screen.limits
-        self._colour()
-        self.gamma = display.gamma
-        self.opacity = display.opacity
+            self._change("contrast_limits_range", self._on_screen.limits)
+            self._change("contrast_limits", self._on_screen.limits)
+        if self.colormap.name != self._colours or self._colours_of() != self._coloured_as:
+            self._colour()
+        self._change("gamma", display.gamma)
+        self._change("opacity", display.opacity)
         self._is_showing = False
         self.refresh()
+
+    def _change(self, name: str, value: Any) -> None:
+        """Set what is not so already: napari compiles shaders or asks all layers each time."""
+        if not np.array_equal(getattr(self, name), value):
+            setattr(self, name, value)
 
     def _note_controls(self, event: Any = None) -> None:
         """Take over what the user set with napari's own controls, so that exports show it."""
@@ -139,6 +146,13 @@ class HeatmapLayer(Image):
     def _colour(self) -> None:
         self.colormap = colormap_of(self._grid_map, self._display)
         self._colours = self.colormap.name  # napari adds a number where the name is taken
+        self._coloured_as = self._colours_of()
+
+    def _colours_of(self) -> tuple[Any, ...]:
+        """Return all that the colour map is made from."""
+        signed, display = self._grid_map.signed, self._display
+        name = display.colormap_for(self._grid_map)
+        return name, display.clear_at_zero, signed, display.gamma if signed else None
 
     # What follows overrides how napari turns data into a picture. The type string keeps
     # saving, copying and controls those of a plain image.
@@ -196,9 +210,7 @@ class OnScreen:
     def __call__(self, values: NDArray) -> NDArray[np.float32]:
         """Return ``values`` between the limits; NaN stays NaN."""
         own = self._values
-        is_all = values is own or (
-            values.base is own and (values.shape, values.strides) == (own.shape, own.strides)
-        )
+        is_all = values is own or np.array_equal(values, own, equal_nan=True)  # napari copies
         if is_all and self._shown is not None:
             return self._shown
         low, high = self.limits
@@ -206,6 +218,10 @@ class OnScreen:
         if is_all:
             self._shown = shown  # napari asks several times for one drawing
         return shown
+
+
+def _units(grid_map: GridMap) -> tuple[str, str]:
+    return ("pixel", "pixel") if grid_map.mpp is None else ("µm", "µm")
 
 
 def colormap_of(grid_map: GridMap, display: DisplaySettings) -> Colormap:

@@ -138,6 +138,27 @@ def test_a_new_map_takes_the_place_of_the_old_one(viewer: Any, slide_path: Path)
         assert cell_at(first, (512 / 2 + 70, 256 / 2 + 10)) == (1, 0)
 
 
+def test_a_like_map_changes_the_values_alone() -> None:
+    """Whatever else is set costs the window a frame, though it be what it was."""
+    layer = HeatmapLayer(make_map(), DisplaySettings())
+    changes: list[str] = []
+    for name in ("colormap", "contrast_limits", "gamma", "opacity", "scale", "translate", "units"):
+        layer.events[name].connect(lambda event, name=name: changes.append(name))
+    layer.grid_map = make_map(values=make_map().values * 0.5)
+    assert changes == []
+    assert layer.data[HOT] == np.float32(0.45)
+
+    layer.grid_map = make_map(mpp=None, origin=(256, 512), signed=True)
+    assert {"colormap", "contrast_limits", "scale", "translate", "units"} <= set(changes)
+    assert [str(unit) for unit in layer.units] == ["pixel", "pixel"]
+    assert layer.scale.tolist() == [256, 256]
+    assert layer.contrast_limits == [-100, 100]
+
+    layer.colormap = "plasma"  # not one of the form's: gone with the next map
+    layer.grid_map = make_map()
+    assert layer.colormap.name.startswith("viridis")
+
+
 def test_going_to_a_patch(viewer: Any, slide_path: Path) -> None:
     with open_slide(slide_path) as slide:
         add_slide(viewer, slide)
