@@ -39,6 +39,7 @@ struct Tile {
     vfloat grad[kBand][kPanel];   // of y before the gate
     vfloat of_log_a[kBand][kPanel];  // gradient of dt, as far as it goes through the decay
     vfloat of_u[kBand][kPanel];      // gradient of dt * x
+    bool alike[kBand][kPanel];       // whether dt is that of the cell to the left, in the tile
 };
 static_assert(kPanel % kFour == 0, "rows of a tile are whole runs");
 
@@ -80,9 +81,14 @@ SCAN2D_INLINE void states_of_tile(const Block<kCount, kFull>& b, int n, const Ar
             const float* const C = all_C + (cell0 + c) * C_cell;
             const vfloat dt = tile.dt[r][c], u = dt * tile.x[r][c];
             vfloat a[kSome], h[kSome], y = tile.y[r][c];
+            if (tile.alike[r][c]) {
 #pragma GCC unroll 4
-            for (int s = 0; s < kSome; ++s) a[s] = dt * rate[s];
-            exp2_all<kSome>(a);
+                for (int s = 0; s < kSome; ++s) a[s] = to.a[r][c - 1][s];
+            } else {
+#pragma GCC unroll 4
+                for (int s = 0; s < kSome; ++s) a[s] = dt * rate[s];
+                exp2_all<kSome>(a);
+            }
 #pragma GCC unroll 4
             for (int s = 0; s < kSome; ++s) {
                 across[s] = a[s] * across[s] + u * splat(B[s]);
@@ -197,6 +203,8 @@ SCAN2D_INLINE void read_tile(const Block<kCount, kFull>& b, const float* grad_y,
             if (b.z) prefetch(b.z + next * p.z_cell);
         }
         if (p.dt_softplus) softplus_and_slope_run(tile.dt[r], tile.slope[r], tile.columns);
+        for (int c = 1; c < tile.columns; ++c)
+            tile.alike[r][c] = all_equal(tile.dt[r][c], tile.dt[r][c - 1]);
         if (!b.z) continue;
         vfloat z[kPanel];
         for (int c = 0; c < tile.columns; ++c) tile.gate[r][c] = z[c] = b.load_z(cell0 + c);

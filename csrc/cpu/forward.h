@@ -15,32 +15,61 @@ constexpr int kStrip = 4;  // columns whose inputs are read, and outputs written
 SCAN2D_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
 SCAN2D_INLINE void prefetch_to_write(const void* p) { __builtin_prefetch(p, 1); }
 
-// One cell of each of kRows rows, and kSome states from n on. `h` are the states of the row above.
-template <int kRows, int kSome, bool kEdges>
-SCAN2D_INLINE void scan_states(int n, const vfloat* dt, const vfloat* u, const vfloat* rate,
-                               const float* const* B, const float* const* C, vfloat* across,
-                               int capacity, float* h, vfloat* sum) {
+// One cell of each of kRows rows, one above the other.
+template <int kRows>
+struct Column {
+    vfloat dt[kRows], u[kRows], sum[kRows];
+    const float *B[kRows], *C[kRows];
+};
+
+// Most cells of a slide are empty and alike. Neighbours of one dt have one decay: its exponentials
+// are kept for the next cell, or those of the last cell taken again, which changes no bit.
+enum class Decay { fresh, kept, again };
+
+// kSome states of a column from n on. `h` are the states of the row above.
+template <int kRows, int kSome, int kCapacity, bool kEdges, Decay kDecay>
+SCAN2D_INLINE void scan_states(int n, Column<kRows>& cells, const vfloat* rate, vfloat* across,
+                               vfloat* decay, float* h) {
     vfloat a[kRows * kSome];
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-        for (int s = 0; s < kSome; ++s) a[r * kSome + s] = dt[r] * rate[n + s];
-    exp2_all<kRows * kSome>(a);
+        for (int s = 0; s < kSome; ++s)
+            a[r * kSome + s] = kDecay == Decay::again ? decay[r * kCapacity + n + s]
+                                                      : cells.dt[r] * rate[n + s];
+    if (kDecay != Decay::again) exp2_all<kRows * kSome>(a);
+    if (kDecay == Decay::kept)
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+            for (int s = 0; s < kSome; ++s) decay[r * kCapacity + n + s] = a[r * kSome + s];
 #pragma GCC unroll 4
     for (int s = 0; s < kSome; ++s) {
         vfloat down = load(h + (n + s) * kLanes);
 #pragma GCC unroll 4
         for (int r = 0; r < kRows; ++r) {
-            vfloat& left = across[r * capacity + n + s];
-            left = a[r * kSome + s] * left + u[r] * splat(B[r][n + s]);
+            vfloat& left = across[r * kCapacity + n + s];
+            left = a[r * kSome + s] * left + cells.u[r] * splat(cells.B[r][n + s]);
             down = a[r * kSome + s] * down + left;
-            if (!kEdges) sum[r] += down * splat(C[r][n + s]);
+            if (!kEdges) cells.sum[r] += down * splat(cells.C[r][n + s]);
         }
         store(h + (n + s) * kLanes, down);
     }
 }
 
 constexpr int kStatesAtOnce = 2;
+
+// All states of a column.
+template <int kCount, int kRows, bool kEdges, Decay kDecay>
+SCAN2D_INLINE void scan_column(int count, Column<kRows>& cells, const vfloat* rate, vfloat* across,
+                               vfloat* decay, float* h) {
+    constexpr int kCapacity = kCount ? kCount : kStates;
+    int n = 0;
+    for (; n + kStatesAtOnce <= count; n += kStatesAtOnce)
+        scan_states<kRows, kStatesAtOnce, kCapacity, kEdges, kDecay>(n, cells, rate, across, decay, h);
+    if (kCount % kStatesAtOnce || (!kCount && n < count))
+        scan_states<kRows, 1, kCapacity, kEdges, kDecay>(n, cells, rate, across, decay, h);
+}
 
 // Scans kRows rows at once: the row of states `column` is read and written once for all of them.
 // With edges given, only they are written; otherwise y is. What is done once per cell is done for
@@ -51,7 +80,7 @@ SCAN2D_INLINE void scan_rows(const Block<kCount, kFull>& b, int64_t row, float* 
     const Scan2dProblem& p = b.p;
     const int count = b.count;
     constexpr int kCapacity = kCount ? kCount : kStates;
-    vfloat across[kRows][kCapacity];
+    vfloat across[kRows][kCapacity], decay[kRows][kCapacity];
     vfloat dt[kStrip][kRows], u[kStrip][kRows], sum[kStrip][kRows], gate[kStrip][kRows];
     memset(dt, 0, sizeof dt);
     memset(gate, 0, sizeof gate);
@@ -80,16 +109,20 @@ SCAN2D_INLINE void scan_rows(const Block<kCount, kFull>& b, int64_t row, float* 
                 else if (p.D)
                     sum[c][r] = b.D * x;
             }
+        bool alike[kStrip + 1] = {};  // to the cells before; at the end of a strip, not known
+        for (int c = 1; c < strip; ++c) {
+            alike[c] = true;
+            for (int r = 0; r < kRows; ++r) alike[c] &= all_equal(dt[c][r], dt[c - 1][r]);
+        }
         for (int c = 0; c < strip; ++c) {
-            const float *B[kRows], *C[kRows];
-            vfloat dt_here[kRows], u_here[kRows], sum_here[kRows];
+            Column<kRows> cells;
             for (int r = 0; r < kRows; ++r) {
-                dt_here[r] = dt[c][r];
-                u_here[r] = u[c][r];
-                sum_here[r] = sum[c][r];
+                cells.dt[r] = dt[c][r];
+                cells.u[r] = u[c][r];
+                cells.sum[r] = sum[c][r];
                 const int64_t cell = (row + r) * p.width + j0 + c;
-                B[r] = b.B + cell * p.B_cell;
-                C[r] = b.C + cell * p.C_cell;
+                cells.B[r] = b.B + cell * p.B_cell;
+                cells.C[r] = b.C + cell * p.C_cell;
                 if (j0 + kStrip + c < p.width) {
                     prefetch(b.x + (cell + kStrip) * p.x_cell);
                     prefetch(b.dt + (cell + kStrip) * p.dt_cell);
@@ -97,15 +130,17 @@ SCAN2D_INLINE void scan_rows(const Block<kCount, kFull>& b, int64_t row, float* 
                     if (!kEdges) prefetch_to_write(y + b.out + (cell + kStrip) * p.channels);
                 }
             }
-            float* h = column + (j0 + c) * count * kLanes;
-            int n = 0;
-            for (; n + kStatesAtOnce <= count; n += kStatesAtOnce)
-                scan_states<kRows, kStatesAtOnce, kEdges>(n, dt_here, u_here, b.rate, B, C, across[0],
-                                                          kCapacity, h, sum_here);
-            if (kCount % kStatesAtOnce || (!kCount && n < count))
-                scan_states<kRows, 1, kEdges>(n, dt_here, u_here, b.rate, B, C, across[0], kCapacity,
-                                              h, sum_here);
-            for (int r = 0; r < kRows; ++r) sum[c][r] = sum_here[r];
+            float* const h = column + (j0 + c) * count * kLanes;
+            if (alike[c])
+                scan_column<kCount, kRows, kEdges, Decay::again>(count, cells, b.rate, across[0],
+                                                                 decay[0], h);
+            else if (alike[c + 1])
+                scan_column<kCount, kRows, kEdges, Decay::kept>(count, cells, b.rate, across[0],
+                                                                decay[0], h);
+            else
+                scan_column<kCount, kRows, kEdges, Decay::fresh>(count, cells, b.rate, across[0],
+                                                                 decay[0], h);
+            for (int r = 0; r < kRows; ++r) sum[c][r] = cells.sum[r];
         }
         if (kEdges) continue;
         if (b.part.last && b.z) {

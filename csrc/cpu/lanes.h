@@ -37,6 +37,22 @@ SCAN2D_INLINE vfloat load(const float* from) {
 
 SCAN2D_INLINE void store(float* to, vfloat v) { memcpy(to, &v, sizeof v); }
 
+// Whether all lanes are equal numbers.
+SCAN2D_INLINE bool all_equal(vfloat a, vfloat b) {
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ) == 0xffff;
+#elif defined(__AVX2__)
+    return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)) == 0xff;
+#elif defined(__SSE2__)
+    return _mm_movemask_ps(_mm_cmpeq_ps(a, b)) == 0xf;
+#else
+    const vint equal = a == b;
+    bool all = true;
+    for (int k = 0; k < kLanes; ++k) all = all && equal[k];
+    return all;
+#endif
+}
+
 // Of a part with fewer channels than lanes, the lanes beyond are zero and never written.
 template <bool kFull>
 SCAN2D_INLINE vfloat load_channels(const float* from, int lanes) {

@@ -189,6 +189,37 @@ def test_results_do_not_depend_on_threads_or_run(
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("d_state", [1, 3, 16, 17])
+def test_empty_cells_have_the_bits_they_would_have_alone(d_state: int, level: int) -> None:
+    """Exponentials are taken again where neighbours have one dt, in all channels of a vector.
+
+    A channel whose dt differs everywhere, in the same vector, has all of them computed.
+    """
+    height, width, channels = 27, 38, 4
+    inputs = draw(height, width, channels, d_state)
+    dt = inputs[1]
+    empty = torch.ones(height, width, dtype=torch.bool)
+    empty[5:14, 9:17] = empty[20, ::3] = False
+    dt[0, empty] = dt[0, 0, 0].clone()
+    fresh = [t.clone() for t in inputs]
+    fresh[1][..., -1] = torch.linspace(-1, 1, height * width).view(height, width)
+    grad_y = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(2))
+    found, expected = (
+        (
+            cpu.forward(*given, True, level=level)[0],
+            *cpu.backward(grad_y, *given, True, NOTHING, level=level),
+        )
+        for given in (inputs, fresh)
+    )
+    for name, a, b in zip(("y", *NAMES), found, expected, strict=True):
+        if name in ("B", "C"):  # sums over the channels
+            continue
+        own = (slice(-1),) if name in ("A", "D", "dt_bias") else (..., slice(-1))
+        assert torch.equal(a[own], b[own]), name
+    assert not torch.equal(found[0][..., -1], expected[0][..., -1])
+
+
 def test_many_python_threads_at_once() -> None:
     inputs = draw(9, 9, 40, 16)
     expected = cpu.forward(*inputs, True)[0]
