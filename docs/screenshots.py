@@ -156,6 +156,11 @@ def main() -> None:
     compare.let_go()
 
     cohort = application.cohort_widget
+    for layer in viewer.layers:
+        layer.visible = layer is viewer.layers[0]
+    viewer.layers.selection.active = viewer.layers[0]
+    widget.features_section.set_open(False)
+    widget.export_section.set_open(False)
     viewer.window.resize(SIZE[0], SIZE[1] + 150)
     raise_dock(widget)
     raise_dock(cohort)

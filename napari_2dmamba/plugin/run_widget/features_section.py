@@ -21,8 +21,8 @@ def known_encoders() -> tuple[str, ...]:
 
 
 _COMPUTE = "Compute from the slide"
-_READ_FILE = "Read from a file (.h5 of CLAM or TRIDENT, .pt, .parquet)"
-_READ_FOLDER = "Read from a folder (one .h5 or .pt per slide, named like it)"
+_READ_FILE = "Read from a file (.h5, .pt, .parquet)", "As CLAM or TRIDENT writes it, or a table"
+_READ_FOLDER = "Read from a folder", "With one .h5, .pt or .parquet per slide, named like it"
 
 
 class FeaturesSection(Section):
@@ -43,7 +43,9 @@ class FeaturesSection(Section):
     def __init__(self, *, of_many: bool = False) -> None:
         super().__init__("Features", is_open=False)
         self.compute = QRadioButton("Compute from the slides" if of_many else _COMPUTE)
-        self.from_file = QRadioButton(_READ_FOLDER if of_many else _READ_FILE)
+        text, more = _READ_FOLDER if of_many else _READ_FILE
+        self.from_file = QRadioButton(text)
+        self.from_file.setToolTip(more)
         self.form: Form[FeatureSettings] = Form(
             FeatureSettings,
             choices={"device": ("auto", "cuda", "cpu")},
