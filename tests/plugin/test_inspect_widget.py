@@ -307,6 +307,21 @@ def test_maps_are_in_the_exports_and_in_the_saved_run(
     assert again["Attention"].display == DisplaySettings()
 
 
+def test_the_words_on_the_canvas_go_with_the_map_they_are_of(
+    widgets: tuple[RunWidget, InspectWidget], inspect: InspectWidget, viewer: Any
+) -> None:
+    run_widget, _ = widgets
+    layer, words = heatmaps(viewer)["Provenance (state)"], viewer.canvas.overlays.text
+    viewer.layers.selection.active = layer
+    assert words.visible
+    assert words.text.startswith("Provenance (state)")
+    layer.visible = False
+    assert not words.visible
+    assert not run_widget.result_section.show_layer.isChecked()
+    layer.visible = True
+    assert words.visible
+
+
 def test_what_a_patch_has_nothing_to_do_with_shows_the_tissue(
     inspect: InspectWidget, viewer: Any, qtbot: Any
 ) -> None:

@@ -407,15 +407,10 @@ class RunWidget(DockedWidget):
         for layer in layers:
             if display is not None:
                 layer.display = display_for(layer.grid_map, display)
-            for event, method in (
-                (layer.events.gamma, self._follow_layer_display),
-                (layer.events.opacity, self._follow_layer_display),
-                (layer.events.colormap, self._follow_layer_display),
-                (layer.events.contrast_limits, self._follow_layer_display),
-                (layer.events.visible, self._caption),
-            ):
-                event.disconnect(method)
-                event.connect(method)
+            events = layer.events
+            for event in (events.gamma, events.opacity, events.colormap, events.contrast_limits):
+                event.disconnect(self._follow_layer_display)
+                event.connect(self._follow_layer_display)
         prediction = shown.prediction
         self.model_section.show_device(
             prediction.device, str(prediction.extra.get("device_reason", "")), prediction.backend
@@ -463,7 +458,11 @@ class RunWidget(DockedWidget):
         return [] if self._shown is None else map_layers(self._viewer, self._shown.slide)
 
     def _offer_maps(self) -> None:
-        names = [layer.name for layer in self._map_layers()]
+        layers = self._map_layers()
+        for layer in layers:  # of whichever widget
+            layer.events.visible.disconnect(self._caption)
+            layer.events.visible.connect(self._caption)
+        names = [layer.name for layer in layers]
         current = self.result_section.maps.currentText()
         self.result_section.set_maps(names, current if current in names else "")
         if self._shown is not None:
