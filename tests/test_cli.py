@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from napari_2dmamba.cli import FAILED, INTERRUPTED, OK, main
+from napari_2dmamba.cli import main
+from napari_2dmamba.cli.exit_codes import FAILED, INTERRUPTED, OK
 from tests.material import SHARED, shared
 from tests.tiny import write_checkpoint, write_slide
 

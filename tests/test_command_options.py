@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from napari_2dmamba.command_options import add_options, given_options, settings_from
+from napari_2dmamba.cli.options import add_options, given_options, settings_from
 from napari_2dmamba.settings import setting
 
 

@@ -27,7 +27,8 @@ def test_every_room_but_the_plugin_imports_without_napari_and_qt() -> None:
 import importlib, pathlib, napari_2dmamba
 package = pathlib.Path(napari_2dmamba.__file__).parent
 modules = [path.relative_to(package.parent).with_suffix("") for path in package.rglob("*.py")]
-names = [".".join(module.parts) for module in modules if "plugin" not in module.parts]
+left_out = {"plugin", "__main__"}
+names = [".".join(module.parts) for module in modules if not left_out & {*module.parts}]
 for name in names:
     importlib.import_module(name)
 print(len(names))

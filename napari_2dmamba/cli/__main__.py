@@ -1,0 +1,7 @@
+"""``python -m napari_2dmamba.cli``."""
+
+import sys
+
+from napari_2dmamba.cli import main
+
+sys.exit(main())

@@ -1,0 +1,84 @@
+"""The command line: ``main`` finds the command and turns what it raises into an exit code."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from napari_2dmamba import __version__
+from napari_2dmamba.cli.checkpoints import add_checkpoints_command
+from napari_2dmamba.cli.compare import add_compare_command
+from napari_2dmamba.cli.doctor import add_doctor_command
+from napari_2dmamba.cli.exit_codes import FAILED, INTERRUPTED, OK
+from napari_2dmamba.cli.explain import add_explain_command
+from napari_2dmamba.cli.export import add_export_command
+from napari_2dmamba.cli.output import complain
+from napari_2dmamba.cli.run import add_extract_command, add_run_command
+from napari_2dmamba.cli.view import add_demo_command, add_view_command
+from napari_2dmamba.errors import Cancelled, UserError
+
+_ADD: tuple[Callable[[Any], None], ...] = (
+    add_view_command,
+    add_run_command,
+    add_explain_command,
+    add_compare_command,
+    add_extract_command,
+    add_export_command,
+    add_checkpoints_command,
+    add_doctor_command,
+    add_demo_command,
+)
+"""The commands, in the order of ``--help``."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    0: all went well; 1: at least one slide failed (each failure is one sentence on standard
+    error); 2: the command itself is wrong; 130: interrupted.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser, names = _parser()
+    if given and given[0] not in names and not given[0].startswith("-"):
+        given.insert(0, "view")
+    options = parser.parse_args(given)
+    if "action" not in options:
+        parser.print_help()
+        return OK
+    # What cannot be decoded is an error in an analysis; the viewer's remark would say it twice
+    remarks = logging.getLogger("napari_2dmamba.slide")
+    level = remarks.level
+    remarks.setLevel(logging.ERROR)
+    try:
+        return int(options.action(options, parser))
+    except UserError as error:
+        complain(str(error))
+        return FAILED
+    except (KeyboardInterrupt, Cancelled):
+        complain("stopped; what was finished is kept")
+        return INTERRUPTED
+    except BrokenPipeError:
+        return FAILED
+    finally:
+        remarks.setLevel(level)  # for who calls this from Python
+
+
+def view_main() -> None:
+    """Start the viewer without a console (Windows and desktop launchers)."""
+    sys.exit(main(["view", *sys.argv[1:]]))
+
+
+def _parser() -> tuple[argparse.ArgumentParser, frozenset[str]]:
+    """Return the parser and the names of its commands."""
+    parser = argparse.ArgumentParser(
+        prog="napari-2dmamba",
+        description="Open a gigapixel slide, run 2DMambaMIL, and see why the model decided "
+        "what it did.",
+        epilog="napari-2dmamba SLIDE... is short for napari-2dmamba view SLIDE...",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for add in _ADD:
+        add(commands)
+    return parser, frozenset(commands.choices)

@@ -1,0 +1,71 @@
+"""Options of every command that runs a model."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from napari_2dmamba.cli.options import add_options, given_options, named_values, settings_from
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add what a run needs besides its slides."""
+    from napari_2dmamba.features import FeatureSettings
+    from napari_2dmamba.models.settings import ModelSettings
+    from napari_2dmamba.slide.grid import GridSettings
+    from napari_2dmamba.slide.tissue import TissueSettings
+
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="model checkpoint (default: the demo checkpoint, "
+        "trained on synthetic slides, not for any medical use)",
+    )
+    parser.add_argument(
+        "--checkpoint-setting",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting that a published checkpoint does not hold; may be repeated",
+    )
+    parser.add_argument(
+        "--features",
+        dest="feature_file",
+        type=Path,
+        help="features computed before (.h5, .pt, .parquet), or a folder with one file per slide",
+    )
+    parser.add_argument(
+        "--in-pixels",
+        action="store_true",
+        help="work in level-0 pixels on slides that state no µm per pixel",
+    )
+    add_options(parser, TissueSettings, "tissue")
+    add_options(parser, GridSettings, "patches", defaults="as the checkpoint was trained")
+    add_options(parser, FeatureSettings, "features")
+    add_options(parser, ModelSettings, "model")
+
+
+def model_of(
+    options: argparse.Namespace, parser: argparse.ArgumentParser
+) -> tuple[Path, dict[str, Any], Any]:
+    """Return checkpoint, what was said about it, and the settings of a run with it."""
+    from napari_2dmamba.features import FeatureSettings
+    from napari_2dmamba.models import load_checkpoint
+    from napari_2dmamba.models.settings import ModelSettings
+    from napari_2dmamba.pipeline import RunSettings, grid_settings_for
+    from napari_2dmamba.sample import demo_checkpoint
+    from napari_2dmamba.slide.grid import GridSettings
+    from napari_2dmamba.slide.tissue import TissueSettings
+
+    settings = RunSettings(
+        tissue=settings_from(options, TissueSettings, parser),
+        features=settings_from(options, FeatureSettings, parser),
+        model=settings_from(options, ModelSettings, parser),
+        in_pixels=options.in_pixels,
+    )
+    checkpoint = options.checkpoint or demo_checkpoint()
+    given = named_values(options.checkpoint_setting, "--checkpoint-setting", parser)
+    grid = grid_settings_for(
+        load_checkpoint(checkpoint, **given), **given_options(options, GridSettings)
+    )
+    return checkpoint, given, dataclasses.replace(settings, grid=grid)

@@ -1,0 +1,63 @@
+"""The commands *view* and *demo*."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from napari_2dmamba.cli.exit_codes import OK
+from napari_2dmamba.cli.output import print_summary
+from napari_2dmamba.errors import UserError
+
+
+def add_view_command(commands: Any) -> None:
+    """Add ``view`` to the command line."""
+    view = commands.add_parser("view", help="open slides in the viewer")
+    view.add_argument("slides", nargs="*", type=Path, metavar="SLIDE")
+    view.set_defaults(action=_view)
+
+
+def add_demo_command(commands: Any) -> None:
+    """Add ``demo`` to the command line."""
+    demo = commands.add_parser("demo", help="run on the synthetic sample slide")
+    demo.add_argument("--out", type=Path, default=Path("napari-2dmamba-demo"))
+    demo.add_argument("--no-view", action="store_true", help="do not open the viewer at the end")
+    demo.set_defaults(action=_demo)
+
+
+def _view(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    try:
+        from napari_2dmamba.plugin.app import view
+    except ImportError as error:
+        raise UserError(
+            f'the viewer is not installed ({error}); run pip install "napari-2dmamba[viewer]"'
+        ) from error
+    return view(options.slides)
+
+
+def _demo(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from napari_2dmamba.cohort.display import progress_bar
+    from napari_2dmamba.export.formats import export_run
+    from napari_2dmamba.pipeline import run, summary_of
+    from napari_2dmamba.sample import demo_checkpoint, sample_slide
+
+    slide = sample_slide()
+    with progress_bar("demo") as on_progress:
+        result = run(slide, demo_checkpoint(), out=options.out, on_progress=on_progress)
+    print_summary(summary_of(result))
+    if result.folder is None:
+        raise UserError(f"the demo was not saved in {options.out}")
+    picture = export_run(result.folder, formats=("png",))[0]
+    print(f"heatmap: {picture.resolve()}")
+    print("The demo model was trained on synthetic slides and is not for any medical use.")
+    has_screen = sys.platform in ("win32", "darwin") or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
+    if not options.no_view and has_screen:
+        from napari_2dmamba.plugin.app import view
+
+        view([slide], run_folder=result.folder)
+    elif not has_screen:
+        print("No screen here, so the viewer was not opened.")
+    return OK
