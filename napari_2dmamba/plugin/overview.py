@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QPointF, QRectF, QSize, Qt
-from qtpy.QtGui import QColor, QImage, QPainter, QPen, QPixmap
+from qtpy.QtGui import QColor, QPainter, QPen, QPixmap
 from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
 from napari_2dmamba.plugin.docked import DockedWidget
 from napari_2dmamba.plugin.jobs import LatestJob
 from napari_2dmamba.plugin.magnification import MagnificationBar
+from napari_2dmamba.plugin.parts.pictures import as_qimage
 from napari_2dmamba.plugin.slide_layer import open_slides, show_scale_bar
 
 if TYPE_CHECKING:
@@ -171,14 +172,3 @@ class Thumbnail(QWidget):
         x = (event.position().x() - box.x()) / box.width()
         y = (event.position().y() - box.y()) / box.height()
         self.pointed(min(max(x, 0.0), 1.0), min(max(y, 0.0), 1.0))
-
-
-def as_qimage(picture: NDArray[np.uint8]) -> QImage:
-    """Return an ``(h, w)``, ``(h, w, 1)`` or ``(h, w, 3)`` uint8 picture as a QImage."""
-    if picture.ndim == 3 and picture.shape[2] == 1:
-        picture = picture[..., 0]
-    picture = np.ascontiguousarray(picture[..., :3] if picture.ndim == 3 else picture)
-    height, width = picture.shape[:2]
-    grey = picture.ndim == 2
-    kind = QImage.Format.Format_Grayscale8 if grey else QImage.Format.Format_RGB888
-    return QImage(picture.tobytes(), width, height, picture.strides[0], kind).copy()

@@ -16,8 +16,8 @@ from napari_2dmamba.models.aggregator import Aggregator
 from napari_2dmamba.models.checkpoint import build_model
 from napari_2dmamba.models.registry import architecture
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.run_widget import RunWidget
-from napari_2dmamba.plugin.run_widget.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.slide_layer import add_slide
 from napari_2dmamba.sample import demo_checkpoint
 from napari_2dmamba.slide import Slide, open_slide

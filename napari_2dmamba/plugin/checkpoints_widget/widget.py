@@ -26,7 +26,7 @@ from napari_2dmamba.plugin.checkpoints_widget.table import CheckpointTable
 from napari_2dmamba.plugin.commands import raise_dock, run_widget
 from napari_2dmamba.plugin.docked import DockedWidget
 from napari_2dmamba.plugin.jobs import LatestJob
-from napari_2dmamba.plugin.run_widget.message import Message
+from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.section import ElidedLabel
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 

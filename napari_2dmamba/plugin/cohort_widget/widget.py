@@ -34,9 +34,9 @@ from napari_2dmamba.plugin.cohort_widget.table_view import TableView
 from napari_2dmamba.plugin.cohort_widget.work_sections import OutputSection, PatchesSection
 from napari_2dmamba.plugin.docked import DockedWidget
 from napari_2dmamba.plugin.jobs import Job, LatestJob
+from napari_2dmamba.plugin.parts.features_section import FeaturesSection
+from napari_2dmamba.plugin.parts.model_section import ModelSection, grid_of_training
 from napari_2dmamba.plugin.preferences import runs_folder
-from napari_2dmamba.plugin.run_widget.features_section import FeaturesSection
-from napari_2dmamba.plugin.run_widget.model_section import ModelSection, grid_of_training
 from napari_2dmamba.plugin.section import scrolling_column
 from napari_2dmamba.plugin.slide_layer import open_slides
 from napari_2dmamba.settings import ProgressCallback, StopCallback

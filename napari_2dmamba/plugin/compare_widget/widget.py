@@ -33,9 +33,9 @@ from napari_2dmamba.plugin.compare_widget.panel import Panel
 from napari_2dmamba.plugin.docked import DockedWidget
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.one_job import OneJob
+from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.preferences import folder_of
 from napari_2dmamba.plugin.region_layers import drawn_regions
-from napari_2dmamba.plugin.run_widget.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.section import ElidedLabel, Section, scrolling_column
 from napari_2dmamba.plugin.slide_layer import open_slides
 from napari_2dmamba.sample import demo_checkpoints, demo_rivals

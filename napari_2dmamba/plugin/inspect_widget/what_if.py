@@ -18,7 +18,7 @@ from napari_2dmamba.plugin.inspect_widget.what_if_region import (
 )
 from napari_2dmamba.plugin.inspect_widget.what_if_section import INSPECTED, WhatIfSection
 from napari_2dmamba.plugin.one_job import OneJob
-from napari_2dmamba.plugin.run_widget.message import Message
+from napari_2dmamba.plugin.parts.message import Message
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer

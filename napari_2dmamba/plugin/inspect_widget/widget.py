@@ -27,9 +27,9 @@ from napari_2dmamba.plugin.inspect_widget.what_if_section import WhatIfSection
 from napari_2dmamba.plugin.jobs import LatestJob
 from napari_2dmamba.plugin.map_layers import map_layers
 from napari_2dmamba.plugin.one_job import OneJob
-from napari_2dmamba.plugin.run_widget.gallery import read_patches
-from napari_2dmamba.plugin.run_widget.message import Message
-from napari_2dmamba.plugin.run_widget.progress_footer import ProgressFooter
+from napari_2dmamba.plugin.parts.message import Message
+from napari_2dmamba.plugin.parts.pictures import read_patches
+from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.section import Section, scrolling_column
 from napari_2dmamba.plugin.shown_run import ShownRun
 from napari_2dmamba.plugin.slide_layer import open_slides

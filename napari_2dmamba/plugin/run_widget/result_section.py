@@ -17,10 +17,10 @@ from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.plugin.form import Form
 from napari_2dmamba.plugin.heatmap_layer import COLOUR_MAPS, SIGNED_COLOUR_MAPS
-from napari_2dmamba.plugin.run_widget.charts import PredictionChart
-from napari_2dmamba.plugin.run_widget.colour_bar import ColourBar
-from napari_2dmamba.plugin.run_widget.gallery import Gallery
-from napari_2dmamba.plugin.run_widget.message import Message
+from napari_2dmamba.plugin.parts.charts import PredictionChart
+from napari_2dmamba.plugin.parts.colour_bar import ColourBar
+from napari_2dmamba.plugin.parts.gallery import Gallery
+from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.section import Fold, Section
 from napari_2dmamba.plugin.shown_run import Patches
 

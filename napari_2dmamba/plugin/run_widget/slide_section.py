@@ -16,8 +16,8 @@ from qtpy.QtWidgets import (
 )
 
 from napari_2dmamba.plugin.form import Form, PlainSpinBox
+from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.reader import SLIDE_PATTERNS
-from napari_2dmamba.plugin.run_widget.message import Message
 from napari_2dmamba.plugin.section import Fold, Section
 from napari_2dmamba.slide import GridSettings, PatchGrid, TissueSettings
 

@@ -22,6 +22,9 @@ from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.jobs import LatestJob
 from napari_2dmamba.plugin.map_layers import caption_map, cell_at, go_to_patch, map_layers, show_map
 from napari_2dmamba.plugin.one_job import OneJob
+from napari_2dmamba.plugin.parts.features_section import FeaturesSection
+from napari_2dmamba.plugin.parts.model_section import ModelSection, grid_of_training
+from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.preferences import folder_of
 from napari_2dmamba.plugin.preview import show_patches, show_tissue
 from napari_2dmamba.plugin.region_layers import (
@@ -35,9 +38,6 @@ from napari_2dmamba.plugin.region_layers import (
 )
 from napari_2dmamba.plugin.run_widget.arriving_features import ArrivingFeatures, remove_arriving
 from napari_2dmamba.plugin.run_widget.export_section import ExportSection
-from napari_2dmamba.plugin.run_widget.features_section import FeaturesSection
-from napari_2dmamba.plugin.run_widget.model_section import ModelSection, grid_of_training
-from napari_2dmamba.plugin.run_widget.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.run_widget.result_section import ResultSection
 from napari_2dmamba.plugin.run_widget.slide_section import SlideSection
 from napari_2dmamba.plugin.section import scrolling_column

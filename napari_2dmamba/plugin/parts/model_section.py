@@ -22,8 +22,8 @@ from napari_2dmamba.plugin.checkpoint_chooser import CheckpointChooser
 from napari_2dmamba.plugin.checkpoint_model import shared_checkpoints
 from napari_2dmamba.plugin.form import Form
 from napari_2dmamba.plugin.jobs import LatestJob
+from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.preferences import preference
-from napari_2dmamba.plugin.run_widget.message import Message
 from napari_2dmamba.plugin.section import Section
 from napari_2dmamba.settings import ProgressCallback, StopCallback, setting
 from napari_2dmamba.slide import GridSettings

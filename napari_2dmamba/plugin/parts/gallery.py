@@ -18,10 +18,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_2dmamba.errors import Cancelled
 from napari_2dmamba.explain.display import format_value, top_patches
 from napari_2dmamba.plugin.jobs import LatestJob
-from napari_2dmamba.plugin.overview import as_qimage
+from napari_2dmamba.plugin.parts.pictures import as_qimage, read_patches
 from napari_2dmamba.plugin.shown_run import Patches
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
@@ -143,22 +142,3 @@ def _placeholder() -> QPixmap:
     pixmap = QPixmap(THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     pixmap.fill(QColor(200, 200, 200))
     return pixmap
-
-
-def read_patches(
-    slide: "Slide",
-    corners: Sequence[tuple[int, int]],
-    size: int,
-    side: int,
-    should_stop: StopCallback,
-) -> list[NDArray[np.uint8]]:
-    """Return pictures of patches from the coarsest level that still fills ``side`` pixels."""
-    fine_enough = [i for i, d in enumerate(slide.level_downsamples) if d <= max(1, size / side)]
-    level = fine_enough[-1]
-    length = max(1, round(size / slide.level_downsamples[level]))
-    pictures = []
-    for x, y in corners:
-        if should_stop():
-            raise Cancelled
-        pictures.append(slide.read_region(x, y, level, length, length))
-    return pictures
