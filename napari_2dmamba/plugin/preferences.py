@@ -41,6 +41,14 @@ def runs_folder() -> Path:
     return Path(chosen).expanduser() if chosen else user_documents_path() / "2DMamba runs"
 
 
-def folder_of(slide: "Slide") -> Path:
+def features_folder(slide: "Slide") -> Path:
     """Return the folder for the runs of one slide, in which its features are kept."""
     return runs_folder() / f"{slide.path.stem}-{slide.fingerprint[:8]}"
+
+
+def new_run_folder(root: Path, slide: "Slide", model_name: str) -> Path:
+    from datetime import datetime
+
+    folder = features_folder(slide) / f"{datetime.now():%Y-%m-%d_%H%M%S_%f}-{model_name}"
+    folder.mkdir(parents=True)
+    return folder

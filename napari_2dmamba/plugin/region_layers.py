@@ -8,19 +8,14 @@ from numpy.typing import NDArray
 from shapely import Polygon, box
 from shapely.validation import make_valid
 
-from napari_2dmamba.plugin.slide_layer import SLIDE_KEY, placement
+from napari_2dmamba.plugin.slide_layer import REGION_KEY, SLIDE_KEY, placement
 from napari_2dmamba.slide import Regions
 
 if TYPE_CHECKING:
-    from napari.viewer import Viewer
-
-    from napari_2dmamba.slide import Slide
+    from napari_2dmamba.plugin.session import Session, SlideState
 
 Role = Literal["include", "exclude"]
 ROLES: tuple[Role, Role] = ("include", "exclude")
-
-REGION_KEY = "2dmamba region"
-"""``layer.metadata`` holds the role of a region layer under this name."""
 
 _NAMES = {"include": "Regions to include", "exclude": "Regions to exclude"}
 _COLOURS = {"include": "#00a050", "exclude": "#d03020"}
@@ -28,61 +23,63 @@ _EDGE_SCREEN_SHARE = 400  # an edge this part of the slide's side is visible at 
 _ELLIPSE_CORNERS = 64
 
 
-def region_layer(viewer: "Viewer", role: Role) -> Shapes | None:
-    """Return the layer of one role, or None while there is none."""
-    for layer in viewer.layers:
+def region_layer(session: "Session", slide: "SlideState", role: Role) -> Shapes | None:
+    """Return the layer of one role on a slide, or None while there is none."""
+    for layer in session.layers_of(slide):
         if isinstance(layer, Shapes) and layer.metadata.get(REGION_KEY) == role:
             return layer
     return None
 
 
-def ensure_region_layer(viewer: "Viewer", slide: "Slide", role: Role) -> Shapes:
+def ensure_region_layer(session: "Session", slide: "SlideState", role: Role) -> Shapes:
     """Return the layer of one role, made when there is none; its data are level-0 pixels."""
-    layer = region_layer(viewer, role)
+    layer = region_layer(session, slide, role)
     if layer is not None:
         return layer
     layer = Shapes(
         ndim=2,
         name=_NAMES[role],
-        metadata={REGION_KEY: role, SLIDE_KEY: slide},
+        metadata={REGION_KEY: role, SLIDE_KEY: slide.slide},
         face_color="transparent",
         edge_color=_COLOURS[role],
-        edge_width=max(slide.dimensions) / _EDGE_SCREEN_SHARE,
+        edge_width=max(slide.slide.dimensions) / _EDGE_SCREEN_SHARE,
         opacity=0.9,
         axis_labels=("y", "x"),
-        **placement(slide.mpp),
+        **placement(slide.slide.mpp),
     )
-    viewer.add_layer(layer)
+    session.add_layer(slide, layer)
     return layer
 
 
-def place_region_layers(viewer: "Viewer", slide: "Slide") -> None:
-    """Move what is drawn to the world of ``slide``, after its µm per pixel was given."""
-    for role in ROLES:
-        layer = region_layer(viewer, role)
-        if layer is not None:
-            layer.metadata[SLIDE_KEY] = slide
-            for name, value in placement(slide.mpp).items():
-                setattr(layer, name, value)
-
-
-def show_regions(viewer: "Viewer", slide: "Slide", regions: Regions) -> None:
+def show_regions(session: "Session", slide: "SlideState", regions: Regions) -> None:
     """Add regions to the layers of their roles."""
     for role, polygons in zip(ROLES, (regions.include, regions.exclude), strict=True):
         pieces = [piece for polygon in polygons for piece in without_holes(polygon)]
         if pieces:
-            layer = ensure_region_layer(viewer, slide, role)
+            layer = ensure_region_layer(session, slide, role)
             layer.add_polygons(
                 [to_shape(piece) for piece in pieces],
                 edge_color=_COLOURS[role],
                 face_color="transparent",
-                edge_width=max(slide.dimensions) / _EDGE_SCREEN_SHARE,
+                edge_width=max(slide.slide.dimensions) / _EDGE_SCREEN_SHARE,
             )
 
 
-def drawn_regions(viewer: "Viewer") -> Regions | None:
-    """Return what is drawn in the region layers, or None when nothing is."""
-    regions = Regions(*(areas_in(region_layer(viewer, role)) for role in ROLES))
+def replace_regions(session: "Session", slide: "SlideState", regions: Regions | None) -> None:
+    """Show regions in place of those that are drawn, as when a saved run brings its own."""
+    if drawn_regions(session, slide) == regions:
+        return
+    for role in ROLES:
+        layer = region_layer(session, slide, role)
+        if layer is not None:
+            session.viewer.layers.remove(layer)
+    if regions:
+        show_regions(session, slide, regions)
+
+
+def drawn_regions(session: "Session", slide: "SlideState") -> Regions | None:
+    """Return what is drawn on a slide, or None when nothing is."""
+    regions = Regions(*(areas_in(region_layer(session, slide, role)) for role in ROLES))
     return regions or None
 
 

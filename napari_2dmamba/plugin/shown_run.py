@@ -16,7 +16,7 @@ from napari_2dmamba.slide import PatchGrid, open_slide
 
 if TYPE_CHECKING:
     from napari_2dmamba.features.bag import FeatureBag
-    from napari_2dmamba.slide import Slide
+    from napari_2dmamba.slide import Regions, Slide
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,15 @@ class ShownRun:
     Attributes
     ----------
     slide
-        The open slide.
+        The slide as it was when the run was made, with the µm per pixel of then.
     grid, prediction, maps, record
         See `pipeline.RunResult` and `export.run_folder.SavedRun`.
     folder
         Where the run is saved, or None.
     bag
         The features, or None where they are still to be read from their file.
+    regions
+        What was drawn to include and exclude, or None.
     """
 
     slide: "Slide"
@@ -61,6 +63,28 @@ class ShownRun:
     record: dict[str, Any]
     folder: Path | None = None
     bag: "FeatureBag | None" = None
+    regions: "Regions | None" = None
+
+    @property
+    def mpp(self) -> float | None:
+        """µm per level-0 pixel that the run was made with."""
+        return self.slide.mpp
+
+    @property
+    def model_name(self) -> str:
+        """Name of the checkpoint's file, or of its architecture where there is no file."""
+        model = self.record.get("model", {})
+        return str(model.get("checkpoint") or model.get("architecture") or "unknown model")
+
+    @property
+    def regions_in_words(self) -> str:
+        """Which part of the slide was analysed."""
+        if not self.regions:
+            return "all tissue"
+        said = ((self.regions.include, "included"), (self.regions.exclude, "excluded"))
+        parts = [f"{len(areas)} {word}" for areas, word in said if areas]
+        one = len(self.regions.include) + len(self.regions.exclude) == 1
+        return f"{', '.join(parts)} {'region' if one else 'regions'}"
 
     @property
     def intended_use(self) -> str:
@@ -77,7 +101,7 @@ class ShownRun:
 def open_shown_run(
     folder: str | Path, already_open: "Sequence[Slide]" = ()
 ) -> tuple[ShownRun, DisplaySettings]:
-    """Open a saved run and its slide, unless the slide is open already.
+    """Open a saved run and its slide, unless the slide is open already with its µm per pixel.
 
     Raises
     ------
@@ -88,7 +112,10 @@ def open_shown_run(
     """
     saved = open_run(folder)
     told = saved.record["slide"]
-    slide = next((s for s in already_open if s.fingerprint == told["fingerprint"]), None)
+    slide = next(
+        (s for s in already_open if (s.fingerprint, s.mpp) == (told["fingerprint"], told["mpp"])),
+        None,
+    )
     if slide is None:
         slide = open_slide(saved.find_slide(), mpp=told["mpp"])
         saved.check_slide(slide)
