@@ -145,7 +145,7 @@ class Work:
         from napari_2dmamba.export.run_folder import open_run
 
         try:
-            return open_run(folder).record["slide"]["fingerprint"] == before.fingerprint
+            return open_run(folder).record.slide.fingerprint == before.fingerprint
         except ExportError:
             return False
 
@@ -171,8 +171,8 @@ class Work:
                 should_stop=should_stop,
             )
             answer, source = summary_of(result), result.bag.source
-            if result.record["warnings"]:
-                answer["warnings"] = result.record["warnings"]
+            if result.record.warnings:
+                answer["warnings"] = list(result.record.warnings)
         else:
             answer, source = self._extract(slide, folder, on_progress, should_stop)
         if source.get("unreadable_patches"):

@@ -17,13 +17,17 @@ from napari_2dmamba.export.record import write_record
 from napari_2dmamba.export.run_folder import SavedRun, open_run
 from napari_2dmamba.export.tables import write_table
 from napari_2dmamba.settings import ProgressCallback, StopCallback
-from napari_2dmamba.slide import open_slide
+from napari_2dmamba.slide import open_slide, write_regions
+from napari_2dmamba.whole_files import shortened
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide
 
 FORMATS = ("png", "ome-tiff", "geojson", "csv", "parquet", "record")
 """Picture; pyramids of overlay and of raw map; tiles for QuPath; tables; what made it all."""
+
+_LONGEST_STEM = 150
+"""Bytes of the slide's name in the names of files; that of a map and a suffix follow."""
 
 _DRAWN = {"png", "ome-tiff"}
 """Formats that need the slide; the others are written also where it is gone."""
@@ -36,6 +40,7 @@ def export_run(
     out: str | Path | None = None,
     slide_path: str | Path | None = None,
     mpp: float | None = None,
+    full_paths: bool = False,
     on_progress: ProgressCallback | None = None,
     should_stop: StopCallback | None = None,
 ) -> list[Path]:
@@ -53,6 +58,8 @@ def export_run(
         The slide, where it has moved.
     mpp
         µm per pixel of the picture and of the overlay pyramid; None for their own defaults.
+    full_paths
+        Let the record say where slide, features and checkpoint lie on this machine.
 
     Raises
     ------
@@ -66,12 +73,12 @@ def export_run(
         raise ExportError(f"there is no format {unknown[0]!r}; choose from {', '.join(FORMATS)}")
     saved = run if isinstance(run, SavedRun) else open_run(run)
     folder = Path(out) if out is not None else saved.folder / "exports"
-    stem = Path(saved.record["slide"]["name"]).stem.removesuffix(".ome")
+    stem = shortened(Path(saved.record.slide.name).stem.removesuffix(".ome"), _LONGEST_STEM)
     written: list[Path] = []
     if not _DRAWN.isdisjoint(formats):
         path = Path(slide_path) if slide_path is not None else saved.find_slide()
         # the run's own resolution, which the user may have given, and not what the file says
-        with open_slide(path, mpp=saved.record["slide"]["mpp"]) as slide:
+        with open_slide(path, mpp=saved.record.slide.mpp) as slide:
             saved.check_slide(slide)
             for part, grid_map in file_names(saved.maps):
                 start = folder / f"{stem}-{part}"
@@ -93,15 +100,22 @@ def export_run(
     )
     if "geojson" in formats:
         file = folder / f"{stem}-patches.geojson"
-        about = saved.record["slide"]
-        bounds, slide_id = about.get("bounds_level0_px"), about["fingerprint"]
-        written.append(write_geojson(scores, file, bounds=bounds, slide_id=slide_id))
+        about = saved.record.slide
+        written.append(
+            write_geojson(scores, file, bounds=about.bounds_level0_px, slide_id=about.fingerprint)
+        )
     for kind in ("csv", "parquet"):
         if kind in formats:
             written.append(write_table(scores, folder / f"{stem}-patches.{kind}"))
     if "record" in formats:
-        record = {k: v for k, v in saved.record.items() if k != "relative_paths"}
-        written.append(write_record(record, folder / f"{stem}-record.json"))
+        written.append(
+            write_record(saved.record, folder / f"{stem}-record.json", full_paths=full_paths)
+        )
+        if saved.regions:
+            corner = (saved.record.slide.bounds_level0_px or (0, 0))[:2]
+            file = folder / f"{stem}-regions.geojson"
+            write_regions(saved.regions, file, offset=corner)
+            written.append(file)
     return written
 
 
@@ -127,14 +141,14 @@ def _write_png(
     on_progress: ProgressCallback | None,
     should_stop: StopCallback | None,
 ) -> Path:
-    intended_use = run.record["model"].get("intended_use")
+    intended_use = run.record.model.intended_use
     return write_picture(
         slide,
         grid_map,
         start.with_name(f"{start.name}.png"),
         PictureSettings(mpp=mpp),
         display=display_for(grid_map, run.display),
-        title=f"{run.record['slide']['name']}\n{describe(run.prediction)}",
+        title=f"{run.record.slide.name}\n{describe(run.prediction)}",
         notes=[intended_use] if intended_use else [],
         on_progress=on_progress,
         should_stop=should_stop,

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_2dmamba.export.run_library import slide_folder
+
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide
 
@@ -43,12 +45,4 @@ def runs_folder() -> Path:
 
 def features_folder(slide: "Slide") -> Path:
     """Return the folder for the runs of one slide, in which its features are kept."""
-    return runs_folder() / f"{slide.path.stem}-{slide.fingerprint[:8]}"
-
-
-def new_run_folder(root: Path, slide: "Slide", model_name: str) -> Path:
-    from datetime import datetime
-
-    folder = features_folder(slide) / f"{datetime.now():%Y-%m-%d_%H%M%S_%f}-{model_name}"
-    folder.mkdir(parents=True)
-    return folder
+    return slide_folder(runs_folder(), slide)

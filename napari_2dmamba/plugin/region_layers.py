@@ -9,7 +9,7 @@ from shapely import Polygon, box
 from shapely.validation import make_valid
 
 from napari_2dmamba.plugin.slide_layer import REGION_KEY, SLIDE_KEY, placement
-from napari_2dmamba.slide import Regions
+from napari_2dmamba.slide import Region, Regions
 
 if TYPE_CHECKING:
     from napari_2dmamba.plugin.session import Session, SlideState
@@ -21,6 +21,7 @@ _NAMES = {"include": "Regions to include", "exclude": "Regions to exclude"}
 _COLOURS = {"include": "#00a050", "exclude": "#d03020"}
 _EDGE_SCREEN_SHARE = 400  # an edge this part of the slide's side is visible at first sight
 _ELLIPSE_CORNERS = 64
+_SAID = ("name", "classification")  # of a region, as features of its shapes
 
 
 def region_layer(session: "Session", slide: "SlideState", role: Role) -> Shapes | None:
@@ -40,6 +41,7 @@ def ensure_region_layer(session: "Session", slide: "SlideState", role: Role) -> 
         ndim=2,
         name=_NAMES[role],
         metadata={REGION_KEY: role, SLIDE_KEY: slide.slide},
+        features={name: np.empty(0, dtype=object) for name in _SAID},
         face_color="transparent",
         edge_color=_COLOURS[role],
         edge_width=max(slide.slide.dimensions) / _EDGE_SCREEN_SHARE,
@@ -53,42 +55,44 @@ def ensure_region_layer(session: "Session", slide: "SlideState", role: Role) -> 
 
 def show_regions(session: "Session", slide: "SlideState", regions: Regions) -> None:
     """Add regions to the layers of their roles."""
-    for role, polygons in zip(ROLES, (regions.include, regions.exclude), strict=True):
-        pieces = [piece for polygon in polygons for piece in without_holes(polygon)]
-        if pieces:
-            layer = ensure_region_layer(session, slide, role)
-            layer.add_polygons(
-                [to_shape(piece) for piece in pieces],
-                edge_color=_COLOURS[role],
-                face_color="transparent",
-                edge_width=max(slide.slide.dimensions) / _EDGE_SCREEN_SHARE,
-            )
-
-
-def replace_regions(session: "Session", slide: "SlideState", regions: Regions | None) -> None:
-    """Show regions in place of those that are drawn, as when a saved run brings its own."""
-    if drawn_regions(session, slide) == regions:
-        return
     for role in ROLES:
-        layer = region_layer(session, slide, role)
-        if layer is not None:
-            session.viewer.layers.remove(layer)
-    if regions:
-        show_regions(session, slide, regions)
+        pieces = [
+            (piece, region)
+            for region in regions
+            if region.role == role
+            for polygon in region.polygons
+            for piece in without_holes(polygon)
+        ]
+        if not pieces:
+            continue
+        layer = ensure_region_layer(session, slide, role)
+        before = layer.features
+        layer.add_polygons(
+            [to_shape(piece) for piece, _ in pieces],
+            edge_color=_COLOURS[role],
+            face_color="transparent",
+            edge_width=max(slide.slide.dimensions) / _EDGE_SCREEN_SHARE,
+        )
+        layer.features = {
+            name: [*before[name], *(getattr(region, name) for _, region in pieces)]
+            for name in _SAID
+        }
+        layer.feature_defaults = dict.fromkeys(_SAID, "")  # what is drawn next has no name yet
+        session.events.regions.emit(slide)
 
 
 def drawn_regions(session: "Session", slide: "SlideState") -> Regions | None:
-    """Return what is drawn on a slide, or None when nothing is."""
-    regions = Regions(*(areas_in(region_layer(session, slide, role)) for role in ROLES))
-    return regions or None
-
-
-def areas_in(layer: Shapes | None) -> tuple[Polygon, ...]:
-    """Return the areas drawn in a layer, in level-0 pixels."""
-    if layer is None:
-        return ()
-    shapes = zip(layer.data, layer.shape_type, strict=True)
-    return tuple(part for corners, kind in shapes for part in to_polygons(corners, kind))
+    """Return what is drawn on a slide, with names and classes, or None when nothing is."""
+    found = []
+    for role in ROLES:
+        layer = region_layer(session, slide, role)
+        if layer is None:
+            continue
+        shapes = zip(layer.data, layer.shape_type, strict=True)
+        for place, (corners, kind) in enumerate(shapes):
+            said = {name: str(layer.features[name].iloc[place] or "") for name in _SAID}
+            found += [Region(area, role, **said) for area in to_polygons(corners, kind)]
+    return Regions(tuple(found)) or None
 
 
 def to_polygons(corners: NDArray[np.floating], kind: str) -> list[Polygon]:

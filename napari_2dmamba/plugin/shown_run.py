@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.export.record import RunRecord
 from napari_2dmamba.export.run_folder import open_run
 from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.slide import PatchGrid, open_slide
@@ -60,7 +61,7 @@ class ShownRun:
     grid: PatchGrid
     prediction: SlidePrediction
     maps: tuple[GridMap, ...]
-    record: dict[str, Any]
+    record: RunRecord
     folder: Path | None = None
     bag: "FeatureBag | None" = None
     regions: "Regions | None" = None
@@ -73,8 +74,8 @@ class ShownRun:
     @property
     def model_name(self) -> str:
         """Name of the checkpoint's file, or of its architecture where there is no file."""
-        model = self.record.get("model", {})
-        return str(model.get("checkpoint") or model.get("architecture") or "unknown model")
+        model = self.record.model
+        return model.checkpoint or model.architecture or "unknown model"
 
     @property
     def regions_in_words(self) -> str:
@@ -89,7 +90,7 @@ class ShownRun:
     @property
     def intended_use(self) -> str:
         """What the model's checkpoint says it is for."""
-        return str(self.record.get("model", {}).get("intended_use") or "")
+        return self.record.model.intended_use
 
     def patches(self, grid_map: GridMap) -> Patches:
         """Return the patches with their values on one of the maps."""
@@ -111,13 +112,16 @@ def open_shown_run(
         When the slide cannot be opened.
     """
     saved = open_run(folder)
-    told = saved.record["slide"]
+    told = saved.record.slide
     slide = next(
-        (s for s in already_open if (s.fingerprint, s.mpp) == (told["fingerprint"], told["mpp"])),
+        (s for s in already_open if (s.fingerprint, s.mpp) == (told.fingerprint, told.mpp)),
         None,
     )
     if slide is None:
-        slide = open_slide(saved.find_slide(), mpp=told["mpp"])
+        slide = open_slide(saved.find_slide(), mpp=told.mpp)
         saved.check_slide(slide)
-    shown = ShownRun(slide, saved.grid, saved.prediction, saved.maps, saved.record, saved.folder)
+    shown = ShownRun(
+        slide, saved.grid, saved.prediction, saved.maps, saved.record, saved.folder,
+        regions=saved.regions,
+    )  # fmt: skip
     return shown, saved.display

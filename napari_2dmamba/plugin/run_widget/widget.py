@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QVBoxLayout
 
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.display import DisplaySettings
+from napari_2dmamba.export.run_library import new_run_folder
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import RunResult, RunSettings, run
 from napari_2dmamba.plugin import docks
@@ -21,7 +22,7 @@ from napari_2dmamba.plugin.one_job import OneJob
 from napari_2dmamba.plugin.parts.features_section import FeaturesSection
 from napari_2dmamba.plugin.parts.model_section import ModelSection, grid_of_training
 from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
-from napari_2dmamba.plugin.preferences import features_folder, new_run_folder, runs_folder
+from napari_2dmamba.plugin.preferences import features_folder, runs_folder
 from napari_2dmamba.plugin.region_layers import drawn_regions
 from napari_2dmamba.plugin.run_widget.arriving_features import ArrivingFeatures, remove_arriving
 from napari_2dmamba.plugin.run_widget.export_section import ExportSection

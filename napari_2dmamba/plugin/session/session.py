@@ -13,6 +13,7 @@ from psygnal import Signal, SignalGroup
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.display import DisplaySettings, display_for
 from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.export.record import Explanations
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.region_layers import drawn_regions, show_regions
 from napari_2dmamba.plugin.session.slide_state import Choices, SlideState, Work
@@ -406,7 +407,7 @@ class Session:
         return slide
 
     def set_more_maps(
-        self, slide: SlideState, maps: Sequence[GridMap], explanations: dict[str, Any]
+        self, slide: SlideState, maps: Sequence[GridMap], explanations: Explanations
     ) -> None:
         """Let exports and record of the run hold maps besides its own, in place of others.
 
@@ -416,7 +417,7 @@ class Session:
             return
         names = {one.name for one in maps}
         own = [one for one in slide.own_maps if one.name not in names]
-        record = {**slide.run.record, "explanations": explanations}
+        record = replace(slide.run.record, explanations=explanations)
         slide.run = replace(slide.run, maps=(*own, *maps), record=record)
         self.events.maps.emit(slide)
 
