@@ -28,7 +28,7 @@ PINK, WHITE = (205, 120, 180), (255, 255, 255)
 SLIDE_SIZE = 2048, 1536  # width, height
 TISSUE = 512, 512, 1536, 1280  # left, top, right, bottom in level-0 pixels
 MPP = 0.5
-LONG = 60_000  # ms to wait at most; other processes may keep the machine busy
+LONG = 180_000  # ms to wait at most; other processes may keep the machine busy
 
 
 @pytest.fixture(autouse=True, scope="session")

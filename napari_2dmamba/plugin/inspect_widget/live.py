@@ -11,10 +11,11 @@ from napari_2dmamba.explain.named_maps import MAPS
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.inspect_widget.inspected import How, Inspected
 from napari_2dmamba.plugin.inspect_widget.live_layers import LiveLayers
-from napari_2dmamba.plugin.inspect_widget.map_list import MapList, first_display
+from napari_2dmamba.plugin.inspect_widget.map_list import MapList
 from napari_2dmamba.plugin.inspect_widget.mass_lines import MassLines
 from napari_2dmamba.plugin.inspect_widget.questions import live_maps
 from napari_2dmamba.plugin.jobs import LatestJob
+from napari_2dmamba.plugin.map_titles import first_display
 
 if TYPE_CHECKING:
     from napari_2dmamba.plugin.session import Session, SlideState

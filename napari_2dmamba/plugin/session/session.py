@@ -191,7 +191,9 @@ class Session:
     def add(self, slide: "Slide") -> SlideState:
         """Show a slide that was opened elsewhere; it becomes current."""
         for data, options, _ in slide_layer_data(slide):
-            self.viewer.add_layer(Image(data, **options))
+            layer = Image(data, **options)
+            self._dress_one(layer)  # napari draws a new layer at once, and warns of other units
+            self.viewer.add_layer(layer)
         state = next(one for one in self._slides if one.slide is slide)
         self.show(state)
         return state
@@ -214,11 +216,19 @@ class Session:
                 self.fit()
             else:
                 viewer.scene.camera.center, viewer.scene.camera.zoom = slide.camera
-            layers = self.layers_of(slide)
+            active = None if slide.active is None else slide.active()
             viewer.layers.selection.active = (
-                slide.active if slide.active in layers else self.pyramid_of(slide)[-1]
+                active if active in self.layers_of(slide) else self.pyramid_of(slide)[-1]
             )
         self.events.current.emit(slide)
+
+    @property
+    def units(self) -> tuple[str, str] | None:
+        """Units of the window's world: those of the current slide."""
+        if self._current is None:
+            return None
+        first, second = placement(self._current.slide.mpp)["units"]
+        return first, second
 
     def fit(self) -> None:
         """Show all of the current slide."""
@@ -236,8 +246,8 @@ class Session:
         camera, layers = self.viewer.scene.camera, self.layers_of(slide)
         slide.camera = tuple(camera.center), float(camera.zoom)
         active = self.viewer.layers.selection.active
-        slide.active = active if active in layers else None
-        slide.hidden = {layer for layer in layers if not layer.visible}
+        slide.active = ref(active) if active in layers else None
+        slide.hidden.update(layer for layer in layers if not layer.visible)
         for layer in layers:
             layer.mode = "pan_zoom"  # the next click is not to draw on what is hidden
             layer.visible = False
@@ -260,8 +270,11 @@ class Session:
         if slide is self._current:
             self._choices = slide.choices.for_another_slide()
             self._current = None
-            if self._slides:
-                self.show(self._slides[min(place, len(self._slides) - 1)])
+            # others may be going in the same stroke
+            left = [one for one in self._slides if self.pyramid_of(one)]
+            later = [one for one in left if self._slides.index(one) >= place]
+            if left:
+                self.show((later or left[-1:])[0])
             else:
                 self.events.current.emit(None)
         self.events.slides.emit()
@@ -449,7 +462,7 @@ class Session:
         if slide is self._current:
             self.viewer.layers.selection.active = layer
         else:
-            slide.active = layer
+            slide.active = ref(layer)
 
     def set_comparison(self, slide: SlideState, comparison: "Comparison | None") -> None:
         """Put a comparison of models on display."""
@@ -538,13 +551,12 @@ class Session:
 
     def _dress(self) -> None:
         for layer in self.viewer.layers:
-            self._dress_one(layer)
+            if SLIDE_ID in layer.metadata:
+                self._dress_one(layer)
 
     def _dress_one(self, layer: Layer) -> None:
-        if self._current is None or SLIDE_ID not in layer.metadata:
-            return
-        units = placement(self._current.slide.mpp)["units"]
-        if (str(layer.units[-1]) == "pixel") != (units[-1] == "pixel"):
+        units = self.units
+        if units is not None and (str(layer.units[-1]) == "pixel") != (units[-1] == "pixel"):
             layer.units = (*layer.units[:-2], *units)
 
     # -- what napari tells --------------------------------------------------------------------
@@ -598,9 +610,6 @@ class Session:
         owner = self.owner_of(layer)
         if owner is None:
             return
-        owner.hidden.discard(layer)
-        if owner.active is layer:
-            owner.active = None
         if slide_of(layer) is not None and not self.pyramid_of(owner):
             self._drop(owner)
         elif not self._is_showing:  # else we took it away ourselves, and tell at the end

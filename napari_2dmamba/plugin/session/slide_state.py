@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
+from weakref import ReferenceType, WeakSet
 
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
@@ -172,8 +173,8 @@ class SlideState:
     patch: tuple[int, int] | None = None
     works: set[Work] = field(default_factory=set)
     camera: tuple[tuple[float, ...], float] | None = None
-    active: "Layer | None" = None
-    hidden: "set[Layer]" = field(default_factory=set)
+    active: "ReferenceType[Layer] | None" = None
+    hidden: "WeakSet[Layer]" = field(default_factory=WeakSet)
 
     @property
     def name(self) -> str:
