@@ -25,7 +25,8 @@ def caption_map(viewer: "Viewer", layer: HeatmapLayer | None) -> None:
     if layer is not None:
         quantity = layer.grid_map.quantity or "score"
         units = {"raw": quantity, "percentile": "percentile", "log": f"log₁₀ of {quantity}"}
-        text.text = f"{layer.name}\n{units[layer.display.transform]}"
+        name = layer.grid_map.name
+        text.text = f"{name[:1].upper()}{name[1:]}\n{units[layer.display.transform]}"
         text.position = "top_right"
         text.font_size = 10
         text.box = True

@@ -44,8 +44,10 @@ def widget(make_napari_viewer: Any, qtbot: Any) -> Iterator[CheckpointsWidget]:
     viewer = make_napari_viewer(show=True)
     viewer.theme = "light"
     viewer.window.resize(1400, 900)
-    widget = show_checkpoints(viewer)
-    assert show_checkpoints(viewer) is widget
+    widget = docks.show(viewer, docks.CHECKPOINTS)
+    assert isinstance(widget, CheckpointsWidget)
+    show_checkpoints(viewer)
+    assert docks.docked(viewer, docks.CHECKPOINTS) is widget  # raised, and not made twice
     yield widget
     widget.let_go()
 

@@ -76,8 +76,9 @@ class Gallery(QWidget):
 
     def show_patches(self, slide: "Slide | None", patches: Patches | None) -> None:
         """Show patches of ``slide``; None clears."""
-        self._slide, self._patches = slide, patches
-        self._refresh()
+        before, self._slide, self._patches = (self._slide, self._patches), slide, patches
+        if slide is not before[0] or not same_patches(patches, before[1]):
+            self._refresh()
 
     @property
     def is_loading(self) -> bool:
@@ -91,6 +92,7 @@ class Gallery(QWidget):
     def _refresh(self) -> None:
         for button in self.buttons:
             self._grid.removeWidget(button)
+            button.hide()
             button.deleteLater()
         self.buttons = []
         slide, patches = self._slide, self._patches
@@ -136,6 +138,17 @@ class Gallery(QWidget):
                 Qt.TransformationMode.SmoothTransformation,
             )
             button.setIcon(QIcon(pixmap))
+
+
+def same_patches(first: Patches | None, second: Patches | None) -> bool:
+    """Return whether patches and their scores are the same: pictures need not be read again."""
+    if first is None or second is None:
+        return first is second
+    return (
+        first.size == second.size
+        and np.array_equal(first.coords, second.coords)
+        and np.array_equal(first.scores, second.scores, equal_nan=True)
+    )
 
 
 def _placeholder() -> QPixmap:
