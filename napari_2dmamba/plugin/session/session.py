@@ -196,6 +196,7 @@ class Session:
             self.viewer.add_layer(layer)
         state = next(one for one in self._slides if one.slide is slide)
         self.show(state)
+        self.fit()  # once more: the first layer's controls have changed the canvas
         return state
 
     def show(self, slide: SlideState) -> None:
