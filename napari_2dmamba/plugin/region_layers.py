@@ -90,8 +90,8 @@ def drawn_regions(session: "Session", slide: "SlideState") -> Regions | None:
             continue
         shapes = zip(layer.data, layer.shape_type, strict=True)
         for place, (corners, kind) in enumerate(shapes):
-            said = {name: str(layer.features[name].iloc[place] or "") for name in _SAID}
-            found += [Region(area, role, **said) for area in to_polygons(corners, kind)]
+            name, kind_of = (str(layer.features[one].iloc[place] or "") for one in _SAID)
+            found += [Region(area, role, name, kind_of) for area in to_polygons(corners, kind)]
     return Regions(tuple(found)) or None
 
 

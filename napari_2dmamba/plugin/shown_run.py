@@ -75,7 +75,7 @@ class ShownRun:
     def model_name(self) -> str:
         """Name of the checkpoint's file, or of its architecture where there is no file."""
         model = self.record.model
-        return model.checkpoint or model.architecture or "unknown model"
+        return model.checkpoint or model.name or "unknown model"
 
     @property
     def regions_in_words(self) -> str:
