@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_2dmamba.evaluation.classification import ranking_auroc
 from napari_2dmamba.models import read_header
 from napari_2dmamba.pipeline import RunResult, run
 from napari_2dmamba.sample import (
@@ -12,7 +13,6 @@ from napari_2dmamba.sample import (
     demo_survival_checkpoint,
     sample_slide,
 )
-from napari_2dmamba.training.metrics import patch_auroc
 from sample_data.demo_checkpoints import DEMOS, WARNING, tumour_share_of
 
 TRUTH = sample_slide().with_name("synthetic-he-truth.tif")
@@ -25,7 +25,7 @@ def result() -> RunResult:
 
 def found(result: RunResult) -> float | None:
     share = tumour_share_of(result.bag, tifffile.imread(TRUTH) > 0)
-    return patch_auroc(result.prediction.attention, share > 0.5)
+    return ranking_auroc(result.prediction.attention, share > 0.5)
 
 
 def test_the_attention_finds_the_tumour_of_the_sample(result: RunResult) -> None:
