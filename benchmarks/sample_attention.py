@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from napari_2dmamba.evaluation import predict
 from napari_2dmamba.evaluation.classification import ranking_auroc
-from napari_2dmamba.evaluation.evaluate import point_scores
+from napari_2dmamba.evaluation.scoring import point_scores
 from napari_2dmamba.features.stain_texture import FEATURE_NAMES
 from napari_2dmamba.models import Aggregator, load_checkpoint
 from napari_2dmamba.sample import demo_checkpoint, demo_survival_checkpoint, sample_slide

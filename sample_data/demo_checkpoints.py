@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from napari_2dmamba.evaluation import predict
 from napari_2dmamba.evaluation.classification import ranking_auroc
-from napari_2dmamba.evaluation.evaluate import point_scores
+from napari_2dmamba.evaluation.scoring import point_scores
 from napari_2dmamba.features import extract_features, read_features, write_features
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.models import Aggregator, CheckpointHeader, save_checkpoint

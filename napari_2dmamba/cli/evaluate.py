@@ -69,7 +69,7 @@ def _add_against(parser: argparse.ArgumentParser) -> None:
 def _evaluate(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from napari_2dmamba.cohort.display import progress_bar
     from napari_2dmamba.evaluation import EvaluationSettings, evaluate
-    from napari_2dmamba.evaluation.evaluate import write_evaluation
+    from napari_2dmamba.evaluation.scoring import write_evaluation
     from napari_2dmamba.models.settings import ModelSettings
 
     table = table_of(options, parser)

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_2dmamba.evaluation.comparison import Difference, compare_models
-    from napari_2dmamba.evaluation.evaluate import Evaluation, evaluate, score_predictions
     from napari_2dmamba.evaluation.predictions import (
         Predictions,
         predict,
@@ -13,18 +12,19 @@ if TYPE_CHECKING:
         write_predictions,
     )
     from napari_2dmamba.evaluation.report import write_report
+    from napari_2dmamba.evaluation.scoring import Evaluation, evaluate, score_predictions
     from napari_2dmamba.evaluation.settings import EvaluationSettings
 
 _HOME = {
     "Difference": "comparison",
-    "Evaluation": "evaluate",
+    "Evaluation": "scoring",
     "EvaluationSettings": "settings",
     "Predictions": "predictions",
     "compare_models": "comparison",
-    "evaluate": "evaluate",
+    "evaluate": "scoring",
     "predict": "predictions",
     "read_predictions": "predictions",
-    "score_predictions": "evaluate",
+    "score_predictions": "scoring",
     "write_predictions": "predictions",
     "write_report": "report",
 }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_2dmamba.evaluation import classification, survival
-from napari_2dmamba.evaluation.evaluate import Evaluation
+from napari_2dmamba.evaluation.scoring import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

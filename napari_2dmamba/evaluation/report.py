@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from napari_2dmamba.evaluation.comparison import Difference
-from napari_2dmamba.evaluation.evaluate import TITLES, Evaluation
 from napari_2dmamba.evaluation.plots import plots
 from napari_2dmamba.evaluation.predictions import Predictions
+from napari_2dmamba.evaluation.scoring import TITLES, Evaluation
 from napari_2dmamba.whole_files import written_whole
 
 SHOWN = 8

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from napari_2dmamba.evaluation.evaluate import TITLES, Evaluation
+from napari_2dmamba.evaluation.scoring import TITLES, Evaluation
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.tasks.table import Table
 from napari_2dmamba.whole_files import written_whole

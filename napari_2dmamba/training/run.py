@@ -22,13 +22,6 @@ import numpy as np
 from napari_2dmamba import __version__
 from napari_2dmamba.errors import TrainingError
 from napari_2dmamba.evaluation.comparison import Difference, compare_models
-from napari_2dmamba.evaluation.evaluate import (
-    Evaluation,
-    digest_of,
-    point_scores,
-    score_predictions,
-    write_evaluation,
-)
 from napari_2dmamba.evaluation.predictions import (
     Predictions,
     predict,
@@ -37,6 +30,13 @@ from napari_2dmamba.evaluation.predictions import (
     write_predictions,
 )
 from napari_2dmamba.evaluation.report import Rival, write_report
+from napari_2dmamba.evaluation.scoring import (
+    Evaluation,
+    digest_of,
+    point_scores,
+    score_predictions,
+    write_evaluation,
+)
 from napari_2dmamba.evaluation.settings import EvaluationSettings
 from napari_2dmamba.models import Aggregator, load_checkpoint, save_checkpoint
 from napari_2dmamba.models.settings import ModelSettings
@@ -442,13 +442,14 @@ def _defined(scores: dict[str, float | None]) -> dict[str, float]:
 def _remarks(plan: _Plan, validated: list[dict[str, float]]) -> tuple[str, ...]:
     """Say what a reader of the report must know."""
     remarks = [problem.sentence for problem in plan.table.problems]
+    survival = plan.table.kind == "survival"
     for name in ("auroc", "concordance", "quadratic_kappa"):
         values = [one[name] for one in validated if name in one]
         if values:
             remarks.append(
                 f"on the validation parts, which chose the epochs, the mean {name} is "
-                f"{np.mean(values):.3f}: that number is biased, and published survival results "
-                "are of this kind"
+                f"{np.mean(values):.3f}: that number is biased"
+                + (", and published survival results are of this kind" if survival else "")
             )
     return tuple(remarks)
 

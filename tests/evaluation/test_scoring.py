@@ -16,7 +16,7 @@ from napari_2dmamba.evaluation import (
 )
 from napari_2dmamba.evaluation.bootstrap import bootstrap
 from napari_2dmamba.evaluation.comparison import delong
-from napari_2dmamba.evaluation.evaluate import write_evaluation
+from napari_2dmamba.evaluation.scoring import write_evaluation
 
 QUICK = EvaluationSettings(resamples=100)
 
