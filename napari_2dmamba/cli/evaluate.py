@@ -141,7 +141,9 @@ def _write(found: "Evaluation", path: Path, against: list[Path], scoring: Any) -
             Rival(
                 name,
                 score_predictions(told, scoring, title=name),
-                compare_models(found.predictions, told),
+                compare_models(
+                    found.predictions, told, permutations=max(1, scoring.resamples)
+                ),
             )
         )
         for one in rivals[-1].differences:

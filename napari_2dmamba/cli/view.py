@@ -15,6 +15,9 @@ def add_view_command(commands: Any) -> None:
     """Add ``view`` to the command line."""
     view = commands.add_parser("view", help="open slides in the viewer")
     view.add_argument("slides", nargs="*", type=Path, metavar="SLIDE")
+    view.add_argument(
+        "--run", type=Path, metavar="FOLDER", help="a saved run, opened on its slide with its maps"
+    )
     view.set_defaults(action=_view)
 
 
@@ -33,7 +36,7 @@ def _view(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         raise UserError(
             f'the viewer is not installed ({error}); run pip install "napari-2dmamba[viewer]"'
         ) from error
-    return view(options.slides)
+    return view(options.slides, run_folder=options.run)
 
 
 def _demo(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

@@ -220,7 +220,7 @@ def _slides(told: Predictions, commands: Mapping[tuple[str, str], str]) -> str:
     if commands:
         text.append(
             '<p class="quiet">Run the commands in the folder of the table; they compute the map '
-            "and open it on the slide. Paths of models are relative to this report.</p>"
+            "and open it on the slide.</p>"
         )
     return "\n".join(text)
 

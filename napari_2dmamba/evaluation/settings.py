@@ -11,7 +11,8 @@ class EvaluationSettings:
 
     resamples: int = setting(
         1000,
-        "Bootstrap samples of the patients that the intervals are made of; 0 makes none.",
+        "Bootstrap samples of the patients that the intervals are made of, and permutations of "
+        "comparisons; 0 makes none.",
         minimum=0,
         maximum=100_000,
     )

@@ -213,7 +213,7 @@ def train(
         write_report(
             evaluation,
             out / "report.html",
-            commands=_commands(table, folds),
+            commands=_commands(table, folds, out),
             facts=plan.record(),
             rivals=rivals,
         )
@@ -237,8 +237,13 @@ def _baselines(
         told = dataclasses.replace(told, class_names=evaluation.predictions.class_names)
         scored = score_predictions(told, plan.scoring, title=name, should_stop=should_stop)
         differences: tuple[Difference, ...] = ()
-        if len(set(told.slides)) == len(told):
-            differences = compare_models(evaluation.predictions, told, should_stop=should_stop)
+        if plan.scoring.resamples and len(set(told.slides)) == len(told):
+            differences = compare_models(
+                evaluation.predictions,
+                told,
+                permutations=plan.scoring.resamples,
+                should_stop=should_stop,
+            )
         rivals.append(Rival(name, scored, differences))
         write_evaluation(scored, out / "baselines" / name.replace(" ", "-"))
     return tuple(rivals)
@@ -454,7 +459,7 @@ def _remarks(plan: _Plan, validated: list[dict[str, float]]) -> tuple[str, ...]:
     return tuple(remarks)
 
 
-def _commands(table: Table, folds: dict[str, Fold]) -> dict[tuple[str, str], str]:
+def _commands(table: Table, folds: dict[str, Fold], out: Path) -> dict[tuple[str, str], str]:
     """Return for each tested slide and model what opens it in the viewer with its map."""
     known = table.by_name()
     base = table.path.parent if table.path is not None else Path()
@@ -465,7 +470,7 @@ def _commands(table: Table, folds: dict[str, Fold]) -> dict[tuple[str, str], str
             if slide is None:
                 continue
             with_base = os.path.relpath(slide, base)
-            model = f"{called.replace(' ', '-')}/{MODEL}"
+            model = os.path.relpath(out / called.replace(" ", "-") / MODEL, base)
             commands[name, called] = (
                 f'napari-2dmamba run "{with_base}" --checkpoint "{model}" --out runs'
                 f' && napari-2dmamba view --run "runs/{Path(slide).stem}"'
