@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from napari_2dmamba.cli.exit_codes import OK
 from napari_2dmamba.cli.options import add_options, settings_from
-from napari_2dmamba.cli.split import add_table, print_problems, table_of
+from napari_2dmamba.cli.split import (
+    add_table,
+    print_problems,
+    table_of,
+    training_installed,
+)
 from napari_2dmamba.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -74,7 +79,7 @@ def _evaluate(options: argparse.Namespace, parser: argparse.ArgumentParser) -> i
 
     table = table_of(options, parser)
     scoring = settings_from(options, EvaluationSettings, parser)
-    with progress_bar(options.checkpoint.name) as on_progress:
+    with training_installed(), progress_bar(options.checkpoint.name) as on_progress:
         found = evaluate(
             options.checkpoint,
             table,
@@ -107,7 +112,8 @@ def _report(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int
     path = given / "predictions.csv" if given.is_dir() else given
     scoring = settings_from(options, EvaluationSettings, parser)
     title = options.title or (given.name if given.is_dir() else given.stem)
-    found = score_predictions(read_predictions(path), scoring, title=title)
+    with training_installed():
+        found = score_predictions(read_predictions(path), scoring, title=title)
     _print(found)
     _write(found, options.out, options.against, scoring)
     return OK
@@ -141,9 +147,7 @@ def _write(found: "Evaluation", path: Path, against: list[Path], scoring: Any) -
             Rival(
                 name,
                 score_predictions(told, scoring, title=name),
-                compare_models(
-                    found.predictions, told, permutations=max(1, scoring.resamples)
-                ),
+                compare_models(found.predictions, told, permutations=max(1, scoring.resamples)),
             )
         )
         for one in rivals[-1].differences:

@@ -1,12 +1,15 @@
 """The command *split*: a table of labelled slides, checked and split by patient."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_2dmamba.cli.exit_codes import FAILED, OK
 from napari_2dmamba.cli.options import add_options, settings_from
 from napari_2dmamba.cli.output import complain
+from napari_2dmamba.errors import TaskError
 
 if TYPE_CHECKING:
     from napari_2dmamba.tasks import Split, Table
@@ -24,6 +27,23 @@ def add_split_command(commands: Any) -> None:
     )
     add_split_options(split)
     split.set_defaults(action=_split)
+
+
+@contextmanager
+def training_installed() -> Iterator[None]:
+    """Say how to install what a command of this kind needs, where it is not there.
+
+    Raises
+    ------
+    TaskError
+        In place of an `ImportError`.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise TaskError(
+            f'training is not installed ({error}); run pip install "napari-2dmamba[training]"'
+        ) from error
 
 
 def add_table(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +101,8 @@ def _split(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if any(problem.stops for problem in table.problems):
         print_table(table)
         return FAILED
-    split = make_split(table, settings_from(options, SplitSettings, parser))
+    with training_installed():
+        split = make_split(table, settings_from(options, SplitSettings, parser))
     split, problems = check_split(table, split)
     print_table(table.with_problems(problems), split)
     if any(problem.stops for problem in problems):

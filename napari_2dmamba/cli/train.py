@@ -13,8 +13,8 @@ from napari_2dmamba.cli.split import (
     print_problems,
     print_table,
     table_of,
+    training_installed,
 )
-from napari_2dmamba.errors import TrainingError
 
 if TYPE_CHECKING:
     from napari_2dmamba.tasks import Table
@@ -91,13 +91,13 @@ def _train(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         table = _extracted(table, options, parser)
     print_problems(table.problems)
     table.require_usable()
-    split = (
-        make_split(table, split_settings)
-        if options.split_file is None
-        else read_split(options.split_file)
-    )
-    print_table(dataclasses.replace(table, problems=()), split)
-    try:
+    with training_installed():
+        split = (
+            make_split(table, split_settings)
+            if options.split_file is None
+            else read_split(options.split_file)
+        )
+        print_table(dataclasses.replace(table, problems=()), split)
         with progress_bar(options.out.name) as on_progress:
             run = train(
                 table,
@@ -113,10 +113,6 @@ def _train(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
                 scoring=scoring,
                 on_progress=on_progress,
             )
-    except ImportError as error:
-        raise TrainingError(
-            f'training is not installed ({error}); run pip install "napari-2dmamba[training]"'
-        ) from error
     print_problems(run.problems[len(table.problems) :])
     if run.evaluation is not None:
         for line in run.evaluation.lines():

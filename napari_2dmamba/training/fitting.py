@@ -9,7 +9,7 @@ import copy
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from napari_2dmamba.models.settings import ModelSettings, choose_device
 from napari_2dmamba.settings import ProgressCallback, StopCallback, validate
 from napari_2dmamba.tasks.bags import LabelledBag, prefetched
 from napari_2dmamba.training import losses, state
+from napari_2dmamba.training.determinism import determinism
 from napari_2dmamba.training.model import class_weights_of
 from napari_2dmamba.training.settings import FitSettings
 
@@ -184,37 +185,6 @@ def fit(
             job.end()
     assert job.best is not None
     return FitResult(aggregator, tuple(job.history), job.best, tuple(remarks))
-
-
-@contextlib.contextmanager
-def determinism(wanted: bool, device: str) -> Iterator[list[str]]:
-    """Ask torch for computations that give the same bits twice; yield what is not promised."""
-    remarks: list[str] = []
-    if not wanted:
-        if device != "cpu":
-            remarks.append(
-                "gradients are added up in an order that differs between runs on this device; "
-                "choose deterministic for the same bits twice"
-            )
-        yield remarks
-        return
-    remarks.append(
-        "the same bits are promised on this device, with these versions and this number of "
-        "threads only"
-    )
-    before = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    if device != "cpu" and "CUBLAS_WORKSPACE_CONFIG" not in os.environ:
-        # cuBLAS reads it when it starts, which may have been before
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-        remarks.append(
-            "set CUBLAS_WORKSPACE_CONFIG=:4096:8 before starting, if the GPU was used before"
-        )
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield remarks
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn_only)
 
 
 def sentence(epoch: Epoch) -> str:
