@@ -21,6 +21,7 @@ def add_export_command(commands: Any) -> None:
         default=",".join(FORMATS),
         help=f"which of {', '.join(FORMATS)} to write, with commas. Default: all",
     )
+    export.add_argument("--out", type=Path, help="folder for the files. Default: RUN/exports")
     export.add_argument("--slide", type=Path, help="the slide, where it has moved")
     export.add_argument(
         "--export-mpp",
@@ -84,12 +85,15 @@ def _export(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int
             options.regions_above, options.map, options.class_name, options.colour,
             options.least_patches,
         )  # fmt: skip
+    if options.out is not None and len(options.runs) > 1:
+        parser.error("--out takes the files of one run; leave it out for several")
     failed = False
     for folder in options.runs:
         try:
             written = export_run(
                 folder,
                 formats=formats,
+                out=options.out,
                 slide_path=options.slide,
                 mpp=options.export_mpp,
                 full_paths=options.full_paths,
