@@ -32,8 +32,10 @@ from napari_2dmamba.errors import (
 )
 from napari_2dmamba.export.record import as_json, file_hash
 from napari_2dmamba.pipeline import RunSettings, prepare_grid, run, summary_of
+from napari_2dmamba.redaction import file_names_only
 from napari_2dmamba.settings import StopCallback
 from napari_2dmamba.slide import Slide, open_slide, read_regions
+from napari_2dmamba.whole_files import process_mark
 
 if TYPE_CHECKING:
     from napari_2dmamba.features.encoder import Encoder
@@ -343,9 +345,7 @@ class _Turn:
         self._told, self._counting = 0.0, False
         self._counted_from = 0, 0.0  # patches, and time less pauses
         self._paused = 0.0
-        self.row = job.row(
-            worker=f"{platform.node()}:{os.getpid()}", started=_now(), message="opening"
-        )
+        self.row = job.row(worker=process_mark(), started=_now(), message="opening")
 
     def take(
         self,
@@ -402,7 +402,7 @@ class _Turn:
             self._paused += time.monotonic() - asked
             return answer
 
-        _log.info("napari-2dmamba %s begins %s on %s", __version__, self.row.slide, self.row.worker)
+        _log.info("napari-2dmamba %s begins %s on %s", __version__, self.row.name, self.row.worker)
         found = work.do(slide, folder, self._on_progress, stops)
         self.row = dataclasses.replace(self.row, key=key, result=found)
         row = self.ended(states.DONE)
@@ -466,6 +466,13 @@ class _Turn:
         )
 
 
+class _NamesOnly(logging.Formatter):
+    """Lines that name files and not where they lie: logs are shared."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return file_names_only(super().format(record))
+
+
 @contextlib.contextmanager
 def _logged(folder: Path) -> Iterator[None]:
     """Append what the package logs meanwhile to the slide's log; a full disk stops nothing."""
@@ -475,7 +482,7 @@ def _logged(folder: Path) -> Iterator[None]:
         yield
         return
     handler.handleError = lambda record: None  # type: ignore[method-assign]
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_NamesOnly("%(asctime)s %(levelname)s %(message)s"))
     loggers = (_log, logging.getLogger("napari_2dmamba"))
     for logger in loggers:
         logger.addHandler(handler)

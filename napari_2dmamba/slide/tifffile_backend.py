@@ -506,10 +506,17 @@ def _memory_map(tiff: tifffile.TiffFile, level: tifffile.TiffPageSeries) -> NDAr
 
 def _on_disk(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return an array in a temporary file that goes when the array does."""
-    with tempfile.TemporaryFile() as file:
-        if hasattr(os, "posix_fallocate"):  # a full disk is an error here, a crash later
-            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * dtype.itemsize)
-        return np.memmap(file, dtype, "w+", 0, shape)
+    size = math.prod(shape) * dtype.itemsize
+    try:
+        with tempfile.TemporaryFile() as file:
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, a crash later
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, dtype, "w+", 0, shape)
+    except OSError as error:
+        raise SlideError(
+            f"the folder for temporary files cannot hold {size / 1e6:,.0f} MB of the slide "
+            f"({error.strerror or error}); free some space there, or let TMPDIR name another folder"
+        ) from error
 
 
 def _separate_samples(page: Any) -> int:
