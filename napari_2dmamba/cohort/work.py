@@ -345,7 +345,11 @@ class _Turn:
         self._told, self._counting = 0.0, False
         self._counted_from = 0, 0.0  # patches, and time less pauses
         self._paused = 0.0
-        self.row = job.row(worker=process_mark(), started=_now(), message="opening")
+        self.row = job.row(
+            worker=f"{process_mark().rpartition('-')[0]}:{os.getpid()}",
+            started=_now(),
+            message="opening",
+        )
 
     def take(
         self,
