@@ -346,7 +346,7 @@ class _Turn:
         self._counted_from = 0, 0.0  # patches, and time less pauses
         self._paused = 0.0
         self.row = job.row(
-            worker=f"{process_mark().rpartition('-')[0]}:{os.getpid()}",
+            worker=_worker(),
             started=_now(),
             message="opening",
         )
@@ -501,3 +501,8 @@ def _logged(folder: Path) -> Iterator[None]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _worker() -> str:
+    """Return what tells workers apart: a hash of the machine, as tables are shared, and the pid."""
+    return f"{process_mark().rpartition('-')[0]}:{os.getpid()}"
