@@ -182,7 +182,8 @@ def _about(label: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise type(error)(f"{label}: {error}") from error
+        error.args = (f"{label}: {error}",)  # the kind keeps what else it carries
+        raise
 
 
 @contextmanager

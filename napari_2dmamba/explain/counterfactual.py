@@ -24,6 +24,7 @@ from napari_2dmamba.explain.outcome import (
     target_value,
 )
 from napari_2dmamba.explain.subject import Subject
+from napari_2dmamba.models.answer import class_logits
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 Action = Literal["remove", "keep", "pad", "similar"]
@@ -154,6 +155,7 @@ class Counterfactuals:
                 "change of attention",
                 "attention after the edit minus before; no value where a patch was removed",
                 signed=True,
+                gaps=True,
             ),
         )
 
@@ -320,7 +322,7 @@ def smallest_set(
         if chosen == "risk":
             return -abs(strength(outcome, chosen) - strength(before, chosen))
         rivals = np.delete(outcome.logits, chosen)
-        rival = rivals.max() if header.task == "classification" and len(rivals) else 0.0
+        rival = rivals.max() if header.task == "classification" else 0.0
         return float(outcome.logits[chosen] - rival)
 
     after, found, step = before, False, 1
@@ -382,9 +384,10 @@ def _rankings(
     features = subject.features[kept].detach().requires_grad_()
     output = subject.model(features, subject.cells[kept], subject.canvas)
     value = target_value(output.logits, subject.header, target)
-    if target != "risk" and subject.header.task == "classification" and len(output.logits) > 1:
+    if target != "risk" and subject.header.task == "classification":
         # against the strongest rival: what holds the class up against it
-        value = value - torch.cat([output.logits[:target], output.logits[target + 1 :]]).max()
+        logits = class_logits(output.logits)
+        value = logits[target] - torch.cat([logits[:target], logits[target + 1 :]]).max()
     (gradient,) = torch.autograd.grad(value, features)
     found = features.detach()
     parts = ((gradient * found).sum(1), (gradient * (found - found.mean(0))).sum(1))

@@ -27,6 +27,27 @@ class ArchitectureConfig:
     n_outputs: int
     dropout: float = 0.25
 
+    def __post_init__(self) -> None:
+        self.check(feature_size=(1, 10**6), n_outputs=(1, 4096))
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}, but must be at least 0 and below 1")
+
+    def check(self, **limits: tuple[int, int]) -> None:
+        """Refuse whole numbers outside their limits, before a network is built of them.
+
+        Raises
+        ------
+        ValueError
+            Naming the number and its limits.
+        """
+        for name, (least, most) in limits.items():
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not (whole and least <= value <= most):
+                raise ValueError(
+                    f"{name} is {value!r}, but must be a whole number, {least} to {most}"
+                )
+
 
 @dataclass
 class ModelOutput:

@@ -79,10 +79,14 @@ class Mamba2DConfig(ArchitectureConfig):
     attention_over: Literal["all", "tissue"] = "all"
 
     def __post_init__(self) -> None:
-        for name, largest in (("n_layers", 256), ("d_state", 256), ("d_conv", 64), ("expand", 64)):
-            value = getattr(self, name)
-            if not 1 <= value <= largest:
-                raise ValueError(f"{name} is {value}, but must be 1 to {largest}")
+        super().__post_init__()
+        self.check(
+            d_model=(1, 65536),
+            n_layers=(1, 256),
+            d_state=(1, 256),
+            d_conv=(1, 64),
+            expand=(1, 64),
+        )
         for name, choices in (
             ("pad", ("trainable", "zero")),
             ("scan", ("2d", "1d")),

@@ -61,11 +61,18 @@ class MambaMILConfig(ArchitectureConfig):
     act: str = "gelu"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.kind not in ("mamba", "bimamba", "srmamba"):
             raise ValueError(f"kind is {self.kind!r}, but must be mamba, bimamba or srmamba")
-        for name, low, high in (("rate", 1, 10_000), ("n_layers", 0, 256), ("d_state", 1, 256)):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be {low} to {high}")
+        self.check(
+            d_model=(1, 65536),
+            n_layers=(0, 256),
+            rate=(1, 10_000),
+            d_state=(1, 256),
+            d_conv=(1, 64),
+            expand=(1, 64),
+            attention_hidden=(1, 65536),
+        )
 
 
 class SequenceMamba(nn.Module):

@@ -44,6 +44,10 @@ class S4MILConfig(ArchitectureConfig):
     d_state: int = 32
     act: str = "gelu"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(d_model=(1, 65536), d_state=(2, 4096))
+
 
 class S4DKernel(nn.Module):
     """The convolution kernel of a diagonal state space."""
@@ -101,7 +105,7 @@ class S4MIL(Architecture):
     paper: ClassVar[str] = "Fillioux et al., MICCAI 2023, arXiv 2306.15789"
     config_class: ClassVar[type[ArchitectureConfig]] = S4MILConfig
     score_meaning: ClassVar[str] = (
-        "part of the predicted class's logit that comes from channels whose maximum over the "
+        "part of the logit of the predicted class that comes from channels whose maximum over the "
         "slide lies in this patch; signed, most patches have none"
     )
 

@@ -2,26 +2,38 @@
 
 A pickle is a program for a small stack machine. Running it with Python's own unpickler lets
 the file call what it names. Here the program is read by a machine of our own that knows only
-the instructions ``torch.save`` writes, turns class names into inert `Record` objects, and
-builds nothing but tensors, numbers, text and plain containers. Any other name, any other
-instruction, any call of something else is refused before it could have a meaning.
+the instructions ``torch.save`` writes, turns objects into inert `Record`s, and builds nothing but
+tensors, numbers, text and plain containers. What people keep beside weights (settings, numpy
+scalars, devices, paths) becomes text and numbers, see `inert_values`. Any other instruction, any
+call of something else, and every name of a module that acts on the machine is refused before it
+could have a meaning.
 """
 
 import io
 import math
 import pickletools
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from napari_2dmamba.errors import CheckpointError
+from napari_2dmamba.models.header import MOST_TENSORS, clipped
+from napari_2dmamba.models.inert_values import BUILDERS as _INERT
+from napari_2dmamba.models.inert_values import Array, DType, Record
+
+__all__ = ["Record", "module_tensors", "read_torch_file"]
 
 LARGEST_PICKLE = 32 * 2**20
 """Bytes of the pickled structure; that of a network with a thousand layers is 2 MB."""
+
+MOST_INSTRUCTIONS = 4_000_000
+"""Instructions of the pickled structure that are followed, which takes seconds."""
 
 _DTYPES = {
     "FloatStorage": torch.float32,
@@ -36,25 +48,26 @@ _DTYPES = {
     "BoolStorage": torch.bool,
 }
 
-_PUBLISHED_NAMES = {
-    "argparse.Namespace",
-    "models.MambaMIL_2D.MambaMIL_2D",
-    "models.mamba_simple.Mamba",
-    "models.mamba_simple.MambaBlock",
-    "models.mamba_simple.MambaConfig",
-    "models.mamba_simple.RMSNorm",
-    "models.mamba_simple.ResidualBlock",
-    "models.pscan_2d.selective_scan_fn",
-}
-"""Names of the published 2DMambaMIL that become inert records."""
+_ACTING = frozenset(
+    {
+        "_posixsubprocess", "_winapi", "asyncio", "atexit", "bdb", "cffi", "code", "codeop",
+        "commands", "concurrent", "ctypes", "dill", "cloudpickle", "fileinput", "ftplib",
+        "functools",
+        "gc", "glob", "http", "imp", "importlib", "inspect", "io", "joblib", "linecache", "marshal",
+        "mmap", "multiprocessing", "nt", "operator", "os", "pdb", "pickle", "pip", "pkgutil",
+        "platform", "posix", "profile", "pty", "pydoc", "requests", "runpy", "shelve", "shutil",
+        "signal", "site", "smtplib", "socket", "sqlite3", "ssl", "subprocess", "sys", "tempfile",
+        "thread", "threading", "timeit", "trace", "types", "urllib", "venv", "webbrowser",
+        "zipimport",
+    }
+)  # fmt: skip
+"""Modules that act on the machine or on other code: a file that names one is refused, although
+nothing here would call it."""
 
-
-@dataclass(eq=False)
-class Record:
-    """An object of the file: its class by name, and its attributes as plain data."""
-
-    kind: str
-    state: dict[Any, Any] = field(default_factory=dict)
+_PLAIN_BUILTINS = frozenset(
+    {"set", "frozenset", "list", "dict", "tuple", "int", "float", "bool", "str", "bytes", "object",
+     "bytearray", "complex", "slice", "range", "type", "NoneType"}
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,7 @@ _MARK = object()
 
 
 def read_torch_file(path: Path, *, data: bool = True) -> Any:
-    """Return what a ``torch.save`` file (zip layout, torch 1.6 and newer) holds.
+    """Return what a ``torch.save`` file holds, in the zip layout or that of torch before 1.6.
 
     Parameters
     ----------
@@ -93,13 +106,24 @@ def read_torch_file(path: Path, *, data: bool = True) -> Any:
         When the file is damaged, or holds anything but weights and plain settings.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _read_archive(archive, path, data)
+        if zipfile.is_zipfile(path) or path.open("rb").read(2) == b"PK":
+            with zipfile.ZipFile(path) as archive:
+                return _read_archive(archive, path, data)
+        with path.open("rb") as file:
+            return _read_old_layout(file, path, data)
     except CheckpointError:
         raise
-    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        EOFError,
+        OSError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:
         raise CheckpointError(
-            f"{path.name} is damaged or cut short ({error}); copy or download it again"
+            f"{path.name} is damaged or cut short ({clipped(error)}); copy or download it again"
         ) from error
     except (
         ValueError,
@@ -114,12 +138,17 @@ def read_torch_file(path: Path, *, data: bool = True) -> Any:
     ) as error:
         raise CheckpointError(
             f"{path.name} is not a checkpoint that torch.save wrote: its structure cannot be "
-            f"read ({type(error).__name__}: {error}); nothing in it was run"
+            f"read ({type(error).__name__}: {clipped(error)}); nothing in it was run"
         ) from error
 
 
 def _read_archive(archive: zipfile.ZipFile, path: Path, with_data: bool) -> Any:
     entries = archive.infolist()
+    if len(entries) > MOST_TENSORS + 100:
+        raise CheckpointError(
+            f"{path.name} is refused: it has {len(entries)} entries, and no checkpoint has more "
+            f"than {MOST_TENSORS} tensors"
+        )
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise CheckpointError(
             f"{path.name} is a compressed zip archive; torch.save writes uncompressed ones, "
@@ -156,26 +185,88 @@ def _read_archive(archive: zipfile.ZipFile, path: Path, with_data: bool) -> Any:
         data = bytearray(archive.read(f"{root}data/{key}"))
         return _Storage(torch.frombuffer(data, dtype=dtype))
 
-    return _Machine(archive.read(pickles[0]), storage, path.name).run()
+    program = io.BytesIO(archive.read(pickles[0]))
+    return _Machine(program, storage, path, budget=path.stat().st_size).run()
+
+
+_OLD_MAGIC = 0x1950A86A20F9469CFC6C
+
+
+def _read_old_layout(file: IO[bytes], path: Path, with_data: bool) -> Any:
+    """Read a file of torch before 1.6: five pickles, and then the data of each storage."""
+    size = path.stat().st_size
+    if file.read(1) != b"\x80":
+        raise CheckpointError(
+            f"{path.name} is not a checkpoint: it is neither safetensors nor a file that "
+            "torch.save wrote"
+        )
+    file.seek(0)
+    wanted: dict[str, _Storage] = {}
+
+    def storage(kind: str, key: str, count: int) -> _Storage:
+        dtype = _DTYPES[kind]
+        if count * dtype.itemsize > size:
+            raise ValueError(f"tensor data {key!r} would have {count} values, more than the file")
+        device = None if with_data else "meta"
+        wanted[key] = _Storage(torch.empty(count, dtype=dtype, device=device))
+        if sum(one.values.nbytes for one in wanted.values()) > size:
+            raise ValueError("its tensors together would be larger than the file")
+        return wanted[key]
+
+    def part() -> Any:
+        return _Machine(file, storage, path, budget=size).run()
+
+    magic, version, system = part(), part(), part()
+    if magic != _OLD_MAGIC or version != 1001 or not isinstance(system, dict):
+        raise CheckpointError(
+            f"{path.name} is not a checkpoint that torch.save wrote; nothing in it was run"
+        )
+    if system.get("little_endian") is not True:
+        raise CheckpointError(f"{path.name} was saved on a big-endian machine, which is not read")
+    content, keys = part(), part()
+    if not isinstance(keys, list) or set(keys) != set(wanted) or len(keys) != len(wanted):
+        raise ValueError("its list of tensor data is not that of its tensors")
+    for key in keys if with_data else ():
+        values = wanted[key].values
+        (count,) = struct.unpack("<q", file.read(8))
+        data = file.read(values.nbytes)
+        if count != len(values) or len(data) != values.nbytes:
+            raise EOFError(f"tensor data {key!r} are cut short")
+        if data:
+            values.copy_(torch.frombuffer(bytearray(data), dtype=values.dtype))
+    return content
 
 
 class _Machine:
     """The stack machine of a pickle, restricted to what builds data."""
 
     def __init__(
-        self, program: bytes, storage: Callable[[str, str, int], _Storage], name: str
+        self,
+        program: IO[bytes],
+        storage: Callable[[str, str, int], _Storage],
+        path: Path,
+        *,
+        budget: int,
     ) -> None:
         self._program = program
         self._storage = storage
-        self._name = name
+        self._name = path.name
+        self._left = 4 * budget + 2**26  # bytes that rearranged copies of tensors may take
+        self._tensors = 0
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
         self._storages: dict[str, _Storage] = {}
 
     def run(self) -> Any:
-        for opcode, argument, _ in pickletools.genops(io.BytesIO(self._program)):
+        start = self._program.tell()
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(self._program)):
             if opcode.name == "STOP":
                 return self._stack.pop()
+            if count > MOST_INSTRUCTIONS or self._program.tell() - start > LARGEST_PICKLE:
+                raise CheckpointError(
+                    f"{self._name} is refused: its pickled structure is larger than that of any "
+                    "checkpoint; nothing in it was run"
+                )
             step = getattr(self, f"_op_{opcode.name.lower()}", None)
             if step is None:
                 raise self._refused(f"uses the pickle instruction {opcode.name}")
@@ -203,9 +294,10 @@ class _Machine:
     # constants
     _op_binunicode = _op_short_binunicode = _op_binunicode8 = _push
     _op_binint = _op_binint1 = _op_binint2 = _op_long1 = _op_binfloat = _push
+    _op_binbytes = _op_short_binbytes = _op_binbytes8 = _op_bytearray8 = _push
 
     def _op_proto(self, version: int) -> None:
-        if not 2 <= version <= 4:
+        if not 2 <= version <= 5:
             raise self._refused(f"uses pickle protocol {version}")
 
     def _op_frame(self, length: int) -> None:
@@ -258,6 +350,13 @@ class _Machine:
         values = self._pop_to_mark()
         self._target(list).extend(values)
 
+    def _op_additems(self, _: None) -> None:
+        values = self._pop_to_mark()
+        self._target(set).update(map(self._plain_key, values))
+
+    def _op_frozenset(self, _: None) -> None:
+        self._push(frozenset(map(self._plain_key, self._pop_to_mark())))
+
     def _op_setitem(self, _: None) -> None:
         value, key = self._stack.pop(), self._stack.pop()
         self._target(dict)[self._plain_key(key)] = value
@@ -270,15 +369,22 @@ class _Machine:
 
     def _target(self, kind: type) -> Any:
         target = self._stack[-1]
+        if type(target) is Record and kind in (list, dict):
+            return target.items if kind is dict else target.parts
         if type(target) is not kind:
             raise self._refused(f"fills a {type(target).__name__} as if it were a {kind.__name__}")
         return target
 
-    @staticmethod
-    def _plain_key(key: Any) -> Any:
-        if not isinstance(key, str | int | float | bool | None):
-            raise ValueError(f"a {type(key).__name__} is used as a key")
-        return key
+    @classmethod
+    def _plain_key(cls, key: Any) -> Any:
+        """Return what stands for a key: anything but text and numbers is told apart by its kind."""
+        if isinstance(key, _Name):
+            return key.path
+        if isinstance(key, str | int | float | bool | None | bytes | frozenset):
+            return key
+        if isinstance(key, tuple):
+            return tuple(map(cls._plain_key, key))
+        raise ValueError(f"a {type(key).__name__} is used as a key")
 
     # memory
     def _op_binput(self, index: int) -> None:
@@ -309,13 +415,12 @@ class _Machine:
         path = f"{module}.{name}"
         if len(path) > 200:
             raise self._refused(f"refers to a name of {len(path)} characters")
-        known = (
-            path in _BUILDERS
-            or path in _PUBLISHED_NAMES
-            or (module == "torch" and name in _DTYPES)
-            or (module.startswith("torch.nn.modules.") and name.isidentifier())
-        )
-        if not known:
+        first = module.partition(".")[0]
+        plain = path in _BUILDERS or path in _INERT
+        builtin = first in ("builtins", "__builtin__", "__builtins__")
+        acts = first in _ACTING or (builtin and name not in _PLAIN_BUILTINS)
+        dotted = not name.isidentifier() or not all(p.isidentifier() for p in module.split("."))
+        if not plain and (acts or dotted):
             raise self._refused(f"refers to {path!r}")
         self._push(_Name(path))
 
@@ -325,28 +430,79 @@ class _Machine:
                 if key not in self._storages:
                     self._storages[key] = self._storage(path.removeprefix("torch."), key, count)
                 self._push(self._storages[key])
+            # what torch before 1.6 adds: part of a storage, and the source text of a class
+            case ("storage", _Name(path=path), str(key), str(), int(count), view) if count >= 0:
+                if key not in self._storages:
+                    self._storages[key] = self._storage(path.removeprefix("torch."), key, count)
+                whole = self._storages[key]
+                match view:
+                    case None:
+                        self._push(whole)
+                    case (str(), int(start), int(size)) if 0 <= start <= start + size <= count:
+                        self._push(_Storage(whole.values[start : start + size]))
+                    case _:
+                        raise self._refused("refers to part of its data in an unknown way")
+            case ("module", _Name() as kind, _, _):
+                self._push(kind)
             case _:
                 raise self._refused("refers to outside data in an unknown way")
 
     def _op_newobj(self, _: None) -> None:
         arguments, kind = self._stack.pop(), self._stack.pop()
-        if not isinstance(kind, _Name) or arguments != () or kind.path in _BUILDERS:
+        known = isinstance(kind, _Name) and kind.path not in _BUILDERS
+        if not known or not isinstance(arguments, tuple):
             raise self._refused("makes an object in an unknown way")
-        self._push(Record(kind.path))
+        if arguments and kind.path not in _INERT:
+            raise self._refused(f"makes a {kind.path!r} with arguments")
+        if kind.path in _INERT and arguments:
+            self._push(_INERT[kind.path](*arguments))
+        else:
+            self._push(Record(kind.path))
+
+    def _op_newobj_ex(self, _: None) -> None:
+        if self._stack.pop() != {}:
+            raise self._refused("makes an object with named arguments")
+        self._op_newobj(_)
 
     def _op_reduce(self, _: None) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
-        if not (isinstance(function, _Name) and function.path in _BUILDERS):
-            what = function.path if isinstance(function, _Name) else type(function).__name__
+        what = function.path if isinstance(function, _Name) else type(function).__name__
+        if not isinstance(function, _Name) or not (what in _BUILDERS or what in _INERT):
             raise self._refused(f"asks to call {what!r}")
         if not isinstance(arguments, tuple):
-            raise self._refused(f"calls {function.path!r} with something that is not a tuple")
-        self._push(_BUILDERS[function.path](*arguments))
+            raise self._refused(f"calls {what!r} with something that is not a tuple")
+        if what == "torch._tensor._rebuild_from_type_v2":
+            # a tensor of a class of its own, with attributes: the tensor is what counts
+            builder, _kind, arguments, _state = arguments
+            if not isinstance(builder, _Name) or builder.path not in _BUILDERS:
+                raise self._refused("rebuilds a tensor in an unknown way")
+            what = builder.path
+        made = (_BUILDERS.get(what) or _INERT[what])(*arguments)
+        if isinstance(made, torch.Tensor):
+            self._count(made, arguments)
+        self._push(made)
+
+    def _count(self, made: torch.Tensor, arguments: tuple[Any, ...]) -> None:
+        """Refuse more tensors, and more rearranged copies of them, than any checkpoint needs."""
+        self._tensors += 1
+        if self._tensors > MOST_TENSORS:
+            raise self._refused(f"holds more than {MOST_TENSORS} tensors")
+        source = arguments[0].values if isinstance(arguments[0], _Storage) else made
+        if made.device.type != "meta" and made.data_ptr() != source.data_ptr():
+            self._left -= made.nbytes
+        if self._left < 0:
+            raise self._refused("makes far more of its data than the file holds")
 
     def _op_build(self, _: None) -> None:
         state, target = self._stack.pop(), self._stack[-1]
-        if isinstance(target, Record) and isinstance(state, dict):
-            target.state.update(state)
+        if isinstance(target, DType | Array):
+            target.build(state)
+        elif isinstance(target, Record):
+            # slots and attributes apart, as (attributes or None, slots)
+            parts = state if isinstance(state, tuple) else (state,)
+            for part in parts:
+                if isinstance(part, dict):
+                    target.state.update(part)
         elif not (type(target) is dict and isinstance(state, dict)):
             # A state_dict carries `_metadata` this way, which nothing here needs.
             raise self._refused(f"sets the state of a {type(target).__name__}")
@@ -379,25 +535,11 @@ def _parameter(data: torch.Tensor, *_: Any) -> torch.Tensor:
     return data
 
 
-def _dict(items: Any = ()) -> dict[Any, Any]:
-    if items != ():
-        raise ValueError("an ordered dict is given items in an unknown way")
-    return {}
-
-
-def _set(items: list[Any]) -> set[Any]:
-    if not all(isinstance(item, str | int | float) for item in items):
-        raise ValueError("a set holds something that is neither text nor a number")
-    return set(items)
-
-
 _BUILDERS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
-    "collections.OrderedDict": _dict,
-    "__builtin__.set": _set,
-    "builtins.set": _set,
+    "torch._tensor._rebuild_from_type_v2": _tensor,
 }
 
 
@@ -419,7 +561,7 @@ def module_tensors(record: Record) -> dict[str, torch.Tensor]:
         for group in ("_parameters", "_buffers"):
             for key, value in module.state.get(group, {}).items():
                 if isinstance(value, torch.Tensor):
-                    tensors[prefix + key] = value
+                    tensors[f"{prefix}{key}"] = value
         for key, child in module.state.get("_modules", {}).items():
             if isinstance(child, Record):
                 walk(child, f"{prefix}{key}.")
