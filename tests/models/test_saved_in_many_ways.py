@@ -104,7 +104,7 @@ WRAPPED: dict[str, Any] = {
     "parallel": lambda w: {f"module.{k}": v for k, v in w.items()},
     "both": lambda w: {f"module._orig_mod.{k}": v for k, v in w.items()},
     "lightning": lambda w: {
-        "state_dict": {**{f"model.{k}": v for k, v in w.items()}, "criterion.weight": torch.ones(2)},
+        "state_dict": {f"model.{k}": v for k, v in w.items()} | {"criterion.weight": torch.ones(2)},
         "loops": {}, "pytorch-lightning_version": "2",
     },
     "lightning, own name": lambda w: {"state_dict": {f"mil_net.{k}": v for k, v in w.items()}},
@@ -126,7 +126,7 @@ WRAPPED: dict[str, Any] = {
         (k.replace("layers.", "layers._orig_mod.", 1) if k.startswith("layers.") else k): v
         for k, v in w.items()
     },
-    "average": lambda w: {"n_averaged": torch.tensor(3), **{f"module.{k}": v for k, v in w.items()}},
+    "average": lambda w: {"n_averaged": torch.tensor(3)} | {f"module.{k}": w[k] for k in w},
     "config": lambda w: {"model": {"name": "x", "dim": 3}, "weights": w},
     "tuple": lambda w: (w, 3),
     "numpy": lambda w: {k: v.numpy() for k, v in w.items()},
