@@ -209,7 +209,9 @@ def recognised(
 
 
 def _names(given: Any) -> tuple[str, ...]:
-    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+    if isinstance(given, str):  # one name: of the positive class, or of the only bin
+        return (given,)
+    if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
         raise CheckpointError(f"class_names is {given!r}, but must be a list of names")
     return tuple(given)
 

@@ -64,17 +64,21 @@ class S4DKernel(nn.Module):
         )
 
     def forward(self, length: int) -> Tensor:
-        """Return ``(width, length)``."""
-        A = torch.complex(-torch.exp(self.log_A_real), self.A_imag)
-        step = A * torch.exp(self.log_dt)[:, None]
-        weight = 2 * torch.view_as_complex(self.C) * (torch.exp(step) - 1) / A
+        """Return ``(width, length)``.
+
+        Phases reach 1e4 radians at the end of a long bag, where float32 has no digits left for
+        the angle: they are computed in float64, and so are the same on every device.
+        """
+        A = torch.complex(-torch.exp(self.log_A_real.double()), self.A_imag.double())
+        step = A * torch.exp(self.log_dt.double())[:, None]
+        weight = 2 * torch.view_as_complex(self.C.double().contiguous()) * (torch.exp(step) - 1) / A
         taps = torch.arange(min(_CHUNK, length), device=step.device)
         powers = torch.exp(step[:, :, None] * taps)  # (width, modes, chunk)
         chunks = [
             torch.einsum("hm,hml->hl", weight * torch.exp(step * start), powers).real
             for start in range(0, length, _CHUNK)
         ]
-        return torch.cat(chunks, dim=1)[:, :length]
+        return torch.cat(chunks, dim=1)[:, :length].to(self.C.dtype)
 
 
 class S4D(nn.Module):
@@ -145,7 +149,7 @@ class S4MIL(Architecture):
     def peak_floats(self, patches: int, cells: int) -> int:
         """See `Architecture.peak_floats`; the spectra are complex and twice as long."""
         c = self.config
-        return 14 * patches * c.d_model + 4 * _CHUNK * c.d_model * c.d_state
+        return 16 * patches * c.d_model + 8 * _CHUNK * c.d_model * c.d_state
 
     @classmethod
     def recognises(cls, shapes: Mapping[str, tuple[int, ...]]) -> bool:
