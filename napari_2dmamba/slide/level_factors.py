@@ -20,8 +20,8 @@ from napari_2dmamba.slide.backend import Level, TileError, whole_downsample
 
 _BLOCK, _LEAST_BLOCK = 48, 16
 """Side of the blocks that are compared, in pixels of the coarser level."""
-_BLOCKS = 6
-_LOOKED_AT, _WINDOW = 12, 512
+_BLOCKS = 9
+_LOOKED_AT, _WINDOW = 9, 256
 """Places of a level in which blocks are looked for, and their side. With what lies under the
 blocks in the finer level, a level in doubt costs about a hundred tiles at most."""
 _MOST_FINE_SIDE = 1024
@@ -206,9 +206,11 @@ def _informative(level: "_Mosaic") -> list[_Block]:
     Wrong factors put blocks near the corner at almost the right place.
     """
     width, height = level.level.width, level.level.height
-    step_x, step_y = level.level.tile_width, level.level.tile_height
+    tile_width, tile_height = level.level.tile_width, level.level.tile_height
+    step_x = tile_width if tile_width <= 4 * _WINDOW else _WINDOW  # strips are as wide as the slide
+    step_y = tile_height if tile_height >= _LEAST_BLOCK else _WINDOW
     columns, rows = -(-width // step_x), -(-height // step_y)
-    side = min(_BLOCK, width // 2, height // 2)
+    side = min(_BLOCK, min(width, height) // 8)
     if side < _LEAST_BLOCK:
         return []
     every = max(1.0, math.sqrt(rows * columns / _LOOKED_AT))
@@ -218,42 +220,47 @@ def _informative(level: "_Mosaic") -> list[_Block]:
             right = min(width, left + min(max(step_x, side), _WINDOW))
             bottom = min(height, top + min(max(step_y, side), _WINDOW))
             window = level.region(left, top, right - left, bottom - top)
-            best: dict[tuple[bool, bool], tuple[float, _Block]] = {}
-            for y in range(0, window.shape[0] - side + 1, side):
-                for x in range(0, window.shape[1] - side + 1, side):
-                    grey = window[y : y + side, x : x + side]
-                    block = _Block(left + x, top + y, grey)
-                    telling = _telling(grey) * (block.x + block.y + (width + height) / 8)
-                    quarter = (2 * y < window.shape[0], 2 * x < window.shape[1])
-                    if telling > best.get(quarter, (0.0, block))[0]:
-                        best[quarter] = telling, block
+            best: dict[tuple[int, int], tuple[float, _Block]] = {}
+            for (y, x), telling in np.ndenumerate(_telling(window, side)):
+                y, x = y * side, x * side
+                block = _Block(left + x, top + y, window[y : y + side, x : x + side])
+                rank = float(telling) * (block.x + block.y + (width + height) / 8)
+                part = (4 * y // window.shape[0], 4 * x // window.shape[1])
+                if rank > best.get(part, (0.0, block))[0]:
+                    best[part] = rank, block
             found += best.values()
     found.sort(reverse=True, key=lambda f: f[0])
     return [block for _, block in found[:_BLOCKS]]
 
 
-def _telling(grey: NDArray[np.float32]) -> float:
-    """Return how well a block tells its place; 0 where it does not.
+def _telling(window: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """Return how well each block of ``side`` pixels tells its place; 0 where it does not.
 
-    Little where its right or lower quarter is flat: that may be where padding begins.
+    By differences over a few pixels, for even glass has a slope. Little where the right or lower
+    quarter of a block is flat: that may be where padding begins.
     """
-    height, width = grey.shape
-    ramp_y, ramp_x = np.mgrid[:height, :width].astype(np.float32)
-    ramps = np.stack([np.ones(grey.size, np.float32), ramp_x.ravel(), ramp_y.ravel()], axis=1)
-    fit, *_ = np.linalg.lstsq(ramps, grey.ravel(), rcond=None)
-    spread = float((grey.ravel() - ramps @ fit).std())  # without the slope, common on all glass
-    if spread < _LEAST_SPREAD:
-        return 0.0
-    ends_flat = min(grey[:, -width // 4 :].std(), grey[-height // 4 :].std()) < 2
-    return min(spread, 40.0) * (0.05 if ends_flat else 1.0)
+    rows, columns = window.shape[0] // side, window.shape[1] // side
+    cut = window[: rows * side, : columns * side].reshape(rows, side, columns, side)
+    blocks = cut.swapaxes(1, 2)  # (rows, columns, side, side)
+    lag, quarter = 4, side // 4
+    across = (blocks[..., lag:] - blocks[..., :-lag]).std(axis=(-1, -2))
+    down = (blocks[..., lag:, :] - blocks[..., :-lag, :]).std(axis=(-1, -2))
+    spread = (across + down) / 2
+    ends = np.minimum(
+        blocks[..., -quarter:].std(axis=(-1, -2)), blocks[..., -quarter:, :].std(axis=(-1, -2))
+    )
+    telling: NDArray[np.float32] = np.where(ends < 2, 0.05, 1.0) * np.minimum(spread, 40.0)
+    return np.where(spread < _LEAST_SPREAD, 0.0, telling).astype(np.float32)
 
 
 def _grey(pixels: NDArray[Any]) -> NDArray[np.float32]:
     """Return ``(h, w)``, the mean over channels on a scale of 255."""
-    mean: NDArray[np.float32] = pixels.mean(axis=-1, dtype=np.float32)
-    if pixels.dtype.kind in "ui":
-        mean *= np.float32(255 / np.iinfo(pixels.dtype).max)
-    return mean
+    grey = pixels[..., 0].astype(np.float32)
+    for channel in range(1, pixels.shape[-1]):
+        grey += pixels[..., channel]
+    most = 255.0 if pixels.dtype.kind not in "ui" else float(np.iinfo(pixels.dtype).max)
+    grey *= np.float32(255 / most / pixels.shape[-1])
+    return grey
 
 
 class _Mosaic:
@@ -300,11 +307,14 @@ def _likeness(blocks: Sequence[_Block], finer: _Mosaic, scale: float) -> tuple[f
     for block in blocks:
         corner_x, corner_y = (block.x - _REACH) * scale, (block.y - _REACH) * scale
         window = finer.shrunk(corner_x, corner_y, scale, side + 2 * _REACH)
-        found.append((0.0, 0.0) if window is None else _place(block.grey[:side, :side], window))
+        if window is not None:  # else it is a block of what lies beyond the slide
+            found.append(_place(block.grey[:side, :side], window))
+    if len(found) < 2:
+        return 0.0, 0.0
     found.sort(reverse=True)
     better = found[: max(2, math.ceil(len(found) * 2 / 3))]
-    scores, shifts = zip(*better, strict=True)
-    return float(np.median(scores)), float(np.median(shifts))
+    score = float(np.median([s for s, _ in better]))
+    return score, float(np.median([shift for s, shift in better if s >= score]))
 
 
 def _place(block: NDArray[np.float32], window: NDArray[np.float32]) -> tuple[float, float]:

@@ -142,7 +142,8 @@ class Slide:
     def __repr__(self) -> str:
         width, height = self.dimensions
         mpp = "no mpp" if self.mpp is None else f"{self.mpp:.4g} µm/px"
-        return f"Slide({self.name!r}, {width} x {height}, {mpp}, {self.kind}, {self.backend})"
+        kind = "closed" if self._closed else self.kind
+        return f"Slide({self.name!r}, {width} x {height}, {mpp}, {kind}, {self.backend})"
 
     @cached_property
     def kind(self) -> Kind:

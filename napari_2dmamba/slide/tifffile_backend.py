@@ -43,6 +43,7 @@ _MOST_SEGMENTS = 2**24
 """Strips or tiles of one page: their list alone takes 256 MB."""
 _OVERHEAD = 2**20
 """Bytes of tables and marks that a compressed tile may hold besides its pixels."""
+_MOST_LEVELS = 64
 _MOST_PLANES = 1000
 """Channels, and samples of each, that are shown."""
 
@@ -221,7 +222,8 @@ class TifffileBackend:
     def _read_levels(self, series: tifffile.TiffPageSeries) -> None:
         levels: list[Level] = []
         self._sources: list[list[_Plane] | _Spilled | _Plain] = []
-        for stored in [*series.levels, *_reduced_images(self._tiff, series)]:
+        stored_levels = [*series.levels, *_reduced_images(self._tiff, series)]
+        for stored in sorted(stored_levels, key=_size, reverse=True):
             shape = dict(zip(stored.axes, stored.shape, strict=True))
             width, height = shape["X"], shape["Y"]
             if min(width, height) < 1 or stored.dtype != series.levels[0].dtype:
@@ -608,6 +610,10 @@ def _slide_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
     return max(candidates, key=area)
 
 
+def _size(series: tifffile.TiffPageSeries) -> int:
+    return int(series.keyframe.imagewidth) * int(series.keyframe.imagelength)
+
+
 def _reduced_images(
     tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries
 ) -> list[tifffile.TiffPageSeries]:
@@ -617,26 +623,25 @@ def _reduced_images(
     say themselves which pages are levels.
     """
     full = series.levels[0].keyframe
-    if tiff.is_svs or tiff.is_ome or not full.is_tiled:
+    if tiff.is_svs or tiff.is_ome or not full.is_tiled or series.axes != full.axes:
         return []
+    known = {level.keyframe.index for level in series.levels}
     found = []
-    for other in tiff.series:
-        page = other.levels[0].keyframe
+    for page in tiff.pages[:_MOST_LEVELS]:
         alike = (
-            other is not series
-            and len(other.levels) == 1
-            and other.axes == series.axes
+            page.index not in known
             and page.is_tiled
             and page.is_reduced
             and not page.is_mask
+            and page.axes == full.axes
             and int(page.photometric) == int(full.photometric)
             and page.samplesperpixel == full.samplesperpixel
             and page.imagewidth <= full.imagewidth
             and page.imagelength <= full.imagelength
         )
         if alike:
-            found.append(other)
-    return sorted(found, key=lambda s: -s.keyframe.imagewidth * s.keyframe.imagelength)
+            found.append(tifffile.TiffPageSeries([page]))
+    return found
 
 
 def _empty_segments(planes: list[_Plane]) -> tuple[int, int]:
