@@ -245,7 +245,7 @@ def _telling(window: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     lag, quarter = 4, side // 4
     across = (blocks[..., lag:] - blocks[..., :-lag]).std(axis=(-1, -2))
     down = (blocks[..., lag:, :] - blocks[..., :-lag, :]).std(axis=(-1, -2))
-    spread = (across + down) / 2
+    spread = np.minimum(across, down)  # a straight edge looks the same all along
     ends = np.minimum(
         blocks[..., -quarter:].std(axis=(-1, -2)), blocks[..., -quarter:, :].std(axis=(-1, -2))
     )
@@ -314,7 +314,7 @@ def _likeness(blocks: Sequence[_Block], finer: _Mosaic, scale: float) -> tuple[f
     found.sort(reverse=True)
     better = found[: max(2, math.ceil(len(found) * 2 / 3))]
     score = float(np.median([s for s, _ in better]))
-    return score, float(np.median([shift for s, shift in better if s >= score]))
+    return score, float(np.median([shift for s, shift in better if s > score - _LEAST_LEAD]))
 
 
 def _place(block: NDArray[np.float32], window: NDArray[np.float32]) -> tuple[float, float]:
