@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 
@@ -183,6 +184,11 @@ def activation(name: str) -> nn.Module:
     return nn.ReLU() if name == "relu" else nn.GELU()
 
 
+def counted(count: int) -> Tensor:
+    """Return 0, 1, ... as floats; an ``arange`` without memory would import torch's compiler."""
+    return torch.tensor([float(number) for number in range(count)])
+
+
 def score_of_class(scores: Tensor, logits: Tensor) -> Tensor:
     """Pick from ``(N, K)`` scores those of the class with the largest of ``(K,)`` logits."""
     return scores[:, int(logits.detach().argmax())]
@@ -194,6 +200,8 @@ def xavier_init(module: nn.Module) -> None:
     It runs over the whole network after construction, so it also replaces what a Mamba block
     set up for its step size: published models start with ``dt_proj.bias = 0``.
     """
+    if any(weight.is_meta for weight in module.parameters()):
+        return  # loaded weights follow; torch would import its compiler to draw none
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_normal_(part.weight)

@@ -18,6 +18,7 @@ from napari_2dmamba.models.architecture import (
     ArchitectureConfig,
     ModelOutput,
     activation,
+    counted,
     keep,
     xavier_init,
 )
@@ -59,9 +60,7 @@ class S4DKernel(nn.Module):
         self.log_dt = nn.Parameter(torch.rand(width) * span + math.log(0.001))
         self.C = nn.Parameter(torch.randn(width, modes, 2) / math.sqrt(2))
         self.log_A_real = nn.Parameter(torch.full((width, modes), math.log(0.5)))
-        self.A_imag = nn.Parameter(
-            math.pi * torch.arange(modes, dtype=torch.float).repeat(width, 1)
-        )
+        self.A_imag = nn.Parameter(math.pi * counted(modes).repeat(width, 1))
 
     def forward(self, length: int) -> Tensor:
         """Return ``(width, length)``.
