@@ -184,9 +184,12 @@ def activation(name: str) -> nn.Module:
     return nn.ReLU() if name == "relu" else nn.GELU()
 
 
-def counted(count: int) -> Tensor:
-    """Return 0, 1, ... as floats; an ``arange`` without memory would import torch's compiler."""
-    return torch.tensor([float(number) for number in range(count)])
+def counted(count: int, first: int = 0) -> Tensor:
+    """Return ``first``, ``first + 1``, ... as ``count`` floats.
+
+    An ``arange`` or a sum on torch's ``meta`` device would import its compiler, for seconds.
+    """
+    return torch.tensor([float(first + number) for number in range(count)])
 
 
 def score_of_class(scores: Tensor, logits: Tensor) -> Tensor:

@@ -166,7 +166,7 @@ class ScanWeights(nn.Module):
         inner, n, rank = config.d_inner, config.d_state, config.dt_rank
         self.x_proj = nn.Linear(inner, rank + 2 * n, bias=False)
         self.dt_proj = nn.Linear(rank, inner)
-        self.A_log = nn.Parameter(torch.log(counted(n) + 1).repeat(inner, 1))
+        self.A_log = nn.Parameter(torch.log(counted(n, first=1)).repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
         if config.inner_norms:
             self.dt_layernorm = RMSNorm(rank)

@@ -92,7 +92,7 @@ class SequenceMamba(nn.Module):
             self.add_module(f"conv1d{mark}", nn.Conv1d(inner, inner, d_conv, groups=inner))
             self.add_module(f"x_proj{mark}", nn.Linear(inner, rank + 2 * d_state, bias=False))
             self.add_module(f"dt_proj{mark}", nn.Linear(rank, inner))
-            A_log = torch.log(counted(d_state) + 1).repeat(inner, 1)
+            A_log = torch.log(counted(d_state, first=1)).repeat(inner, 1)
             name = "A_b_log" if mark else "A_log"
             self.register_parameter(name, nn.Parameter(A_log))
             self.register_parameter(f"D{mark}", nn.Parameter(torch.ones(inner)))
