@@ -53,6 +53,7 @@ from napari_2dmamba.plugin.slide_layer import (
     view_region,
     watch_reading,
 )
+from napari_2dmamba.plugin.trust_question import may_run
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 from napari_2dmamba.slide import PatchGrid, Slide, TissueMask, open_slide, read_regions
 
@@ -298,8 +299,7 @@ class RunWidget(DockedWidget):
             return
         form = self.slide_section.grid_form
         form.set_settings(grid_of_training(header, form.settings()))
-        if header.encoder is not None:
-            self.features_section.set_encoder(header.encoder)
+        self.features_section.follow_checkpoint(header.encoder)
 
     def _show_checkpoints(self) -> None:
         commands.show_checkpoints(self._viewer)
@@ -329,6 +329,8 @@ class RunWidget(DockedWidget):
         if features is None and self.features_section.from_file.isChecked():
             self._complain("no feature file is chosen; choose one under Features")
             return
+        if features is None and not self._may_run(settings.features.encoder):
+            return
         regions = drawn_regions(self._viewer)
         out = folder_of(slide)
         arriving = ArrivingFeatures(self._viewer, slide, self)
@@ -357,6 +359,13 @@ class RunWidget(DockedWidget):
         job.held.connect(arriving.show)
         job.failed.connect(arriving.end)
         job.cancelled.connect(arriving.end)
+
+    def _may_run(self, encoder: str) -> bool:
+        try:
+            return may_run(self, encoder)
+        except UserError as error:
+            self._complain(str(error))
+            return False
 
     def cancel(self) -> None:
         """Ask the running job to stop."""
