@@ -42,7 +42,26 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, TissueSettings, "tissue")
     add_options(parser, GridSettings, "patches", defaults="as the checkpoint was trained")
     add_options(parser, FeatureSettings, "features")
+    add_trust_option(parser)
     add_options(parser, ModelSettings, "model")
+
+
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    """Add the consent to an encoder that is a program."""
+    parser.add_argument(
+        "--trust-encoder",
+        action="store_true",
+        help="run the TorchScript file given as --encoder: a program that can do what you can. "
+        "Remembered for this content of the file",
+    )
+
+
+def trust_if_asked(options: argparse.Namespace, encoder: str) -> None:
+    """Keep the consent to an encoder where it was given."""
+    if options.trust_encoder:
+        from napari_2dmamba.features.trust import trust_encoder
+
+        trust_encoder(encoder)
 
 
 def model_of(
@@ -63,6 +82,7 @@ def model_of(
         model=settings_from(options, ModelSettings, parser),
         in_pixels=options.in_pixels,
     )
+    trust_if_asked(options, settings.features.encoder)
     checkpoint = options.checkpoint or demo_checkpoint()
     given = named_values(options.checkpoint_setting, "--checkpoint-setting", parser)
     grid = grid_settings_for(

@@ -19,7 +19,7 @@ from napari_2dmamba.compare.contender import (
 from napari_2dmamba.compare.cost import fastest_pass, peak_of_forward
 from napari_2dmamba.errors import Cancelled, GridError, UserError
 from napari_2dmamba.explain.named_maps import MAPS, Asked, compute_maps
-from napari_2dmamba.explain.outcome import Target
+from napari_2dmamba.explain.outcome import Target, named_target
 from napari_2dmamba.explain.subject import Subject
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.pipeline import RunResult, RunSettings, grid_settings_for, prepare_bag, run
@@ -78,6 +78,9 @@ def compare(
     models = [contender.load() for contender in contenders]
     labels = [contender.label for contender in contenders]
     unchecked = refuse_strangers(labels, [model.header for model in models])
+    for label, model in zip(labels, models, strict=True):
+        with _about(label):
+            named_target(model.header, target)
     with _opened(slide, mpp) as opened:
         grid_settings = settings.grid or grid_settings_for(models[0])
         settings = dataclasses.replace(settings, grid=grid_settings)
@@ -182,7 +185,8 @@ def _about(label: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise type(error)(f"{label}: {error}") from error
+        error.args = (f"{label}: {error}",)  # the kind keeps what else it carries
+        raise
 
 
 @contextmanager

@@ -144,19 +144,17 @@ def predict(
             values.append(said.survival)
             risks.append(said.risk)
         else:
-            values.append(class_probabilities(said.logits))
+            assert said.probabilities is not None
+            values.append(said.probabilities)
         # Without its bag: a thousand of them are not to be held
         rows.append(dataclasses.replace(example, bag=None))  # type: ignore[arg-type]
     if not rows:
         raise EvaluationError("there is no slide to predict; give at least one")
     patients = [row.patient or row.name or str(i) for i, row in enumerate(rows)]
     survival = kind == "survival"
-    names = aggregator.header.class_names
-    if not survival and len(names) == 1:
-        names = (f"not {names[0]}", names[0])
     found = Predictions(
         kind,
-        names,
+        aggregator.header.class_names,
         tuple(row.name or f"bag {i}" for i, row in enumerate(rows)),
         np.unique(patients, return_inverse=True)[1].astype(np.int64),
         (model,) * len(rows),
@@ -171,14 +169,6 @@ def predict(
     )
     found.require_finite()
     return found
-
-
-def class_probabilities(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return softmax ``(K,)``; of one logit ``(2,)``: against it, and for it by its sigmoid."""
-    if len(logits) == 1:
-        logits = np.array([0.0, float(logits[0])])
-    shifted = np.exp(logits - logits.max())
-    return shifted / shifted.sum()
 
 
 class named:

@@ -241,8 +241,6 @@ def table_for(header: CheckpointHeader, table: Table) -> Table:
     if kind == "survival":
         return table
     known = tuple(header.training.get("labels") or header.class_names)
-    if len(header.class_names) == 1 and len(known) == 1:
-        known = tuple(table.classes)  # one logit: the first class against the second
     unknown = [name for name in table.classes if name not in known]
     unknown = [name for name in unknown if any(s.label == name for s in table.slides)]
     if unknown:

@@ -278,6 +278,7 @@ def lay_on_patch(subject: Subject, field: NDArray[np.float64], patch: int, what:
         f"how strongly a patch depends on its surroundings, the mean over {what}, each divided by "
         f"its sum, laid on the patch at row {row}, column {col}",
         queries=(patch,),
+        gaps=True,
     )
 
 

@@ -13,6 +13,7 @@ from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.models.aggregator import Aggregator
 from napari_2dmamba.models.architecture import Architecture, ModelOutput
+from napari_2dmamba.models.finite import require_finite
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.models.mamba2d import Mamba2DMIL
 from napari_2dmamba.models.settings import ModelSettings
@@ -159,15 +160,27 @@ class Subject:
         all_cells: bool = False,
         quantity: str = "",
         queries: Sequence[Query] = (),
+        gaps: bool = False,
     ) -> GridMap:
         """Place ``(rows, cols)`` values of the canvas on the slide; ``queries`` are its subject.
 
         The map covers the bounding box of the patches, as the attention map does, with NaN
         where there is no patch; with ``all_cells`` the whole canvas, pad cells included.
+
+        Raises
+        ------
+        NotFiniteError
+            When a value is infinite, or not a number where a patch lies; with ``gaps`` NaN may
+            stand there too.
         """
         array = _array(values)
         if array.shape != self.canvas:
             raise ValueError(f"values are {array.shape}, but the canvas is {self.canvas}")
+        at_patches = array[tuple(self.cells_of_patches.T)]
+        require_finite(
+            f"values of the map {name!r}",
+            at_patches[~np.isnan(at_patches)] if gaps else array if all_cells else at_patches,
+        )
         about = tuple(self.corner_of(query) for query in queries)
         if all_cells:
             return self._map(array, (0, 0), name, meaning, signed, quantity, about)
@@ -189,8 +202,12 @@ class Subject:
         signed: bool = False,
         quantity: str = "",
         queries: Sequence[Query] = (),
+        gaps: bool = False,
     ) -> GridMap:
-        """Place one score per patch on the slide; the later patch of a shared cell is shown."""
+        """Place one score per patch on the slide; the later patch of a shared cell is shown.
+
+        See `map_of_canvas` for ``gaps`` and errors.
+        """
         array = _array(scores)
         if array.shape != (len(self),):
             raise ValueError(f"scores are {array.shape}, but the bag holds {len(self)} patches")
@@ -198,7 +215,7 @@ class Subject:
         cells = self.cells_of_patches
         canvas[cells[:, 0], cells[:, 1]] = array
         return self.map_of_canvas(
-            canvas, name, meaning, signed=signed, quantity=quantity, queries=queries
+            canvas, name, meaning, signed=signed, quantity=quantity, queries=queries, gaps=gaps
         )
 
     def scores_of_map(self, grid_map: GridMap) -> NDArray[np.float64]:

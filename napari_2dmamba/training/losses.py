@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from napari_2dmamba.models.answer import class_logits
+
 SMALLEST_PROBABILITY = 1e-7
 """Published survival losses take no logarithm of less; beyond it there is no gradient."""
 
@@ -131,11 +133,7 @@ def classification(logits: Tensor, label: Tensor, class_weights: Tensor | None =
     -------
     Scalar, weighted mean of the batch: weights are not normalised within it.
     """
-    if logits.shape[1] == 1:
-        target = label.to(logits.dtype)
-        each = functional.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
-    else:
-        each = functional.cross_entropy(logits, label, reduction="none")
+    each = functional.cross_entropy(class_logits(logits), label, reduction="none")
     if class_weights is not None:
         each = each * class_weights.to(logits.dtype)[label]
     return each.mean()
