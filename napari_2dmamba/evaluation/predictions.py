@@ -3,14 +3,15 @@
 import csv
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_2dmamba.errors import EvaluationError
+from napari_2dmamba.errors import EvaluationError, UserError
 from napari_2dmamba.models.aggregator import Aggregator
 from napari_2dmamba.models.settings import ModelSettings
 from napari_2dmamba.settings import ProgressCallback, StopCallback
@@ -171,20 +172,15 @@ def predict(
     return found
 
 
-class named:
+@contextmanager
+def named(slide: str) -> Iterator[None]:
     """Put the slide's name into what goes wrong with its bag."""
-
-    def __init__(self, slide: str) -> None:
-        self.slide = slide
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        from napari_2dmamba.errors import UserError
-
-        if isinstance(error, UserError) and self.slide and self.slide not in str(error):
-            raise type(error)(f"slide {self.slide}: {error}") from error
+    try:
+        yield
+    except UserError as error:
+        if slide and slide not in str(error):
+            error.args = (f"slide {slide}: {error}",)
+        raise
 
 
 def together(parts: Sequence[Predictions], patients: Sequence[Sequence[str]]) -> Predictions:

@@ -110,6 +110,10 @@ class _Plan:
             "settings": asdict(self.preset.fit),
             "config": {**self.preset.config, **self.config},
             "features": asdict(self.features),
+            # sizes: reading gigabytes again only to compare them would take as long as training
+            "feature_files": fingerprint(
+                sorted((s.name, s.features.stat().st_size) for s in self.table.slides if s.features)
+            ),
             "class_names": self.class_names,
         }
 
