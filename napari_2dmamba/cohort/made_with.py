@@ -8,7 +8,7 @@ from typing import Any
 
 from napari_2dmamba.errors import CohortError
 from napari_2dmamba.export.record import as_json
-from napari_2dmamba.features import FeatureSettings
+from napari_2dmamba.features import FeatureFileSettings, FeatureSettings
 from napari_2dmamba.models.settings import ModelSettings
 from napari_2dmamba.pipeline import RunSettings
 from napari_2dmamba.settings import validate
@@ -21,6 +21,7 @@ _STAGES: dict[str, Any] = {
     "grid": GridSettings,
     "features": FeatureSettings,
     "model": ModelSettings,
+    "feature_file": FeatureFileSettings,
 }
 
 
@@ -78,7 +79,7 @@ def read_made_with(out: Path) -> MadeWith | None:
 
 def _settings(told: dict[str, Any]) -> RunSettings:
     stages = {
-        name: kind(**{key: told[name][key] for key in _names(kind) & told[name].keys()})
+        name: kind(**{key: told[name][key] for key in _names(kind) & told.get(name, {}).keys()})
         for name, kind in _STAGES.items()
     }
     for stage in stages.values():

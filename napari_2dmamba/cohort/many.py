@@ -94,8 +94,12 @@ def run_cohort(
         When nothing can begin: no slide, a checkpoint that does not load, a folder that cannot
         be written, no scheduler. What happens to a slide is in its row.
     """
+    from napari_2dmamba.features.files import require_features
     from napari_2dmamba.models import load_checkpoint
 
+    given_features = None
+    if features is not None:
+        given_features = str(require_features(features, or_folder=True).absolute())
     path = Path(checkpoint).expanduser().absolute()
     given = dict(checkpoint_settings or {})
     settings = settings or RunSettings()
@@ -108,7 +112,7 @@ def run_cohort(
         checkpoint=str(path),
         checkpoint_hash=file_hash(path),
         checkpoint_settings=given,
-        features=None if features is None else str(Path(features).absolute()),
+        features=given_features,
     )
     return _cohort(slides, work, cohort, client, on_progress, on_status, should_stop, should_pause)
 
@@ -155,7 +159,9 @@ def _work(
 ) -> Work:
     from napari_2dmamba.slide import read_regions
 
-    for stage in (settings.tissue, settings.grid, settings.features, settings.model):
+    for stage in (
+        settings.tissue, settings.grid, settings.features, settings.model, settings.feature_file
+    ):  # fmt: skip
         validate(stage)
     weights = settings.features.weights
     if weights is not None and not Path(weights).exists():
