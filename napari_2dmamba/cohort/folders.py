@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from napari_2dmamba.cohort.status import SlideStatus, read_status, write_status
+from napari_2dmamba.cohort.status import DONE, STOPPED, SUPERSEDED, SlideStatus, read_status, write_status
 from napari_2dmamba.errors import CohortError
 
 _LOCK_FILE = ".lock"
@@ -24,7 +24,9 @@ def claim(out: Path, row: SlideStatus, identity: str, *, alone: bool) -> Path:
     """Return the slide's folder in `out`, made and marked as this slide's.
 
     It is called as the slide, or, where another slide of that name has the folder already,
-    ``<name>-<first digits of the identity>``. A slide keeps its folder for good.
+    ``<name>-<first digits of the identity>``. A slide keeps its folder, until its file is
+    replaced by another of the same name in the same place: then the folder of the former gets
+    digits, and its status says that it is superseded.
 
     Parameters
     ----------
@@ -47,6 +49,10 @@ def claim(out: Path, row: SlideStatus, identity: str, *, alone: bool) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / _NAMING_LOCK, timeout=_NAMING_SECONDS):
+            if alone and _is_replaced(plain, row) and _moved_aside(plain):
+                if long.is_dir() and _belongs(long, row):
+                    long.rename(plain)
+                    _take_up_again(plain, before=long)
             for folder in (plain, long):
                 if _belongs(folder, row):
                     return folder
@@ -73,7 +79,49 @@ def _belongs(folder: Path, row: SlideStatus) -> bool:
         return _run_of(folder) == row.fingerprint != ""
     if held.fingerprint and row.fingerprint:
         return held.fingerprint == row.fingerprint
-    return held.slide == row.slide  # one of the two does not open
+    return held.slide == os.path.normpath(os.path.abspath(row.slide))  # one of the two does not open
+
+
+def _is_replaced(folder: Path, row: SlideStatus) -> bool:
+    """Return whether a folder is of an earlier content of the same slide file."""
+    held = read_status(folder)
+    return (
+        held is not None
+        and held.slide == os.path.normpath(os.path.abspath(row.slide))
+        and bool(held.fingerprint and row.fingerprint)
+        and held.fingerprint != row.fingerprint
+    )
+
+
+def _moved_aside(folder: Path) -> bool:
+    """Give the folder of a former content another name and mark it; False while it is at work."""
+    held = read_status(folder)
+    assert held is not None
+    aside = folder.with_name(f"{folder.name}-{held.fingerprint[:8]}")
+    if aside.exists() or is_locked(folder):
+        return False
+    old = dataclasses.replace(held, folder=str(aside), state=SUPERSEDED)
+    folder.rename(aside)
+    moved = {name: relocated(value, folder, aside) for name, value in old.result.items()}
+    write_status(dataclasses.replace(old, result=moved))
+    return True
+
+
+def _take_up_again(folder: Path, before: Path) -> None:
+    """Give a folder that has the plain name again its former standing."""
+    held = read_status(folder)
+    assert held is not None
+    if held.state == SUPERSEDED:
+        held = dataclasses.replace(held, state=DONE if held.key else STOPPED)
+    moved = {name: relocated(value, before, folder) for name, value in held.result.items()}
+    write_status(dataclasses.replace(held, result=moved))
+
+
+def relocated(value: object, before: Path, after: Path) -> object:
+    """Return a path below one folder as one below another; anything else as it is."""
+    if isinstance(value, str) and Path(value).is_relative_to(before):
+        return str(after / Path(value).relative_to(before))
+    return value
 
 
 def _run_of(folder: Path) -> str | None:

@@ -219,7 +219,7 @@ def _cohort(
         work = dataclasses.replace(
             work, settings=dataclasses.replace(work.settings, features=features)
         )
-    ledger = _Ledger(listed, work, on_progress, on_status)
+    ledger = _Ledger(listed, work, on_progress, on_status, full_paths=settings.full_paths)
     try:
         interrupted = _share_out(crew, ledger, settings.retries, should_stop, should_pause)
     except BaseException:
@@ -283,7 +283,10 @@ class _Ledger:
         work: Work,
         on_progress: ProgressCallback | None,
         on_status: StatusCallback | None,
+        *,
+        full_paths: bool,
     ) -> None:
+        self._full_paths = full_paths
         self._work, self._slides = work, slides
         self._on_progress, self._on_status = on_progress, on_status
         # Names are compared as a Mac or Windows compares them
@@ -332,9 +335,9 @@ class _Ledger:
     def write_table(self) -> None:
         """Write the table of every slide in the folder, this run's and those of others."""
         began = time.monotonic()
-        rows = {row.folder: row for row in read_cohort(self._work.out).rows}
+        kept = read_cohort(self._work.out, superseded=True).rows
         homeless = [row for row in self.rows if not row.folder]
-        write_summary(Path(self._work.out), [*rows.values(), *homeless])
+        write_summary(Path(self._work.out), [*kept, *homeless], full_paths=self._full_paths)
         took = time.monotonic() - began
         self._next_table = time.monotonic() + _SECONDS_BETWEEN_TABLES + 20 * took
 

@@ -1,5 +1,6 @@
 """Read and write feature files: our own, and those of other tools (see `file_facts`)."""
 
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,9 @@ def write_features(bag: FeatureBag, path: str | Path) -> Path:
         with written_whole(path, FeatureError) as temporary:
             parquet.write_table(temporary, bag.features, bag.coords, {OWN_ATTRIBUTE: json.dumps(known)})
         return path
-    with written_whole(path, FeatureError) as temporary, h5py.File(temporary, "w") as file:
+    # Made in memory: where a disk is full, the HDF5 library takes the process down with it
+    whole = io.BytesIO()
+    with h5py.File(whole, "w") as file:
         file.create_dataset("features", data=bag.features.astype(np.float32))
         coords = file.create_dataset("coords", data=bag.coords.astype(np.int64))
         file.attrs[OWN_ATTRIBUTE] = json.dumps(known)
@@ -94,6 +97,8 @@ def write_features(bag: FeatureBag, path: str | Path) -> Path:
             coords.attrs["target_magnification"] = 10 / bag.mpp
         if bag.slide_mpp is not None:
             coords.attrs["level0_magnification"] = 10 / bag.slide_mpp
+    with written_whole(path, FeatureError) as temporary:
+        temporary.write_bytes(whole.getbuffer())
     return path
 
 
@@ -177,6 +182,38 @@ def require_features(path: str | Path, *, or_folder: bool = False) -> Path:
     if path.suffix.lower() not in FEATURE_SUFFIXES:
         raise FeatureError(f"{path} is no features file: its name must end in {_SUFFIXES}")
     return path
+
+
+def features_named_like(slide: Path, folder: Path) -> Path:
+    """Return the file of a folder that holds the features of a slide, by its name.
+
+    For ``x.svs`` that is ``x.h5`` or with another suffix of `FEATURE_SUFFIXES`, in small letters
+    or capitals; for ``x.ome.tif`` also ``x.h5`` beside ``x.ome.h5``.
+
+    Raises
+    ------
+    FeatureError
+        When there is none, or two differ by capitals only.
+    """
+    stems = dict.fromkeys((slide.stem, slide.name, slide.stem.removesuffix(".ome")))
+    files: dict[tuple[str, str], list[Path]] = {}
+    try:
+        for path in folder.iterdir():
+            files.setdefault((path.stem, path.suffix.lower()), []).append(path)
+    except OSError as error:
+        raise FeatureError(f"{folder} cannot be read ({error.strerror}); check it") from error
+    for stem in stems:
+        for suffix in FEATURE_SUFFIXES:
+            found = files.get((stem, suffix), [])
+            if len(found) > 1:
+                named = " and ".join(sorted(path.name for path in found))
+                raise FeatureError(f"{folder} holds both {named}; leave the right one there")
+            if found and found[0].is_file():
+                return found[0]
+    raise FeatureError(
+        f"{folder} holds no features of {slide.name} ({slide.stem}.h5, .pt or .parquet); put them "
+        "there, or leave the folder out to compute them"
+    )
 
 
 def describe_features(path: str | Path) -> dict[str, Any]:

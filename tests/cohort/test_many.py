@@ -91,10 +91,20 @@ def test_what_is_done_is_skipped_by_content(scans: Path, checkpoint: Path, tmp_p
     write_slide(moved / "a.tif", seed=5)  # another slide under the same name
     other = again()
     assert other.state == "done"
-    assert Path(other.folder).name == f"a-{other.fingerprint[:8]}"
-    assert arrays.stat().st_mtime_ns == made
+    assert Path(other.folder).name == "a"  # whoever pools by name gets what is there now
+    aside = out / f"a-{first.fingerprint[:8]}"
+    assert (aside / arrays.name).stat().st_mtime_ns == made
+    assert read_status(aside).state == "superseded"
+    with (out / "summary.csv").open(newline="", encoding="utf-8") as file:
+        told = {row["folder"]: row["state"] for row in csv.DictReader(file)}
+    assert told == {"a": "done", aside.name: "superseded"}
+    assert [row.folder for row in read_cohort(out).rows] == [other.folder]
 
     shutil.copy(scans / "a.tif", moved / "a.tif")
+    back = again()  # the former content is back: so is its result, under the plain name
+    assert (back.state, Path(back.folder).name) == ("reused", "a")
+    assert arrays.stat().st_mtime_ns == made
+    assert read_status(out / f"a-{other.fingerprint[:8]}").state == "superseded"
     assert again(write_checkpoint(tmp_path / "other.safetensors", seed=3)).state == "done"
     assert again().state == "done"  # the other checkpoint's result has taken the place
     arrays.write_bytes(arrays.read_bytes()[:-8])
