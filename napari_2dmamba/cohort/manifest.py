@@ -113,11 +113,12 @@ def _text(path: Path) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
-        if encoding == "utf-8-sig":
+        if encoding == "utf-8-sig" and not data.startswith(codecs.BOM_UTF8):
             with contextlib.suppress(UnicodeDecodeError):
                 return data.decode("cp1252")
         raise CohortError(
-            f"{path} is not text in UTF-8 (byte {error.start}); save it as CSV UTF-8"
+            f"{path} is not text in {encoding.removesuffix('-sig').upper()} (byte "
+            f"{error.start}); save it as CSV UTF-8"
         ) from error
 
 

@@ -29,6 +29,7 @@ from napari_2dmamba.errors import FeatureError
 from napari_2dmamba.features.model_encoder import ModelEncoder, Transform
 from napari_2dmamba.features.weights import fit_weights, missing_extra, read_weights
 
+_LARGEST_YAML = 2**16
 _KEYS = {
     "name", "network", "weights", "input_size", "mean", "std", "interpolation", "pooling",
     "prefix_tokens", "mpp", "licence", "feature_size",
@@ -96,9 +97,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except ImportError as error:
         raise missing_extra(error) from error
     try:
-        said = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise FeatureError(f"{path} is no YAML: {str(error).splitlines()[0]}") from error
+        if path.stat().st_size > _LARGEST_YAML:
+            raise FeatureError(f"{path} is too large for a few lines of YAML; check its name")
+        text = path.read_text(encoding="utf-8")
+        # A few aliases of aliases unfold to more than memory holds
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise FeatureError(f"{path} holds YAML aliases (*name); write the values out")
+        said = yaml.safe_load(text)
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
+        raise FeatureError(f"{path} is no YAML: {_first_line(error)}") from error
     if not isinstance(said, dict) or "network" not in said:
         raise FeatureError(
             f"{path} does not name a 'network': a .ts or .onnx file, or timm:<model>"
@@ -111,6 +118,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if said.get("pooling", "none") not in ("none", "cls", "mean", "cls+mean"):
         raise FeatureError(f"{path}: pooling must be none, cls, mean or cls+mean")
     return said
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _transform(path: Path, said: dict[str, Any]) -> Transform:

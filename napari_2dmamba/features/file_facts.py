@@ -315,7 +315,8 @@ class _Said:
             except (TypeError, ValueError, IndexError, OverflowError):
                 number = math.nan
             if not least <= number <= most:
-                shown = ascii(value)[:40]
+                plain = value.item() if isinstance(value, np.generic) else value
+                shown = ascii(plain)[:40]
                 raise FeatureError(
                     f"{self.path} says {name} {shown}, which must be a number from {least:g} to "
                     f"{most:g}; mend the file, or make it again"

@@ -119,6 +119,12 @@ def placed(
     source: dict[str, Any] = dict(facts.source)
     if facts.layout != OWN_LAYOUT:  # ours says everything itself
         source |= {"layout": facts.layout or "unknown", "taken_from": found.taken_from}
+    if found.taken_from["patch_size_level0"] is _FROM_CHECKPOINT:
+        remarks.append(
+            f"the features file does not say how wide its patches are: {found.side} px on level 0 "
+            "were taken from the checkpoint"
+            + ("" if found.step is None else f", and they lie {found.step} px apart")
+        )
     if remarks:
         source["remarks"] = remarks
     return FeatureBag(
@@ -161,6 +167,8 @@ class _Sizes:
         ``(N, 2)`` int64.
     patch_size, mpp
         Pixels, and µm per pixel, of the patches; None where nobody says.
+    step
+        How far neighbouring patches lie apart, in level-0 pixels; None where none have any.
     taken_from
         By the name of a value, who said it.
     """
@@ -243,7 +251,7 @@ class _Sizes:
             (given.feature_patch_size_level0, _FROM_USER),
             (by_both, whose),
         )
-        step = step_of(np.rint(corners).astype(np.int64))
+        step = self.step = step_of(np.rint(corners).astype(np.int64))
         contradicted = ""
         if side is None:
             # Guesses, which the distance of the patches must confirm

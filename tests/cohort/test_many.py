@@ -18,7 +18,7 @@ from napari_2dmamba.cohort import extract_cohort as extract
 from napari_2dmamba.cohort.folders import worked_on
 from napari_2dmamba.cohort.gate import Gate, Passage
 from napari_2dmamba.cohort.made_with import read_made_with
-from napari_2dmamba.cohort.status import CohortSummary, SlideStatus
+from napari_2dmamba.cohort.status import CohortSummary, SlideStatus, read_status
 from napari_2dmamba.errors import CheckpointError, CohortError
 from napari_2dmamba.features import FeatureSettings
 from napari_2dmamba.models.settings import ModelSettings
