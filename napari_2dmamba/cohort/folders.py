@@ -8,7 +8,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from napari_2dmamba.cohort.status import DONE, STOPPED, SUPERSEDED, SlideStatus, read_status, write_status
+from napari_2dmamba.cohort.status import (
+    DONE,
+    STOPPED,
+    SUPERSEDED,
+    SlideStatus,
+    read_status,
+    write_status,
+)
 from napari_2dmamba.errors import CohortError
 
 _LOCK_FILE = ".lock"
@@ -49,10 +56,10 @@ def claim(out: Path, row: SlideStatus, identity: str, *, alone: bool) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / _NAMING_LOCK, timeout=_NAMING_SECONDS):
-            if alone and _is_replaced(plain, row) and _moved_aside(plain):
-                if long.is_dir() and _belongs(long, row):
-                    long.rename(plain)
-                    _take_up_again(plain, before=long)
+            is_free = alone and _is_replaced(plain, row) and _moved_aside(plain)
+            if is_free and long.is_dir() and _belongs(long, row):
+                long.rename(plain)
+                _take_up_again(plain, before=long)
             for folder in (plain, long):
                 if _belongs(folder, row):
                     return folder
@@ -79,7 +86,9 @@ def _belongs(folder: Path, row: SlideStatus) -> bool:
         return _run_of(folder) == row.fingerprint != ""
     if held.fingerprint and row.fingerprint:
         return held.fingerprint == row.fingerprint
-    return held.slide == os.path.normpath(os.path.abspath(row.slide))  # one of the two does not open
+    return held.slide == os.path.normpath(
+        os.path.abspath(row.slide)
+    )  # one of the two does not open
 
 
 def _is_replaced(folder: Path, row: SlideStatus) -> bool:

@@ -71,7 +71,8 @@ def read_manifest(path: str | os.PathLike[str]) -> list[CohortSlide]:
             found[identity] = (line, slide)
     except csv.Error as error:
         raise CohortError(
-            f"{path}, line {reader.line_num + lines_before}: not a line of a CSV table ({error}); check its quotes"
+            f"{path}, line {reader.line_num + lines_before}: not a line of a CSV table "
+            f"({error}); check its quotes"
         ) from error
     if not found:
         raise CohortError(f"{path} names no slide; add one line per slide below the first")

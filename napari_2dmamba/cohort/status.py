@@ -123,7 +123,9 @@ _NUMBERS = ("attempts", "seconds", "patches_per_second")
 _DICTIONARIES = ("notes", "result")
 _PLACES = ("folder", "file")
 """Of a result: what is called by a path."""
-_FOLDERS_OF_A_PATH = re.compile(r"(?<![\w.~])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:;,()'\"]+)*[/\\](?=\w)")
+_FOLDERS_OF_A_PATH = re.compile(
+    r"(?<![\w.~])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:;,()'\"]+)*[/\\](?=\w)"
+)
 
 
 def write_status(status: SlideStatus) -> None:

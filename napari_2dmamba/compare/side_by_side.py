@@ -99,9 +99,7 @@ def compare(
                 model.check_fits(bag)
         uses_grid = any(model.model.uses_grid for model in models)
         with_grid = contenders[0].settings or settings.model
-        bag, overlap = laid_out(
-            bag, uses_grid=uses_grid, shared_cells=with_grid.shared_cells
-        )
+        bag, overlap = laid_out(bag, uses_grid=uses_grid, shared_cells=with_grid.shared_cells)
         grid = grid_of(bag, opened) if len(bag) != len(grid) else grid
         unchecked = (*unchecked, *bag.source.get("remarks", ()), *overlap)
         query = None if at is None else patch_at(bag, at)

@@ -60,9 +60,7 @@ class GridMap:
         """World units per map pixel, ``(y, x)``."""
         return self.pixel_size, self.pixel_size
 
-    def cells_of(
-        self, coords: NDArray[np.int64], patch_size_level0: int
-    ) -> NDArray[np.int64]:
+    def cells_of(self, coords: NDArray[np.int64], patch_size_level0: int) -> NDArray[np.int64]:
         """Return ``(N, 2)`` cells ``(row, col)`` that show patches, which may lie off the map.
 
         A patch is shown by the cell under its middle: where patches overlap, cells are smaller
@@ -121,7 +119,9 @@ def scatter(
         values.reshape(-1)[held] = sums[held] / counts[held]
         shared = len(cells) - int(held.sum())
         if shared:
-            meaning += f"; {shared} patches share a cell of the map with others: their mean is shown"
+            meaning += (
+                f"; {shared} patches share a cell of the map with others: their mean is shown"
+            )
     else:
         values[cells[:, 0], cells[:, 1]] = scores
     return GridMap(

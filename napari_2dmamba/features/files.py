@@ -83,7 +83,9 @@ def write_features(bag: FeatureBag, path: str | Path) -> Path:
     }
     if suffix == parquet.SUFFIX:
         with written_whole(path, FeatureError) as temporary:
-            parquet.write_table(temporary, bag.features, bag.coords, {OWN_ATTRIBUTE: json.dumps(known)})
+            parquet.write_table(
+                temporary, bag.features, bag.coords, {OWN_ATTRIBUTE: json.dumps(known)}
+            )
         return path
     # Made in memory: where a disk is full, the HDF5 library takes the process down with it
     whole = io.BytesIO()

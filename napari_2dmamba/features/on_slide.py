@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,20 @@ from napari_2dmamba.features.lattice import step_of
 from napari_2dmamba.slide.grid import PatchGrid, canvas_of_slide, cells_of
 
 if TYPE_CHECKING:
-    from napari_2dmamba.models.header import CheckpointHeader
     from napari_2dmamba.slide import Slide
+
+
+class TrainedOn(Protocol):
+    """What a checkpoint says of the patches it was trained on, such as a `CheckpointHeader`."""
+
+    @property
+    def patch_size(self) -> int | None:
+        """Side of a patch in pixels at `mpp`."""
+
+    @property
+    def mpp(self) -> float | None:
+        """µm per pixel of the patches."""
+
 
 _SAME = 0.02
 """Relative difference of two statements of one number."""
@@ -48,7 +60,7 @@ def features_on(
     slide: Slide,
     features: FeatureBag | str | Path,
     *,
-    trained: CheckpointHeader | None = None,
+    trained: TrainedOn | None = None,
     given: FeatureFileSettings | None = None,
 ) -> FeatureBag:
     """Return features as they lie on a slide.
@@ -95,7 +107,7 @@ def placed(
     file: FeatureFile,
     slide: Slide | None = None,
     *,
-    trained: CheckpointHeader | None = None,
+    trained: TrainedOn | None = None,
     given: FeatureFileSettings | None = None,
     slide_mpp: float | None = None,
     encoder: str | None = None,
@@ -177,7 +189,7 @@ class _Sizes:
         self,
         file: FeatureFile,
         slide: Slide | None,
-        trained: CheckpointHeader | None,
+        trained: TrainedOn | None,
         given: FeatureFileSettings,
         slide_mpp: float | None,
     ) -> None:
@@ -205,9 +217,8 @@ class _Sizes:
 
     def _scale(self, slide_mpp: float | None) -> float | None:
         facts = self._facts
-        if slide_mpp is not None and facts.slide_mpp is not None:
-            if not _agree(facts.slide_mpp, slide_mpp):
-                raise _contradiction(self._file.path, "slide_mpp", facts.slide_mpp, slide_mpp)
+        if None not in (slide_mpp, facts.slide_mpp) and not _agree(facts.slide_mpp, slide_mpp):
+            raise _contradiction(self._file.path, "slide_mpp", facts.slide_mpp, slide_mpp)
         nominal = None if facts.slide_magnification is None else 10 / facts.slide_magnification
         scale = self._take(
             "slide_mpp",
@@ -302,8 +313,8 @@ class _Sizes:
             flags = " and ".join("--" + name.replace("_", "-") for name in missing)
             advice += f", or at their own resolution ({flags})"
         return MissingFeatureFactsError(
-            f"{self._file.path} does not say how wide its patches are: found {self._file.found} without a "
-            f"patch size{why}; {advice}{hint}",
+            f"{self._file.path} does not say how wide its patches are: found {self._file.found} "
+            f"without a patch size{why}; {advice}{hint}",
             missing,
         )
 
@@ -348,18 +359,19 @@ class _Sizes:
             computed = self.side * self.scale / self.patch_size
             if self.taken_from["slide_mpp"] is _NOMINAL and facts.magnification is not None:
                 computed = None  # two nominal numbers make no measured one
-        if computed is not None and facts.mpp is not None:
-            if abs(computed - facts.mpp) > (_SAME_MPP + 1 / self.side) * computed:
-                raise FeatureError(
-                    f"{self._file.path} says that its patches have {facts.mpp:g} µm per pixel, and "
-                    f"on this slide they have {computed:g} (patches of {self.side} level-0 px, "
-                    f"{self.patch_size} px each, {self.scale:g} µm per level-0 pixel); take the "
-                    "slide they were computed from, or check --mpp"
-                )
+        within = _SAME_MPP + 1 / self.side  # patches are a whole number of pixels wide
+        if computed is not None and facts.mpp and abs(computed - facts.mpp) > within * computed:
+            raise FeatureError(
+                f"{self._file.path} says that its patches have {facts.mpp:g} µm per pixel, and "
+                f"on this slide they have {computed:g} (patches of {self.side} level-0 px, "
+                f"{self.patch_size} px each, {self.scale:g} µm per level-0 pixel); take the "
+                "slide they were computed from, or check --mpp"
+            )
         given = self._given.feature_mpp
         nominal = None if facts.magnification is None else 10 / facts.magnification
         if computed is None and given is not None and nominal is not None:
-            if not 1 / _SAME_MAGNIFICATION < given / nominal < _SAME_MAGNIFICATION:
+            ratio = max(given / nominal, nominal / given)
+            if ratio >= _SAME_MAGNIFICATION:
                 raise _contradiction(self._file.path, "mpp", nominal, given)
         mpp = self._take(
             "mpp",

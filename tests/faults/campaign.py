@@ -83,7 +83,7 @@ def forked(act: Callable[[], str]) -> tuple[int, str]:
             code, answer = 1, str(error)
             if "\n" in answer or "unexpected" in answer:
                 code = 2
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - this is what a campaign looks for
             answer = traceback.format_exc()
         finally:
             shim.fault_arm(b"", 0, 0)

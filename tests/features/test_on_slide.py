@@ -82,7 +82,9 @@ def test_a_checkpoint_that_the_coordinates_contradict_is_not_believed(
 ) -> None:
     path = h5(tmp_path / "a.h5")
     other = dataclasses.replace(trained, patch_size=512)
-    with pytest.raises(MissingFeatureFactsError, match="512 px wide, but lie 256 px apart") as error:
+    with pytest.raises(
+        MissingFeatureFactsError, match="512 px wide, but lie 256 px apart"
+    ) as error:
         features_on(slide, path, trained=other)
     assert error.value.missing == ("feature_patch_size", "feature_mpp")
     with pytest.raises(MissingFeatureFactsError, match="--feature-patch-size and --feature-mpp"):
@@ -256,7 +258,8 @@ def test_overlapping_patches_are_said_and_all_of_them_shown(slide: Slide) -> Non
 
 
 @pytest.mark.parametrize(
-    ("shared_cells", "patches", "cell"), [("last", 1784, 256), ("mean", 0, 256), ("finer", 1784, 128)]
+    ("shared_cells", "patches", "cell"),
+    [("last", 1784, 256), ("mean", 0, 256), ("finer", 1784, 128)],
 )
 def test_models_of_a_grid_are_offered_what_they_can_do(
     shared_cells: str, patches: int, cell: int, slide: Slide
@@ -282,7 +285,7 @@ def test_models_of_a_grid_are_offered_what_they_can_do(
 
 
 def test_the_step_of_lattices_that_begin_anew_for_every_piece_of_tissue() -> None:
-    pieces = np.concatenate([COORDS, COORDS + [5000, 37], COORDS + [113, 4011]])
+    pieces = np.concatenate([COORDS + np.array(by) for by in ([0, 0], [5000, 37], [113, 4011])])
     assert step_of(pieces) == 256
     assert overlap_of(pieces, 256) == 0
     assert overlap_of(pieces, 512) == 256
@@ -337,9 +340,7 @@ def test_files_that_promise_more_than_they_hold(tmp_path: Path) -> None:
     with pytest.raises(FeatureError, match=r"claims 163\.8 GB and 0 bytes of it are there"):
         read_features(tmp_path / "space.h5", patch_size_level0=256)
     with h5py.File(tmp_path / "chunk.h5", "w") as file:
-        file.create_dataset(
-            "features", (4, 4), "f4", chunks=(30000, 30000), maxshape=(None, None)
-        )
+        file.create_dataset("features", (4, 4), "f4", chunks=(30000, 30000), maxshape=(None, None))
         file["coords"] = COORDS[:4]
     with pytest.raises(FeatureError, match=r"pieces of 3\.6 GB"):
         read_features(tmp_path / "chunk.h5", patch_size_level0=256)
