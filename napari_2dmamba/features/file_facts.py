@@ -216,9 +216,9 @@ def _slideflow(said: "_Said") -> dict[str, Any]:
 def _slide_size(said: "_Said") -> tuple[float, float, float] | None:
     """Return width and height of level 0, and the rounding in them."""
     for names in (("level0_width", "level0_height"), ("slide_width", "slide_height")):
-        size = [said.number(name, least=1, most=LARGEST_SLIDE) for name in names]
-        if None not in size:
-            return float(size[0] or 0), float(size[1] or 0), 0.5
+        width, height = (said.number(name, least=1, most=LARGEST_SLIDE) for name in names)
+        if width is not None and height is not None:
+            return width, height, 0.5
     # CLAM: the size of the level patches are read from, and by what it is smaller
     size = said.numbers("level_dim")
     down = said.numbers("downsample")
