@@ -59,7 +59,7 @@ def claim(out: Path, row: SlideStatus, identity: str, *, alone: bool) -> Path:
             is_free = alone and _is_replaced(plain, row) and _moved_aside(plain)
             if is_free and long.is_dir() and _belongs(long, row):
                 long.rename(plain)
-                _take_up_again(plain, before=long)
+                _take_up_again(plain)
             for folder in (plain, long):
                 if _belongs(folder, row):
                     return folder
@@ -109,28 +109,17 @@ def _moved_aside(folder: Path) -> bool:
     aside = folder.with_name(f"{folder.name}-{held.fingerprint[:8]}")
     if aside.exists() or is_locked(folder):
         return False
-    old = dataclasses.replace(held, folder=str(aside), state=SUPERSEDED)
+    write_status(dataclasses.replace(held, state=SUPERSEDED))  # first, lest a kill leave it done
     folder.rename(aside)
-    moved = {name: relocated(value, folder, aside) for name, value in old.result.items()}
-    write_status(dataclasses.replace(old, result=moved))
     return True
 
 
-def _take_up_again(folder: Path, before: Path) -> None:
+def _take_up_again(folder: Path) -> None:
     """Give a folder that has the plain name again its former standing."""
     held = read_status(folder)
     assert held is not None
     if held.state == SUPERSEDED:
-        held = dataclasses.replace(held, state=DONE if held.key else STOPPED)
-    moved = {name: relocated(value, before, folder) for name, value in held.result.items()}
-    write_status(dataclasses.replace(held, result=moved))
-
-
-def relocated(value: object, before: Path, after: Path) -> object:
-    """Return a path below one folder as one below another; anything else as it is."""
-    if isinstance(value, str) and Path(value).is_relative_to(before):
-        return str(after / Path(value).relative_to(before))
-    return value
+        write_status(dataclasses.replace(held, state=DONE if held.key else STOPPED))
 
 
 def _run_of(folder: Path) -> str | None:

@@ -124,7 +124,7 @@ _DICTIONARIES = ("notes", "result")
 _PLACES = ("folder", "file")
 """Of a result: what is called by a path."""
 _FOLDERS_OF_A_PATH = re.compile(
-    r"(?<![\w.~])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:;,()'\"]+)*[/\\](?=\w)"
+    r"(?<![\w.~:])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:;,()'\"]+)*[/\\](?=\w)"
 )
 
 
@@ -142,7 +142,7 @@ def write_status(status: SlideStatus) -> None:
     folder = Path(status.folder)
     row = {k: v for k, v in dataclasses.asdict(status).items() if k not in _NOT_KEPT}
     row["slide"] = relative(status.slide, folder)
-    row["reason"] = names_only(status.reason)
+    row["reason"] = names_only(status.reason, folder.parent, Path(status.slide).parent)
     row["result"] = {
         name: relative(value, folder) if name in _PLACES and value else value
         for name, value in status.result.items()
@@ -186,8 +186,14 @@ def relative(path: str, folder: str | os.PathLike[str]) -> str:
         return path
 
 
-def names_only(sentence: str) -> str:
-    """Return a sentence in which files are called by their names, without the folders."""
+def names_only(sentence: str, *folders: str | os.PathLike[str]) -> str:
+    """Return a sentence in which files are called by their names, without the folders.
+
+    ``folders`` are those that are known, for a name with a blank in it ends a path otherwise.
+    """
+    for folder in sorted(map(os.fspath, folders), key=len, reverse=True):
+        if len(folder) > 1:
+            sentence = sentence.replace(folder + os.sep, "")
     return _FOLDERS_OF_A_PATH.sub("", sentence)
 
 
@@ -342,6 +348,7 @@ def write_summary(out: Path, rows: Iterable[SlideStatus], *, full_paths: bool = 
         table = csv.DictWriter(file, columns)
         table.writeheader()
         for row in rows:
+            known = (out, Path(row.slide).parent)
             cells: dict[str, Any] = {
                 "slide": row.name,
                 "state": row.state,
@@ -349,7 +356,9 @@ def write_summary(out: Path, rows: Iterable[SlideStatus], *, full_paths: bool = 
                 "prediction": row.result.get("prediction"),
                 "risk": row.result.get("risk"),
                 "patches": row.result.get("patches"),
-                "reason": row.reason if full_paths else names_only(row.reason),
+                "reason": row.reason
+                if full_paths
+                else names_only(row.reason, out, Path(row.slide).parent),
                 "attempts": row.attempts,
                 "seconds": round(row.seconds, 2),
                 "patches per second": round(row.patches_per_second, 2) or None,
