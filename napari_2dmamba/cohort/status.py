@@ -124,7 +124,7 @@ _DICTIONARIES = ("notes", "result")
 _PLACES = ("folder", "file")
 """Of a result: what is called by a path."""
 _FOLDERS_OF_A_PATH = re.compile(
-    r"(?<![\w.~:])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:;,()'\"]+)*[/\\](?=\w)"
+    r"(?<![\w.~:/\\])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:;,()'\"]+)*[/\\](?=\w)"
 )
 
 
@@ -356,9 +356,7 @@ def write_summary(out: Path, rows: Iterable[SlideStatus], *, full_paths: bool = 
                 "prediction": row.result.get("prediction"),
                 "risk": row.result.get("risk"),
                 "patches": row.result.get("patches"),
-                "reason": row.reason
-                if full_paths
-                else names_only(row.reason, out, Path(row.slide).parent),
+                "reason": row.reason if full_paths else names_only(row.reason, *known),
                 "attempts": row.attempts,
                 "seconds": round(row.seconds, 2),
                 "patches per second": round(row.patches_per_second, 2) or None,
