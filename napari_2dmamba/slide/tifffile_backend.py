@@ -26,6 +26,7 @@ from napari_2dmamba.slide.backend import (
 from napari_2dmamba.slide.jpeg_marks import end_of_jpeg, has_colour_transform, with_more_code
 from napari_2dmamba.slide.level_factors import settle
 from napari_2dmamba.slide.tiff_metadata import (
+    are_channels,
     channels,
     names_red_green_blue,
     ome_image,
@@ -152,11 +153,13 @@ class TifffileBackend:
         page_axes = first.axes
         if not series.axes.endswith(page_axes) or "Y" not in page_axes or "Z" in page_axes:
             raise NotForThisBackend(f"its axes are {series.axes!r}")
+        ome = ome_image(self._tiff, self._tiff.series.index(series))
         self._lead = series.axes[: -len(page_axes)]
         self._samples = first.samplesperpixel
         lead_shape = dict(zip(self._lead, series.levels[0].shape, strict=False))
+        if len(lead_shape) == 1 and are_channels(ome, *lead_shape.values()):
+            lead_shape = {"C": series.levels[0].shape[0]}
         self._chosen, self.remarks = _choose_planes(lead_shape)
-        ome = ome_image(self._tiff, self._tiff.series.index(series))
         planes = lead_shape.get("C", 1)
         self._photometric = int(first.photometric)
         self._colormap = np.asarray(first.colormap)
@@ -628,6 +631,8 @@ def _reduced_images(
     known = {level.keyframe.index for level in series.levels}
     found = []
     for page in tiff.pages[:_MOST_LEVELS]:
+        if not isinstance(page, tifffile.TiffPage):
+            continue
         alike = (
             page.index not in known
             and page.is_tiled
