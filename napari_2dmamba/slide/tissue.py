@@ -39,6 +39,9 @@ _HALO, _CLEAR_HALO = 5, 0.015
 _SMALLEST_STROKE = 50_000.0
 """Area of a pen stroke in µm²; dark nuclei and pigment come in smaller patches."""
 
+_GREEN_SHARE = 10
+"""Green counts from this part of that area on."""
+
 _STROKE_RIM = 5
 """Pixels around a stroke that are left out with it."""
 
@@ -198,9 +201,7 @@ def _thresholds(saturation: NDArray[np.float32]) -> list[float]:
     return found
 
 
-def _tinted_glass(
-    pixels: NDArray[np.uint8], glass: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
+def _tinted_glass(pixels: NDArray[np.uint8], glass: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return where a picture is as smooth and nearly as clear as its ``glass``."""
     grey = pixels.mean(axis=-1, dtype=np.float32)
     mean = ndimage.gaussian_filter(grey, _TEXTURE_PIXELS, mode="nearest")
@@ -208,6 +209,8 @@ def _tinted_glass(
     smooth = square - mean * mean < _SMOOTH**2
     light = float(np.median(mean[glass])) if glass.any() else 255.0
     tinted = smooth & (mean > light * 10**-_CLEAR)
+    if tinted.any():  # of glass and of its tint, whichever is darker
+        light = float(np.percentile(mean[tinted], 5))
     halo = ndimage.gaussian_filter(grey, 1, mode="nearest") > light * 10**-_CLEAR_HALO
     return ndimage.binary_dilation(tinted, iterations=_HALO, mask=halo | tinted)
 
@@ -239,16 +242,23 @@ def find_pen(pixels: NDArray[np.uint8], smallest: int) -> NDArray[np.bool_]:
     red, green, blue = (pixels[..., i].astype(np.int16) for i in range(3))
     high = np.maximum(np.maximum(red, green), blue)
     chroma = high - np.minimum(np.minimum(red, green), blue)
-    ink = (green - red > 12) & (green >= blue - 10) & (chroma > high * 0.25)
+    greenish = (green - red > 0) & (green >= blue - 10)
+    green_ink = (green - red > 12) & greenish & (chroma > high * 0.25)
+    pale_green = (green - red > 3) & greenish & (chroma > high * 0.03)
     bluish = (blue - red > 25) & (green - red >= (blue - red) * 0.12)
-    ink |= bluish & (chroma > high * 0.42)
-    pale_ink = ink | (bluish & (chroma > high * 0.3))
+    blue_ink = bluish & (chroma > high * 0.42)
+    pale_blue = bluish & (chroma > high * 0.3)
     black = (high < 90) & (chroma < 35)
     grey = (high < 215) & (chroma < 40)
-    ink = remove_small_objects(ink, max_size=smallest - 1)
+    # No stain is green, so little of it is enough; dark nuclei and pigment need more
+    few = max(1, smallest // _GREEN_SHARE)
+    green_core = remove_small_objects(green_ink, max_size=few - 1)
+    blue_core = remove_small_objects(blue_ink, max_size=smallest - 1)
     black = remove_small_objects(black, max_size=smallest - 1)
-    if not ink.any() and not black.any():
-        return ink
-    pen = ndimage.binary_propagation(ink, mask=pale_ink)
+    core = green_core | blue_core
+    if not core.any() and not black.any():
+        return core
+    pale = pale_green | pale_blue | green_ink | blue_ink
+    pen = ndimage.binary_propagation(core, mask=pale)
     pen |= ndimage.binary_dilation(black, iterations=_STROKE_RIM, mask=grey | black)
     return ndimage.binary_dilation(pen, iterations=_STROKE_RIM)
