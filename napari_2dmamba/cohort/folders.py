@@ -83,7 +83,7 @@ def _run_of(folder: Path) -> str | None:
     from napari_2dmamba.export.run_folder import RECORD_FILE
 
     try:
-        return str(read_record(folder / RECORD_FILE)["slide"]["fingerprint"])
+        return read_record(folder / RECORD_FILE).slide.fingerprint
     except ExportError:
         return None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_2dmamba.errors import CohortError
+from napari_2dmamba.redaction import file_names_only
 from napari_2dmamba.whole_files import written_whole
 
 STATUS_FILE = "status.json"
@@ -219,6 +220,13 @@ def read_cohort(out: str | os.PathLike[str]) -> CohortSummary:
     return CohortSummary(out, tuple(rows))
 
 
+def _place(slide: Path, out: Path) -> str:
+    """Return where a slide lies beside or below the results; of others only the name."""
+    near = out.resolve().parent
+    slide = slide.resolve()
+    return slide.relative_to(near).as_posix() if slide.is_relative_to(near) else slide.name
+
+
 _COLUMNS = (
     "slide", "state", "label", "prediction", "risk", "patches", "reason", "attempts", "seconds",
     "patches per second", "finished", "worker", "fingerprint", "folder", "path",
@@ -255,7 +263,7 @@ def write_summary(out: Path, rows: Iterable[SlideStatus]) -> Path:
                 "prediction": row.result.get("prediction"),
                 "risk": row.result.get("risk"),
                 "patches": row.result.get("patches"),
-                "reason": row.reason,
+                "reason": file_names_only(row.reason),
                 "attempts": row.attempts,
                 "seconds": round(row.seconds, 2),
                 "patches per second": round(row.patches_per_second, 2) or None,
@@ -263,7 +271,7 @@ def write_summary(out: Path, rows: Iterable[SlideStatus]) -> Path:
                 "worker": row.worker,
                 "fingerprint": row.fingerprint,
                 "folder": Path(row.folder).name,
-                "path": row.slide,
+                "path": _place(Path(row.slide), out),
             }
             for name, value in row.result.get("probabilities", {}).items():
                 cells[f"probability of {name}"] = value

@@ -32,8 +32,10 @@ from napari_2dmamba.errors import (
 )
 from napari_2dmamba.export.record import as_json, file_hash
 from napari_2dmamba.pipeline import RunSettings, prepare_grid, run, summary_of
+from napari_2dmamba.redaction import file_names_only
 from napari_2dmamba.settings import StopCallback
 from napari_2dmamba.slide import Slide, open_slide, read_regions
+from napari_2dmamba.whole_files import process_mark
 
 if TYPE_CHECKING:
     from napari_2dmamba.features.encoder import Encoder
@@ -145,7 +147,7 @@ class Work:
         from napari_2dmamba.export.run_folder import open_run
 
         try:
-            return open_run(folder).record["slide"]["fingerprint"] == before.fingerprint
+            return open_run(folder).record.slide.fingerprint == before.fingerprint
         except ExportError:
             return False
 
@@ -171,8 +173,8 @@ class Work:
                 should_stop=should_stop,
             )
             answer, source = summary_of(result), result.bag.source
-            if result.record["warnings"]:
-                answer["warnings"] = result.record["warnings"]
+            if result.record.warnings:
+                answer["warnings"] = list(result.record.warnings)
         else:
             answer, source = self._extract(slide, folder, on_progress, should_stop)
         if source.get("unreadable_patches"):
@@ -344,7 +346,9 @@ class _Turn:
         self._counted_from = 0, 0.0  # patches, and time less pauses
         self._paused = 0.0
         self.row = job.row(
-            worker=f"{platform.node()}:{os.getpid()}", started=_now(), message="opening"
+            worker=_worker(),
+            started=_now(),
+            message="opening",
         )
 
     def take(
@@ -402,7 +406,7 @@ class _Turn:
             self._paused += time.monotonic() - asked
             return answer
 
-        _log.info("napari-2dmamba %s begins %s on %s", __version__, self.row.slide, self.row.worker)
+        _log.info("napari-2dmamba %s begins %s on %s", __version__, self.row.name, self.row.worker)
         found = work.do(slide, folder, self._on_progress, stops)
         self.row = dataclasses.replace(self.row, key=key, result=found)
         row = self.ended(states.DONE)
@@ -466,6 +470,13 @@ class _Turn:
         )
 
 
+class _NamesOnly(logging.Formatter):
+    """Lines that name files and not where they lie: logs are shared."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return file_names_only(super().format(record))
+
+
 @contextlib.contextmanager
 def _logged(folder: Path) -> Iterator[None]:
     """Append what the package logs meanwhile to the slide's log; a full disk stops nothing."""
@@ -475,7 +486,7 @@ def _logged(folder: Path) -> Iterator[None]:
         yield
         return
     handler.handleError = lambda record: None  # type: ignore[method-assign]
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_NamesOnly("%(asctime)s %(levelname)s %(message)s"))
     loggers = (_log, logging.getLogger("napari_2dmamba"))
     for logger in loggers:
         logger.addHandler(handler)
@@ -490,3 +501,8 @@ def _logged(folder: Path) -> Iterator[None]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _worker() -> str:
+    """Return what tells workers apart: a hash of the machine, as tables are shared, and the pid."""
+    return f"{process_mark().rpartition('-')[0]}:{os.getpid()}"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from napari_2dmamba.compare.contender import SCORE
 from napari_2dmamba.explain.display import percentiles, ranks
 from napari_2dmamba.explain.grid_map import GridMap, scatter
+from napari_2dmamba.export.record import RunRecord
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.models.prediction import SlidePrediction
@@ -63,7 +64,7 @@ class Entry:
     seconds: float
     peak_bytes: int | None
     header: CheckpointHeader
-    record: dict[str, Any]
+    record: RunRecord
 
     @property
     def title(self) -> str:

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from napari_2dmamba.errors import SettingsError
 from napari_2dmamba.models.architecture import ModelOutput
 from napari_2dmamba.models.header import CheckpointHeader
 
@@ -77,7 +78,7 @@ def resolve(logits: Tensor, header: CheckpointHeader, target: Target) -> int | L
 
     Raises
     ------
-    ValueError
+    SettingsError
         When the model has no such class, bin or risk.
     """
     if target is None:
@@ -90,7 +91,7 @@ def resolve(logits: Tensor, header: CheckpointHeader, target: Target) -> int | L
     elif 0 <= target < len(header.class_names):
         return int(target)
     risk = " and risk" if header.task == "survival" else ""
-    raise ValueError(
+    raise SettingsError(
         f"the model has no output {target!r}; it has {', '.join(header.class_names)}{risk}"
     )
 

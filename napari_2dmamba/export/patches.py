@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.display import percentiles, ranks
 from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.export.finite import refuse_infinite
 from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.slide.grid import cells_of
 
@@ -55,6 +56,9 @@ class PatchScores:
                     f"{what} has {length} values, but there are {count} patches; export the "
                     "maps and the coordinates of one run"
                 )
+        refuse_infinite(self.attention, "attention", nan=True)
+        for name, scores in self.maps.items():
+            refuse_infinite(scores, f"map {name!r}")
 
     def __len__(self) -> int:
         return len(self.coords)

@@ -1,6 +1,7 @@
 """A model ready to run: a network, its header, and the checks between it and a bag."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,14 +64,21 @@ class Aggregator:
         What is known about it.
     path
         The file it was loaded from, or None.
+    told
+        What had to be given besides the file, to load it again.
     """
 
     def __init__(
-        self, model: Architecture, header: CheckpointHeader, path: Path | None = None
+        self,
+        model: Architecture,
+        header: CheckpointHeader,
+        path: Path | None = None,
+        told: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model.eval()
         self.header = header
         self.path = path
+        self.told = dict(told or {})
 
     @property
     def config(self) -> ArchitectureConfig:

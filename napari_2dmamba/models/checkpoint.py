@@ -104,9 +104,9 @@ def load_checkpoint(path: str | os.PathLike[str], **given: Any) -> Aggregator:
                     "be given as well"
                 )
             return _assemble(header, tensors, path)
-        return _assemble(*published.with_settings(tensors, {}, given, path.name), path)
+        return _assemble(*published.with_settings(tensors, {}, given, path.name), path, given)
     tensors, held = published.read(path)
-    return _assemble(*published.with_settings(tensors, held, given, path.name), path)
+    return _assemble(*published.with_settings(tensors, held, given, path.name), path, given)
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -118,7 +118,12 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _assemble(header: CheckpointHeader, tensors: Mapping[str, Tensor], path: Path) -> Aggregator:
+def _assemble(
+    header: CheckpointHeader,
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    told: Mapping[str, Any] | None = None,
+) -> Aggregator:
     with torch.device("meta"):  # no memory and no random numbers before the shapes are right
         model = build_model(header)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
@@ -141,7 +146,7 @@ def _assemble(header: CheckpointHeader, tensors: Mapping[str, Tensor], path: Pat
             "training that made it failed"
         )
     model.load_state_dict(tensors, assign=True)
-    return Aggregator(model, header, path)
+    return Aggregator(model, header, path, told)
 
 
 def _difference(expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from napari_2dmamba.errors import SlideError
 from napari_2dmamba.slide.backend import Level, NotForThisBackend
 
 _MOST_LEVELS = 64
@@ -193,10 +194,17 @@ def choose_planes(lead: dict[str, int]) -> tuple[tuple[Any, ...], tuple[str, ...
 
 def on_disk(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return an array in a temporary file that goes when the array does."""
-    with tempfile.TemporaryFile() as file:
-        if hasattr(os, "posix_fallocate"):  # a full disk is an error here, a crash later
-            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * dtype.itemsize)
-        return np.memmap(file, dtype, "w+", 0, shape)
+    size = math.prod(shape) * dtype.itemsize
+    try:
+        with tempfile.TemporaryFile() as file:
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, a crash later
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, dtype, "w+", 0, shape)
+    except OSError as error:
+        raise SlideError(
+            f"the folder for temporary files cannot hold {size / 1e6:,.0f} MB of the slide "
+            f"({error.strerror or error}); free some space there, or let TMPDIR name another folder"
+        ) from error
 
 
 def separate_samples(page: Any) -> int:

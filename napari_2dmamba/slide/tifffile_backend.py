@@ -314,7 +314,7 @@ class TifffileBackend:
             else:
                 pixels = self._decode_tile(source, row, column)
             return self._finish(pixels, stored, row, column)
-        except TileError:
+        except (TileError, SlideError):
             raise
         except Exception as error:  # a decoder's, of what no check above foresaw
             raise TileError(f"{type(error).__name__}: {error}") from error

@@ -32,7 +32,9 @@ _SMOOTH, _CLEAR = 2.5, 0.05
 and this clear (optical density against the glass), however saturated. The palest tissue of the
 slides this was judged on has 7 grey levels; tinted glass has 0.6."""
 
-_TEXTURE_PIXELS = 2.0
+_TEXTURE_SIDE = 7
+_TINT_OF_GLASS = 0.02
+"""A threshold below this may part tinted glass from white: then the halo of tissue is cleared."""
 _HALO, _CLEAR_HALO = 5, 0.015
 """Beside tissue glass looks textured for this many pixels; there it has to be clearer still."""
 
@@ -177,7 +179,7 @@ def _segment(
         dark, threshold = found[0], found[-1]
     mask = (saturation > threshold) & ~pen
     if dark != threshold:
-        mask &= (saturation > dark) | ~_tinted_glass(pixels, ~mask & ~pen)
+        mask &= (saturation > dark) | ~_tinted_glass(pixels, ~mask & ~pen, threshold)
     mask = remove_small_objects(mask, max_size=smallest - 1)
     mask = remove_small_holes(mask, max_size=round(settings.largest_hole / pixel_area))
     return mask & ~pen, threshold
@@ -201,18 +203,25 @@ def _thresholds(saturation: NDArray[np.float32]) -> list[float]:
     return found
 
 
-def _tinted_glass(pixels: NDArray[np.uint8], glass: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _tinted_glass(
+    pixels: NDArray[np.uint8], glass: NDArray[np.bool_], threshold: float
+) -> NDArray[np.bool_]:
     """Return where a picture is as smooth and nearly as clear as its ``glass``."""
-    grey = pixels.mean(axis=-1, dtype=np.float32)
-    mean = ndimage.gaussian_filter(grey, _TEXTURE_PIXELS, mode="nearest")
-    square = ndimage.gaussian_filter(grey * grey, _TEXTURE_PIXELS, mode="nearest")
-    smooth = square - mean * mean < _SMOOTH**2
+    grey = pixels[..., 0].astype(np.float32)  # plane by plane: means along a short axis are slow
+    grey += pixels[..., 1]
+    grey += pixels[..., 2]
+    grey /= 3
+    mean = ndimage.uniform_filter(grey, _TEXTURE_SIDE, mode="nearest")
+    square = ndimage.uniform_filter(grey * grey, _TEXTURE_SIDE, mode="nearest")
     light = float(np.median(mean[glass])) if glass.any() else 255.0
-    tinted = smooth & (mean > light * 10**-_CLEAR)
+    tinted = (square - mean * mean < _SMOOTH**2) & (mean > light * 10**-_CLEAR)
+    if threshold >= _TINT_OF_GLASS:
+        return tinted
     if tinted.any():  # of glass and of its tint, whichever is darker
         light = float(np.percentile(mean[tinted], 5))
-    halo = ndimage.gaussian_filter(grey, 1, mode="nearest") > light * 10**-_CLEAR_HALO
-    return ndimage.binary_dilation(tinted, iterations=_HALO, mask=halo | tinted)
+    halo = ndimage.uniform_filter(grey, 3, mode="nearest") > light * 10**-_CLEAR_HALO
+    beside = ndimage.maximum_filter(tinted.view(np.uint8), 2 * _HALO + 1) > 0
+    return tinted | (beside & halo)
 
 
 def _glass(values: NDArray[np.float32]) -> tuple[float, float]:

@@ -89,21 +89,21 @@ class Inspected:
         """
         bag = shown.bag
         if bag is None:
-            path = _find(shown, "features", shown.record["features"].get("path"))
+            path = _find(shown, shown.record.features.path)
             if path is None:
                 raise FeatureError(
                     "the features of this run were not kept, or were moved; run the slide again "
                     "to inspect it"
                 )
             bag = read_features(path)
-            if features_hash(bag) != shown.record["features"]["content_sha256"]:
+            if features_hash(bag) != shown.record.features.content_sha256:
                 raise FeatureError(
                     f"{path} was changed since the run; run the slide again to inspect it"
                 )
         if bag.slide_mpp != shown.slide.mpp:  # maps are placed on the slide as it is shown
             bag = dataclasses.replace(bag, slide_mpp=shown.slide.mpp)
         aggregator = load_checkpoint(_checkpoint(shown))
-        chosen = {**shown.record.get("settings", {}).get("model", {}), "device": "auto"}
+        chosen = {**shown.record.settings.get("model", {}), "device": "auto"}
         subject = Subject.of(aggregator, bag, ModelSettings(**chosen))
         return cls(
             shown,
@@ -199,14 +199,14 @@ def averaged_words(patches: Sequence[int]) -> str:
 
 
 def _checkpoint(shown: ShownRun) -> Path:
-    said = shown.record["model"]
-    path = _find(shown, "checkpoint", said.get("checkpoint_path"))
+    said = shown.record.model
+    path = _find(shown, said.checkpoint_path)
     if path is None:
         raise CheckpointError(
-            f"the checkpoint {said.get('checkpoint')} of this run is neither at "
-            f"{said.get('checkpoint_path')} nor in the run's folder; put it back to inspect the run"
+            f"the checkpoint {said.checkpoint} of this run is neither at "
+            f"{said.checkpoint_path} nor in the run's folder; put it back to inspect the run"
         )
-    if said.get("checkpoint_sha256") not in (None, file_hash(path)):
+    if said.checkpoint_sha256 not in (None, file_hash(path)):
         raise CheckpointError(
             f"{path} is not the checkpoint of this run any more (its checksum differs); put the "
             "old one back, or run the slide again"
@@ -214,14 +214,11 @@ def _checkpoint(shown: ShownRun) -> Path:
     return path
 
 
-def _find(shown: ShownRun, what: str, path: str | None) -> Path | None:
+def _find(shown: ShownRun, path: str | None) -> Path | None:
     """Return where a file of the run lies, which may have moved together with the run."""
     if path is None:
         return None
     places = [Path(path)]
     if shown.folder is not None:
         places += [shown.folder / Path(path).name, shown.folder.parent / Path(path).name]
-        relative = shown.record.get("relative_paths", {}).get(what)
-        if relative is not None:
-            places.insert(0, shown.folder / relative)
     return next((place for place in places if place.is_file()), None)

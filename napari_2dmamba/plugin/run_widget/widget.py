@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QVBoxLayout
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.display import DisplaySettings, display_for
 from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.export.record import Explanations
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import RunResult, RunSettings, prepare_grid, run
 from napari_2dmamba.plugin import commands
@@ -385,6 +386,7 @@ class RunWidget(DockedWidget):
                 result.record,
                 result.folder,
                 result.bag,
+                result.regions,
             )
         )
 
@@ -426,7 +428,7 @@ class RunWidget(DockedWidget):
         self.scroll_area.ensureVisible(0, 0)
         self.run_shown.emit(shown)
 
-    def set_more_maps(self, maps: Sequence[GridMap], explanations: dict[str, Any]) -> None:
+    def set_more_maps(self, maps: Sequence[GridMap], explanations: Explanations) -> None:
         """Let exports and the record hold maps besides those of the run, in place of others.
 
         A map replaces that of the run with the same name.
@@ -435,7 +437,7 @@ class RunWidget(DockedWidget):
             return
         names = {one.name for one in maps}
         own = [one for one in self._own_maps if one.name not in names]
-        record = {**self._shown.record, "explanations": explanations}
+        record = dataclasses.replace(self._shown.record, explanations=explanations)
         self._shown = dataclasses.replace(self._shown, maps=(*own, *maps), record=record)
         self.export_section.set_run(self._shown)
         if self.map_layer is not None and self.map_layer.grid_map.name in names:
