@@ -71,6 +71,8 @@ def _openslide_or_sentence(path: Path, header: bytes, reasons: list[str]) -> Bac
 def _header(path: Path) -> bytes:
     """Return the first bytes, or say why there are none that can be a slide."""
     try:
+        if "\0" in str(path):
+            raise SlideError(f"{path.name!r} is no name of a file; check it")
         if path.is_dir():
             raise SlideError(
                 f"{path.name} is a folder; open the slide file in it (for DICOM any one of its "
