@@ -35,6 +35,7 @@ class PictureBackend:
     name = "Pillow"
     background: tuple[int, ...]
     content_hash: str | None = None
+    no_picture: str | None = None
 
     def __init__(self, path: Path) -> None:
         remarks: list[str] = []

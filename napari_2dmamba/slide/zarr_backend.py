@@ -133,6 +133,7 @@ class ZarrBackend:
         self.bounds = (0, 0, width, height)
         self.mpp, self.mpp_source = self._resolution(axes, datasets[0][1])
         self.properties: dict[str, str] = {}
+        self.no_picture: str | None = None
         self.content_hash: str | None = self._hash()
 
     def _array(self, group: "zarr.Group", name: str) -> "zarr.Array[Any]":
