@@ -10,7 +10,7 @@ from napari_2dmamba.cli.options import add_options, given_options, named_values,
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add what a run needs besides its slides."""
-    from napari_2dmamba.features import FeatureSettings
+    from napari_2dmamba.features import FeatureFileSettings, FeatureSettings
     from napari_2dmamba.models.settings import ModelSettings
     from napari_2dmamba.slide.grid import GridSettings
     from napari_2dmamba.slide.tissue import TissueSettings
@@ -43,6 +43,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, GridSettings, "patches", defaults="as the checkpoint was trained")
     add_options(parser, FeatureSettings, "features")
     add_trust_option(parser)
+    add_options(parser, FeatureFileSettings, "features computed before")
     add_options(parser, ModelSettings, "model")
 
 
@@ -68,7 +69,8 @@ def model_of(
     options: argparse.Namespace, parser: argparse.ArgumentParser
 ) -> tuple[Path, dict[str, Any], Any]:
     """Return checkpoint, what was said about it, and the settings of a run with it."""
-    from napari_2dmamba.features import FeatureSettings
+    from napari_2dmamba.features import FeatureFileSettings, FeatureSettings
+    from napari_2dmamba.features.files import require_features
     from napari_2dmamba.models import load_checkpoint
     from napari_2dmamba.models.settings import ModelSettings
     from napari_2dmamba.pipeline import RunSettings, grid_settings_for
@@ -76,9 +78,12 @@ def model_of(
     from napari_2dmamba.slide.grid import GridSettings
     from napari_2dmamba.slide.tissue import TissueSettings
 
+    if options.feature_file is not None:
+        require_features(options.feature_file, or_folder=True)
     settings = RunSettings(
         tissue=settings_from(options, TissueSettings, parser),
         features=settings_from(options, FeatureSettings, parser),
+        feature_file=settings_from(options, FeatureFileSettings, parser),
         model=settings_from(options, ModelSettings, parser),
         in_pixels=options.in_pixels,
     )

@@ -26,11 +26,13 @@ from napari_2dmamba.errors import (
     CheckpointError,
     ExportError,
     FeatureError,
+    GridError,
     MissingMppError,
     TissueError,
     UserError,
 )
 from napari_2dmamba.export.record import as_json, file_hash
+from napari_2dmamba.features import MissingFeatureFactsError
 from napari_2dmamba.pipeline import RunSettings, prepare_grid, run, summary_of
 from napari_2dmamba.redaction import file_names_only
 from napari_2dmamba.settings import StopCallback
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 
 LOG_FILE = "log.txt"
 FEATURES_FILE = "features.h5"
-HOPELESS = (MissingMppError, TissueError, CheckpointError)
+HOPELESS = (MissingMppError, TissueError, CheckpointError, GridError, MissingFeatureFactsError)
 """Failures that trying again cannot mend."""
 
 _HOW_NOT_WHAT = {"threads", "batch_size", "device", "offline"}
@@ -103,13 +105,9 @@ class Work:
         """
         if self.features is None or not Path(self.features).is_dir():
             return None if self.features is None else Path(self.features)
-        for suffix in (".h5", ".pt", ".parquet"):
-            if (path := Path(self.features, slide.stem + suffix)).is_file():
-                return path
-        raise FeatureError(
-            f"{self.features} holds no features of {slide.name} ({slide.stem}.h5, .pt "
-            f"or .parquet); put them there, or leave the folder out to compute them"
-        )
+        from napari_2dmamba.features.files import features_named_like
+
+        return features_named_like(slide, Path(self.features))
 
     def key(self, slide: Slide) -> str:
         """Return a hash of everything the result depends on, and of no name or place."""
@@ -406,7 +404,7 @@ class _Turn:
             self._paused += time.monotonic() - asked
             return answer
 
-        _log.info("napari-2dmamba %s begins %s on %s", __version__, self.row.name, self.row.worker)
+        _log.info("napari-2dmamba %s begins %s", __version__, self.row.name)
         found = work.do(slide, folder, self._on_progress, stops)
         self.row = dataclasses.replace(self.row, key=key, result=found)
         row = self.ended(states.DONE)

@@ -22,6 +22,8 @@ from napari_2dmamba.explain.named_maps import MAPS, Asked, compute_maps
 from napari_2dmamba.explain.outcome import Target, named_target
 from napari_2dmamba.explain.subject import Subject
 from napari_2dmamba.features.bag import FeatureBag
+from napari_2dmamba.features.lattice import laid_out
+from napari_2dmamba.features.on_slide import grid_of
 from napari_2dmamba.pipeline import RunResult, RunSettings, grid_settings_for, prepare_bag, run
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 from napari_2dmamba.slide import Slide, open_slide
@@ -90,6 +92,7 @@ def compare(
             grid_settings,
             features=features,
             regions=regions,
+            trained=models[0].header,
             cache=cache,
             on_progress=on_progress,
             should_stop=should_stop,
@@ -97,6 +100,11 @@ def compare(
         for label, model in zip(labels, models, strict=True):
             with _about(label):
                 model.check_fits(bag)
+        uses_grid = any(model.model.uses_grid for model in models)
+        with_grid = contenders[0].settings or settings.model
+        bag, overlap = laid_out(bag, uses_grid=uses_grid, shared_cells=with_grid.shared_cells)
+        grid = grid_of(bag, opened) if len(bag) != len(grid) else grid
+        unchecked = (*unchecked, *bag.source.get("remarks", ()), *overlap)
         query = None if at is None else patch_at(bag, at)
         entries: list[Entry] = []
         for number, (contender, model) in enumerate(zip(contenders, models, strict=True)):

@@ -95,21 +95,22 @@ class Subject:
     @property
     def origin(self) -> tuple[int, int]:
         """Level-0 ``(x, y)`` of the top left corner of the canvas."""
-        side = self.bag.patch_size_level0
+        side = self.bag.cell_size
         x, y = self.bag.coords.min(axis=0)
         row, col = self.cells_of_patches.min(axis=0)
-        return int(x - col * side), int(y - row * side)
+        inset = self.bag.cell_inset
+        return int(x - col * side) + inset, int(y - row * side) + inset
 
     @property
     def cell_um(self) -> float | None:
         """Side of a cell in µm; None where the slide states no µm per pixel."""
         mpp = self.bag.slide_mpp
-        return None if mpp is None else self.bag.patch_size_level0 * mpp
+        return None if mpp is None else self.bag.cell_size * mpp
 
     def cell_at(self, x: float, y: float) -> tuple[int, int] | None:
         """Return the cell ``(row, col)`` of a level-0 point; None outside the canvas."""
         left, top = self.origin
-        side = self.bag.patch_size_level0
+        side = self.bag.cell_size
         row, col = int((y - top) // side), int((x - left) // side)
         inside = 0 <= row < self.canvas[0] and 0 <= col < self.canvas[1]
         return (row, col) if inside else None
@@ -147,7 +148,7 @@ class Subject:
         """Return the level-0 ``(x, y)`` of the top left corner of a patch or cell."""
         row, col = self.cell_of(query)
         x, y = self.origin
-        side = self.bag.patch_size_level0
+        side = self.bag.cell_size
         return x + col * side, y + row * side
 
     def map_of_canvas(
@@ -220,9 +221,7 @@ class Subject:
 
     def scores_of_map(self, grid_map: GridMap) -> NDArray[np.float64]:
         """Return the value of a map at every patch, ``(N,)``, NaN where the map has none."""
-        side = self.bag.patch_size_level0
-        offset = np.asarray(grid_map.origin)
-        cells = ((self.bag.coords - offset) // side)[:, ::-1]
+        cells = grid_map.cells_of(self.bag.coords, self.bag.patch_size_level0)
         inside = ((cells >= 0) & (cells < grid_map.values.shape)).all(axis=1)
         scores = np.full(len(self), np.nan)
         scores[inside] = grid_map.values[cells[inside, 0], cells[inside, 1]]
@@ -242,7 +241,7 @@ class Subject:
             values=np.ascontiguousarray(values, np.float32),
             name=name,
             meaning=meaning,
-            patch_size_level0=self.bag.patch_size_level0,
+            patch_size_level0=self.bag.cell_size,
             origin=self.corner_of(corner),
             mpp=self.bag.slide_mpp,
             signed=signed,

@@ -32,6 +32,7 @@ from napari_2dmamba.features.model_encoder import ModelEncoder, Transform
 from napari_2dmamba.features.trust import read_program, refuse_untrusted
 from napari_2dmamba.features.weights import fit_weights, missing_extra, read_weights
 
+_LARGEST_YAML = 2**16
 _KEYS = {
     "name", "network", "weights", "input_size", "mean", "std", "interpolation", "pooling",
     "prefix_tokens", "mpp", "licence", "feature_size",

@@ -122,15 +122,15 @@ class Aggregator:
         settings = settings or ModelSettings()
         mode = self._options(settings).get("canvas_mode", "slide")
         if mode == "checkpoint" and self.header.canvas is not None:
-            cells = cells_of(bag.coords, bag.patch_size_level0)
+            cells = cells_of(bag.coords, bag.cell_size)
             canvas = self.header.canvas
         else:
             coords = np.asarray(bag.coords, dtype=np.int64)
-            cells = cells_of(coords - coords.min(axis=0), bag.patch_size_level0)
+            cells = cells_of(coords - coords.min(axis=0), bag.cell_size)
             rows, cols = (int(v) + 1 for v in cells.max(axis=0))
             canvas = (rows, cols)
         if self.model.uses_grid:
-            allowed = settings.shared_cells == "last"
+            allowed = settings.shared_cells != "refuse"
             check_cells(np.unique(cells, axis=0) if allowed else cells, canvas)
         return cells, canvas
 
