@@ -81,9 +81,9 @@ def scan(
         inputs = tuple(None if t is None else t.cuda() for t in inputs)
     else:
         launcher = Emulation() if place == "emulated" else place
-    y, saved = cuda.forward(*inputs, softplus, launcher=launcher)
+    y, kept = cuda.forward(*inputs, softplus, launcher=launcher)
     grad_y = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
-    grads = cuda.backward(grad_y, *inputs, softplus, saved, launcher=launcher)
+    grads = cuda.backward(grad_y, *inputs, softplus, kept, launcher=launcher)
     on_cpu = (None if g is None else g.cpu() for g in grads)
     return y.cpu(), cuda.Gradients(*on_cpu), grad_y.cpu()
 
@@ -182,7 +182,7 @@ def test_without_keeping_the_forward_is_the_same(place: str) -> None:
     if place == "gpu":
         inputs = tuple(None if t is None else t.cuda() for t in inputs)
     kept, _ = cuda.forward(*inputs, True, launcher=launcher)
-    y, saved = cuda.forward(*inputs, True, keep=False, launcher=launcher)
+    y, kept = cuda.forward(*inputs, True, keep=False, launcher=launcher)
     assert torch.equal(y, kept)
     assert [t.numel() for t in saved] == [0, 0, 0]
 
@@ -243,9 +243,9 @@ def test_golden_numbers(case: str, place: str) -> None:
     grad_y = golden["dy_z"]
     if place == "gpu":
         inputs, grad_y, launcher = tuple(t.cuda() for t in inputs), grad_y.cuda(), None
-    y, saved = cuda.forward(*inputs, True, launcher=launcher)
+    y, kept = cuda.forward(*inputs, True, launcher=launcher)
     assert_close("y", y.cpu(), golden["y_z"], 2e-5)
-    grads = cuda.backward(grad_y, *inputs, True, saved, launcher=launcher)
+    grads = cuda.backward(grad_y, *inputs, True, kept, launcher=launcher)
     names = ("u", "delta_raw", "A", "B", "C", "D", "z", "delta_bias")
     for name, got in zip(names, grads, strict=True):
         want = golden[f"grad_{name}"]
@@ -302,9 +302,9 @@ def test_any_shape(height: int, width: int, d_inner: int, launches: int) -> None
 @pytest.mark.parametrize("size", [(0, 2, 2, 3, 4), (1, 0, 2, 3, 4), (1, 2, 0, 3, 4)], ids=str)
 def test_no_cells(size: tuple[int, ...]) -> None:
     inputs = make(*size)
-    y, saved = cuda.forward(*inputs, True, launcher=Emulation())
+    y, kept = cuda.forward(*inputs, True, launcher=Emulation())
     assert y.shape == inputs[0].shape
-    grads = cuda.backward(y, *inputs, True, saved, launcher=Emulation())
+    grads = cuda.backward(y, *inputs, True, kept, launcher=Emulation())
     for got, given_ in zip(grads, inputs, strict=True):
         assert torch.equal(got, torch.zeros_like(given_))
 
