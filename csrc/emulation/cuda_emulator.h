@@ -216,6 +216,13 @@ EMU_UNTRACED inline int shuffle_from(unsigned mask, int value, int source) {
     return value;
 }
 
+// Whether this run has fault number k, of kernels that tests have broken on purpose.
+EMU_UNTRACED inline bool faulty(int k) {
+    static const char* const chosen = std::getenv("SCAN_FAULT");
+    static const int fault = chosen ? std::atoi(chosen) : 0;
+    return fault == k;
+}
+
 // Lets others run; what a thread does that polls. It stays ready.
 EMU_UNTRACED inline void poll() {
     ++machine->idle;

@@ -80,6 +80,10 @@ class Emulation:
         ``"plain"``, ``"thread"`` or ``"address"``.
     resident
         Blocks that run at once, interleaved.
+    kernels
+        Folder of the sources, if not those of the package.
+    fault
+        Which of the faults that a test has put into them.
     """
 
     seed: int = 1
@@ -88,6 +92,7 @@ class Emulation:
     multiprocessors: int = 1000
     shared_bytes: int = 227 * 1024
     kernels: Path | None = None
+    fault: int = 0
 
     def run(
         self,
@@ -152,7 +157,11 @@ class Emulation:
                 text=True,
                 check=False,
                 timeout=120,
-                env={"TSAN_OPTIONS": "halt_on_error=1", "ASAN_OPTIONS": "detect_leaks=0"},
+                env={
+                    "TSAN_OPTIONS": "halt_on_error=1",
+                    "ASAN_OPTIONS": "detect_leaks=0",
+                    "SCAN_FAULT": str(self.fault),
+                },
             )
             if result.returncode:
                 raise EmulationFault(
