@@ -47,7 +47,9 @@ def main() -> int:
     for _ in range(ROUNDS):
         for folder in folders:
             found[folder].append(in_checkout(folder, options.calls))
-    print(f"torch {torch.__version__}, Python {sys.version.split()[0]}, {os.cpu_count()} processors")
+    print(
+        f"torch {torch.__version__}, Python {sys.version.split()[0]}, {os.cpu_count()} processors"
+    )
     print(f"medians of {ROUNDS} runs of {options.calls} calls, µs; driver replaced by a no-op")
     for name in found[here][0]:
         times = [statistics.median(run[name] for run in found[folder]) for folder in folders]
