@@ -156,7 +156,7 @@ class Emulation:
                 capture_output=True,
                 text=True,
                 check=False,
-                timeout=120,
+                timeout=240,
                 env={
                     "TSAN_OPTIONS": "halt_on_error=1",
                     "ASAN_OPTIONS": "detect_leaks=0",

@@ -353,13 +353,21 @@ def test_extreme_decay(place: str) -> None:
 
 
 @everywhere
+@pytest.mark.parametrize("d_state", [1, 4, 5])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_spreads_as_in_the_definition(value: float, place: str) -> None:
-    inputs = make(1, 5, 20, 3, 4)
+def test_what_is_not_finite_spreads_as_in_the_definition(
+    value: float, d_state: int, place: str
+) -> None:
+    """Infinity stays infinity, also with five states in lanes for eight."""
+    inputs = make(1, 5, 20, 3, d_state)
     inputs[0][0, 2, 5, 1] = value
-    y, _, _ = scan(place, inputs)
+    launcher = Emulation() if place == "emulated" else None
+    if place == "gpu":
+        inputs = tuple(None if t is None else t.cuda() for t in inputs)
+    y, _ = cuda.forward(*inputs, True, launcher=launcher)
     want = scan_2d(*(None if t is None else t.double() for t in inputs), True)
     assert torch.equal(torch.isfinite(y), torch.isfinite(want))
+    assert torch.equal(torch.isnan(y), torch.isnan(want))
     assert not torch.isfinite(want).all()
 
 
@@ -531,8 +539,14 @@ def test_thread_sanitizer_catches_a_race(fault: str, tmp_path: Path) -> None:
     )
     # A strip whose number is not there yet is somewhere else in memory.
     says = "SEGV|data race" if "strip is known" in fault else "data race"
+    if FAULTS[fault][0] == "forward.cu":
+        with pytest.raises(EmulationFault, match=says):
+            cuda.forward(*make(1, 10, 36, 9, 5), True, launcher=place)
+        return
+    inputs = make(1, 10, 12, 33 if "channels" in fault else 9, 5)
+    y, kept = cuda.forward(*inputs, True, launcher=Emulation())
     with pytest.raises(EmulationFault, match=says):
-        scan(place, make(1, 10, 36, 33, 5))
+        cuda.backward(torch.ones_like(y), *inputs, True, kept, launcher=place)
 
 
 def test_random_order_shows_what_is_not_waited_for_in_the_numbers(tmp_path: Path) -> None:
