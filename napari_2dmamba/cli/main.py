@@ -14,9 +14,11 @@ from napari_2dmamba.cli.exit_codes import FAILED, INTERRUPTED, OK
 from napari_2dmamba.cli.explain import add_explain_command
 from napari_2dmamba.cli.export import add_export_command
 from napari_2dmamba.cli.output import complain
+from napari_2dmamba.cli.rerun import add_rerun_command
 from napari_2dmamba.cli.run import add_extract_command, add_run_command
 from napari_2dmamba.cli.view import add_demo_command, add_view_command
 from napari_2dmamba.errors import Cancelled, UserError
+from napari_2dmamba.last_net import sentence_for
 
 _ADD: tuple[Callable[[Any], None], ...] = (
     add_view_command,
@@ -25,6 +27,7 @@ _ADD: tuple[Callable[[Any], None], ...] = (
     add_compare_command,
     add_extract_command,
     add_export_command,
+    add_rerun_command,
     add_checkpoints_command,
     add_doctor_command,
     add_demo_command,
@@ -39,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     error); 2: the command itself is wrong; 130: interrupted.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parser, names = _parser()
+    parser, names = command_parser()
     if given and given[0] not in names and not given[0].startswith("-"):
         given.insert(0, "view")
     options = parser.parse_args(given)
@@ -60,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         return FAILED
+    except Exception as error:  # noqa: BLE001 - the last net
+        complain(sentence_for(error, given[0]))
+        return FAILED
     finally:
         remarks.setLevel(level)  # for who calls this from Python
 
@@ -69,7 +75,7 @@ def view_main() -> None:
     sys.exit(main(["view", *sys.argv[1:]]))
 
 
-def _parser() -> tuple[argparse.ArgumentParser, frozenset[str]]:
+def command_parser() -> tuple[argparse.ArgumentParser, frozenset[str]]:
     """Return the parser and the names of its commands."""
     parser = argparse.ArgumentParser(
         prog="napari-2dmamba",
