@@ -235,7 +235,7 @@ def test_what_the_forward_pass_chooses(
 
 
 @pytest.mark.parametrize(
-    ("whole", "blocks", "segments"), [(200, 50, 5), (96, 48, 5), (168, 14, 7), (10**6, 50, 1)]
+    ("whole", "blocks", "segments"), [(200, 50, 5), (96, 48, 4), (168, 14, 7), (10**6, 50, 1)]
 )
 def test_into_how_many_segments_a_band_is_cut(whole: int, blocks: int, segments: int) -> None:
     per_multiprocessor = 12 if whole == 168 else 3
