@@ -270,7 +270,7 @@ class Comparison:
         """Number of the patch in each cell of the maps, -1 without one."""
         placed = self.entries[0].grid_map
         found = np.full(placed.values.shape, -1, dtype=np.int64)
-        cells = (self.bag.coords - np.asarray(placed.origin))[:, ::-1] // placed.patch_size_level0
+        cells = placed.cells_of(self.bag.coords, self.bag.patch_size_level0)
         found[cells[:, 0], cells[:, 1]] = np.arange(len(cells))
         return found
 
@@ -297,8 +297,8 @@ def place(bag: FeatureBag, scores: NDArray[np.floating], **about: Any) -> GridMa
     """
     placed = scatter(
         scores,
-        bag.coords,
-        bag.patch_size_level0,
+        bag.coords + bag.cell_inset,
+        bag.cell_size,
         name=about.pop("name"),
         meaning=about.pop("meaning"),
         mpp=bag.slide_mpp,

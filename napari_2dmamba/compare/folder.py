@@ -190,7 +190,7 @@ def _write_patches(comparison: Comparison, path: Path) -> Path:
     import pyarrow.csv
 
     bag = comparison.bag
-    cells = cells_of(bag.coords, bag.patch_size_level0)
+    cells = cells_of(bag.coords, bag.cell_size)
     columns: dict[str, Any] = {
         "row": cells[:, 0],
         "col": cells[:, 1],

@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.display import display_for
 from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.explain.map_regions import MapThreshold, regions_above
 from napari_2dmamba.export.frame import describe
-from napari_2dmamba.export.geojson import write_geojson
+from napari_2dmamba.export.geojson import class_colour, write_geojson
 from napari_2dmamba.export.ome_tiff import PyramidSettings, write_map_tiff, write_overlay_tiff
 from napari_2dmamba.export.patches import patch_scores
 from napari_2dmamba.export.picture import PictureSettings, write_picture
@@ -33,6 +35,27 @@ _DRAWN = {"png", "ome-tiff"}
 """Formats that need the slide; the others are written also where it is gone."""
 
 
+@dataclass(frozen=True)
+class RegionsAbove:
+    """Which map to cut into regions, and where; see `map_regions.regions_above`.
+
+    Attributes
+    ----------
+    threshold
+        A value, or a percentile of the patches.
+    map_name
+        The map; None for the first, which is the attention.
+    class_name, colour, least_patches
+        Of the regions.
+    """
+
+    threshold: MapThreshold
+    map_name: str | None = None
+    class_name: str = ""
+    colour: tuple[int, int, int] | None = None
+    least_patches: int = 1
+
+
 def export_run(
     run: SavedRun | str | Path,
     *,
@@ -41,6 +64,7 @@ def export_run(
     slide_path: str | Path | None = None,
     mpp: float | None = None,
     full_paths: bool = False,
+    above: "RegionsAbove | None" = None,
     on_progress: ProgressCallback | None = None,
     should_stop: StopCallback | None = None,
 ) -> list[Path]:
@@ -60,6 +84,8 @@ def export_run(
         µm per pixel of the picture and of the overlay pyramid; None for their own defaults.
     full_paths
         Let the record say where slide, features and checkpoint lie on this machine.
+    above
+        Write what of a map lies above a threshold as regions, too.
 
     Raises
     ------
@@ -107,6 +133,8 @@ def export_run(
     for kind in ("csv", "parquet"):
         if kind in formats:
             written.append(write_table(scores, folder / f"{stem}-patches.{kind}"))
+    if above is not None:
+        written.append(_write_regions_above(saved, folder, stem, above))
     if "record" in formats:
         written.append(
             write_record(saved.record, folder / f"{stem}-record.json", full_paths=full_paths)
@@ -117,6 +145,29 @@ def export_run(
             write_regions(saved.regions, file, offset=corner)
             written.append(file)
     return written
+
+
+def _write_regions_above(saved: SavedRun, folder: Path, stem: str, above: RegionsAbove) -> Path:
+    named = list(file_names(saved.maps))
+    wanted = above.map_name
+    found = [(part, one) for part, one in named if wanted in (None, part, one.name)]
+    if not found:
+        raise ExportError(
+            f"the run {saved.folder.name} has no map {wanted!r}; it has "
+            f"{', '.join(one.name for _, one in named)}"
+        )
+    part, grid_map = found[0]
+    regions = regions_above(
+        grid_map,
+        above.threshold,
+        class_name=above.class_name,
+        colour=above.colour or class_colour(above.class_name or grid_map.name),
+        dimensions=saved.record.slide.dimensions_level0_px,
+        least_patches=above.least_patches,
+    )
+    path = folder / f"{stem}-{part}-above.geojson"
+    write_regions(regions, path, offset=(saved.record.slide.bounds_level0_px or (0, 0))[:2])
+    return path
 
 
 def file_names(maps: Sequence[GridMap]) -> Iterator[tuple[str, GridMap]]:

@@ -25,6 +25,7 @@ from napari_2dmamba.export.patches import patch_scores
 from napari_2dmamba.export.record import (
     RunRecord,
     as_json,
+    features_hash,
     file_hash,
     read_json,
     record_in,
@@ -33,6 +34,8 @@ from napari_2dmamba.export.record import (
 )
 from napari_2dmamba.export.tables import write_table
 from napari_2dmamba.export.typed_json import WrongTypeError, read_fields
+from napari_2dmamba.features.bag import FeatureBag
+from napari_2dmamba.features.files import read_features
 from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.slide.grid import PatchGrid
 from napari_2dmamba.slide.region_files import read_regions, write_regions
@@ -114,6 +117,24 @@ class SavedRun:
         """Return the file of the features, or None when it was not kept or is gone."""
         path = self.record.features.path
         return self._find(path, None if path is None else Path(path).name)
+
+    def read_features(self) -> FeatureBag:
+        """Return the features of the run, the very ones its numbers were made of.
+
+        Raises
+        ------
+        ExportError
+            When they were not kept, are gone, or were changed.
+        FeatureError
+            When their file is damaged.
+        """
+        path = self.find_features()
+        if path is None:
+            raise ExportError(
+                f"the features of the run {self.folder.name} were not kept, or were moved; put "
+                "them back, or run the slide again"
+            )
+        return read_features_of(path, self.record, self.grid)
 
     def find_checkpoint(self) -> Path:
         """Return the checkpoint, whose content is that of the run.
@@ -395,6 +416,29 @@ def _check_sum(data: dict[str, Any], path: Path) -> None:
             f"{path} was changed or cut short since the run was saved (its checksum "
             f"differs from the one in {RECORD_FILE}); {_AGAIN}"
         )
+
+
+def read_features_of(path: Path, record: RunRecord, grid: PatchGrid) -> FeatureBag:
+    """Read the features of a run from their file; of more patches, those of its grid.
+
+    Raises
+    ------
+    ExportError
+        When they are not those of the run.
+    FeatureError
+        When the file is damaged.
+    """
+    bag = read_features(path)
+    if len(bag) > len(grid):  # the run was restricted to regions
+        numbers = {corner: number for number, corner in enumerate(map(tuple, bag.coords.tolist()))}
+        rows = [numbers.get(corner, -1) for corner in map(tuple, grid.coords.tolist())]
+        bag = dataclasses.replace(bag, features=bag.features[rows], coords=bag.coords[rows])
+    if features_hash(bag) != record.features.content_sha256:
+        raise ExportError(
+            f"{path} was changed since the run (its content differs from the one recorded); put "
+            "the old features back, or run the slide again"
+        )
+    return bag
 
 
 def change_record(folder: str | os.PathLike[str], **texts: str) -> RunRecord:

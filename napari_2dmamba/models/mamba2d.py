@@ -23,9 +23,11 @@ from napari_2dmamba.models.architecture import (
     Architecture,
     ArchitectureConfig,
     ModelOutput,
+    counted,
     keep,
     xavier_init,
 )
+from napari_2dmamba.models.spread import spread
 from napari_2dmamba.scan import selective_scan_2d
 
 ATTENTION_HIDDEN = 128
@@ -79,10 +81,14 @@ class Mamba2DConfig(ArchitectureConfig):
     attention_over: Literal["all", "tissue"] = "all"
 
     def __post_init__(self) -> None:
-        for name, largest in (("n_layers", 256), ("d_state", 256), ("d_conv", 64), ("expand", 64)):
-            value = getattr(self, name)
-            if not 1 <= value <= largest:
-                raise ValueError(f"{name} is {value}, but must be 1 to {largest}")
+        super().__post_init__()
+        self.check(
+            d_model=(1, 65536),
+            n_layers=(1, 256),
+            d_state=(1, 256),
+            d_conv=(1, 64),
+            expand=(1, 64),
+        )
         for name, choices in (
             ("pad", ("trainable", "zero")),
             ("scan", ("2d", "1d")),
@@ -145,7 +151,7 @@ class Cells:
 
 
 def _spread(rows: Tensor, index: Tensor | None) -> Tensor:
-    return rows if index is None else rows.index_select(0, index)
+    return rows if index is None else spread(rows, index)
 
 
 class ScanWeights(nn.Module):
@@ -161,7 +167,7 @@ class ScanWeights(nn.Module):
         inner, n, rank = config.d_inner, config.d_state, config.dt_rank
         self.x_proj = nn.Linear(inner, rank + 2 * n, bias=False)
         self.dt_proj = nn.Linear(rank, inner)
-        self.A_log = nn.Parameter(torch.log(torch.arange(1.0, n + 1)).repeat(inner, 1))
+        self.A_log = nn.Parameter(torch.log(counted(n, first=1)).repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
         if config.inner_norms:
             self.dt_layernorm = RMSNorm(rank)
@@ -275,7 +281,7 @@ class MambaBlock(ScanWeights):
         x_index[where] = torch.arange(len(where), device=index.device)
         windows = torch.cat([windows[where], torch.full_like(windows[:1], pad)])
         rows = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
-        return self._weigh(rows.index_select(0, taps) for taps in windows.unbind(1)), x_index
+        return self._weigh(spread(rows, taps) for taps in windows.unbind(1)), x_index
 
     def _weigh(self, taps: Iterable[Tensor]) -> Tensor:
         """Weigh each cell's predecessors and itself, ``(V, d_inner)`` each, add, and SiLU."""

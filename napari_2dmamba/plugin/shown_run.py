@@ -94,7 +94,7 @@ class ShownRun:
 
     def patches(self, grid_map: GridMap) -> Patches:
         """Return the patches with their values on one of the maps."""
-        cells = (self.grid.coords - grid_map.origin)[:, ::-1] // grid_map.patch_size_level0
+        cells = grid_map.cells_of(self.grid.coords, self.grid.patch_size_level0)
         scores = grid_map.values[cells[:, 0], cells[:, 1]]
         return Patches(scores, self.grid.coords, self.grid.patch_size_level0)
 

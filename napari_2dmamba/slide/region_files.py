@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_2dmamba.errors import GridError
-from napari_2dmamba.slide.regions import Region, Regions, Role
+from napari_2dmamba.slide.regions import CHECKED_CORNERS, Region, Regions, Role
 from napari_2dmamba.whole_files import written_whole
 
 LARGEST_FILE = 2 * 2**30
@@ -252,7 +252,8 @@ def _shapes(outlines: list[list[Any]], offset: tuple[float, float]) -> NDArray[n
         made = shapely.multipolygons(made, indices=np.asarray(of_polygon))
         single = np.flatnonzero(counts == 1)
         made[single] = shapely.get_geometry(made[single], 0)
-    broken = np.flatnonzero(~shapely.is_valid(made))
+    short = np.flatnonzero(shapely.get_num_coordinates(made) <= CHECKED_CORNERS)
+    broken = short[~shapely.is_valid(made[short])]
     if len(broken):
         made[broken] = shapely.make_valid(made[broken], method="structure", keep_collapsed=False)
     made[shapely.is_empty(made)] = None

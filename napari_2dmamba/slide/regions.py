@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from shapely import MultiPolygon, Polygon
 
+CHECKED_CORNERS = 20_000
+"""Corners up to which outlines are made valid when they are read; the time of the check may grow
+with their square."""
+
 Role = Literal["include", "exclude"]
 
 _CROSSINGS_AT_ONCE = 4_000_000
@@ -24,7 +28,8 @@ class Region:
     Attributes
     ----------
     geometry
-        Valid polygon, or several that belong together, in level-0 pixels; may have holes.
+        Polygon, or several that belong together, in level-0 pixels; may have holes. Valid, but
+        for outlines of more than `CHECKED_CORNERS` corners.
     role
         ``"include"`` or ``"exclude"``.
     name
@@ -125,37 +130,61 @@ class Regions:
 def _fill(
     polygons: Sequence["Polygon"], shape: tuple[int, int], scale: tuple[float, float]
 ) -> NDArray[np.bool_]:
-    """Mark pixels whose centre lies in a polygon and not in its holes, in one pass over all.
+    """Mark pixels whose centre lies in a polygon and not in its holes.
+
+    The outlines of all polygons are drawn in one pass: turning in one direction, their winding
+    numbers add up to the number of polygons over a pixel. Outlines of very many corners, whose
+    validity nobody checked (see `CHECKED_CORNERS`), are drawn by themselves, for where they cross
+    themselves their winding number may be of any sign.
+    """
+    import shapely
+
+    every = np.empty(len(polygons), dtype=object)
+    every[:] = polygons
+    is_long = shapely.get_num_coordinates(every) > CHECKED_CORNERS
+    filled = _winding(every[~is_long], shape, scale) > 0
+    for polygon in every[is_long]:
+        inside = _winding(np.array([shapely.Polygon(polygon.exterior)]), shape, scale) != 0
+        for hole in polygon.interiors:
+            inside &= _winding(np.array([shapely.Polygon(hole)]), shape, scale) == 0
+        filled |= inside
+    return filled
+
+
+def _winding(
+    polygons: NDArray[np.object_], shape: tuple[int, int], scale: tuple[float, float]
+) -> NDArray[np.int32]:
+    """Return how often outlines less holes go around the centre of each pixel.
 
     Every edge that crosses the middle of a row of pixels adds 1 or -1, by its direction, to all
-    pixels on its right. With outlines and holes turning in opposite directions the sum at a pixel
-    is the number of polygons over it, however many there are: no canvas per polygon is needed.
+    pixels on its right.
     """
-    start, end, sign = _edges(polygons)
     height, width = shape
+    change = np.zeros(height * (width + 1), dtype=np.int32)
+    if not len(polygons):
+        return change.reshape(height, width + 1)[:, :width]
+    start, end, sign = _edges(polygons)
     start, end = start * scale, end * scale
     upwards = start[:, 1] > end[:, 1]
     sign = np.where(upwards, -sign, sign)
-    top = np.where(upwards[:, None], end, start)
-    bottom = np.where(upwards[:, None], start, end)
+    top, bottom = np.where(upwards, end.T, start.T), np.where(upwards, start.T, end.T)
     # centres of rows are at r + 0.5; an edge owns the row at its top, not that at its bottom
-    first = np.clip(np.ceil(top[:, 1] - 0.5), 0, height).astype(np.int64)
-    last = np.clip(np.ceil(bottom[:, 1] - 0.5), 0, height).astype(np.int64)
+    first = np.clip(np.ceil(top[1] - 0.5), 0, height).astype(np.int64)
+    last = np.clip(np.ceil(bottom[1] - 0.5), 0, height).astype(np.int64)
     crossing = last > first
     first, last, sign = first[crossing], last[crossing], sign[crossing]
-    top, bottom = top[crossing], bottom[crossing]
-    slope = (bottom[:, 0] - top[:, 0]) / (bottom[:, 1] - top[:, 1])
-    change = np.zeros(height * (width + 1))
+    top, bottom = top[:, crossing], bottom[:, crossing]
+    slope = (bottom[0] - top[0]) / (bottom[1] - top[1])
+    begin = top[0] + (first + 0.5 - top[1]) * slope - 0.5  # x of the first crossing, as a column
     for part in _in_parts(last - first):
         count = (last - first)[part]
-        edge = np.repeat(np.arange(part.start, part.stop), count)
-        within = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)
-        row = first[edge] + within
-        x = top[edge, 0] + (row + 0.5 - top[edge, 1]) * slope[edge]
-        column = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
-        np.add.at(change, row * (width + 1) + column, sign[edge])
-    covered = change.reshape(height, width + 1).cumsum(axis=1)[:, :width]
-    return covered > 0.5
+        edge = np.repeat(np.arange(len(count)), count)
+        within = np.arange(len(edge)) - (np.cumsum(count) - count)[edge]
+        column = np.ceil(begin[part][edge] + within * slope[part][edge])
+        np.clip(column, 0, width, out=column)
+        place = (within + first[part][edge]) * (width + 1) + column.astype(np.int64)
+        np.add.at(change, place, sign[part][edge])
+    return change.reshape(height, width + 1).cumsum(axis=1, dtype=np.int32)[:, :width]
 
 
 def _in_parts(counts: NDArray[np.int64]) -> Iterator[slice]:
@@ -171,13 +200,12 @@ def _in_parts(counts: NDArray[np.int64]) -> Iterator[slice]:
 
 
 def _edges(
-    polygons: Sequence["Polygon"],
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    polygons: NDArray[np.object_],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]:
     """Return both ends of every edge, ``(E, 2)``, and a sign that makes holes count against."""
     import shapely
 
-    every = np.array(polygons, dtype=object)
-    rings, of_polygon = shapely.get_rings(every, return_index=True)
+    rings, of_polygon = shapely.get_rings(polygons, return_index=True)
     points, of_ring = shapely.get_coordinates(rings, return_index=True)
     follows = of_ring[1:] == of_ring[:-1]
     start, end, ring = points[:-1][follows], points[1:][follows], of_ring[:-1][follows]
@@ -186,5 +214,5 @@ def _edges(
     a, b = start - origin, end - origin
     area = np.bincount(ring, a[:, 0] * b[:, 1] - b[:, 0] * a[:, 1], minlength=len(rings))
     is_hole = np.concatenate([[False], of_polygon[1:] == of_polygon[:-1]])
-    wanted = np.where(is_hole, -1.0, 1.0) * -1.0
-    return start, end, (np.where(area >= 0, 1.0, -1.0) * wanted)[ring]
+    turns = np.where((area >= 0) == is_hole, 1, -1).astype(np.int32)
+    return start, end, turns[ring]

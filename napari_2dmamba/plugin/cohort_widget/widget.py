@@ -20,6 +20,7 @@ from napari_2dmamba.cohort import (
 )
 from napari_2dmamba.cohort import status as states
 from napari_2dmamba.cohort.made_with import MadeWith, read_made_with
+from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.export.run_folder import RECORD_FILE
 from napari_2dmamba.models.header import CheckpointHeader
@@ -41,6 +42,7 @@ from napari_2dmamba.plugin.preferences import runs_folder
 from napari_2dmamba.plugin.section import scrolling_column
 from napari_2dmamba.plugin.session import Session
 from napari_2dmamba.plugin.shown_run import ShownRun, open_shown_run
+from napari_2dmamba.plugin.trust_question import may_run
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 if TYPE_CHECKING:
@@ -297,8 +299,7 @@ class CohortWidget(DockedWidget):
             return
         form = self.patches_section.grid_form
         form.set_settings(grid_of_training(header, form.settings()))
-        if header.encoder is not None:
-            self.features_section.set_encoder(header.encoder)
+        self.features_section.follow_checkpoint(header.encoder)
 
     def _follow_table(self) -> None:
         rows = self.table.rows
@@ -366,6 +367,12 @@ class CohortWidget(DockedWidget):
         out, features = self.output_section.folder, self.features_section.feature_file
         checkpoint, given = self.model_section.path, self.model_section.checkpoint_settings
         settings, how = self._run_settings(), self.output_section.settings
+        try:
+            if features is None and not may_run(self, settings.features.encoder):
+                return
+        except UserError as error:
+            self._complain(str(error))
+            return
         following = self._following = Following(slides)
         assert out is not None
 

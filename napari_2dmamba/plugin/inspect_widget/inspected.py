@@ -19,7 +19,9 @@ from napari_2dmamba.explain.provenance import Channels, Provenance, Through
 from napari_2dmamba.explain.receptive_field import Measure, lay_on_patch, receptive_field
 from napari_2dmamba.explain.subject import Subject
 from napari_2dmamba.export.record import features_hash, file_hash
-from napari_2dmamba.features.files import read_features
+from napari_2dmamba.features import FeatureFileSettings
+from napari_2dmamba.features.lattice import laid_out
+from napari_2dmamba.features.on_slide import features_on
 from napari_2dmamba.models import load_checkpoint
 from napari_2dmamba.models.mamba2d import Mamba2DMIL
 from napari_2dmamba.models.settings import ModelSettings
@@ -88,6 +90,9 @@ class Inspected:
             When model or features of the run are gone, or are not those of the run any more.
         """
         bag = shown.bag
+        aggregator = load_checkpoint(_checkpoint(shown))
+        stages = shown.record.settings
+        chosen = ModelSettings(**{**stages.get("model", {}), "device": "auto"})
         if bag is None:
             path = _find(shown, shown.record.features.path)
             if path is None:
@@ -95,16 +100,18 @@ class Inspected:
                     "the features of this run were not kept, or were moved; run the slide again "
                     "to inspect it"
                 )
-            bag = read_features(path)
+            given = FeatureFileSettings(**stages.get("feature_file", {}))
+            bag = features_on(shown.slide, path, trained=aggregator.header, given=given)
+            bag, _ = laid_out(
+                bag, uses_grid=aggregator.model.uses_grid, shared_cells=chosen.shared_cells
+            )
             if features_hash(bag) != shown.record.features.content_sha256:
                 raise FeatureError(
                     f"{path} was changed since the run; run the slide again to inspect it"
                 )
         if bag.slide_mpp != shown.slide.mpp:  # maps are placed on the slide as it is shown
             bag = dataclasses.replace(bag, slide_mpp=shown.slide.mpp)
-        aggregator = load_checkpoint(_checkpoint(shown))
-        chosen = {**shown.record.settings.get("model", {}), "device": "auto"}
-        subject = Subject.of(aggregator, bag, ModelSettings(**chosen))
+        subject = Subject.of(aggregator, bag, chosen)
         return cls(
             shown,
             subject,

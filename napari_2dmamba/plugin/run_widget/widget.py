@@ -34,6 +34,7 @@ from napari_2dmamba.plugin.section import scrolling_column
 from napari_2dmamba.plugin.session import Session, SlideState
 from napari_2dmamba.plugin.shown_run import ShownRun, open_shown_run
 from napari_2dmamba.plugin.slide_layer import view_region
+from napari_2dmamba.plugin.trust_question import may_run
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 if TYPE_CHECKING:
@@ -154,11 +155,13 @@ class RunWidget(DockedWidget):
     def _choose_checkpoint(self, header: CheckpointHeader | None) -> None:
         """Take the model, with patches and encoder of its training."""
         choices, section = self.session.choices, self.model_section
-        grid, features = choices.grid, choices.features
+        grid = choices.grid
         if header is not None:
             grid = grid_of_training(header, grid)
-            features = replace(features, encoder=header.encoder or features.encoder)
-        self.session.choose(checkpoint=section.chosen, grid=grid, features=features)
+            self.features_section.follow_checkpoint(header.encoder)
+        self.session.choose(
+            checkpoint=section.chosen, grid=grid, features=self.features_section.settings
+        )
         self._allow_run()
 
     def _allow_run(self) -> None:
@@ -238,6 +241,8 @@ class RunWidget(DockedWidget):
             self._complain(problem)
             return
         opened, settings, features = slide.slide, choices.run_settings, choices.features_to_read
+        if features is None and not self._may_run(settings.features.encoder):
+            return
         regions = drawn_regions(self.session, slide)
         try:
             out = new_run_folder(runs_folder(), opened, choices.checkpoint.name)
@@ -299,6 +304,13 @@ class RunWidget(DockedWidget):
         if choices.lacks_features:
             return "no feature file is chosen; choose one under Features"
         return ""
+
+    def _may_run(self, encoder: str) -> bool:
+        try:
+            return may_run(self, encoder)
+        except UserError as error:
+            self._complain(str(error))
+            return False
 
     def cancel(self) -> None:
         """Ask the running job to stop."""

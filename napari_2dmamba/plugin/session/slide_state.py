@@ -97,7 +97,13 @@ class Choices:
     @property
     def run_settings(self) -> RunSettings:
         """The settings as `pipeline.run` takes them."""
-        return RunSettings(self.tissue, self.grid, self.features, self.model, self.in_pixels)
+        return RunSettings(
+            tissue=self.tissue,
+            grid=self.grid,
+            features=self.features,
+            model=self.model,
+            in_pixels=self.in_pixels,
+        )
 
     @property
     def features_to_read(self) -> Path | None:
