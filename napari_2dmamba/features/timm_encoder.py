@@ -1,5 +1,6 @@
 """Encoders from timm: any of its models, from its own weights, a hub repository or a file."""
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from napari_2dmamba.features.weights import (
     missing_extra,
     read_weights,
 )
+from napari_2dmamba.vision.backbone import VisionMamba
+from napari_2dmamba.vision.weights import backbone_names, read_state
 
 _HUB = ("hf-hub:", "hf_hub:")
 
@@ -83,7 +86,11 @@ def load_timm(
         weights_from = f"https://huggingface.co/{repo}"
     else:
         weights_from = str(weights)
-    fit_weights(network, _filtered(network, read_weights(weights)), str(weights))
+    if isinstance(network, VisionMamba):  # published files hold more than torch.load will read
+        state = backbone_names(read_state(weights, scan=network.scan))
+    else:
+        state = _filtered(network, read_weights(weights))
+    fit_weights(network, state, str(weights))
     return ModelEncoder(
         network,
         name=name,
@@ -191,7 +198,9 @@ def require_timm() -> Any:
         When timm, or the torchvision it imports, is absent or too far from the installed torch.
     """
     try:
-        return import_beside_torchvision("timm")
+        timm = import_beside_torchvision("timm")
+        importlib.import_module("napari_2dmamba.vision.timm_models")  # registers them
+        return timm
     except ImportError as error:
         raise missing_extra(error) from error
     except RuntimeError as error:

@@ -14,7 +14,7 @@ from napari_2dmamba.errors import CheckpointError
 from napari_2dmamba.models.architecture import Architecture, ArchitectureConfig
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.models.registry import architecture, architectures
-from napari_2dmamba.models.torch_pickle import Record, module_tensors, read_torch_file
+from napari_2dmamba.torch_pickle import Record, module_tensors, read_torch_file
 
 ASKED_FOR = {
     "canvas": "canvas the model was trained on, as (rows, cols) of cells; from the published "

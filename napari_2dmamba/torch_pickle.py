@@ -48,6 +48,23 @@ _PUBLISHED_NAMES = {
 }
 """Names of the published 2DMambaMIL that become inert records."""
 
+_BESIDE_WEIGHTS = {
+    "_codecs.encode",
+    "mmengine.config.config.ConfigDict",
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy.dtype",
+    "numpy.ndarray",
+    "yacs.config.CfgNode",
+}
+"""Names of what training programs store beside weights: settings, and histories of losses.
+
+They become records too, also where the file asks for a call: what it would call with is dropped.
+"""
+
 
 @dataclass(eq=False)
 class Record:
@@ -203,6 +220,7 @@ class _Machine:
     # constants
     _op_binunicode = _op_short_binunicode = _op_binunicode8 = _push
     _op_binint = _op_binint1 = _op_binint2 = _op_long1 = _op_binfloat = _push
+    _op_binbytes = _op_short_binbytes = _push
 
     def _op_proto(self, version: int) -> None:
         if not 2 <= version <= 4:
@@ -260,13 +278,19 @@ class _Machine:
 
     def _op_setitem(self, _: None) -> None:
         value, key = self._stack.pop(), self._stack.pop()
-        self._target(dict)[self._plain_key(key)] = value
+        self._mapping()[self._plain_key(key)] = value
 
     def _op_setitems(self, _: None) -> None:
         items = self._pop_to_mark()
-        target = self._target(dict)
+        target = self._mapping()
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[self._plain_key(key)] = value
+
+    def _mapping(self) -> Any:
+        target = self._stack[-1]
+        if isinstance(target, Record) and target.kind in _BESIDE_WEIGHTS:
+            return target.state  # settings are a kind of dict
+        return self._target(dict)
 
     def _target(self, kind: type) -> Any:
         target = self._stack[-1]
@@ -312,6 +336,7 @@ class _Machine:
         known = (
             path in _BUILDERS
             or path in _PUBLISHED_NAMES
+            or path in _BESIDE_WEIGHTS
             or (module == "torch" and name in _DTYPES)
             or (module.startswith("torch.nn.modules.") and name.isidentifier())
         )
@@ -336,6 +361,9 @@ class _Machine:
 
     def _op_reduce(self, _: None) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
+        if isinstance(function, _Name) and function.path in _BESIDE_WEIGHTS:
+            self._push(Record(function.path))
+            return
         if not (isinstance(function, _Name) and function.path in _BUILDERS):
             what = function.path if isinstance(function, _Name) else type(function).__name__
             raise self._refused(f"asks to call {what!r}")
@@ -347,6 +375,8 @@ class _Machine:
         state, target = self._stack.pop(), self._stack[-1]
         if isinstance(target, Record) and isinstance(state, dict):
             target.state.update(state)
+        elif isinstance(target, Record) and target.kind in _BESIDE_WEIGHTS:
+            return  # the numbers of an array that is no weight
         elif not (type(target) is dict and isinstance(state, dict)):
             # A state_dict carries `_metadata` this way, which nothing here needs.
             raise self._refused(f"sets the state of a {type(target).__name__}")
