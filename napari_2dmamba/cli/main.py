@@ -14,6 +14,7 @@ from napari_2dmamba.cli.exit_codes import FAILED, INTERRUPTED, OK
 from napari_2dmamba.cli.explain import add_explain_command
 from napari_2dmamba.cli.export import add_export_command
 from napari_2dmamba.cli.output import complain
+from napari_2dmamba.cli.receptive_field import add_receptive_field_command
 from napari_2dmamba.cli.run import add_extract_command, add_run_command
 from napari_2dmamba.cli.view import add_demo_command, add_view_command
 from napari_2dmamba.errors import Cancelled, UserError
@@ -25,6 +26,7 @@ _ADD: tuple[Callable[[Any], None], ...] = (
     add_compare_command,
     add_extract_command,
     add_export_command,
+    add_receptive_field_command,
     add_checkpoints_command,
     add_doctor_command,
     add_demo_command,

@@ -3,7 +3,7 @@
 import importlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -24,6 +24,29 @@ from napari_2dmamba.vision.backbone import VisionMamba
 from napari_2dmamba.vision.weights import backbone_names, read_state
 
 _HUB = ("hf-hub:", "hf_hub:")
+
+
+class LoadedNetwork(NamedTuple):
+    """A timm model with its weights, and what is known of both.
+
+    Attributes
+    ----------
+    network
+        Without classifier.
+    data
+        timm's ``pretrained_cfg``: mean, std, input size, licence.
+    weights_from
+        Where the weights came from.
+    """
+
+    network: nn.Module
+    data: dict[str, Any]
+    weights_from: str
+
+    @property
+    def transform(self) -> Transform:
+        """What happens to an image before the network sees it."""
+        return _transform(self.data)
 
 
 def load_timm(
@@ -52,7 +75,33 @@ def load_timm(
     FeatureError
         As for `load_encoder`.
     """
-    model = name.removeprefix("timm:")
+    loaded = load_network(name.removeprefix("timm:"), weights, offline=offline)
+    licence = loaded.data.get("license") or "not stated: see where the weights came from"
+    return ModelEncoder(
+        loaded.network,
+        name=name,
+        transform=loaded.transform,
+        device=device,
+        licence=str(licence),
+        weights_from=loaded.weights_from,
+        precision=precision,
+    )
+
+
+def load_network(
+    model: str, weights: str | Path | None = None, *, offline: bool = False, **more: Any
+) -> LoadedNetwork:
+    """Build a timm model and load its weights; arguments and errors as of `load_timm`.
+
+    Parameters
+    ----------
+    model
+        As timm names it.
+    weights, offline
+        As of `load_timm`.
+    more
+        More arguments of ``timm.create_model``.
+    """
     config_file: Path | None = None
     weights = Path(weights).expanduser() if weights is not None else None
     folder = Path(model.removeprefix("local-dir:")) if model.startswith("local-dir:") else None
@@ -72,7 +121,7 @@ def load_timm(
         architecture, arguments, data = _read_config(config_file)
     else:
         architecture, arguments, data = model, {}, None
-    network = create(architecture, **arguments)
+    network = create(architecture, **(arguments | more))
     if data is None:
         data = dict(vars(network)["pretrained_cfg"])
     if weights is None:
@@ -91,15 +140,7 @@ def load_timm(
     else:
         state = _filtered(network, read_weights(weights))
     fit_weights(network, state, str(weights))
-    return ModelEncoder(
-        network,
-        name=name,
-        transform=_transform(data),
-        device=device,
-        licence=str(data.get("license") or "not stated: see where the weights came from"),
-        weights_from=weights_from,
-        precision=precision,
-    )
+    return LoadedNetwork(network, data, weights_from)
 
 
 def load_catalogued(
