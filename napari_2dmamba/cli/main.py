@@ -16,6 +16,8 @@ from napari_2dmamba.cli.export import add_export_command
 from napari_2dmamba.cli.output import complain
 from napari_2dmamba.cli.receptive_field import add_receptive_field_command
 from napari_2dmamba.cli.run import add_extract_command, add_run_command
+from napari_2dmamba.cli.segment import add_segment_command
+from napari_2dmamba.cli.tiles import add_tiles_command
 from napari_2dmamba.cli.view import add_demo_command, add_view_command
 from napari_2dmamba.errors import Cancelled, UserError
 
@@ -27,6 +29,8 @@ _ADD: tuple[Callable[[Any], None], ...] = (
     add_extract_command,
     add_export_command,
     add_receptive_field_command,
+    add_tiles_command,
+    add_segment_command,
     add_checkpoints_command,
     add_doctor_command,
     add_demo_command,

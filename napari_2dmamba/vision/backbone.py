@@ -342,10 +342,11 @@ class _Classifier(nn.Module):
         self.head = _head(features, classes)
 
 
-class _Norm2d(nn.LayerNorm):
+class Norm2d(nn.LayerNorm):
     """Layer norm over the channels of ``(batch, C, H, W)``."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the same shape."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -356,12 +357,12 @@ class _PatchEmbedding(nn.Sequential):
         super().__init__(
             nn.Conv2d(in_chans, dim // 2, 3, stride=2, padding=1),
             nn.Identity(),
-            _Norm2d(dim // 2),
+            Norm2d(dim // 2),
             nn.Identity(),
             nn.GELU(),
             nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1),
             nn.Identity(),
-            _Norm2d(dim),
+            Norm2d(dim),
         )
 
 
@@ -377,7 +378,7 @@ class _Stage(nn.Module):
                 nn.Identity(),
                 nn.Conv2d(dim, next_dim, 3, stride=2, padding=1),
                 nn.Identity(),
-                _Norm2d(next_dim),
+                Norm2d(next_dim),
             )
 
 

@@ -89,12 +89,8 @@ def load_backbone(
         As of `read_state`, or when the weights are those of another network.
     """
     state = backbone_names(read_state(path, part=part, scan=scan))
-    return build(state, scan, Path(path).name, **arguments)
-
-
-def build(state: dict[str, torch.Tensor], scan: Scan, name: str, **arguments: Any) -> VisionMamba:
-    """Return the backbone that a state dict fits, named by its keys; see `load_backbone`."""
-    network = VisionMamba(scan=scan, **(_sizes(state, name) | arguments))
+    name = Path(path).name
+    network = VisionMamba(scan=scan, **(sizes_of(state, name) | arguments))
     fit(network, state, name)
     return network
 
@@ -140,8 +136,14 @@ def fit(network: nn.Module, state: dict[str, torch.Tensor], name: str) -> None:
     network.load_state_dict(fitted)
 
 
-def _sizes(state: dict[str, torch.Tensor], name: str) -> dict[str, Any]:
-    """Read depths and widths off the shapes of a state dict."""
+def sizes_of(state: dict[str, torch.Tensor], name: str) -> dict[str, Any]:
+    """Return the arguments of `VisionMamba` that the shapes of a state dict tell.
+
+    Raises
+    ------
+    CheckpointError
+        When it is of another network.
+    """
     try:
         depths: list[int] = []
         while f"layers.{len(depths)}.blocks.0.norm.weight" in state:
