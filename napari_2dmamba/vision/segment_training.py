@@ -103,7 +103,7 @@ def fit_segmenter(
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimizer.step()
         schedule.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
         if on_progress is not None:
             on_progress(step + 1, settings.steps, f"Loss {losses[-1]:.3f}")
     made.training = dataclasses.asdict(settings) | {"images": len(pairs), "last_loss": losses[-1]}
