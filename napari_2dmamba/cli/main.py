@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     error); 2: the command itself is wrong; 130: interrupted.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parser, names = _parser()
+    parser, names = command_parser()
     if given and given[0] not in names and not given[0].startswith("-"):
         given.insert(0, "view")
     options = parser.parse_args(given)
@@ -75,7 +75,7 @@ def view_main() -> None:
     sys.exit(main(["view", *sys.argv[1:]]))
 
 
-def _parser() -> tuple[argparse.ArgumentParser, frozenset[str]]:
+def command_parser() -> tuple[argparse.ArgumentParser, frozenset[str]]:
     """Return the parser and the names of its commands."""
     parser = argparse.ArgumentParser(
         prog="napari-2dmamba",
