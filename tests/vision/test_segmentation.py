@@ -5,13 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
+from PIL import Image
+from shapely.geometry import shape
 from torch import nn
 
+from napari_2dmamba.cli import main
 from napari_2dmamba.errors import Cancelled, CheckpointError, FeatureError, SlideError
 from napari_2dmamba.vision.backbone import VisionMamba
+from napari_2dmamba.vision.mask_folder import MaskFolder
 from napari_2dmamba.vision.region import ArrayPicture
+from napari_2dmamba.vision.segment_evaluation import iou
 from napari_2dmamba.vision.segmentation import WindowSettings, normaliser, segment
+from napari_2dmamba.vision.segmenter_file import TrainedSegmenter
 from napari_2dmamba.vision.upernet import Segmenter, load_segmenter
 
 GOLDEN = Path(__file__).parent / "golden" / "upernet_mmsegmentation.npz"
@@ -180,3 +187,80 @@ def test_one_image_is_learnt_by_heart() -> None:
     with torch.inference_mode():
         found = network(image).argmax(1)[0]
     assert (found == truth).float().mean() > 0.9
+
+
+def pair_folders(folder: Path) -> tuple[Path, Path, np.ndarray]:
+    """Two images whose class is their colour, and their masks; a corner has no class."""
+    truth = np.where(np.hypot(*np.mgrid[-40:56, -50:46]) < 30, 2, 1).astype(np.uint8)
+    truth[:8, :8] = 0
+    colours = np.array([[90, 90, 90], [60, 80, 220], [220, 60, 60]], np.uint8)
+    for name in ("images", "masks"):
+        (folder / name).mkdir()
+    for number in range(2):
+        Image.fromarray(colours[truth]).save(folder / "images" / f"{number}.png")
+        Image.fromarray(truth).save(folder / "masks" / f"{number}.png")
+    return folder / "images", folder / "masks", truth
+
+
+def test_train_evaluate_and_use_on_the_command_line(tmp_path: Path, capsys) -> None:
+    images, masks, truth = pair_folders(tmp_path)
+    file, out = tmp_path / "s.safetensors", tmp_path / "out"
+    train = ["segment", "train", str(images), str(masks), "--classes", "blue,red",
+             "--out", str(file), "--depths", "1,1", "--dims", "8", "--channels", "8", "--crop",
+             "64", "--steps", "40", "--batch-size", "2", "--learning-rate", "0.01", "--device",
+             "cpu", "--image-mpp", "0.5", "--json"]  # fmt: skip
+    assert main(train) == 0
+    assert json.loads(capsys.readouterr().out)["last_loss"] < 1
+    test = ["segment", "evaluate", str(images), str(masks), "--segmenter", str(file), "--own-size",
+            "--device", "cpu", "--json"]  # fmt: skip
+    assert main(test) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["mean_iou"] > 0.8
+    assert main([*test, "--multi-scale"]) == 0
+    assert json.loads(capsys.readouterr().out)["mean_iou"] > 0.6
+
+    slide = tmp_path / "slide.tif"
+    pixels = np.asarray(Image.open(images / "0.png")).repeat(2, 0).repeat(2, 1)
+    tifffile.imwrite(slide, pixels, tile=(64, 64), photometric="rgb",
+                     resolution=(40000, 40000), resolutionunit="CENTIMETER")  # fmt: skip
+    use = ["segment", "slide", str(slide), "--segmenter", str(file), "--window", "64", "--out",
+           str(out), "--region", "32,16,160,176", "--device", "cpu", "--json"]  # fmt: skip
+    assert main(use) == 0
+    assert json.loads(capsys.readouterr().out)["area_of_class"].keys() == {"blue", "red"}
+    # Level 0 has 0.25 µm per pixel, the images 0.5: two level-0 pixels per pixel
+    found = tifffile.imread(out / "classes.ome.tif")
+    assert found.shape == (88, 80)
+    wanted = truth[8:96, 16:96]
+    assert (found == wanted)[wanted > 0].mean() > 0.85
+    outlines = json.loads((out / "classes.geojson").read_text())["features"]
+    red = [f for f in outlines if f["properties"]["classification"]["name"] == "red"]
+    area = sum(shape(f["geometry"]).area for f in red)
+    assert area == pytest.approx(4 * (found == 2).sum())
+    assert main([*use[:-1], "--mpp", "1"]) == 1
+    assert "another picture" in capsys.readouterr().err
+
+
+def test_what_is_no_segmenter_or_folder(tmp_path: Path) -> None:
+    images, masks, _ = pair_folders(tmp_path)
+    torch.save({"state_dict": segmenter().state_dict()}, tmp_path / "p.pth")
+    with pytest.raises(CheckpointError, match="does not tell its scan"):
+        TrainedSegmenter.load(tmp_path / "p.pth")
+    with pytest.raises(CheckpointError, match="5 classes, but 2"):
+        TrainedSegmenter.load(tmp_path / "p.pth", scan="2d", classes=("a", "b"))
+    with pytest.raises(FeatureError, match="holds 2, but there are 1"):
+        MaskFolder(images, masks, 1).pair(0)
+    (masks / "1.png").unlink()
+    with pytest.raises(FeatureError, match="1 of 2 images have no mask"):
+        MaskFolder(images, masks, 2)
+    with pytest.raises(FeatureError, match="no folder"):
+        MaskFolder(images, tmp_path / "absent", 2)
+
+
+def test_intersection_over_union() -> None:
+    counts = np.array([[6, 2, 0], [1, 3, 0], [0, 0, 0]])
+    found = iou(counts, ("a", "b", "never"))
+    assert found["iou"] == {"a": 6 / 9, "b": 3 / 6}
+    assert found["mean_iou"] == pytest.approx((6 / 9 + 3 / 6) / 2)
+    assert found["pixel_accuracy"] == 9 / 12
+    with pytest.raises(FeatureError, match="no pixel"):
+        iou(np.zeros((2, 2), np.int64), ("a", "b"))
