@@ -59,7 +59,7 @@ class SlideFields:
     image
         ``(h, w, 3)`` uint8: the crop at the place.
     fields
-        By network and stage; `PixelField.scale` and `translate` place them on the slide.
+        By network and stage; their `place` has the scale and translation of a layer.
     """
 
     image: NDArray[np.uint8]
@@ -102,6 +102,7 @@ def fields_on_slide(
     """
     from napari_2dmamba.features.encoder import choose_device
     from napari_2dmamba.vision.pixel_field import pixel_fields
+    from napari_2dmamba.vision.region import Place
 
     settings = settings or FieldSettings()
     validate(settings)
@@ -142,7 +143,7 @@ def fields_on_slide(
             on_progress=count,
             should_stop=should_stop,
         )
-        fields += [replace(f, origin_level0=corner, step=step, mpp=slide.mpp) for f in found]
+        fields += [replace(f, place=Place(corner, step, slide.mpp)) for f in found]
     return SlideFields(crops[0], tuple(fields))
 
 

@@ -74,12 +74,12 @@ def segment_slide(
         on_progress=on_progress,
         should_stop=should_stop,
     )
-    place: dict[str, Any] = {"origin": found.origin_level0, "step": found.step}
+    place: dict[str, Any] = {"origin": found.place.origin_level0, "step": found.place.step}
     outlines = write_label_geojson(
         found.labels, out / "classes.geojson", found.classes, offset=slide.bounds[:2],
         background=background, **place,
     )  # fmt: skip
     raster = write_label_tiff(
-        found.labels, out / "classes.ome.tif", found.classes, mpp=found.mpp, **place
+        found.labels, out / "classes.ome.tif", found.classes, mpp=found.place.mpp, **place
     )
     return found, [outlines, raster]

@@ -58,7 +58,12 @@ def _folders(parser: argparse.ArgumentParser) -> None:
 
 def _segmenter(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--segmenter", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--scan", help="of a published file: 2d for 2DVMamba, 1d for VMamba")
+    from napari_2dmamba.vision.segment_settings import SegmentTraining
+
+    scans = SegmentTraining.__dataclass_fields__["scan"].metadata["choices"]
+    parser.add_argument(
+        "--scan", choices=scans, help="of a published file: 2d for 2DVMamba, 1d for VMamba"
+    )
     parser.add_argument(
         "--class-names", type=Path, metavar="FILE", help="of a published file: one name per line"
     )

@@ -79,26 +79,46 @@ def write_label_geojson(
     return path
 
 
-def polygons(labels: NDArray[np.unsignedinteger]) -> Iterator[tuple[int, "Polygon"]]:
+def polygons(
+    labels: NDArray[np.unsignedinteger], rows: int = _ROWS
+) -> Iterator[tuple[int, "Polygon"]]:
     """Yield label and outline of each 4-connected area, in pixels; label 0 has none.
 
-    The areas of the polygons are the areas of the pixels.
+    The areas of the polygons are the areas of the pixels. Strips of so many ``rows`` are in
+    memory at a time; areas that cross from one into the next come last.
     """
     import shapely
 
-    for label in np.unique(labels):
-        if label == 0:
-            continue
-        mask = np.asarray(labels == label)
-        areas, _ = ndimage.label(mask)
-        for number, box in enumerate(ndimage.find_objects(areas), start=1):
-            inside = areas[box] == number
-            top, left = box[0].start, box[1].start
-            edges = np.diff(np.pad(inside, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-            rows, starts = np.nonzero(edges == 1)
-            _, ends = np.nonzero(edges == -1)
-            runs = shapely.box(left + starts, top + rows, left + ends, top + rows + 1)
-            yield int(label), shapely.simplify(shapely.union_all(runs), 0)
+    crossing: dict[int, list[Any]] = {}
+    for top in range(0, len(labels), rows):
+        strip = np.asarray(labels[top : top + rows])
+        for label in np.unique(strip[strip > 0]).tolist():
+            for outline in _outlines(strip == label, top):
+                low, high = outline.bounds[1], outline.bounds[3]
+                ends_above = low == top and top > 0
+                if ends_above or (high == top + rows and high < len(labels)):
+                    crossing.setdefault(label, []).append(outline)
+                else:
+                    yield label, outline
+    for label, parts in sorted(crossing.items()):
+        joined = shapely.simplify(shapely.union_all(parts), 0)
+        for outline in shapely.get_parts(joined).tolist():
+            yield label, outline
+
+
+def _outlines(mask: NDArray[np.bool_], top: int) -> Iterator["Polygon"]:
+    """Yield the outlines of the areas of a mask whose first row is ``top``."""
+    import shapely
+
+    areas, _ = ndimage.label(mask)
+    for number, box in enumerate(ndimage.find_objects(areas), start=1):
+        inside = areas[box] == number
+        edges = np.diff(np.pad(inside, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+        row, start = np.nonzero(edges == 1)
+        _, end = np.nonzero(edges == -1)
+        y, left = top + box[0].start + row, box[1].start
+        runs = shapely.box(left + start, y, left + end, y + 1)
+        yield shapely.simplify(shapely.union_all(runs), 0)
 
 
 def write_label_tiff(

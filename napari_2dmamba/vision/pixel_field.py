@@ -5,7 +5,7 @@ averaged over many crops (Luo et al., NeurIPS 2016; the figures of VMamba and 2D
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from napari_2dmamba.errors import Cancelled, UserError
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 from napari_2dmamba.vision.backbone import VisionMamba
+from napari_2dmamba.vision.region import Place
 
 Stages = Callable[[Tensor], Sequence[Tensor]]
 
@@ -39,12 +40,8 @@ class PixelField:
     centre
         Row and column, in pixels from the top left corner, of the middle of what the cell's
         convolutions see.
-    origin_level0
-        Level-0 ``(x, y)`` of the crop's top left corner, where it lies on a slide.
-    step
-        Level-0 pixels per pixel.
-    mpp
-        µm per level-0 pixel, or None.
+    place
+        Where the crop lies.
     """
 
     values: NDArray[np.float64]
@@ -53,28 +50,12 @@ class PixelField:
     stride: int
     crops: int
     centre: tuple[float, float]
-    origin_level0: tuple[float, float] = (0.0, 0.0)
-    step: float = 1.0
-    mpp: float | None = None
+    place: Place = field(default_factory=Place)
 
     @property
     def name(self) -> str:
         """For a layer or a title."""
         return f"{self.model}, stage {self.stage + 1}"
-
-    @property
-    def scale(self) -> tuple[float, float]:
-        """World units per pixel, ``(y, x)``: µm, or level-0 pixels without mpp."""
-        unit = self.step * (self.mpp or 1.0)
-        return unit, unit
-
-    @property
-    def translate(self) -> tuple[float, float]:
-        """World ``(y, x)`` of the centre of pixel (0, 0), where level-0 pixel 0 starts at -0.5."""
-        unit = self.mpp or 1.0
-        x, y = self.origin_level0
-        half = (self.step - 1) / 2
-        return (y + half) * unit, (x + half) * unit
 
     def shown(self, power: float = 0.2) -> NDArray[np.float64]:
         """Return the values to show, from 0 to 1: a power of them, over the largest."""
@@ -210,7 +191,8 @@ def pixel_fields(
     Raises
     ------
     UserError
-        When a stage is not there, or a gradient is zero everywhere or not finite.
+        When a crop does not suit the network, a stage is not there, or a gradient is zero
+        everywhere or not finite.
     """
     maps_of = stages_of(network)
     device = next(network.parameters()).device
@@ -222,7 +204,14 @@ def pixel_fields(
             raise Cancelled("the receptive fields were not finished")
         image = crop.to(device)[None].requires_grad_()
         with torch.enable_grad():
-            maps = maps_of(image)
+            try:
+                maps = maps_of(image)
+            except (AssertionError, RuntimeError, ValueError) as error:  # networks of fixed sizes
+                told = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise UserError(
+                    f"{model} cannot take crops of {image.shape[2]} x {image.shape[3]} pixels "
+                    f"({told}); choose another size of crop"
+                ) from error
             wanted = _wanted(stages, len(maps))
             for place, stage in enumerate(wanted):
                 features = maps[stage]

@@ -1,5 +1,6 @@
 """A region of a slide or of an array as one picture at one resolution, read piece by piece."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -37,6 +38,35 @@ class Picture(Protocol):
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
         """Return ``(height, width, 3)``; beyond the picture lies white or what the slide has."""
         ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a picture lies on a slide, as a layer takes it.
+
+    Attributes
+    ----------
+    origin_level0, step, mpp
+        As of `Picture`.
+    """
+
+    origin_level0: tuple[float, float] = (0.0, 0.0)
+    step: float = 1.0
+    mpp: float | None = None
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """World units per pixel, ``(y, x)``: µm, or level-0 pixels without mpp."""
+        unit = self.step * (self.mpp or 1.0)
+        return unit, unit
+
+    @property
+    def translate(self) -> tuple[float, float]:
+        """World ``(y, x)`` of the centre of pixel (0, 0), where level-0 pixel 0 starts at -0.5."""
+        unit = self.mpp or 1.0
+        x, y = self.origin_level0
+        half = (self.step - 1) / 2
+        return (y + half) * unit, (x + half) * unit
 
 
 class ArrayPicture:
@@ -77,7 +107,8 @@ class SlidePicture:
     Raises
     ------
     SlideError
-        When the slide has no colours of 8 bits, the region is empty, or ``mpp`` cannot be met.
+        When the slide has no colours of 8 bits, the region is empty or off the slide, or ``mpp``
+        cannot be met.
     """
 
     def __init__(
@@ -99,6 +130,12 @@ class SlidePicture:
         x, y, width, height = region or (0, 0, *slide.dimensions)
         if width < 1 or height < 1:
             raise SlideError(f"a region of {width} x {height} pixels is empty; draw a larger one")
+        right, bottom = slide.dimensions
+        if x >= right or y >= bottom or x + width <= 0 or y + height <= 0:
+            raise SlideError(
+                f"the region at {x},{y} lies off {slide.name}, which has {right} x {bottom} "
+                "level-0 pixels; draw one on it"
+            )
         self._slide = slide
         self.mpp = slide.mpp
         self.step = 1.0 if mpp is None or slide.mpp is None else mpp / slide.mpp

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from napari_2dmamba.errors import Cancelled, CheckpointError, FeatureError
 from napari_2dmamba.settings import ProgressCallback, StopCallback, setting, validate
-from napari_2dmamba.vision.region import Picture
+from napari_2dmamba.vision.region import Picture, Place
 from napari_2dmamba.whole_files import written_whole
 
 _LABELS, _CERTAINTY, _STATE = "labels.npy", "certainty.npy", "segmentation.json"
@@ -51,16 +51,14 @@ class Segmentation:
         ``(h, w)`` uint8: probability of that class, of 255.
     classes
         K names.
-    origin_level0, step, mpp
-        Where it lies; see `Picture`.
+    place
+        Where it lies.
     """
 
     labels: NDArray[np.uint16]
     certainty: NDArray[np.uint8]
     classes: tuple[str, ...]
-    origin_level0: tuple[float, float]
-    step: float
-    mpp: float | None
+    place: Place
 
 
 def normaliser(mean: Sequence[float], std: Sequence[float]) -> Callable[[Tensor], Tensor]:
@@ -155,10 +153,8 @@ def segment(
         best = sums.argmax(0)
         certainty = np.take_along_axis(sums, best[None], 0)[0] / norm
         store.put(number, block, best, certainty)
-    return Segmentation(
-        store.labels, store.certainty, tuple(classes), picture.origin_level0, picture.step,
-        picture.mpp,
-    )  # fmt: skip
+    place = Place(picture.origin_level0, picture.step, picture.mpp)
+    return Segmentation(store.labels, store.certainty, tuple(classes), place)
 
 
 class _Store:

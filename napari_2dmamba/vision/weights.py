@@ -14,6 +14,7 @@ from napari_2dmamba.vision.cross_scan import Scan
 PARTS = ("model", "state_dict", "model_ema")
 """Names under which training programs store weights, in the order they are looked for."""
 _PREFIXES = ("module.", "backbone.", "model.")
+_PROJECTIONS = ("in_proj.weight", "out_proj.weight", "mlp.fc1.weight", "mlp.fc2.weight")
 _SWITCH = "USE_V2D"
 
 
@@ -46,7 +47,7 @@ def read_state(
         from safetensors.torch import load_file
 
         try:
-            return load_file(path)
+            return _flat(load_file(path))
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{path.name} is damaged or no safetensors file ({error}); download it again"
@@ -66,7 +67,14 @@ def read_state(
         raise CheckpointError(
             f"{path.name} holds no weights by name; give a file of a model's state_dict"
         )
-    return content
+    return _flat(content)
+
+
+def _flat(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return projections that are stored as 1 x 1 convolutions as the matrices they are."""
+    return {
+        k: v.flatten(1) if v.ndim == 4 and k.endswith(_PROJECTIONS) else v for k, v in state.items()
+    }
 
 
 def load_backbone(
@@ -104,7 +112,7 @@ def backbone_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def fit(network: nn.Module, state: dict[str, torch.Tensor], name: str) -> None:
-    """Load a state into a network, all of it; projections may be stored as 1 x 1 convolutions.
+    """Load a state into a network, all of it.
 
     Raises
     ------
@@ -112,16 +120,11 @@ def fit(network: nn.Module, state: dict[str, torch.Tensor], name: str) -> None:
         Naming what is missing, left over or of another shape.
     """
     wanted = network.state_dict()
-    fitted = {}
-    wrong = []
-    for key, value in state.items():
-        if key not in wanted:
-            continue
-        if value.ndim == 4 and wanted[key].ndim == 2 and value.shape[2:] == (1, 1):
-            value = value.flatten(1)
-        fitted[key] = value
-        if value.shape != wanted[key].shape:
-            wrong.append(f"{key} {tuple(value.shape)} instead of {tuple(wanted[key].shape)}")
+    wrong = [
+        f"{k} {tuple(v.shape)} instead of {tuple(wanted[k].shape)}"
+        for k, v in state.items()
+        if k in wanted and v.shape != wanted[k].shape
+    ]
     missing = sorted(wanted.keys() - state.keys())
     extra = sorted(state.keys() - wanted.keys())
     found = [
@@ -133,7 +136,7 @@ def fit(network: nn.Module, state: dict[str, torch.Tensor], name: str) -> None:
         raise CheckpointError(
             f"{name} does not fit the network ({'; '.join(found)}); it is of another model"
         )
-    network.load_state_dict(fitted)
+    network.load_state_dict(state)
 
 
 def sizes_of(state: dict[str, torch.Tensor], name: str) -> dict[str, Any]:

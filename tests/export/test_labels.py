@@ -9,6 +9,7 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import ndimage
 from shapely.geometry import Point, shape
 
 from napari_2dmamba.errors import ExportError
@@ -30,12 +31,14 @@ PICTURE = np.array(
 
 
 @given(
-    arrays(np.uint8, st.tuples(st.integers(1, 7), st.integers(1, 7)), elements=st.integers(0, 3))
+    arrays(np.uint8, st.tuples(st.integers(1, 8), st.integers(1, 6)), elements=st.integers(0, 3)),
+    st.integers(1, 9),
 )
-def test_polygons_cover_their_pixels_and_no_others(labels: np.ndarray) -> None:
-    found = list(polygons(labels))
+def test_polygons_cover_their_pixels_and_no_others(labels: np.ndarray, rows: int) -> None:
+    found = list(polygons(labels, rows))
     for label in (1, 2, 3):
         of_label = [p for k, p in found if k == label]
+        assert len(of_label) == ndimage.label(labels == label)[1]
         assert sum(p.area for p in of_label) == (labels == label).sum()
         for row, col in zip(*np.nonzero(labels == label), strict=True):
             assert sum(p.contains(Point(col + 0.5, row + 0.5)) for p in of_label) == 1

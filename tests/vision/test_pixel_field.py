@@ -16,6 +16,7 @@ from napari_2dmamba.pixel_fields import FieldSettings, fields_on_slide
 from napari_2dmamba.slide import open_slide
 from napari_2dmamba.vision.backbone import VisionMamba
 from napari_2dmamba.vision.pixel_field import PixelField, pixel_fields
+from napari_2dmamba.vision.region import Place
 from tests.features.networks import require_timm
 
 
@@ -111,6 +112,8 @@ def test_what_cannot_be_looked_at() -> None:
         pixel_fields(network, crops, model="m", stages=(1,))
     with pytest.raises(UserError, match="no crop"):
         pixel_fields(network, [], model="m")
+    with pytest.raises(UserError, match="cannot take crops of 16 x 16"):
+        pixel_fields(network, [torch.rand(4, 16, 16)], model="m")
     with pytest.raises(UserError, match="forward_intermediates"):
         pixel_fields(nn.Conv2d(3, 1, 1), crops, model="m")
     nn.init.zeros_(network.patch_embed[0].weight)
@@ -139,12 +142,12 @@ def test_on_a_slide_the_field_lies_where_its_pixels_are(slide_file: Path) -> Non
         found = fields_on_slide(slide, ["test_resnet"], settings, at=(200, 150), stages=None)
         pixels = slide.read_region(200 - 64, 150 - 64, 0, 128, 128)
     first = found.fields[0]
-    assert (first.mpp, first.step, first.origin_level0) == (0.5, 2.0, (136.0, 86.0))
+    assert first.place == Place((136.0, 86.0), 2.0, 0.5)
     averaged = pixels.reshape(64, 2, 64, 2, 3).mean((1, 3))
     np.testing.assert_allclose(found.image, averaged, atol=1)
     # 2 level-0 pixels of 0.5 µm per pixel, first centre half a pixel in
-    assert first.scale == (1.0, 1.0)
-    assert first.translate == ((86 + 0.5) * 0.5, (136 + 0.5) * 0.5)
+    assert first.place.scale == (1.0, 1.0)
+    assert first.place.translate == ((86 + 0.5) * 0.5, (136 + 0.5) * 0.5)
     assert first.model == "test_resnet (random weights)"
     with open_slide(slide_file) as slide, pytest.raises(UserError, match="lies off"):
         fields_on_slide(slide, ["test_resnet"], settings, at=(400, 0))
