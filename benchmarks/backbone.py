@@ -36,10 +36,9 @@ def one(job: dict) -> dict:
     """Measure one cell in this process."""
     import contextlib
 
-    import timm
     import torch
 
-    import napari_2dmamba.vision.timm_models  # noqa: F401  (registers the networks)
+    from napari_2dmamba.features.timm_encoder import require_timm
     from napari_2dmamba.scan import use_backend
 
     torch.set_num_threads(job["threads"])
@@ -49,7 +48,7 @@ def one(job: dict) -> dict:
     if name.startswith("vmamba"):
         more = {"scan": "2d-four-corners"} if name.endswith("_corners") else {}
         name = f"{name.removesuffix('_corners')}_{job['model']}"
-    network = timm.create_model(name, **more).to(device)
+    network = require_timm().create_model(name, **more).to(device)
     image = torch.randn(job["batch"], 3, job["side"], job["side"], device=device)
     forced = use_backend(job["backend"]) if job["backend"] else contextlib.nullcontext()
 

@@ -86,8 +86,8 @@ class PixelField:
 
         Means of both are taken at equal distance from the centre, in rings as wide as a cell;
         the result is the geometric mean of their ratios over all rings that have both, the
-        cell's own neighbours left out: 1 for a field without a cross, whatever its fall with
-        distance. Not a number where no ring has both.
+        cell's own neighbours left out: 1 for a round field, whatever its fall with distance,
+        less for a square one. Not a number where no ring has both.
         """
         row, col = self.centre
         rows, cols = (np.arange(n) + 0.5 for n in self.values.shape)
@@ -123,11 +123,12 @@ class PixelField:
         return {name: float(part / total) if total else 0.0 for name, part in parts.items()}
 
     def measures(self) -> dict[str, float]:
-        """Return the measures in numbers, for a table."""
+        """Return the measures in numbers, for a table; without those that are no number."""
+        cross = self.cross_strength()
         return {
             **{f"area_{round(100 * s)}": self.area(s) for s in (0.5, 0.9, 0.99)},
             **{f"square_side_{round(100 * s)}_px": self.square_side(s) for s in (0.5, 0.9, 0.99)},
-            "cross_strength": self.cross_strength(),
+            **({"cross_strength": cross} if np.isfinite(cross) else {}),
             **{f"quadrant_{k.replace(' ', '_')}": v for k, v in self.quadrants().items()},
         }
 
