@@ -33,8 +33,8 @@ def test_a_slide_is_explained_and_saved(tmp_path: Path) -> None:
     assert saved.maps[1].queries == ((320 + 7 * PATCH, 256 + 4 * PATCH),)
     assert saved.maps[1].quantity == saved.maps[2].quantity == "weight through the scan"
     record = json.loads((tmp_path / "run" / "run.json").read_text())["explanations"]
-    assert (record["query"]["row"], record["query"]["col"]) == (4, 7)
-    assert record["maps"]["erf"]["size"]["unit"] == "µm"
+    assert (record["queries"][0]["row"], record["queries"][0]["col"]) == (4, 7)
+    assert record["queries"][0]["extents"]["erf"]["unit"] == "µm"
     with pytest.raises(GridError, match=r"no patch lies at x 5, y 5 of s\.tif"):
         explain_run(slide, model, names, at=(5, 5))
     with pytest.raises(UserError, match="there is no layer 2; this model has 1 to 1"):

@@ -65,7 +65,7 @@ def test_a_saved_run_opens_with_the_same_numbers(
     np.testing.assert_array_equal(saved.maps[0].values, result.attention_map.values)
     assert saved.find_slide() == slide
     assert saved.find_features() == result.bag.path
-    assert saved.record["model"]["intended_use"] == "random weights, for tests"
+    assert saved.record.model.intended_use == "random weights, for tests"
 
 
 def test_features_from_a_file_give_the_same_answer(
@@ -99,10 +99,10 @@ def test_a_missing_mpp_is_asked_for_and_never_guessed(checkpoint: Path, tmp_path
     with pytest.raises(MissingMppError, match=r"bare\.tif states no usable µm per pixel"):
         run(bare, checkpoint)
     given = run(bare, checkpoint, mpp=MPP)
-    assert given.record["slide"]["mpp_source"] == "given by the user"
+    assert given.record.slide.mpp_source == "given by the user"
     in_pixels = run(bare, checkpoint, RunSettings(in_pixels=True))
     assert in_pixels.attention_map.mpp is None
-    assert in_pixels.record["slide"]["mpp"] is None
+    assert in_pixels.record.slide.mpp is None
     assert in_pixels.grid.patch_size_level0 == PATCH
 
 

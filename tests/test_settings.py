@@ -24,6 +24,9 @@ def test_defaults_are_valid() -> None:
         ({"size": 9}, "at most 8"),
         ({"mode": "c"}, "mode is 'c', but must be one of a, b"),
         ({"mpp": 0.0}, "mpp is 0.0"),
+        ({"mpp": float("nan")}, "mpp is nan, but must be a finite number"),
+        ({"mpp": float("inf")}, "mpp is inf, but must be a finite number"),
+        ({"mpp": "0.5"}, "mpp is '0.5', but must be a number"),
     ],
 )
 def test_what_is_wrong_is_named(values: dict, says: str) -> None:

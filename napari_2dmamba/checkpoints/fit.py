@@ -9,6 +9,8 @@ from pathlib import Path
 from napari_2dmamba.checkpoints.summary import CheckpointSummary
 from napari_2dmamba.models.fit import SaysOfFeatures, misfit, not_compared
 
+_FILES = (".ts", ".onnx", ".yaml", ".yml")
+
 
 class State(Enum):
     """How a checkpoint suits, from best to worst; the value is what a table shows."""
@@ -104,6 +106,12 @@ def fits(summary: CheckpointSummary, subject: Subject) -> Fit:
         if subject.features is not None:
             return Fit(State.NO, reason)
         return Fit(State.UNSURE, f"may fit: {told}")
+    if Path(summary.encoder).suffix.lower() in _FILES or "local-dir:" in summary.encoder:
+        return Fit(
+            State.UNSURE,
+            f"may fit: it states the encoder {summary.encoder!r}, a file, which is not taken from "
+            "a checkpoint; choose it yourself if you know and trust it",
+        )
     if not can_extract(summary.encoder, subject.encoders):
         return Fit(
             State.NO,
@@ -127,7 +135,7 @@ def can_extract(encoder: str, known: Collection[str]) -> bool:
     """Whether an encoder of this name can be had here: see `features.load_encoder`."""
     if encoder.startswith("timm:"):
         return any(name.startswith("timm:") for name in known)
-    return encoder in known or Path(encoder).is_file()
+    return encoder in known
 
 
 def _extraction(summary: CheckpointSummary, subject: Subject) -> str:

@@ -239,8 +239,10 @@ def _of_weights(
     bare: CheckpointSummary, weights: Mapping[str, Any], held: Mapping[str, Any]
 ) -> CheckpointSummary:
     from napari_2dmamba.models import published
+    from napari_2dmamba.models.wrapped import is_no_part
 
-    kind, config, _ = published.recognised(weights, None, bare.name)
+    kind, config, weights = published.recognised(weights, None, bare.name)
+    aside = [name for name in weights if is_no_part(name)]
     values = dataclasses.asdict(config)
     options = {key: value for key, value in held.items() if key in values}
     return dataclasses.replace(
@@ -253,5 +255,8 @@ def _of_weights(
         patch_size=held.get("patch_size"),
         config={**values, **options},
         training=dict(held.get("training", {})),
+        notes=" ".join(
+            filter(None, (held.get("notes", ""), published.not_used(aside) if aside else ""))
+        ),
         missing=published.missing_settings(kind, config, held),
     )

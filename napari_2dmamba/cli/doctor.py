@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from napari_2dmamba.cli.exit_codes import FAILED, OK
+from napari_2dmamba.cli.output import say
 
 
 def add_doctor_command(commands: Any) -> None:
@@ -24,7 +25,7 @@ def _doctor(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int
     else:
         for finding in findings:
             mark = {"ok": "ok  ", "note": "note", "problem": "FAIL"}[finding.state]
-            print(f"{mark}  {finding.subject}: {finding.found}")
+            say(f"{mark}  {finding.subject}: {finding.found}")
             if finding.advice:
-                print(f"      {finding.advice}")
+                say(f"      {finding.advice}")
     return FAILED if any(finding.state == "problem" for finding in findings) else OK

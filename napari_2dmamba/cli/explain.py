@@ -99,8 +99,9 @@ def _explain(options: argparse.Namespace, parser: argparse.ArgumentParser) -> in
         )
     answer = summary_of(found.result)
     answer["maps"] = list(found.maps)
-    if "query" in found.result.record["explanations"]:
-        query = found.result.record["explanations"]["query"]
-        answer["query"] = [query["x"], query["y"]]
+    explanations = found.result.record.explanations
+    if explanations is not None and explanations.queries:
+        query = explanations.queries[0]
+        answer["query"] = [query.x, query.y]
     report(options.json, answer)
     return OK

@@ -15,11 +15,13 @@ from napari_2dmamba.cli.explain import add_explain_command
 from napari_2dmamba.cli.export import add_export_command
 from napari_2dmamba.cli.output import complain
 from napari_2dmamba.cli.receptive_field import add_receptive_field_command
+from napari_2dmamba.cli.rerun import add_rerun_command
 from napari_2dmamba.cli.run import add_extract_command, add_run_command
 from napari_2dmamba.cli.segment import add_segment_command
 from napari_2dmamba.cli.tiles import add_tiles_command
 from napari_2dmamba.cli.view import add_demo_command, add_view_command
 from napari_2dmamba.errors import Cancelled, UserError
+from napari_2dmamba.last_net import sentence_for
 
 _ADD: tuple[Callable[[Any], None], ...] = (
     add_view_command,
@@ -31,6 +33,7 @@ _ADD: tuple[Callable[[Any], None], ...] = (
     add_receptive_field_command,
     add_tiles_command,
     add_segment_command,
+    add_rerun_command,
     add_checkpoints_command,
     add_doctor_command,
     add_demo_command,
@@ -65,6 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain("stopped; what was finished is kept")
         return INTERRUPTED
     except BrokenPipeError:
+        return FAILED
+    except Exception as error:  # noqa: BLE001 - the last net
+        complain(sentence_for(error, given[0]))
         return FAILED
     finally:
         remarks.setLevel(level)  # for who calls this from Python

@@ -10,7 +10,7 @@ from napari_2dmamba.cli.options import add_options, given_options, named_values,
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add what a run needs besides its slides."""
-    from napari_2dmamba.features import FeatureSettings
+    from napari_2dmamba.features import FeatureFileSettings, FeatureSettings
     from napari_2dmamba.models.settings import ModelSettings
     from napari_2dmamba.slide.grid import GridSettings
     from napari_2dmamba.slide.tissue import TissueSettings
@@ -42,14 +42,35 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, TissueSettings, "tissue")
     add_options(parser, GridSettings, "patches", defaults="as the checkpoint was trained")
     add_options(parser, FeatureSettings, "features")
+    add_trust_option(parser)
+    add_options(parser, FeatureFileSettings, "features computed before")
     add_options(parser, ModelSettings, "model")
+
+
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    """Add the consent to an encoder that is a program."""
+    parser.add_argument(
+        "--trust-encoder",
+        action="store_true",
+        help="run the TorchScript file given as --encoder: a program that can do what you can. "
+        "Remembered for this content of the file",
+    )
+
+
+def trust_if_asked(options: argparse.Namespace, encoder: str) -> None:
+    """Keep the consent to an encoder where it was given."""
+    if options.trust_encoder:
+        from napari_2dmamba.features.trust import trust_encoder
+
+        trust_encoder(encoder)
 
 
 def model_of(
     options: argparse.Namespace, parser: argparse.ArgumentParser
 ) -> tuple[Path, dict[str, Any], Any]:
     """Return checkpoint, what was said about it, and the settings of a run with it."""
-    from napari_2dmamba.features import FeatureSettings
+    from napari_2dmamba.features import FeatureFileSettings, FeatureSettings
+    from napari_2dmamba.features.files import require_features
     from napari_2dmamba.models import load_checkpoint
     from napari_2dmamba.models.settings import ModelSettings
     from napari_2dmamba.pipeline import RunSettings, grid_settings_for
@@ -57,12 +78,16 @@ def model_of(
     from napari_2dmamba.slide.grid import GridSettings
     from napari_2dmamba.slide.tissue import TissueSettings
 
+    if options.feature_file is not None:
+        require_features(options.feature_file, or_folder=True)
     settings = RunSettings(
         tissue=settings_from(options, TissueSettings, parser),
         features=settings_from(options, FeatureSettings, parser),
+        feature_file=settings_from(options, FeatureFileSettings, parser),
         model=settings_from(options, ModelSettings, parser),
         in_pixels=options.in_pixels,
     )
+    trust_if_asked(options, settings.features.encoder)
     checkpoint = options.checkpoint or demo_checkpoint()
     given = named_values(options.checkpoint_setting, "--checkpoint-setting", parser)
     grid = grid_settings_for(

@@ -8,7 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from napari_2dmamba.cli.model_options import add_model_options, model_of
+from napari_2dmamba.cli.model_options import (
+    add_model_options,
+    add_trust_option,
+    model_of,
+    trust_if_asked,
+)
 from napari_2dmamba.cli.options import add_options, settings_from
 from napari_2dmamba.cli.output import complain, report
 
@@ -37,6 +42,7 @@ def add_extract_command(commands: Any) -> None:
     add_options(extract, TissueSettings, "tissue")
     add_options(extract, GridSettings, "patches")
     add_options(extract, FeatureSettings, "features")
+    add_trust_option(extract)
     extract.set_defaults(action=_extract)
 
 
@@ -105,6 +111,7 @@ def _extract(options: argparse.Namespace, parser: argparse.ArgumentParser) -> in
         features=settings_from(options, FeatureSettings, parser),
         in_pixels=options.in_pixels,
     )
+    trust_if_asked(options, settings.features.encoder)
     return _each_slide(options, parser, extract_cohort, settings=settings)
 
 

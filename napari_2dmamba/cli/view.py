@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_2dmamba.cli.exit_codes import OK
-from napari_2dmamba.cli.output import print_summary
+from napari_2dmamba.cli.output import print_summary, say
 from napari_2dmamba.errors import UserError
 
 
@@ -15,6 +15,7 @@ def add_view_command(commands: Any) -> None:
     """Add ``view`` to the command line."""
     view = commands.add_parser("view", help="open slides in the viewer")
     view.add_argument("slides", nargs="*", type=Path, metavar="SLIDE")
+    view.add_argument("--run", type=Path, metavar="FOLDER", help="show a saved run on its slide")
     view.set_defaults(action=_view)
 
 
@@ -27,13 +28,18 @@ def add_demo_command(commands: Any) -> None:
 
 
 def _view(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from napari_2dmamba.export.run_folder import open_run
+
     try:
         from napari_2dmamba.plugin.app import view
     except ImportError as error:
         raise UserError(
             f'the viewer is not installed ({error}); run pip install "napari-2dmamba[viewer]"'
         ) from error
-    return view(options.slides)
+    if options.run is None:
+        return view(options.slides)
+    saved = open_run(options.run)  # what is damaged is said here, before a window opens
+    return view(options.slides or [saved.find_slide()], run_folder=saved.folder)
 
 
 def _demo(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -49,7 +55,7 @@ def _demo(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if result.folder is None:
         raise UserError(f"the demo was not saved in {options.out}")
     picture = export_run(result.folder, formats=("png",))[0]
-    print(f"heatmap: {picture.resolve()}")
+    say(f"heatmap: {picture.resolve()}")
     print("The demo model was trained on synthetic slides and is not for any medical use.")
     has_screen = sys.platform in ("win32", "darwin") or bool(
         os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")

@@ -21,6 +21,7 @@ from napari_2dmamba.cohort.status import SlideStatus
 from napari_2dmamba.cohort.work import Job, Outcome, do_slide, forget_models
 from napari_2dmamba.errors import CohortError
 from napari_2dmamba.settings import StopCallback
+from napari_2dmamba.whole_files import process_mark, sweep
 
 Tell = Callable[[int, SlideStatus], None]
 
@@ -139,7 +140,8 @@ class OnDask:
     ) -> None:
         self.threads = threads
         self._client, self._cluster, self._own = client, cluster, own_client
-        self._cohort, self._gate = cohort, Gate(out / f".at-work-{cohort}")
+        self._cohort, self._gate = cohort, Gate(out / f".at-work-{process_mark()}-{cohort}")
+        sweep(out)
         self._news: queue.Queue[tuple[int, Any]] = queue.Queue()
         self._futures: dict[int, Any] = {}
         self._rows: dict[int, SlideStatus] = {}

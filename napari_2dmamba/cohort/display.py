@@ -12,6 +12,7 @@ from rich.text import Text
 from napari_2dmamba.cohort import status as states
 from napari_2dmamba.cohort.status import CohortSummary, SlideStatus
 from napari_2dmamba.settings import ProgressCallback
+from napari_2dmamba.terminal import printable
 
 _MOST_BARS, _MOST_ROWS = 12, 40
 _WIDTH_OF_A_FILE = 160
@@ -62,18 +63,22 @@ class LiveTable:
         self._bars.update(self._all, completed=len(self._ended), description=failed)
         if self._slides > 1 and not self._live and row.good:
             words = f"{len(self._ended)}/{self._slides} {row.name}: {row.state} {row.finding}"
-            self._console.print(words.rstrip(), markup=False, highlight=False, soft_wrap=True)
+            self._console.print(
+                printable(words.rstrip()), markup=False, highlight=False, soft_wrap=True
+            )
 
     def _at_work_now(self, row: SlideStatus) -> None:
         if row.slide not in self._at_work:
             if len(self._at_work) >= _MOST_BARS:
                 return
-            self._at_work[row.slide] = self._bars.add_task("", total=None, name=row.name)
+            self._at_work[row.slide] = self._bars.add_task(
+                "", total=None, name=printable(row.name, one_line=True)
+            )
         self._bars.update(
             self._at_work[row.slide],
             completed=row.patches_done,
             total=row.patches_total or None,
-            description=row.message,
+            description=printable(row.message, one_line=True),
         )
 
     def __enter__(self) -> "LiveTable":
@@ -106,19 +111,19 @@ def print_table(summary: CohortSummary) -> None:
         table.add_column("folder or reason", overflow="fold", ratio=1)
         for row in shown[:_MOST_ROWS]:
             table.add_row(
-                Text(row.name),
-                Text(row.label or ""),
+                Text(printable(row.name)),
+                Text(printable(row.label or "")),
                 Text(row.state, _STYLES.get(row.state, "")),
-                Text(row.finding),
+                Text(printable(row.finding)),
                 str(row.result.get("patches", "")),
                 f"{row.seconds:.0f} s" if row.seconds else "",
-                Text(row.reason or row.folder),
+                Text(printable(row.reason or row.folder)),
             )
         console.print(table)
     if len(shown) > _MOST_ROWS:
         console.print(f"... and {len(shown) - _MOST_ROWS} more")
     words = f"{summary.sentence()}; the table of all is {summary.table}"
-    console.print(words, markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(words), markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -8,7 +8,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from napari_2dmamba.cohort.status import SlideStatus, read_status, write_status
+from napari_2dmamba.cohort.status import (
+    DONE,
+    STOPPED,
+    SUPERSEDED,
+    SlideStatus,
+    read_status,
+    write_status,
+)
 from napari_2dmamba.errors import CohortError
 
 _LOCK_FILE = ".lock"
@@ -24,7 +31,9 @@ def claim(out: Path, row: SlideStatus, identity: str, *, alone: bool) -> Path:
     """Return the slide's folder in `out`, made and marked as this slide's.
 
     It is called as the slide, or, where another slide of that name has the folder already,
-    ``<name>-<first digits of the identity>``. A slide keeps its folder for good.
+    ``<name>-<first digits of the identity>``. A slide keeps its folder, until its file is
+    replaced by another of the same name in the same place: then the folder of the former gets
+    digits, and its status says that it is superseded.
 
     Parameters
     ----------
@@ -47,6 +56,10 @@ def claim(out: Path, row: SlideStatus, identity: str, *, alone: bool) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / _NAMING_LOCK, timeout=_NAMING_SECONDS):
+            is_free = alone and _is_replaced(plain, row) and _moved_aside(plain)
+            if is_free and long.is_dir() and _belongs(long, row):
+                long.rename(plain)
+                _take_up_again(plain)
             for folder in (plain, long):
                 if _belongs(folder, row):
                     return folder
@@ -73,7 +86,40 @@ def _belongs(folder: Path, row: SlideStatus) -> bool:
         return _run_of(folder) == row.fingerprint != ""
     if held.fingerprint and row.fingerprint:
         return held.fingerprint == row.fingerprint
-    return held.slide == row.slide  # one of the two does not open
+    return held.slide == os.path.normpath(
+        os.path.abspath(row.slide)
+    )  # one of the two does not open
+
+
+def _is_replaced(folder: Path, row: SlideStatus) -> bool:
+    """Return whether a folder is of an earlier content of the same slide file."""
+    held = read_status(folder)
+    return (
+        held is not None
+        and held.slide == os.path.normpath(os.path.abspath(row.slide))
+        and bool(held.fingerprint and row.fingerprint)
+        and held.fingerprint != row.fingerprint
+    )
+
+
+def _moved_aside(folder: Path) -> bool:
+    """Give the folder of a former content another name and mark it; False while it is at work."""
+    held = read_status(folder)
+    assert held is not None
+    aside = folder.with_name(f"{folder.name}-{held.fingerprint[:8]}")
+    if aside.exists() or is_locked(folder):
+        return False
+    write_status(dataclasses.replace(held, state=SUPERSEDED))  # first, lest a kill leave it done
+    folder.rename(aside)
+    return True
+
+
+def _take_up_again(folder: Path) -> None:
+    """Give a folder that has the plain name again its former standing."""
+    held = read_status(folder)
+    assert held is not None
+    if held.state == SUPERSEDED:
+        write_status(dataclasses.replace(held, state=DONE if held.key else STOPPED))
 
 
 def _run_of(folder: Path) -> str | None:
@@ -83,7 +129,7 @@ def _run_of(folder: Path) -> str | None:
     from napari_2dmamba.export.run_folder import RECORD_FILE
 
     try:
-        return str(read_record(folder / RECORD_FILE)["slide"]["fingerprint"])
+        return read_record(folder / RECORD_FILE).slide.fingerprint
     except ExportError:
         return None
 

@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from napari_2dmamba.cohort.status import relative
 from napari_2dmamba.errors import CohortError
 from napari_2dmamba.export.record import as_json
-from napari_2dmamba.features import FeatureSettings
+from napari_2dmamba.features import FeatureFileSettings, FeatureSettings
 from napari_2dmamba.models.settings import ModelSettings
 from napari_2dmamba.pipeline import RunSettings
 from napari_2dmamba.settings import validate
@@ -16,11 +18,13 @@ from napari_2dmamba.slide import GridSettings, TissueSettings
 from napari_2dmamba.whole_files import written_whole
 
 MADE_WITH_FILE = "cohort.json"
+_PATHS = ("checkpoint", "features")
 _STAGES: dict[str, Any] = {
     "tissue": TissueSettings,
     "grid": GridSettings,
     "features": FeatureSettings,
     "model": ModelSettings,
+    "feature_file": FeatureFileSettings,
 }
 
 
@@ -47,15 +51,22 @@ class MadeWith:
 
 
 def write_made_with(made: MadeWith, out: Path) -> None:
-    """Write it into a cohort's folder, whole or not at all.
+    """Write it into a cohort's folder, whole or not at all; its paths are relative to there.
 
     Raises
     ------
     CohortError
         When the file system refuses.
     """
+    told = as_json(made)
+    for name in _PATHS:
+        if told[name] is not None:
+            told[name] = relative(told[name], out)
+    weights = told["settings"]["features"]["weights"]
+    if weights is not None and Path(weights).exists():
+        told["settings"]["features"]["weights"] = relative(weights, out)
     with written_whole(out / MADE_WITH_FILE, CohortError) as part:
-        part.write_text(json.dumps(as_json(made), indent=1) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 def read_made_with(out: Path) -> MadeWith | None:
@@ -65,6 +76,12 @@ def read_made_with(out: Path) -> MadeWith | None:
     """
     try:
         told = json.loads((out / MADE_WITH_FILE).read_text(encoding="utf-8"))
+        for name in _PATHS:
+            if told.get(name) is not None:
+                told[name] = os.path.normpath(Path(os.path.abspath(out), told[name]))
+        weights = told["settings"]["features"].get("weights")
+        if weights is not None and (there := Path(os.path.abspath(out), weights)).exists():
+            told["settings"]["features"]["weights"] = os.path.normpath(there)
         told["settings"] = _settings(told["settings"])
         given = dict(told["checkpoint_settings"])
         told["checkpoint_settings"] = {
@@ -72,13 +89,13 @@ def read_made_with(out: Path) -> MadeWith | None:
             for name, value in given.items()
         }
         return MadeWith(**{name: told[name] for name in _names(MadeWith) & told.keys()})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 
 def _settings(told: dict[str, Any]) -> RunSettings:
     stages = {
-        name: kind(**{key: told[name][key] for key in _names(kind) & told[name].keys()})
+        name: kind(**{key: told[name][key] for key in _names(kind) & told.get(name, {}).keys()})
         for name, kind in _STAGES.items()
     }
     for stage in stages.values():

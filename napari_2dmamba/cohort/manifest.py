@@ -1,9 +1,12 @@
 """A CSV list of slides: which they are, their labels, and their resolution where it is wrong."""
 
+import codecs
+import contextlib
 import csv
 import difflib
 import io
 import os
+import re
 from pathlib import Path
 
 from napari_2dmamba.cohort.slides import CohortSlide, home_expanded, slides_below
@@ -18,7 +21,9 @@ def read_manifest(path: str | os.PathLike[str]) -> list[CohortSlide]:
 
     The first line names the columns: ``slide`` (a file, or the folder of a DICOM slide; relative
     to the manifest), and where wanted ``label`` and ``mpp`` (µm per level-0 pixel). Commas,
-    semicolons or tabs separate; further columns are carried into the summary.
+    semicolons or tabs separate, or what a line ``sep=;`` before it says; further columns are
+    carried into the summary, and columns with neither name nor content passed over. Text is UTF-8
+    or UTF-16, or, as Excel saves plain CSV in the west, Windows-1252.
 
     Raises
     ------
@@ -29,17 +34,18 @@ def read_manifest(path: str | os.PathLike[str]) -> list[CohortSlide]:
     text = _text(path)
     if not text.strip():
         raise CohortError(f"{path} is empty; its first line must name the column slide")
-    first = text.lstrip().splitlines()[0]
-    separator = max(",;\t", key=first.count)
+    text, separator, lines_before = _separator(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     columns: list[str] | None = None
     found: dict[Path, tuple[int, CohortSlide]] = {}
     try:
         for cells in reader:
             cells = [cell.strip() for cell in cells]
-            line = reader.line_num
+            line = reader.line_num + lines_before
             if not any(cells):
                 continue
+            while cells and not cells[-1] and (columns is None or len(cells) > len(columns)):
+                del cells[-1]
             if columns is None:
                 columns = _header(cells, path, line)
                 continue
@@ -47,9 +53,15 @@ def read_manifest(path: str | os.PathLike[str]) -> list[CohortSlide]:
                 raise CohortError(
                     f"{path}, line {line}: {_counted(len(cells), 'cell')}, but the first line "
                     f"names {_counted(len(columns), 'column')}; put quotes around a cell that "
-                    f"holds a {_SEPARATOR_NAMES[separator]}"
+                    f"holds a {_SEPARATOR_NAMES.get(separator, separator)}"
                 )
-            slide = _slide(dict(zip(columns, cells, strict=True)), path, line, separator)
+            row = dict(zip(columns, cells, strict=True))
+            if row.pop("", ""):
+                raise CohortError(
+                    f"{path}, line {line}: {cells[columns.index('')]!r} stands in a column "
+                    "without a name; name it in the first line"
+                )
+            slide = _slide(row, path, line, separator)
             identity = Path(os.path.realpath(slide.path))
             if identity in found:
                 raise CohortError(
@@ -59,7 +71,8 @@ def read_manifest(path: str | os.PathLike[str]) -> list[CohortSlide]:
             found[identity] = (line, slide)
     except csv.Error as error:
         raise CohortError(
-            f"{path}, line {reader.line_num}: not a line of a CSV table ({error}); check its quotes"
+            f"{path}, line {reader.line_num + lines_before}: not a line of a CSV table "
+            f"({error}); check its quotes"
         ) from error
     if not found:
         raise CohortError(f"{path} names no slide; add one line per slide below the first")
@@ -69,21 +82,51 @@ def read_manifest(path: str | os.PathLike[str]) -> list[CohortSlide]:
 _SEPARATOR_NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
 
 
+_LARGEST = 64 * 2**20
+_SAYS_SEPARATOR = re.compile(r'\s*"?sep=(.)"?[;,\t]*\s*?(\r\n|\n|\r|$)', re.IGNORECASE)
+
+
+def _separator(text: str) -> tuple[str, str, int]:
+    """Return the table, what separates its cells, and how many lines stood before it."""
+    said = _SAYS_SEPARATOR.match(text)
+    if said is not None:
+        before = text[: said.end()]
+        return text[said.end() :], said[1], len(before.splitlines())
+    first = text.lstrip().splitlines()[0]
+    return text, max(",;\t", key=first.count), 0
+
+
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CohortError(
-            f"{path} is not text in UTF-8 (byte {error.start}); save it as CSV UTF-8"
-        ) from error
+        size = path.stat().st_size
+        if size > _LARGEST:
+            raise CohortError(
+                f"{path} holds {size / 1e6:.0f} MB, which no list of slides does; check its name"
+            )
+        data = path.read_bytes()
     except OSError as error:
         raise CohortError(f"{path} cannot be read ({error.strerror}); check its name") from error
+    encoding = "utf-8-sig"
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif data[1:2] == b"\0" or data[:1] == b"\0":
+        encoding = "utf-16-le" if data[1:2] == b"\0" else "utf-16-be"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        if encoding == "utf-8-sig" and not data.startswith(codecs.BOM_UTF8):
+            with contextlib.suppress(UnicodeDecodeError):
+                return data.decode("cp1252")
+        raise CohortError(
+            f"{path} is not text in {encoding.removesuffix('-sig').upper()} (byte "
+            f"{error.start}); save it as CSV UTF-8"
+        ) from error
 
 
 def _header(cells: list[str], path: Path, line: int) -> list[str]:
     columns = [_known(cell) for cell in cells]
     for name in columns:
-        if columns.count(name) > 1:
+        if name and columns.count(name) > 1:
             raise CohortError(
                 f"{path}, line {line}: two columns are called {name!r}; rename one of them"
             )

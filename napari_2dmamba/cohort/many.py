@@ -94,8 +94,12 @@ def run_cohort(
         When nothing can begin: no slide, a checkpoint that does not load, a folder that cannot
         be written, no scheduler. What happens to a slide is in its row.
     """
+    from napari_2dmamba.features.files import require_features
     from napari_2dmamba.models import load_checkpoint
 
+    given_features = None
+    if features is not None:
+        given_features = str(require_features(Path(features), or_folder=True).absolute())
     path = Path(checkpoint).expanduser().absolute()
     given = dict(checkpoint_settings or {})
     settings = settings or RunSettings()
@@ -108,7 +112,7 @@ def run_cohort(
         checkpoint=str(path),
         checkpoint_hash=file_hash(path),
         checkpoint_settings=given,
-        features=None if features is None else str(Path(features).absolute()),
+        features=given_features,
     )
     return _cohort(slides, work, cohort, client, on_progress, on_status, should_stop, should_pause)
 
@@ -155,7 +159,9 @@ def _work(
 ) -> Work:
     from napari_2dmamba.slide import read_regions
 
-    for stage in (settings.tissue, settings.grid, settings.features, settings.model):
+    for stage in (
+        settings.tissue, settings.grid, settings.features, settings.model, settings.feature_file
+    ):  # fmt: skip
         validate(stage)
     weights = settings.features.weights
     if weights is not None and not Path(weights).exists():
@@ -213,7 +219,7 @@ def _cohort(
         work = dataclasses.replace(
             work, settings=dataclasses.replace(work.settings, features=features)
         )
-    ledger = _Ledger(listed, work, on_progress, on_status)
+    ledger = _Ledger(listed, work, on_progress, on_status, full_paths=settings.full_paths)
     try:
         interrupted = _share_out(crew, ledger, settings.retries, should_stop, should_pause)
     except BaseException:
@@ -277,7 +283,10 @@ class _Ledger:
         work: Work,
         on_progress: ProgressCallback | None,
         on_status: StatusCallback | None,
+        *,
+        full_paths: bool,
     ) -> None:
+        self._full_paths = full_paths
         self._work, self._slides = work, slides
         self._on_progress, self._on_status = on_progress, on_status
         # Names are compared as a Mac or Windows compares them
@@ -326,9 +335,9 @@ class _Ledger:
     def write_table(self) -> None:
         """Write the table of every slide in the folder, this run's and those of others."""
         began = time.monotonic()
-        rows = {row.folder: row for row in read_cohort(self._work.out).rows}
+        kept = read_cohort(self._work.out, superseded=True).rows
         homeless = [row for row in self.rows if not row.folder]
-        write_summary(Path(self._work.out), [*rows.values(), *homeless])
+        write_summary(Path(self._work.out), [*kept, *homeless], full_paths=self._full_paths)
         took = time.monotonic() - began
         self._next_table = time.monotonic() + _SECONDS_BETWEEN_TABLES + 20 * took
 

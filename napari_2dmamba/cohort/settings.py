@@ -38,6 +38,11 @@ class CohortSettings:
         maximum=20,
         advanced=True,
     )
+    full_paths: bool = setting(
+        False,
+        "Write whole paths into summary.csv, which else names files only, for it is handed on.",
+        advanced=True,
+    )
     fresh: bool = setting(
         False,
         "Do slides again that are done, and compute their features anew.",

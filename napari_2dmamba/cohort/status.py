@@ -3,7 +3,9 @@
 import csv
 import dataclasses
 import json
+import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,8 +18,8 @@ from napari_2dmamba.whole_files import written_whole
 STATUS_FILE = "status.json"
 SUMMARY_FILE = "summary.csv"
 
-WAITING, RUNNING, DONE, REUSED, FAILED, STOPPED, ELSEWHERE = (
-    "waiting", "running", "done", "reused", "failed", "stopped", "elsewhere",
+WAITING, RUNNING, DONE, REUSED, FAILED, STOPPED, ELSEWHERE, SUPERSEDED = (
+    "waiting", "running", "done", "reused", "failed", "stopped", "elsewhere", "superseded",
 )  # fmt: skip
 STATES = {
     WAITING: "its turn has not come",
@@ -27,6 +29,7 @@ STATES = {
     FAILED: "failed; the reason says why",
     STOPPED: "stopped before its end; the next run goes on from there",
     ELSEWHERE: "worked on by another run; looked at again later",
+    SUPERSEDED: "of a file that another of its name has replaced since",
 }
 """Every state of a slide and what it means."""
 
@@ -114,32 +117,124 @@ class SlideStatus:
         return ""
 
 
-_NOT_KEPT = ("patches_done", "patches_total", "message")
+_NOT_KEPT = ("folder", "worker", "patches_done", "patches_total", "message")
+_LARGEST = 2**24
+_NUMBERS = ("attempts", "seconds", "patches_per_second")
+_DICTIONARIES = ("notes", "result")
+_PLACES = ("folder", "file")
+"""Of a result: what is called by a path."""
+_FOLDERS_OF_A_PATH = re.compile(
+    r"(?<![\w.~:/\\])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:;,()'\"]+)*[/\\](?=\w)"
+)
 
 
 def write_status(status: SlideStatus) -> None:
     """Write a status into its folder, whole or not at all.
+
+    The folder may be handed on: the slide's path is relative to it, and neither the place of the
+    folder nor the machine that worked there is told.
 
     Raises
     ------
     CohortError
         When the file system refuses.
     """
+    folder = Path(status.folder)
     row = {k: v for k, v in dataclasses.asdict(status).items() if k not in _NOT_KEPT}
-    with written_whole(Path(status.folder, STATUS_FILE), CohortError) as part:
-        part.write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    row["slide"] = relative(status.slide, folder)
+    row["reason"] = names_only(status.reason, folder.parent, Path(status.slide).parent)
+    row["result"] = {
+        name: relative(value, folder) if name in _PLACES and value else value
+        for name, value in status.result.items()
+    }
+    # A name that is no text in Unicode comes back from the escapes of JSON as it was
+    text = json.dumps(row, indent=1, ensure_ascii=False) + "\n"
+    with written_whole(folder / STATUS_FILE, CohortError) as part:
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_status(folder: Path) -> SlideStatus | None:
-    """Return the status in a slide's folder, or None when there is none that can be read."""
+    """Return the status in a slide's folder, or None when there is none that can be read.
+
+    A damaged file is none: its slide is taken for one that was not done.
+    """
+    path = folder / STATUS_FILE
     try:
-        row = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
+        if path.stat().st_size > _LARGEST:
+            return None
+        row = json.loads(path.read_text(encoding="utf-8"))
         known = {f.name for f in dataclasses.fields(SlideStatus)} - set(_NOT_KEPT)
         status = SlideStatus(**{name: value for name, value in row.items() if name in known})
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    if not _is_well_formed(status):
         return None
     # The folder may have been moved or mounted elsewhere since
-    return dataclasses.replace(status, folder=str(folder)) if status.state in STATES else None
+    result = {
+        name: os.path.normpath(folder / value) if name in _PLACES and value else value
+        for name, value in status.result.items()
+    }
+    slide = os.path.normpath(Path(os.path.abspath(folder)) / status.slide)
+    return dataclasses.replace(status, folder=str(folder), slide=slide, result=result)
+
+
+def relative(path: str, folder: str | os.PathLike[str]) -> str:
+    """Return a path as seen from a folder, with slashes; as it is where there is no way to it."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # on another drive
+        return path
+
+
+def names_only(sentence: str, *folders: str | os.PathLike[str]) -> str:
+    """Return a sentence in which files are called by their names, without the folders.
+
+    ``folders`` are those that are known, for a name with a blank in it ends a path otherwise.
+    """
+    for folder in sorted((os.fspath(one) for one in folders), key=len, reverse=True):
+        if len(folder) > 1:
+            sentence = sentence.replace(folder + os.sep, "")
+    return _FOLDERS_OF_A_PATH.sub("", sentence)
+
+
+def _is_well_formed(status: SlideStatus) -> bool:
+    """Return whether every field is of its type, as far as anything is done with it."""
+    for field_ in dataclasses.fields(SlideStatus):
+        value = getattr(status, field_.name)
+        if field_.name in _NUMBERS:
+            if not _is_number(value):
+                return False
+        elif field_.name in _DICTIONARIES:
+            if not isinstance(value, dict):
+                return False
+        elif field_.name == "mpp":
+            if value is not None and not (_is_number(value) and value > 0):
+                return False
+        elif field_.name == "label":
+            if not isinstance(value, str | None):
+                return False
+        elif field_.name not in _NOT_KEPT and (not isinstance(value, str) or "\0" in value):
+            return False
+    result = status.result
+    probabilities = result.get("probabilities", {})
+    return (
+        status.state in STATES
+        and bool(status.slide)
+        and all(isinstance(text, str) for text in status.notes.values())
+        and isinstance(result.get("prediction", ""), str)
+        and isinstance(probabilities, dict)
+        and all(value is None or _is_number(value) for value in probabilities.values())
+        and all(
+            result.get(name) is None or _is_number(result[name])
+            for name in ("risk", "patches", "feature_size")
+        )
+        and all(isinstance(result.get(name) or "", str) for name in (*_PLACES, "slide"))
+    )
+
+
+def _is_number(value: Any) -> bool:
+    is_one = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_one and math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -200,10 +295,11 @@ class CohortSummary:
         return f"{len(self.rows)} slides: " + ", ".join(parts)
 
 
-def read_cohort(out: str | os.PathLike[str]) -> CohortSummary:
+def read_cohort(out: str | os.PathLike[str], *, superseded: bool = False) -> CohortSummary:
     """Return the status of every slide in a cohort's folder, also while it is worked on.
 
-    A slide whose worker was killed shows as stopped.
+    A slide whose worker was killed shows as stopped. Results of files that were replaced are
+    left out unless ``superseded``.
     """
     from napari_2dmamba.cohort.folders import is_locked
 
@@ -211,7 +307,7 @@ def read_cohort(out: str | os.PathLike[str]) -> CohortSummary:
     rows = []
     for path in sorted(out.glob(f"*/{STATUS_FILE}")):
         status = read_status(path.parent)
-        if status is None:
+        if status is None or (status.state == SUPERSEDED and not superseded):
             continue
         if status.state == RUNNING and not is_locked(path.parent):
             status = dataclasses.replace(status, state=STOPPED, reason="its worker was killed")
@@ -221,12 +317,16 @@ def read_cohort(out: str | os.PathLike[str]) -> CohortSummary:
 
 _COLUMNS = (
     "slide", "state", "label", "prediction", "risk", "patches", "reason", "attempts", "seconds",
-    "patches per second", "finished", "worker", "fingerprint", "folder", "path",
+    "patches per second", "finished", "fingerprint", "folder", "path",
 )  # fmt: skip
 
 
-def write_summary(out: Path, rows: Iterable[SlideStatus]) -> Path:
+def write_summary(out: Path, rows: Iterable[SlideStatus], *, full_paths: bool = False) -> Path:
     """Write the table of a cohort: one line per slide, one column per class and note.
+
+    The table may be handed on. ``path`` is seen from the table's folder where the slide lies in
+    the same project, else the slide's name alone; with ``full_paths`` it is absolute, and so are
+    the paths in reasons.
 
     Raises
     ------
@@ -243,11 +343,12 @@ def write_summary(out: Path, rows: Iterable[SlideStatus]) -> Path:
     ]
     with (
         written_whole(out / SUMMARY_FILE, CohortError) as part,
-        part.open("w", newline="", encoding="utf-8") as file,
+        part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
         table = csv.DictWriter(file, columns)
         table.writeheader()
         for row in rows:
+            known = (out, Path(row.slide).parent)
             cells: dict[str, Any] = {
                 "slide": row.name,
                 "state": row.state,
@@ -255,15 +356,14 @@ def write_summary(out: Path, rows: Iterable[SlideStatus]) -> Path:
                 "prediction": row.result.get("prediction"),
                 "risk": row.result.get("risk"),
                 "patches": row.result.get("patches"),
-                "reason": row.reason,
+                "reason": row.reason if full_paths else names_only(row.reason, *known),
                 "attempts": row.attempts,
                 "seconds": round(row.seconds, 2),
                 "patches per second": round(row.patches_per_second, 2) or None,
                 "finished": row.finished,
-                "worker": row.worker,
                 "fingerprint": row.fingerprint,
                 "folder": Path(row.folder).name,
-                "path": row.slide,
+                "path": row.slide if full_paths else _shown_path(row.slide, out),
             }
             for name, value in row.result.get("probabilities", {}).items():
                 cells[f"probability of {name}"] = value
@@ -271,3 +371,10 @@ def write_summary(out: Path, rows: Iterable[SlideStatus]) -> Path:
                 cells[f"note: {name}"] = text
             table.writerow(cells)
     return out / SUMMARY_FILE
+
+
+def _shown_path(slide: str, out: Path) -> str:
+    project = Path(os.path.abspath(out)).parent
+    path = Path(os.path.abspath(slide))
+    beside = path.is_relative_to(project) and project != Path(project.anchor)
+    return relative(str(path), out) if beside else path.name

@@ -26,14 +26,18 @@ from napari_2dmamba.errors import (
     CheckpointError,
     ExportError,
     FeatureError,
+    GridError,
     MissingMppError,
     TissueError,
     UserError,
 )
 from napari_2dmamba.export.record import as_json, file_hash
+from napari_2dmamba.features import MissingFeatureFactsError
 from napari_2dmamba.pipeline import RunSettings, prepare_grid, run, summary_of
+from napari_2dmamba.redaction import file_names_only
 from napari_2dmamba.settings import StopCallback
 from napari_2dmamba.slide import Slide, open_slide, read_regions
+from napari_2dmamba.whole_files import process_mark
 
 if TYPE_CHECKING:
     from napari_2dmamba.features.encoder import Encoder
@@ -41,7 +45,7 @@ if TYPE_CHECKING:
 
 LOG_FILE = "log.txt"
 FEATURES_FILE = "features.h5"
-HOPELESS = (MissingMppError, TissueError, CheckpointError)
+HOPELESS = (MissingMppError, TissueError, CheckpointError, GridError, MissingFeatureFactsError)
 """Failures that trying again cannot mend."""
 
 _HOW_NOT_WHAT = {"threads", "batch_size", "device", "offline"}
@@ -101,13 +105,9 @@ class Work:
         """
         if self.features is None or not Path(self.features).is_dir():
             return None if self.features is None else Path(self.features)
-        for suffix in (".h5", ".pt", ".parquet"):
-            if (path := Path(self.features, slide.stem + suffix)).is_file():
-                return path
-        raise FeatureError(
-            f"{self.features} holds no features of {slide.name} ({slide.stem}.h5, .pt "
-            f"or .parquet); put them there, or leave the folder out to compute them"
-        )
+        from napari_2dmamba.features.files import features_named_like
+
+        return features_named_like(slide, Path(self.features))
 
     def key(self, slide: Slide) -> str:
         """Return a hash of everything the result depends on, and of no name or place."""
@@ -145,7 +145,7 @@ class Work:
         from napari_2dmamba.export.run_folder import open_run
 
         try:
-            return open_run(folder).record["slide"]["fingerprint"] == before.fingerprint
+            return open_run(folder).record.slide.fingerprint == before.fingerprint
         except ExportError:
             return False
 
@@ -171,8 +171,8 @@ class Work:
                 should_stop=should_stop,
             )
             answer, source = summary_of(result), result.bag.source
-            if result.record["warnings"]:
-                answer["warnings"] = result.record["warnings"]
+            if result.record.warnings:
+                answer["warnings"] = list(result.record.warnings)
         else:
             answer, source = self._extract(slide, folder, on_progress, should_stop)
         if source.get("unreadable_patches"):
@@ -344,7 +344,9 @@ class _Turn:
         self._counted_from = 0, 0.0  # patches, and time less pauses
         self._paused = 0.0
         self.row = job.row(
-            worker=f"{platform.node()}:{os.getpid()}", started=_now(), message="opening"
+            worker=_worker(),
+            started=_now(),
+            message="opening",
         )
 
     def take(
@@ -402,7 +404,7 @@ class _Turn:
             self._paused += time.monotonic() - asked
             return answer
 
-        _log.info("napari-2dmamba %s begins %s on %s", __version__, self.row.slide, self.row.worker)
+        _log.info("napari-2dmamba %s begins %s", __version__, self.row.name)
         found = work.do(slide, folder, self._on_progress, stops)
         self.row = dataclasses.replace(self.row, key=key, result=found)
         row = self.ended(states.DONE)
@@ -466,6 +468,13 @@ class _Turn:
         )
 
 
+class _NamesOnly(logging.Formatter):
+    """Lines that name files and not where they lie: logs are shared."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return file_names_only(super().format(record))
+
+
 @contextlib.contextmanager
 def _logged(folder: Path) -> Iterator[None]:
     """Append what the package logs meanwhile to the slide's log; a full disk stops nothing."""
@@ -475,7 +484,7 @@ def _logged(folder: Path) -> Iterator[None]:
         yield
         return
     handler.handleError = lambda record: None  # type: ignore[method-assign]
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_NamesOnly("%(asctime)s %(levelname)s %(message)s"))
     loggers = (_log, logging.getLogger("napari_2dmamba"))
     for logger in loggers:
         logger.addHandler(handler)
@@ -490,3 +499,8 @@ def _logged(folder: Path) -> Iterator[None]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _worker() -> str:
+    """Return what tells workers apart: a hash of the machine, as tables are shared, and the pid."""
+    return f"{process_mark().rpartition('-')[0]}:{os.getpid()}"

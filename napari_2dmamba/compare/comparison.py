@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from napari_2dmamba.compare.contender import SCORE
 from napari_2dmamba.explain.display import percentiles, ranks
 from napari_2dmamba.explain.grid_map import GridMap, scatter
+from napari_2dmamba.export.record import RunRecord
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.models.prediction import SlidePrediction
@@ -63,7 +64,7 @@ class Entry:
     seconds: float
     peak_bytes: int | None
     header: CheckpointHeader
-    record: dict[str, Any]
+    record: RunRecord
 
     @property
     def title(self) -> str:
@@ -269,7 +270,7 @@ class Comparison:
         """Number of the patch in each cell of the maps, -1 without one."""
         placed = self.entries[0].grid_map
         found = np.full(placed.values.shape, -1, dtype=np.int64)
-        cells = (self.bag.coords - np.asarray(placed.origin))[:, ::-1] // placed.patch_size_level0
+        cells = placed.cells_of(self.bag.coords, self.bag.patch_size_level0)
         found[cells[:, 0], cells[:, 1]] = np.arange(len(cells))
         return found
 
@@ -296,8 +297,8 @@ def place(bag: FeatureBag, scores: NDArray[np.floating], **about: Any) -> GridMa
     """
     placed = scatter(
         scores,
-        bag.coords,
-        bag.patch_size_level0,
+        bag.coords + bag.cell_inset,
+        bag.cell_size,
         name=about.pop("name"),
         meaning=about.pop("meaning"),
         mpp=bag.slide_mpp,

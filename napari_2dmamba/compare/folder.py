@@ -11,6 +11,7 @@ import csv
 import itertools
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from napari_2dmamba.export.formats import file_names
 from napari_2dmamba.export.frame import describe
 from napari_2dmamba.export.ome_tiff import write_map_tiff
 from napari_2dmamba.export.picture import write_picture
-from napari_2dmamba.export.record import as_json, write_record
+from napari_2dmamba.export.record import as_json, write_json
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 from napari_2dmamba.slide.grid import cells_of
 from napari_2dmamba.whole_files import written_whole
@@ -88,7 +89,7 @@ def write_comparison(
         )
         written.append(write_map_tiff(grid_map, folder / "maps" / f"{name}.ome.tif", slide=slide))
     record = make_comparison_record(comparison, display)
-    written.append(write_record(record, folder / "comparison.json"))
+    written.append(write_json(record, folder / "comparison.json"))
     return written
 
 
@@ -96,7 +97,7 @@ def make_comparison_record(
     comparison: Comparison, display: DisplaySettings | None = None
 ) -> dict[str, Any]:
     """Return all that made a comparison, from the records of its runs; every value is JSON."""
-    runs = comparison.runs
+    runs = [replace(run, record=run.record.without_paths()) for run in comparison.runs]
     first, last = runs[0].record, runs[-1].record
     models = []
     for run in runs:
@@ -104,10 +105,10 @@ def make_comparison_record(
         models.append(
             {
                 "label": run.label,
-                "model": run.record["model"],
-                "model_settings": run.record["settings"]["model"],
-                "result": run.record["result"],
-                "warnings": run.record["warnings"],
+                "model": run.record.model,
+                "model_settings": run.record.settings["model"],
+                "result": run.record.result,
+                "warnings": run.record.warnings,
                 "seconds": run.seconds,
                 "peak_bytes": run.peak_bytes,
                 "maps": [
@@ -120,16 +121,16 @@ def make_comparison_record(
     if comparison.query is not None:
         x, y = comparison.bag.coords[comparison.query]
         query = {"patch": comparison.query, "x": x, "y": y}
-    shared = {name: value for name, value in first["settings"].items() if name != "model"}
+    shared = {name: value for name, value in first.settings.items() if name != "model"}
     record = {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
-        "started": first["started"],
-        "finished": last["finished"],
-        "software": first["software"],
-        "slide": first["slide"],
-        "grid": first["grid"],
-        "features": first["features"],
+        "started": first.started,
+        "finished": last.finished,
+        "software": first.software,
+        "slide": first.slide,
+        "grid": first.grid,
+        "features": first.features,
         "settings": {**shared, "display": display or DisplaySettings()},
         "models": models,
         "seconds_meaning": TIME_MEANING,
@@ -189,7 +190,7 @@ def _write_patches(comparison: Comparison, path: Path) -> Path:
     import pyarrow.csv
 
     bag = comparison.bag
-    cells = cells_of(bag.coords, bag.patch_size_level0)
+    cells = cells_of(bag.coords, bag.cell_size)
     columns: dict[str, Any] = {
         "row": cells[:, 0],
         "col": cells[:, 1],

@@ -19,9 +19,11 @@ from napari_2dmamba.compare.contender import (
 from napari_2dmamba.compare.cost import fastest_pass, peak_of_forward
 from napari_2dmamba.errors import Cancelled, GridError, UserError
 from napari_2dmamba.explain.named_maps import MAPS, Asked, compute_maps
-from napari_2dmamba.explain.outcome import Target
+from napari_2dmamba.explain.outcome import Target, named_target
 from napari_2dmamba.explain.subject import Subject
 from napari_2dmamba.features.bag import FeatureBag
+from napari_2dmamba.features.lattice import laid_out
+from napari_2dmamba.features.on_slide import grid_of
 from napari_2dmamba.pipeline import RunResult, RunSettings, grid_settings_for, prepare_bag, run
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 from napari_2dmamba.slide import Slide, open_slide
@@ -78,6 +80,9 @@ def compare(
     models = [contender.load() for contender in contenders]
     labels = [contender.label for contender in contenders]
     unchecked = refuse_strangers(labels, [model.header for model in models])
+    for label, model in zip(labels, models, strict=True):
+        with _about(label):
+            named_target(model.header, target)
     with _opened(slide, mpp) as opened:
         grid_settings = settings.grid or grid_settings_for(models[0])
         settings = dataclasses.replace(settings, grid=grid_settings)
@@ -87,6 +92,7 @@ def compare(
             grid_settings,
             features=features,
             regions=regions,
+            trained=models[0].header,
             cache=cache,
             on_progress=on_progress,
             should_stop=should_stop,
@@ -94,6 +100,11 @@ def compare(
         for label, model in zip(labels, models, strict=True):
             with _about(label):
                 model.check_fits(bag)
+        uses_grid = any(model.model.uses_grid for model in models)
+        with_grid = contenders[0].settings or settings.model
+        bag, overlap = laid_out(bag, uses_grid=uses_grid, shared_cells=with_grid.shared_cells)
+        grid = grid_of(bag, opened) if len(bag) != len(grid) else grid
+        unchecked = (*unchecked, *bag.source.get("remarks", ()), *overlap)
         query = None if at is None else patch_at(bag, at)
         entries: list[Entry] = []
         for number, (contender, model) in enumerate(zip(contenders, models, strict=True)):
@@ -182,7 +193,8 @@ def _about(label: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise type(error)(f"{label}: {error}") from error
+        error.args = (f"{label}: {error}",)  # the kind keeps what else it carries
+        raise
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Counterfactuals: what the model says when part of the slide is not what it is.
 
-Only the aggregator runs again, on cached features. The canvas and the places of all other
-patches stay as they are, so that only the chosen patches differ.
+Only the aggregator runs again, on cached features. A model that sees positions and uses each
+slide's own canvas leaves two meanings of removing patches open, see `Canvas`.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from napari_2dmamba.explain.outcome import (
     target_value,
 )
 from napari_2dmamba.explain.subject import Subject
+from napari_2dmamba.models.answer import class_logits
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 Action = Literal["remove", "keep", "pad", "similar"]
@@ -33,6 +34,15 @@ ACTIONS: dict[Action, str] = {
     "pad": "the pad token in their cells",
     "similar": "the mean of similar patches of the rest in their place",
 }
+
+Canvas = Literal["kept", "own"]
+"""What becomes of the canvas when patches are removed.
+
+``"kept"``: it stays as it is, and so does the place of every other patch; only the chosen patches
+differ, and their cells count as background. ``"own"``: it shrinks to the patches that are left, as
+in a run on a slide that never had the others. The two differ where a whole outer row or column is
+removed and the model uses each slide's own canvas.
+"""
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,8 @@ class Counterfactual:
         ``(N,)`` attention after; NaN where a patch is gone.
     attention_change
         After minus before, NaN where a patch is gone.
+    canvas
+        What became of the canvas, and ``canvases_differ`` whether it mattered.
     """
 
     before: Outcome
@@ -64,6 +76,24 @@ class Counterfactual:
     present: NDArray[np.bool_]
     attention: NDArray[np.float64]
     attention_change: GridMap
+    canvas: Canvas = "kept"
+    canvases_differ: bool = False
+
+    @property
+    def about_canvas(self) -> str:
+        """Which of two answers this is, as a sentence; empty where there is only one."""
+        if not self.canvases_differ:
+            return ""
+        if self.canvas == "kept":
+            return (
+                "The canvas was kept: all other patches stay where they were, and the cells of "
+                "those removed count as background. A slide that never had them has a smaller "
+                "canvas, and the answer for it may be another."
+            )
+        return (
+            "The canvas is that of the patches left, as in a run on a slide that never had the "
+            "others: their places changed too, not only the patches removed."
+        )
 
     @property
     def change(self) -> NDArray[np.float64]:
@@ -87,10 +117,13 @@ class Counterfactuals:
     ----------
     subject
         The model and the bag.
+    canvas
+        What becomes of the canvas when patches are removed; may be changed between edits.
     """
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, canvas: Canvas = "kept") -> None:
         self.subject = subject
+        self.canvas: Canvas = canvas
         self._states = [Edited(np.ones(len(subject), dtype=bool), subject.features)]
         with torch.inference_mode():
             self.before = outcome_of(subject.run(), subject.header)
@@ -141,7 +174,7 @@ class Counterfactuals:
 
     def _answer(self, state: Edited) -> Counterfactual:
         subject = self.subject
-        after = run_edited(subject, state)
+        after = run_edited(subject, state, self.canvas)
         attention = np.full(len(subject), np.nan)
         attention[state.present] = after.attention
         return Counterfactual(
@@ -154,15 +187,46 @@ class Counterfactuals:
                 "change of attention",
                 "attention after the edit minus before; no value where a patch was removed",
                 signed=True,
+                gaps=True,
             ),
+            self.canvas,
+            canvases_differ(subject, state),
         )
 
 
-def run_edited(subject: Subject, state: Edited) -> Outcome:
-    """Run the model on the patches that are left, each in its old cell."""
+def canvases_differ(subject: Subject, state: Edited) -> bool:
+    """Whether the patches left would have another canvas, or another place on it, of their own."""
+    if not subject.model.uses_grid or subject.record.get("canvas_mode", "slide") != "slide":
+        return False
+    first, size = _own_canvas(subject, state)
+    return bool(first.any()) or size != subject.canvas
+
+
+def _own_canvas(subject: Subject, state: Edited) -> tuple[NDArray[np.int64], tuple[int, int]]:
+    """Return the first cell ``(row, col)`` of the patches left, and the size of their canvas."""
+    cells = subject.cells_of_patches[state.present]
+    first = cells.min(axis=0)
+    rows, cols = (int(v) + 1 for v in cells.max(axis=0) - first)
+    return first, (rows, cols)
+
+
+def run_edited(subject: Subject, state: Edited, canvas: Canvas = "kept") -> Outcome:
+    """Run the model on the patches that are left, each in its old cell or on their own canvas.
+
+    Raises
+    ------
+    NotFiniteError
+        When numbers overflow in the model.
+    """
+    if canvas not in ("kept", "own"):
+        raise ValueError(f"the canvas is {canvas!r}, but must be kept or own")
     kept = torch.from_numpy(np.flatnonzero(state.present)).to(subject.cells.device)
+    cells, size = subject.cells[kept], subject.canvas
+    if canvas == "own" and canvases_differ(subject, state):
+        first, size = _own_canvas(subject, state)
+        cells = cells - torch.from_numpy(first).to(cells)
     with torch.inference_mode():
-        output = subject.model(state.features[kept], subject.cells[kept], subject.canvas)
+        output = subject.model(state.features[kept], cells, size)
         return outcome_of(output, subject.header)
 
 
@@ -320,7 +384,7 @@ def smallest_set(
         if chosen == "risk":
             return -abs(strength(outcome, chosen) - strength(before, chosen))
         rivals = np.delete(outcome.logits, chosen)
-        rival = rivals.max() if header.task == "classification" and len(rivals) else 0.0
+        rival = rivals.max() if header.task == "classification" else 0.0
         return float(outcome.logits[chosen] - rival)
 
     after, found, step = before, False, 1
@@ -382,9 +446,10 @@ def _rankings(
     features = subject.features[kept].detach().requires_grad_()
     output = subject.model(features, subject.cells[kept], subject.canvas)
     value = target_value(output.logits, subject.header, target)
-    if target != "risk" and subject.header.task == "classification" and len(output.logits) > 1:
+    if target != "risk" and subject.header.task == "classification":
         # against the strongest rival: what holds the class up against it
-        value = value - torch.cat([output.logits[:target], output.logits[target + 1 :]]).max()
+        logits = class_logits(output.logits)
+        value = logits[target] - torch.cat([logits[:target], logits[target + 1 :]]).max()
     (gradient,) = torch.autograd.grad(value, features)
     found = features.detach()
     parts = ((gradient * found).sum(1), (gradient * (found - found.mean(0))).sum(1))

@@ -425,5 +425,6 @@ def _stability(
             f"spread of attention ({kind})",
             f"standard deviation of the attention under {of}",
             quantity="standard deviation of the attention",
+            gaps=True,
         ),
     )

@@ -60,6 +60,15 @@ class GridMap:
         """World units per map pixel, ``(y, x)``."""
         return self.pixel_size, self.pixel_size
 
+    def cells_of(self, coords: NDArray[np.int64], patch_size_level0: int) -> NDArray[np.int64]:
+        """Return ``(N, 2)`` cells ``(row, col)`` that show patches, which may lie off the map.
+
+        A patch is shown by the cell under its middle: where patches overlap, cells are smaller
+        than patches. ``coords`` are level-0 ``(x, y)`` of their top left corners.
+        """
+        middles = 2 * (np.asarray(coords, np.int64) - self.origin) + patch_size_level0
+        return middles[:, ::-1] // (2 * self.patch_size_level0)
+
     @property
     def translate(self) -> tuple[float, float]:
         """World ``(y, x)`` of the centre of cell (0, 0).
@@ -92,7 +101,8 @@ def scatter(
     Raises
     ------
     GridError
-        When two patches fall into one cell, unless ``shared_cells`` lets the last one win.
+        When two patches fall into one cell and ``shared_cells`` is ``"refuse"``; else the last
+        of them is shown, or with ``"mean"`` their mean.
     """
     if len(scores) != len(coords):
         raise GridError(f"{len(scores)} scores were given for {len(coords)} patches")
@@ -101,7 +111,19 @@ def scatter(
     rows, cols = (int(v) + 1 for v in cells.max(axis=0))
     check_cells(cells if shared_cells == "refuse" else np.unique(cells, axis=0), (rows, cols))
     values = np.full((rows, cols), np.nan, dtype=np.float32)
-    values[cells[:, 0], cells[:, 1]] = scores
+    if shared_cells == "mean":
+        at = cells[:, 0] * cols + cells[:, 1]
+        counts = np.bincount(at, minlength=rows * cols)
+        sums = np.bincount(at, np.asarray(scores, np.float64), minlength=rows * cols)
+        held = counts > 0
+        values.reshape(-1)[held] = sums[held] / counts[held]
+        shared = len(cells) - int(held.sum())
+        if shared:
+            meaning += (
+                f"; {shared} patches share a cell of the map with others: their mean is shown"
+            )
+    else:
+        values[cells[:, 0], cells[:, 1]] = scores
     return GridMap(
         values=values,
         name=name,

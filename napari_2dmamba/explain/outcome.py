@@ -8,7 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from napari_2dmamba.errors import TargetError
+from napari_2dmamba.models.answer import answer_of, class_logits
 from napari_2dmamba.models.architecture import ModelOutput
+from napari_2dmamba.models.finite import require_finite
 from napari_2dmamba.models.header import CheckpointHeader
 
 Target = int | str | None
@@ -55,52 +58,85 @@ class Outcome:
 
 
 def outcome_of(output: ModelOutput, header: CheckpointHeader) -> Outcome:
-    """Read a network's output."""
-    logits = output.logits.detach().double().cpu()
+    """Read a network's output.
+
+    Raises
+    ------
+    NotFiniteError
+        When a number of it is infinite or not a number.
+    """
+    require_finite("logits of the model", output.logits)
+    require_finite("scores the model gives the patches", output.scores)
+    answer = answer_of(output.logits, header.task)
     attention = output.scores.detach().double().cpu().numpy()
     mass = None if output.background_mass is None else float(output.background_mass)
-    if header.task != "survival":
-        return Outcome(
-            "classification", header.class_names, logits.numpy(), attention,
-            probabilities=torch.softmax(logits, 0).numpy(), background_mass=mass,
-        )  # fmt: skip
-    hazards = torch.sigmoid(logits)
-    survival = torch.cumprod(1 - hazards, 0)
     return Outcome(
-        "survival", header.class_names, logits.numpy(), attention, hazards=hazards.numpy(),
-        survival=survival.numpy(), risk=-float(survival.sum()), background_mass=mass,
+        "survival" if header.task == "survival" else "classification", header.class_names,
+        answer.logits, attention, answer.probabilities, answer.hazards, answer.survival,
+        answer.risk, mass,
     )  # fmt: skip
 
 
 def resolve(logits: Tensor, header: CheckpointHeader, target: Target) -> int | Literal["risk"]:
-    """Return the number of a class or bin, or ``"risk"``.
+    """Return the number of a class or bin, or ``"risk"``; arguments and errors of `named_target`.
+
+    ``logits``, as the network gives them, decide where no target is named.
+    """
+    chosen = named_target(header, target)
+    if chosen is None:
+        return int(class_logits(logits.detach()).argmax())
+    return chosen
+
+
+def named_target(header: CheckpointHeader, target: Target) -> int | Literal["risk"] | None:
+    """Return a target that needs no logits: None stands for the class that they predict.
+
+    Parameters
+    ----------
+    target
+        A number may also be written as text, where no class is called so.
 
     Raises
     ------
-    ValueError
-        When the model has no such class, bin or risk.
+    TargetError
+        When the model has no such class, bin or risk; says which it has.
     """
+    survival = header.task == "survival"
     if target is None:
-        return "risk" if header.task == "survival" else int(logits.detach().argmax())
-    if isinstance(target, str):
-        if target in header.class_names:
-            return header.class_names.index(target)
-        if target == "risk" and header.task == "survival":
-            return "risk"
-    elif 0 <= target < len(header.class_names):
-        return int(target)
-    risk = " and risk" if header.task == "survival" else ""
-    raise ValueError(
-        f"the model has no output {target!r}; it has {', '.join(header.class_names)}{risk}"
+        return "risk" if survival else None
+    if isinstance(target, str) and target in header.class_names:
+        return header.class_names.index(target)
+    if target == "risk" and survival:
+        return "risk"
+    number = int(target) if isinstance(target, str) and target.isdecimal() else target
+    if isinstance(number, int | np.integer) and 0 <= number < len(header.class_names):
+        return int(number)
+    raise TargetError(
+        f"the model has no output {str(target)[:80]!r}; it has {', '.join(header.class_names)}"
+        f"{' and risk' if survival else ''}"
     )
 
 
 def target_value(logits: Tensor, header: CheckpointHeader, target: Target) -> Tensor:
-    """Return the scalar that is explained: the logit of a class or bin, or the risk."""
+    """Return the scalar that is explained: the logit of a class or bin, or the risk.
+
+    Of a network with one logit z it is z for the positive class and -z, the log-odds of the
+    negative one, for that.
+
+    Raises
+    ------
+    NotFiniteError
+        When it is infinite or not a number.
+    """
     chosen = resolve(logits, header, target)
     if chosen == "risk":
-        return -torch.cumprod(1 - torch.sigmoid(logits), 0).sum()
-    return logits[chosen]
+        value = -torch.cumprod(1 - torch.sigmoid(logits), 0).sum()
+    elif header.task == "classification" and len(logits) == 1:
+        value = logits[0] if chosen == 1 else -logits[0]
+    else:
+        value = logits[chosen]
+    require_finite(words_of(header, chosen), value)
+    return value
 
 
 def words_of(header: CheckpointHeader, target: Target) -> str:
@@ -109,7 +145,8 @@ def words_of(header: CheckpointHeader, target: Target) -> str:
         return "the risk" if header.task == "survival" else "the logit of the predicted class"
     if target == "risk" and header.task == "survival":
         return "the risk"
-    name = header.class_names[target] if isinstance(target, int) else target
+    number = named_target(header, target)
+    name = header.class_names[number] if isinstance(number, int) else number
     kind = "hazard logit of" if header.task == "survival" else "logit of"
     return f"the {kind} {name}"
 

@@ -278,6 +278,7 @@ def lay_on_patch(subject: Subject, field: NDArray[np.float64], patch: int, what:
         f"how strongly a patch depends on its surroundings, the mean over {what}, each divided by "
         f"its sum, laid on the patch at row {row}, column {col}",
         queries=(patch,),
+        gaps=True,
     )
 
 
@@ -370,7 +371,7 @@ def field_size(
 def measure_field(subject: Subject, grid_map: GridMap, patch: int) -> FieldSize:
     """Measure the field of one patch as `receptive_field` returned it."""
     x, y = np.asarray(subject.corner_of(patch)) - grid_map.origin
-    side = subject.bag.patch_size_level0
+    side = subject.bag.cell_size
     return field_size(grid_map.values, (int(y // side), int(x // side)), subject.cell_um)
 
 

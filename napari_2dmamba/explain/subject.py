@@ -13,6 +13,7 @@ from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.models.aggregator import Aggregator
 from napari_2dmamba.models.architecture import Architecture, ModelOutput
+from napari_2dmamba.models.finite import require_finite
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.models.mamba2d import Mamba2DMIL
 from napari_2dmamba.models.settings import ModelSettings
@@ -94,21 +95,22 @@ class Subject:
     @property
     def origin(self) -> tuple[int, int]:
         """Level-0 ``(x, y)`` of the top left corner of the canvas."""
-        side = self.bag.patch_size_level0
+        side = self.bag.cell_size
         x, y = self.bag.coords.min(axis=0)
         row, col = self.cells_of_patches.min(axis=0)
-        return int(x - col * side), int(y - row * side)
+        inset = self.bag.cell_inset
+        return int(x - col * side) + inset, int(y - row * side) + inset
 
     @property
     def cell_um(self) -> float | None:
         """Side of a cell in µm; None where the slide states no µm per pixel."""
         mpp = self.bag.slide_mpp
-        return None if mpp is None else self.bag.patch_size_level0 * mpp
+        return None if mpp is None else self.bag.cell_size * mpp
 
     def cell_at(self, x: float, y: float) -> tuple[int, int] | None:
         """Return the cell ``(row, col)`` of a level-0 point; None outside the canvas."""
         left, top = self.origin
-        side = self.bag.patch_size_level0
+        side = self.bag.cell_size
         row, col = int((y - top) // side), int((x - left) // side)
         inside = 0 <= row < self.canvas[0] and 0 <= col < self.canvas[1]
         return (row, col) if inside else None
@@ -146,7 +148,7 @@ class Subject:
         """Return the level-0 ``(x, y)`` of the top left corner of a patch or cell."""
         row, col = self.cell_of(query)
         x, y = self.origin
-        side = self.bag.patch_size_level0
+        side = self.bag.cell_size
         return x + col * side, y + row * side
 
     def map_of_canvas(
@@ -159,15 +161,27 @@ class Subject:
         all_cells: bool = False,
         quantity: str = "",
         queries: Sequence[Query] = (),
+        gaps: bool = False,
     ) -> GridMap:
         """Place ``(rows, cols)`` values of the canvas on the slide; ``queries`` are its subject.
 
         The map covers the bounding box of the patches, as the attention map does, with NaN
         where there is no patch; with ``all_cells`` the whole canvas, pad cells included.
+
+        Raises
+        ------
+        NotFiniteError
+            When a value is infinite, or not a number where a patch lies; with ``gaps`` NaN may
+            stand there too.
         """
         array = _array(values)
         if array.shape != self.canvas:
             raise ValueError(f"values are {array.shape}, but the canvas is {self.canvas}")
+        at_patches = array[tuple(self.cells_of_patches.T)]
+        require_finite(
+            f"values of the map {name!r}",
+            at_patches[~np.isnan(at_patches)] if gaps else array if all_cells else at_patches,
+        )
         about = tuple(self.corner_of(query) for query in queries)
         if all_cells:
             return self._map(array, (0, 0), name, meaning, signed, quantity, about)
@@ -189,8 +203,12 @@ class Subject:
         signed: bool = False,
         quantity: str = "",
         queries: Sequence[Query] = (),
+        gaps: bool = False,
     ) -> GridMap:
-        """Place one score per patch on the slide; the later patch of a shared cell is shown."""
+        """Place one score per patch on the slide; the later patch of a shared cell is shown.
+
+        See `map_of_canvas` for ``gaps`` and errors.
+        """
         array = _array(scores)
         if array.shape != (len(self),):
             raise ValueError(f"scores are {array.shape}, but the bag holds {len(self)} patches")
@@ -198,14 +216,12 @@ class Subject:
         cells = self.cells_of_patches
         canvas[cells[:, 0], cells[:, 1]] = array
         return self.map_of_canvas(
-            canvas, name, meaning, signed=signed, quantity=quantity, queries=queries
+            canvas, name, meaning, signed=signed, quantity=quantity, queries=queries, gaps=gaps
         )
 
     def scores_of_map(self, grid_map: GridMap) -> NDArray[np.float64]:
         """Return the value of a map at every patch, ``(N,)``, NaN where the map has none."""
-        side = self.bag.patch_size_level0
-        offset = np.asarray(grid_map.origin)
-        cells = ((self.bag.coords - offset) // side)[:, ::-1]
+        cells = grid_map.cells_of(self.bag.coords, self.bag.patch_size_level0)
         inside = ((cells >= 0) & (cells < grid_map.values.shape)).all(axis=1)
         scores = np.full(len(self), np.nan)
         scores[inside] = grid_map.values[cells[inside, 0], cells[inside, 1]]
@@ -225,7 +241,7 @@ class Subject:
             values=np.ascontiguousarray(values, np.float32),
             name=name,
             meaning=meaning,
-            patch_size_level0=self.bag.patch_size_level0,
+            patch_size_level0=self.bag.cell_size,
             origin=self.corner_of(corner),
             mpp=self.bag.slide_mpp,
             signed=signed,

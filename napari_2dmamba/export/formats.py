@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.display import display_for
 from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.explain.map_regions import MapThreshold, regions_above
 from napari_2dmamba.export.frame import describe
-from napari_2dmamba.export.geojson import write_geojson
+from napari_2dmamba.export.geojson import class_colour, write_geojson
 from napari_2dmamba.export.ome_tiff import PyramidSettings, write_map_tiff, write_overlay_tiff
 from napari_2dmamba.export.patches import patch_scores
 from napari_2dmamba.export.picture import PictureSettings, write_picture
@@ -17,7 +19,8 @@ from napari_2dmamba.export.record import write_record
 from napari_2dmamba.export.run_folder import SavedRun, open_run
 from napari_2dmamba.export.tables import write_table
 from napari_2dmamba.settings import ProgressCallback, StopCallback
-from napari_2dmamba.slide import open_slide
+from napari_2dmamba.slide import open_slide, write_regions
+from napari_2dmamba.whole_files import shortened
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide
@@ -25,8 +28,32 @@ if TYPE_CHECKING:
 FORMATS = ("png", "ome-tiff", "geojson", "csv", "parquet", "record")
 """Picture; pyramids of overlay and of raw map; tiles for QuPath; tables; what made it all."""
 
+_LONGEST_STEM = 150
+"""Bytes of the slide's name in the names of files; that of a map and a suffix follow."""
+
 _DRAWN = {"png", "ome-tiff"}
 """Formats that need the slide; the others are written also where it is gone."""
+
+
+@dataclass(frozen=True)
+class RegionsAbove:
+    """Which map to cut into regions, and where; see `map_regions.regions_above`.
+
+    Attributes
+    ----------
+    threshold
+        A value, or a percentile of the patches.
+    map_name
+        The map; None for the first, which is the attention.
+    class_name, colour, least_patches
+        Of the regions.
+    """
+
+    threshold: MapThreshold
+    map_name: str | None = None
+    class_name: str = ""
+    colour: tuple[int, int, int] | None = None
+    least_patches: int = 1
 
 
 def export_run(
@@ -36,6 +63,8 @@ def export_run(
     out: str | Path | None = None,
     slide_path: str | Path | None = None,
     mpp: float | None = None,
+    full_paths: bool = False,
+    above: "RegionsAbove | None" = None,
     on_progress: ProgressCallback | None = None,
     should_stop: StopCallback | None = None,
 ) -> list[Path]:
@@ -53,6 +82,10 @@ def export_run(
         The slide, where it has moved.
     mpp
         µm per pixel of the picture and of the overlay pyramid; None for their own defaults.
+    full_paths
+        Let the record say where slide, features and checkpoint lie on this machine.
+    above
+        Write what of a map lies above a threshold as regions, too.
 
     Raises
     ------
@@ -66,12 +99,12 @@ def export_run(
         raise ExportError(f"there is no format {unknown[0]!r}; choose from {', '.join(FORMATS)}")
     saved = run if isinstance(run, SavedRun) else open_run(run)
     folder = Path(out) if out is not None else saved.folder / "exports"
-    stem = Path(saved.record["slide"]["name"]).stem.removesuffix(".ome")
+    stem = shortened(Path(saved.record.slide.name).stem.removesuffix(".ome"), _LONGEST_STEM)
     written: list[Path] = []
     if not _DRAWN.isdisjoint(formats):
         path = Path(slide_path) if slide_path is not None else saved.find_slide()
         # the run's own resolution, which the user may have given, and not what the file says
-        with open_slide(path, mpp=saved.record["slide"]["mpp"]) as slide:
+        with open_slide(path, mpp=saved.record.slide.mpp) as slide:
             saved.check_slide(slide)
             for part, grid_map in file_names(saved.maps):
                 start = folder / f"{stem}-{part}"
@@ -93,16 +126,48 @@ def export_run(
     )
     if "geojson" in formats:
         file = folder / f"{stem}-patches.geojson"
-        about = saved.record["slide"]
-        bounds, slide_id = about.get("bounds_level0_px"), about["fingerprint"]
-        written.append(write_geojson(scores, file, bounds=bounds, slide_id=slide_id))
+        about = saved.record.slide
+        written.append(
+            write_geojson(scores, file, bounds=about.bounds_level0_px, slide_id=about.fingerprint)
+        )
     for kind in ("csv", "parquet"):
         if kind in formats:
             written.append(write_table(scores, folder / f"{stem}-patches.{kind}"))
+    if above is not None:
+        written.append(_write_regions_above(saved, folder, stem, above))
     if "record" in formats:
-        record = {k: v for k, v in saved.record.items() if k != "relative_paths"}
-        written.append(write_record(record, folder / f"{stem}-record.json"))
+        written.append(
+            write_record(saved.record, folder / f"{stem}-record.json", full_paths=full_paths)
+        )
+        if saved.regions:
+            corner = (saved.record.slide.bounds_level0_px or (0, 0))[:2]
+            file = folder / f"{stem}-regions.geojson"
+            write_regions(saved.regions, file, offset=corner)
+            written.append(file)
     return written
+
+
+def _write_regions_above(saved: SavedRun, folder: Path, stem: str, above: RegionsAbove) -> Path:
+    named = list(file_names(saved.maps))
+    wanted = above.map_name
+    found = [(part, one) for part, one in named if wanted in (None, part, one.name)]
+    if not found:
+        raise ExportError(
+            f"the run {saved.folder.name} has no map {wanted!r}; it has "
+            f"{', '.join(one.name for _, one in named)}"
+        )
+    part, grid_map = found[0]
+    regions = regions_above(
+        grid_map,
+        above.threshold,
+        class_name=above.class_name,
+        colour=above.colour or class_colour(above.class_name or grid_map.name),
+        dimensions=saved.record.slide.dimensions_level0_px,
+        least_patches=above.least_patches,
+    )
+    path = folder / f"{stem}-{part}-above.geojson"
+    write_regions(regions, path, offset=(saved.record.slide.bounds_level0_px or (0, 0))[:2])
+    return path
 
 
 def file_names(maps: Sequence[GridMap]) -> Iterator[tuple[str, GridMap]]:
@@ -127,14 +192,14 @@ def _write_png(
     on_progress: ProgressCallback | None,
     should_stop: StopCallback | None,
 ) -> Path:
-    intended_use = run.record["model"].get("intended_use")
+    intended_use = run.record.model.intended_use
     return write_picture(
         slide,
         grid_map,
         start.with_name(f"{start.name}.png"),
         PictureSettings(mpp=mpp),
         display=display_for(grid_map, run.display),
-        title=f"{run.record['slide']['name']}\n{describe(run.prediction)}",
+        title=f"{run.record.slide.name}\n{describe(run.prediction)}",
         notes=[intended_use] if intended_use else [],
         on_progress=on_progress,
         should_stop=should_stop,

@@ -89,7 +89,7 @@ def _features(
     space = uuid.uuid5(_NAMESPACE, f"{slide_id}/{size}").bytes
     tail = ',"objectType":"tile","isLocked":true'
     if classification is not None:
-        red, green, blue = _class_colour(classification)
+        red, green, blue = class_colour(classification)
         name = json.dumps(classification, ensure_ascii=False)
         tail += f',"classification":{{"name":{name},"color":[{red},{green},{blue}]}}'
     for (left, top), *measurements in zip(places, *columns, strict=True):
@@ -115,7 +115,7 @@ def _measurement(name: str, values: NDArray[np.generic]) -> list[str]:
     return [f"{key}:{v:.{digits}g}" if math.isfinite(v) else "" for v in values.tolist()]
 
 
-def _class_colour(name: str) -> tuple[int, int, int]:
+def class_colour(name: str) -> tuple[int, int, int]:
     """Return a colour that a class keeps from one export to the next."""
     position = np.array(uuid.uuid5(_NAMESPACE, name).int % 1000 / 1000)
     red, green, blue = colour_table("turbo")[colour_indices(position)]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.display import percentiles, ranks
 from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.export.finite import refuse_infinite
 from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.slide.grid import cells_of
 
@@ -55,6 +56,9 @@ class PatchScores:
                     f"{what} has {length} values, but there are {count} patches; export the "
                     "maps and the coordinates of one run"
                 )
+        refuse_infinite(self.attention, "attention", nan=True)
+        for name, scores in self.maps.items():
+            refuse_infinite(scores, f"map {name!r}")
 
     def __len__(self) -> int:
         return len(self.coords)
@@ -108,7 +112,7 @@ def patch_scores(
     attention = np.asarray(prediction.attention, dtype=np.float32)
     gathered: dict[str, NDArray[np.float32]] = {}
     for one in maps:
-        values = values_at(one, coords)
+        values = values_at(one, coords, patch_size_level0)
         if one.name == "attention" and np.array_equal(values, attention, equal_nan=True):
             continue  # the map of the prediction itself
         name, number = one.name, 1
@@ -127,12 +131,12 @@ def patch_scores(
     )
 
 
-def values_at(grid_map: GridMap, coords: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the map's value for each patch corner; NaN off the map."""
+def values_at(
+    grid_map: GridMap, coords: NDArray[np.int64], patch_size_level0: int
+) -> NDArray[np.float32]:
+    """Return the map's value for each patch; NaN off the map."""
     rows, cols = grid_map.values.shape
-    cells = (np.asarray(coords) - np.asarray(grid_map.origin))[:, ::-1] // (
-        grid_map.patch_size_level0
-    )
+    cells = grid_map.cells_of(coords, patch_size_level0)
     on_map = (cells >= 0).all(axis=1) & (cells[:, 0] < rows) & (cells[:, 1] < cols)
     values = np.full(len(cells), np.nan, dtype=np.float32)
     values[on_map] = grid_map.values[cells[on_map, 0], cells[on_map, 1]]

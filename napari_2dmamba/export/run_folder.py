@@ -1,13 +1,15 @@
-"""A run as a folder that opens again with its maps, prediction and settings.
+"""A run as a folder that opens again with its maps, prediction, regions and settings.
 
-run.json              the record (see `record`), how the maps are shown, and checksums
+run.json              the record (see `record`), and checksums of the other files
 arrays.safetensors    coordinates, prediction and maps, exact
 scores.parquet        the same per patch, as a table for other programs
+regions.geojson       what the run was restricted to, in level-0 pixels; only if it was
 """
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +17,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_2dmamba.errors import ExportError
+from napari_2dmamba.errors import ExportError, GridError
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.export.finite import refuse_not_finite
 from napari_2dmamba.export.patches import patch_scores
-from napari_2dmamba.export.record import file_hash, read_record, write_record
+from napari_2dmamba.export.record import (
+    RunRecord,
+    as_json,
+    features_hash,
+    file_hash,
+    read_json,
+    record_in,
+    regions_record,
+    write_json,
+)
 from napari_2dmamba.export.tables import write_table
+from napari_2dmamba.export.typed_json import WrongTypeError, read_fields
+from napari_2dmamba.features.bag import FeatureBag
+from napari_2dmamba.features.files import read_features
 from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.slide.grid import PatchGrid
+from napari_2dmamba.slide.region_files import read_regions, write_regions
+from napari_2dmamba.slide.regions import Regions
 from napari_2dmamba.whole_files import written_whole
 
 if TYPE_CHECKING:
@@ -31,6 +48,12 @@ if TYPE_CHECKING:
 RECORD_FILE = "run.json"
 _ARRAYS_FILE = "arrays.safetensors"
 _TABLE_FILE = "scores.parquet"
+REGIONS_FILE = "regions.geojson"
+RUN_FILES = (RECORD_FILE, _ARRAYS_FILE, _TABLE_FILE, REGIONS_FILE)
+
+_GRID_ARRAYS = ("coords", "tissue_fraction")
+_PREDICTION_ARRAYS = ("logits", "attention", "cells")
+_AGAIN = "restore it from a copy, or run the slide again"
 
 
 @dataclass(frozen=True)
@@ -42,19 +65,36 @@ class SavedRun:
     folder
         Where it lies.
     record
-        See `make_record`.
+        See `RunRecord`; its paths are those the saved ones lead to from the folder.
     grid
         The patches, in the order of ``prediction.attention``.
-    prediction, maps, display
+    prediction, maps
         As they were saved.
+    regions
+        What the run was restricted to, or None.
     """
 
     folder: Path
-    record: dict[str, Any]
+    record: RunRecord
     grid: PatchGrid
     prediction: SlidePrediction
     maps: tuple[GridMap, ...]
-    display: DisplaySettings
+    regions: Regions | None = None
+
+    @property
+    def display(self) -> DisplaySettings:
+        """How the maps are shown."""
+        return self.record.display
+
+    @property
+    def title(self) -> str:
+        """What the user calls the run; empty for nothing."""
+        return self.record.title
+
+    @property
+    def notes(self) -> str:
+        """What the user says of the run."""
+        return self.record.notes
 
     def find_slide(self) -> Path:
         """Return the path of the slide, which may have moved together with the run.
@@ -64,28 +104,70 @@ class SavedRun:
         ExportError
             When it is in none of the places where it is looked for; ask the user for it.
         """
-        found = self._find(self.record["slide"].get("path"), "slide")
+        slide = self.record.slide
+        found = self._find(slide.path, slide.name)
         if found is None:
             raise ExportError(
-                f"the slide {self.record['slide']['name']} of the run {self.folder.name} is "
-                f"neither at {self.record['slide']['path']} nor beside the run; choose where it "
-                "is now"
+                f"the slide {slide.name} of the run {self.folder.name} is neither at "
+                f"{slide.path} nor beside the run; choose where it is now"
             )
         return found
 
     def find_features(self) -> Path | None:
         """Return the file of the features, or None when it was not kept or is gone."""
-        return self._find(self.record["features"].get("path"), "features")
+        path = self.record.features.path
+        return self._find(path, None if path is None else Path(path).name)
 
-    def _find(self, path: str | None, what: str) -> Path | None:
+    def read_features(self) -> FeatureBag:
+        """Return the features of the run, the very ones its numbers were made of.
+
+        Raises
+        ------
+        ExportError
+            When they were not kept, are gone, or were changed.
+        FeatureError
+            When their file is damaged.
+        """
+        path = self.find_features()
         if path is None:
-            return None
-        absolute = Path(path)
-        relative = self.record.get("relative_paths", {}).get(what)
-        places = [self.folder / absolute.name, self.folder.parent / absolute.name, absolute]
-        if relative is not None:
-            places.insert(0, self.folder / relative)
-        return next((place.resolve() for place in places if place.exists()), None)
+            raise ExportError(
+                f"the features of the run {self.folder.name} were not kept, or were moved; put "
+                "them back, or run the slide again"
+            )
+        return read_features_of(path, self.record, self.grid)
+
+    def find_checkpoint(self) -> Path:
+        """Return the checkpoint, whose content is that of the run.
+
+        Raises
+        ------
+        ExportError
+            When it is gone, or another file is in its place.
+        """
+        model = self.record.model
+        path = self._find(model.checkpoint_path, model.checkpoint)
+        if path is None:
+            raise ExportError(
+                f"the checkpoint {model.checkpoint} of the run {self.folder.name} is neither at "
+                f"{model.checkpoint_path} nor beside the run; put it back"
+            )
+        if model.checkpoint_sha256 not in (None, file_hash(path)):
+            raise ExportError(
+                f"{path} is not the checkpoint of the run {self.folder.name} any more (its "
+                "checksum differs); put the old one back, or run the slide again"
+            )
+        return path
+
+    def _find(self, path: str | None, name: str | None) -> Path | None:
+        """Return the first of the places where a file of the run is looked for."""
+        places = [] if path is None else [Path(path)]
+        if name is not None and name == os.path.basename(name):
+            places += [self.folder / name, self.folder.parent / name]
+        for place in places:
+            with contextlib.suppress(OSError, ValueError):  # a name no system takes
+                if place.exists():
+                    return place.resolve()
+        return None
 
     def check_slide(self, slide: "Slide") -> None:
         """Refuse to show the run on another slide.
@@ -95,20 +177,21 @@ class SavedRun:
         ExportError
             When the fingerprint differs.
         """
-        if slide.fingerprint != self.record["slide"]["fingerprint"]:
+        if slide.fingerprint != self.record.slide.fingerprint:
             raise ExportError(
                 f"{slide.path.name} is not the slide of the run {self.folder.name}, which was "
-                f"made on {self.record['slide']['name']}; choose that file"
+                f"made on {self.record.slide.name}; choose that file"
             )
 
 
 def save_run(
     folder: str | os.PathLike[str],
-    record: Mapping[str, Any],
+    record: RunRecord,
     *,
     grid: PatchGrid,
     prediction: SlidePrediction,
     maps: Sequence[GridMap],
+    regions: Regions | None = None,
     display: DisplaySettings | None = None,
 ) -> Path:
     """Save a run; an older run in the same folder is replaced, other files stay.
@@ -119,15 +202,17 @@ def save_run(
     Parameters
     ----------
     folder
-        Made when it does not exist.
+        Made when it does not exist; see `run_library.new_run_folder`.
     record
         From `make_record`.
     grid
         The patches in the order of ``prediction.attention``.
     prediction, maps
         What is shown.
+    regions
+        What the run was restricted to.
     display
-        How it is shown; the defaults when absent.
+        How it is shown; that of the record when absent.
 
     Raises
     ------
@@ -137,15 +222,16 @@ def save_run(
     import safetensors.numpy
 
     folder = Path(folder)
-    arrays: dict[str, NDArray[Any]] = {
-        "grid.coords": grid.coords,
-        "grid.tissue_fraction": grid.tissue_fraction,
-    }
+    refuse_not_finite(prediction)
+    record = dataclasses.replace(
+        record, display=display or record.display, regions=regions_record(regions)
+    )
+    arrays: dict[str, NDArray[Any]] = {f"grid.{name}": getattr(grid, name) for name in _GRID_ARRAYS}
     plain: dict[str, Any] = {
         "grid": {
             field.name: getattr(grid, field.name)
             for field in dataclasses.fields(grid)
-            if f"grid.{field.name}" not in arrays
+            if field.name not in _GRID_ARRAYS
         },
         "prediction": {},
         "maps": [],
@@ -168,38 +254,28 @@ def save_run(
         mpp=grid.slide_mpp,
         maps=maps,
     )
-    contents = {
-        **record,
-        "relative_paths": {
-            "slide": _relative(record["slide"].get("path"), folder),
-            "features": _relative(record["features"].get("path"), folder),
-        },
-        "saved": {**plain, "display": display or DisplaySettings()},
-    }
-    with (
-        written_whole(folder / RECORD_FILE) as record_part,
-        written_whole(folder / _TABLE_FILE) as table_part,
-        written_whole(folder / _ARRAYS_FILE) as arrays_part,
-    ):  # left from last to first: the record is the last to take its place
+    with contextlib.ExitStack() as files:  # left from last to first: the record comes last
+        record_part = files.enter_context(written_whole(folder / RECORD_FILE))
+        table_part = files.enter_context(written_whole(folder / _TABLE_FILE))
+        arrays_part = files.enter_context(written_whole(folder / _ARRAYS_FILE))
         write_table(scores, table_part)
         # bytes first: safetensors' own writer hides the reason when a disk is full
         whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         arrays_part.write_bytes(safetensors.numpy.save(whole))
-        contents["checksums"] = {
-            _ARRAYS_FILE: file_hash(arrays_part),
-            _TABLE_FILE: file_hash(table_part),
+        checksums = {_ARRAYS_FILE: file_hash(arrays_part), _TABLE_FILE: file_hash(table_part)}
+        if regions:
+            regions_part = files.enter_context(written_whole(folder / REGIONS_FILE))
+            write_regions(regions, regions_part)
+            checksums[REGIONS_FILE] = file_hash(regions_part)
+        contents = {
+            **record.relative_to(folder).to_json(),
+            "saved": plain,
+            "checksums": checksums,
         }
-        write_record(contents, record_part)
+        write_json(contents, record_part)
+    if not regions:
+        (folder / REGIONS_FILE).unlink(missing_ok=True)
     return folder
-
-
-def _relative(path: str | None, folder: Path) -> str | None:
-    if path is None:
-        return None
-    try:
-        return Path(os.path.relpath(path, folder.resolve())).as_posix()
-    except ValueError:  # another drive of Windows
-        return None
 
 
 def open_run(folder: str | os.PathLike[str]) -> SavedRun:
@@ -216,52 +292,185 @@ def open_run(folder: str | os.PathLike[str]) -> SavedRun:
     folder = Path(folder)
     if folder.name == RECORD_FILE:
         folder = folder.parent
-    record = read_record(folder / RECORD_FILE)
+    data = read_json(folder / RECORD_FILE)
+    record = record_in(data, folder / RECORD_FILE)
     arrays_path = folder / _ARRAYS_FILE
-    again = "restore it from a copy, or run the slide again"
     if not arrays_path.is_file():
-        raise ExportError(f"{arrays_path} is missing from the saved run; {again}")
+        raise ExportError(f"{arrays_path} is missing from the saved run; {_AGAIN}")
     try:
-        if file_hash(arrays_path) != record["checksums"][_ARRAYS_FILE]:
-            raise ExportError(
-                f"{arrays_path} was changed or cut short since the run was saved (its checksum "
-                f"differs from the one in {RECORD_FILE}); {again}"
-            )
+        _check_sum(data, arrays_path)
+        regions = _regions_in(folder, data, record)
         arrays = safetensors.numpy.load_file(arrays_path)
-        saved = record.pop("saved")
-        record = {k: v for k, v in record.items() if k != "checksums"}
-        grid = PatchGrid(
-            **_with_tuples(saved["grid"], "canvas"),
-            coords=arrays["grid.coords"],
-            tissue_fraction=arrays["grid.tissue_fraction"],
-        )
-        predicted = _with_tuples(saved["prediction"], "canvas", "class_names")
-        for name, array in arrays.items():
-            if name.startswith("prediction."):
-                predicted[name.removeprefix("prediction.")] = array
-        prediction = SlidePrediction(**predicted)
-        maps = tuple(
-            GridMap(values=arrays[f"map.{index}"], **_map_fields(one))
-            for index, one in enumerate(saved["maps"])
-        )
-        display = DisplaySettings(**saved["display"])
+        grid, prediction, maps = _parts_of(data["saved"], arrays)
+        _check_together(record, grid, prediction, maps)
     except (
-        KeyError, TypeError, AttributeError, ValueError, safetensors.SafetensorError,
+        KeyError, TypeError, AttributeError, ValueError, OverflowError, GridError,
+        safetensors.SafetensorError,
     ) as error:  # fmt: skip
         raise ExportError(
-            f"the run in {folder} is damaged ({type(error).__name__}: {error}); {again}"
+            f"the run in {folder} is damaged ({type(error).__name__}: {error}); {_AGAIN}"
         ) from error
-    return SavedRun(folder, record, grid, prediction, maps, display)
+    return SavedRun(folder, record, grid, prediction, maps, regions)
 
 
-def _map_fields(saved: dict[str, Any]) -> dict[str, Any]:
-    fields = _with_tuples(saved, "origin", "display_range")
-    return fields | {"queries": tuple((int(x), int(y)) for x, y in saved.get("queries", ()))}
-
-
-def _with_tuples(fields: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Return fields with the lists of JSON turned back into the tuples they were."""
-    return {
-        name: tuple(value) if name in names and value is not None else value
-        for name, value in fields.items()
+def _parts_of(
+    saved: Any, arrays: dict[str, NDArray[Any]]
+) -> tuple[PatchGrid, SlidePrediction, tuple[GridMap, ...]]:
+    """Return what ``run.json`` and the arrays hold together, each value of its type."""
+    if not isinstance(saved, dict) or not isinstance(saved["maps"], list):
+        raise WrongTypeError("saved is no object with maps")
+    grid_fields = read_fields(PatchGrid, saved["grid"], "saved.grid", leave_out=_GRID_ARRAYS)
+    grid_fields |= {name: arrays[f"grid.{name}"] for name in _GRID_ARRAYS}
+    held = {
+        name.removeprefix("prediction."): array
+        for name, array in arrays.items()
+        if name.startswith("prediction.")
     }
+    predicted = read_fields(
+        SlidePrediction, saved["prediction"], "saved.prediction",
+        leave_out=(*_PREDICTION_ARRAYS, *held),
+    )  # fmt: skip
+    grid, prediction = PatchGrid(**grid_fields), SlidePrediction(**(predicted | held))
+    maps = tuple(
+        GridMap(
+            values=arrays[f"map.{index}"],
+            **read_fields(GridMap, one, f"saved.maps[{index}]", leave_out=("values",)),
+        )
+        for index, one in enumerate(saved["maps"])
+    )
+    return grid, prediction, maps
+
+
+def _check_together(
+    record: RunRecord, grid: PatchGrid, prediction: SlidePrediction, maps: Sequence[GridMap]
+) -> None:
+    """Refuse arrays that do not fit one another, or a record that says something else.
+
+    Raises
+    ------
+    WrongTypeError
+        Naming what does not fit.
+    """
+    count, classes = len(grid.coords), len(prediction.class_names)
+    shapes: dict[str, tuple[NDArray[Any], tuple[int, ...], str]] = {
+        "grid.coords": (grid.coords, (count, 2), "i"),
+        "grid.tissue_fraction": (grid.tissue_fraction, (count,), "f"),
+        "prediction.attention": (prediction.attention, (count,), "f"),
+        "prediction.cells": (prediction.cells, (count, 2), "i"),
+        "prediction.logits": (prediction.logits, (classes,), "f"),
+    }
+    for name in ("probabilities", "hazards", "survival"):
+        value = getattr(prediction, name)
+        if value is not None:
+            shapes[f"prediction.{name}"] = (value, (classes,), "f")
+    for name, (array, shape, kind) in shapes.items():
+        if array.shape != shape or array.dtype.kind != kind:
+            raise WrongTypeError(f"{name} is {array.dtype} of shape {array.shape}, not {shape}")
+    if count == 0 or grid.patch_size_level0 < 1 or grid.patch_size < 1 or min(grid.canvas) < 1:
+        raise WrongTypeError("saved.grid has no patch, or patches without a size")
+    for what, mpp in (("saved.grid", grid.mpp), ("saved.grid", grid.slide_mpp)):
+        if mpp is not None and mpp <= 0:
+            raise WrongTypeError(f"{what} states {mpp} µm per pixel")
+    for one in maps:
+        if one.values.ndim != 2 or one.values.dtype.kind != "f" or not one.values.size:
+            raise WrongTypeError(f"the map {one.name[:80]!r} is {one.values.dtype} of shape "
+                                 f"{one.values.shape}")  # fmt: skip
+        if one.patch_size_level0 < 1 or (one.mpp is not None and one.mpp <= 0):
+            raise WrongTypeError(f"the map {one.name[:80]!r} has patches without a size")
+        if one.display_range is not None and not one.display_range[0] <= one.display_range[1]:
+            raise WrongTypeError(f"the map {one.name[:80]!r} has an empty display range")
+    try:
+        refuse_not_finite(prediction)
+    except ExportError as error:
+        raise WrongTypeError(str(error)) from error
+    said = record.result
+    same = prediction.class_names == said.class_names and all(
+        np.array_equal(getattr(prediction, name), getattr(said, name))
+        for name in ("logits", "probabilities", "hazards", "survival")
+        if getattr(prediction, name) is not None and getattr(said, name) is not None
+    )
+    if said.logits and not same:
+        raise WrongTypeError(f"the result in {RECORD_FILE} is another than that in {_ARRAYS_FILE}")
+
+
+def _regions_in(folder: Path, data: dict[str, Any], record: RunRecord) -> Regions | None:
+    if record.regions is None:
+        return None
+    path = folder / REGIONS_FILE
+    if not path.is_file():
+        raise ExportError(f"{path} is missing from the saved run; {_AGAIN}")
+    _check_sum(data, path)
+    return read_regions(path)
+
+
+def _check_sum(data: dict[str, Any], path: Path) -> None:
+    """Refuse a file that is not the one the record was saved with.
+
+    Raises
+    ------
+    ExportError
+        When its checksum differs.
+    """
+    if file_hash(path) != data["checksums"][path.name]:
+        raise ExportError(
+            f"{path} was changed or cut short since the run was saved (its checksum "
+            f"differs from the one in {RECORD_FILE}); {_AGAIN}"
+        )
+
+
+def read_features_of(path: Path, record: RunRecord, grid: PatchGrid) -> FeatureBag:
+    """Read the features of a run from their file; of more patches, those of its grid.
+
+    Raises
+    ------
+    ExportError
+        When they are not those of the run.
+    FeatureError
+        When the file is damaged.
+    """
+    bag = read_features(path)
+    if len(bag) > len(grid):  # the run was restricted to regions
+        numbers = {corner: number for number, corner in enumerate(map(tuple, bag.coords.tolist()))}
+        rows = [numbers.get(corner, -1) for corner in map(tuple, grid.coords.tolist())]
+        bag = dataclasses.replace(bag, features=bag.features[rows], coords=bag.coords[rows])
+    if features_hash(bag) != record.features.content_sha256:
+        raise ExportError(
+            f"{path} was changed since the run (its content differs from the one recorded); put "
+            "the old features back, or run the slide again"
+        )
+    return bag
+
+
+def change_record(folder: str | os.PathLike[str], **texts: str) -> RunRecord:
+    """Change title or notes of a saved run; all else stays as it is, unknown fields too.
+
+    Raises
+    ------
+    ExportError
+        When the run is damaged, a text is too long, or the record cannot be written.
+    """
+    path = Path(folder) / RECORD_FILE
+    data = {**read_json(path), **texts}
+    changed = record_in(data, path)
+    write_json(data, path)
+    return changed
+
+
+def saved_display(folder: str | os.PathLike[str], display: DisplaySettings) -> RunRecord:
+    """Change how the maps of a saved run are shown when it is opened next.
+
+    Raises
+    ------
+    ExportError
+        As `change_record`.
+    """
+    path = Path(folder) / RECORD_FILE
+    data = read_json(path)
+    held = data.get("saved")
+    if data.get("schema_version") == 1 and isinstance(held, dict):
+        data["saved"] = {**held, "display": as_json(display)}
+    else:
+        data["display"] = as_json(display)
+    changed = record_in(data, path)
+    write_json(data, path)
+    return changed

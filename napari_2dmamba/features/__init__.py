@@ -7,12 +7,15 @@ if TYPE_CHECKING:
     from napari_2dmamba.features.bag import FeatureBag
     from napari_2dmamba.features.encoder import Encoder, load_encoder
     from napari_2dmamba.features.extract import FeatureSettings, extract_features
+    from napari_2dmamba.features.file_facts import FeatureFileSettings, MissingFeatureFactsError
     from napari_2dmamba.features.files import read_features, write_features
 
 _PUBLIC = {
     "Encoder": "encoder",
     "FeatureBag": "bag",
+    "FeatureFileSettings": "file_facts",
     "FeatureSettings": "extract",
+    "MissingFeatureFactsError": "file_facts",
     "extract_features": "extract",
     "load_encoder": "encoder",
     "read_features": "files",
@@ -22,7 +25,9 @@ _PUBLIC = {
 __all__ = [
     "Encoder",
     "FeatureBag",
+    "FeatureFileSettings",
     "FeatureSettings",
+    "MissingFeatureFactsError",
     "extract_features",
     "load_encoder",
     "read_features",

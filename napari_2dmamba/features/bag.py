@@ -36,6 +36,9 @@ class FeatureBag:
         More about their making, for the run's record.
     path
         The file they lie in, or None.
+    cell_size_level0
+        Side of the cells that patches stand in, where it is not the side of a patch: less for
+        patches that overlap.
     """
 
     features: NDArray[np.float32]
@@ -48,6 +51,7 @@ class FeatureBag:
     slide_id: str | None = None
     source: dict[str, Any] = field(default_factory=dict)
     path: Path | None = field(default=None, compare=False)
+    cell_size_level0: int | None = None
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2 or self.coords.shape != (len(self.features), 2):
@@ -63,3 +67,13 @@ class FeatureBag:
     def feature_size(self) -> int:
         """D, the number of features per patch."""
         return int(self.features.shape[1])
+
+    @property
+    def cell_size(self) -> int:
+        """Side of the cells that patches stand in, in level-0 pixels."""
+        return self.cell_size_level0 or self.patch_size_level0
+
+    @property
+    def cell_inset(self) -> int:
+        """How far right of and below a patch's corner its cell begins: it is in the middle."""
+        return (self.patch_size_level0 - self.cell_size) // 2

@@ -124,10 +124,14 @@ def load_encoder(
     ------
     FeatureError
         When no such encoder is known, or its weights cannot be had; says what to do.
+    UntrustedEncoderError
+        For a TorchScript file that nobody consented to run: see `trust`.
     BackendError
         When the device is not there.
     """
     chosen = choose_device(device)
+    if not name or "\0" in name:
+        raise FeatureError("the encoder has no name; choose one, such as " + EMBEDDED_ENCODER)
     if name == EMBEDDED_ENCODER:
         from napari_2dmamba.features.stain_texture import StainTexture
 
@@ -145,7 +149,7 @@ def load_encoder(
         from napari_2dmamba.features.timm_encoder import load_catalogued
 
         return load_catalogued(name, weights, offline=offline, device=chosen, precision=precision)
-    if Path(name).suffix in FILE_SUFFIXES:
+    if Path(name).suffix.lower() in FILE_SUFFIXES:
         from napari_2dmamba.features.file_encoder import load_file
 
         return load_file(Path(name), weights, device=chosen, precision=precision)
@@ -154,8 +158,31 @@ def load_encoder(
         factory: EncoderFactory = offered[name].load()
         return factory(name, weights=weights, offline=offline, device=chosen, precision=precision)
     raise FeatureError(
-        f"no encoder is called {name!r}; known are {', '.join(known_encoders())}, timm:<model>, "
-        f"and files that end in {', '.join(FILE_SUFFIXES)}"
+        f"no encoder is called {name[:120]!r}; known are {', '.join(known_encoders())}, "
+        f"timm:<model>, and files that end in {', '.join(FILE_SUFFIXES)}"
+    )
+
+
+def is_known(name: str) -> bool:
+    """Whether an encoder comes with this package, its catalogue or an installed package.
+
+    Only such names are taken from files of others, such as the header of a checkpoint. Anything
+    else may name a program or a place, and is for the user to choose.
+    """
+    return name in known_encoders()
+
+
+def not_taken(name: str) -> str:
+    """Say why an encoder that a checkpoint states is not chosen for the user."""
+    shown = "".join(c if c.isprintable() else " " for c in name[:120])
+    kind = "a file that may be a program" if Path(name).suffix.lower() in FILE_SUFFIXES else (
+        "a model of timm or a place to load one from" if name.startswith("timm:") else
+        "no encoder known here"
+    )  # fmt: skip
+    return (
+        f"the checkpoint states the encoder {shown!r}, {kind}; it was not chosen for you, because "
+        "the file that says so may be from anyone: if you know and trust it, choose it yourself "
+        "under Encoder (--encoder)"
     )
 
 

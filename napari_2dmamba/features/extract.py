@@ -1,5 +1,6 @@
 """From the patches of a slide to a bag of features: cancellable, resumable, cached."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -177,6 +178,8 @@ def extract_features(
     stored = folder / f"features-{_key(made_of)}.h5"
     bag = _reuse(stored, made_of)
     if bag is not None:
+        with contextlib.suppress(OSError):  # left by a kill after the features were written
+            stored.with_suffix(".journal").unlink(missing_ok=True)
         if on_progress:
             on_progress(len(grid), len(grid), f"features of {len(grid)} patches reused")
         return bag

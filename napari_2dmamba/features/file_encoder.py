@@ -14,11 +14,13 @@ A YAML file names the network and what its files do not say::
     mpp: 0.5
     licence: mine
 
-A TorchScript or ONNX file alone is taken as if the YAML held nothing else. TorchScript runs
-the maker's operators, as running any program does: open files only from people you trust.
+A TorchScript or ONNX file alone is taken as if the YAML held nothing else. A TorchScript file is a
+program: it is run only after the user's consent, see `trust`.
 """
 
 import hashlib
+import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,18 @@ from torch import nn
 
 from napari_2dmamba.errors import FeatureError
 from napari_2dmamba.features.model_encoder import ModelEncoder, Transform
+from napari_2dmamba.features.trust import read_program, refuse_untrusted
 from napari_2dmamba.features.weights import fit_weights, missing_extra, read_weights
 
+_LARGEST_YAML = 2**16
 _KEYS = {
     "name", "network", "weights", "input_size", "mean", "std", "interpolation", "pooling",
     "prefix_tokens", "mpp", "licence", "feature_size",
 }  # fmt: skip
+_TEXTS = "name", "network", "weights", "interpolation", "pooling", "licence"
+_YAML = ".yaml", ".yml"
+_LARGEST_YAML = 64 * 2**10
+_LARGEST_INPUT = 4096
 
 
 def load_file(
@@ -48,12 +56,12 @@ def load_file(
     ------
     FeatureError
         When the file is absent, damaged, or says something that is not understood.
+    UntrustedEncoderError
+        For a TorchScript file that the user has not consented to run.
     """
-    path = path.expanduser()
-    if not path.is_file():
-        raise FeatureError(f"the encoder file {path} is not there")
+    path = _there(path)
     said: dict[str, Any] = {"network": path.name, "name": path.stem}
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix.lower() in _YAML:
         said = {"name": path.stem, **_read_yaml(path)}
     transform = _transform(path, said)
     network_name = str(said["network"])
@@ -73,7 +81,7 @@ def load_file(
             raise FeatureError(f"the network {source} that {path.name} names is not there")
         network = _load_network(source, device)
         checksum = _checksum(source)
-    mpp = said.get("mpp")
+    mpp, prefix_tokens, feature_size = _numbers(path, said)
     return ModelEncoder(
         network,
         name=str(said["name"]),
@@ -81,13 +89,36 @@ def load_file(
         device=device,
         licence=str(said.get("licence", "not stated")),
         weights_from=str(source),
-        mpp=None if mpp is None else float(mpp),
+        mpp=mpp,
         pooling=said.get("pooling", "none"),
-        prefix_tokens=int(said.get("prefix_tokens", 1)),
-        feature_size=said.get("feature_size"),
+        prefix_tokens=prefix_tokens,
+        feature_size=feature_size,
         precision=precision,
         checksum=checksum,
     )
+
+
+def network_of(path: Path) -> Path | None:
+    """Return the network file that a YAML file names; None where it names one of timm.
+
+    Raises
+    ------
+    FeatureError
+        When the YAML file cannot be read.
+    """
+    path = _there(path)
+    network = str(_read_yaml(path)["network"])
+    return None if network.startswith("timm:") else path.parent / Path(network).expanduser()
+
+
+def _there(path: Path) -> Path:
+    try:
+        path = path.expanduser()
+        if path.is_file():
+            return path
+    except (OSError, RuntimeError):  # a name too long for the file system, or an unknown user
+        pass
+    raise FeatureError(f"the encoder file {str(path)[:200]} is not there")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -95,10 +126,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         import yaml
     except ImportError as error:
         raise missing_extra(error) from error
+    if path.stat().st_size > _LARGEST_YAML:
+        raise FeatureError(f"{path} has more than {_LARGEST_YAML} bytes, and a few lines are meant")
     try:
-        said = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise FeatureError(f"{path} is no YAML: {str(error).splitlines()[0]}") from error
+        text = path.read_text(encoding="utf-8-sig")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise FeatureError(f"{path} refers to its own parts by aliases; write them out")
+        said = yaml.safe_load(text)
+    except (yaml.YAMLError, OSError, ValueError, TypeError, RecursionError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise FeatureError(f"{path} is no YAML: {reason[:200]}") from error
     if not isinstance(said, dict) or "network" not in said:
         raise FeatureError(
             f"{path} does not name a 'network': a .ts or .onnx file, or timm:<model>"
@@ -108,6 +145,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise FeatureError(
             f"{path} holds {', '.join(unknown)}; understood are {', '.join(sorted(_KEYS))}"
         )
+    if not all(isinstance(said.get(key, ""), str) for key in _TEXTS):
+        raise FeatureError(f"{path}: {', '.join(_TEXTS)} must be text")
     if said.get("pooling", "none") not in ("none", "cls", "mean", "cls+mean"):
         raise FeatureError(f"{path}: pooling must be none, cls, mean or cls+mean")
     return said
@@ -118,26 +157,49 @@ def _transform(path: Path, said: dict[str, Any]) -> Transform:
         mean = tuple(float(v) for v in said.get("mean", Transform.mean))
         std = tuple(float(v) for v in said.get("std", Transform.std))
         size = int(said.get("input_size", Transform.size))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise FeatureError(f"{path}: input_size, mean and std must be numbers ({error})") from error
     interpolation = said.get("interpolation", Transform.interpolation)
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0 or size < 1:
+    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
         raise FeatureError(f"{path}: three numbers each are needed for mean and std, std above 0")
+    if not 1 <= size <= _LARGEST_INPUT:
+        raise FeatureError(
+            f"{path}: input_size is {size}, but must be 1 to {_LARGEST_INPUT} pixels"
+        )
     if interpolation not in ("bicubic", "bilinear"):
         raise FeatureError(f"{path}: interpolation must be bicubic or bilinear")
     return Transform(size, mean, std, interpolation)
 
 
+def _numbers(path: Path, said: dict[str, Any]) -> tuple[float | None, int, int | None]:
+    """Return mpp, prefix tokens and feature size."""
+    mpp, prefix = said.get("mpp"), said.get("prefix_tokens", 1)
+    features = said.get("feature_size")
+    if mpp is not None and not (isinstance(mpp, int | float) and 0 < mpp < math.inf):
+        raise FeatureError(f"{path}: mpp must be a number above 0")
+    for name, value, least in (("prefix_tokens", prefix, 0), ("feature_size", features, 1)):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not (value is None or (whole and least <= value <= 10**6)):
+            raise FeatureError(f"{path}: {name} must be a whole number from {least} on")
+    return None if mpp is None else float(mpp), 1 if prefix is None else prefix, features
+
+
 def _load_network(path: Path, device: torch.device) -> nn.Module:
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx":
         return _Onnx(path, device)
-    try:
-        return torch.jit.load(path, map_location=device)
+    content = read_program(path)
+    refuse_untrusted(path, content)
+    try:  # the very bytes that were consented to
+        return torch.jit.load(io.BytesIO(content), map_location=device)
     except (RuntimeError, ValueError) as error:
         raise FeatureError(
-            f"{path} is no TorchScript file ({str(error).strip().splitlines()[0]}); save the "
+            f"{path} is no TorchScript file ({_first_line(error)}); save the "
             "network with torch.jit.save"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 class _Onnx(nn.Module):
@@ -156,9 +218,14 @@ class _Onnx(nn.Module):
             self._session = onnxruntime.InferenceSession(str(path), providers=providers)
         except Exception as error:
             raise FeatureError(
-                f"{path} is no ONNX file that runs here: {str(error).splitlines()[0]}"
+                f"{path} is no ONNX file that runs here: {_first_line(error)}"
             ) from error
-        self._input = self._session.get_inputs()[0].name
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            raise FeatureError(
+                f"{path} takes {len(inputs)} inputs, and an encoder takes one: the patches"
+            )
+        self._input = inputs[0].name
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         out = self._session.run(None, {self._input: pixels.float().cpu().contiguous().numpy()})

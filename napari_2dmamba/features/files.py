@@ -1,8 +1,8 @@
-"""Read and write feature files: our own, and those of CLAM and TRIDENT."""
+"""Read and write feature files: our own, and those of other tools (see `file_facts`)."""
 
+import io
 import json
-import pickle
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,43 @@ from napari_2dmamba import __version__
 from napari_2dmamba.errors import FeatureError
 from napari_2dmamba.features import parquet
 from napari_2dmamba.features.bag import FeatureBag
+from napari_2dmamba.features.file_facts import OWN_ATTRIBUTE, FileFacts, facts_of
+from napari_2dmamba.features.hdf5 import read_hdf5
 from napari_2dmamba.whole_files import written_whole
 
-_OWN = "napari_2dmamba"
+FEATURE_SUFFIXES = (".h5", ".hdf5", ".pt", ".pth", parquet.SUFFIX)
+"""How the names of feature files end, in the order in which a folder is searched for them."""
+
 _FEATURE_KEYS = ("features", "feats")
-_PICKLED = {".pt", ".pth"}
+_HDF5 = (".h5", ".hdf5")
+_PICKLED = (".pt", ".pth")
 _SUFFIXES = ".h5, .hdf5, .pt or .parquet"
+_LARGEST_COORDINATE = 2**40
+
+
+@dataclass(frozen=True)
+class FeatureFile:
+    """A features file as it was read, not yet placed on a slide.
+
+    Attributes
+    ----------
+    path
+        The file.
+    features
+        ``(N, D)`` float32, finite.
+    coords
+        ``(N, 2)`` finite numbers ``(x, y)``, in the unit and the meaning that `facts` states.
+    facts
+        What the file says.
+    found
+        The names and shapes of what it holds, for messages.
+    """
+
+    path: Path
+    features: NDArray[np.float32]
+    coords: NDArray[Any]
+    facts: FileFacts
+    found: str = ""
 
 
 def write_features(bag: FeatureBag, path: str | Path) -> Path:
@@ -35,7 +66,8 @@ def write_features(bag: FeatureBag, path: str | Path) -> Path:
         When the folder cannot be written to, or the disk is full.
     """
     path = Path(path)
-    if path.suffix not in {".h5", ".hdf5", parquet.SUFFIX}:
+    suffix = path.suffix.lower()
+    if suffix not in {*_HDF5, parquet.SUFFIX}:
         raise FeatureError(
             f"{path} does not end in .h5 or .parquet, the kinds of features file that are written"
         )
@@ -49,20 +81,26 @@ def write_features(bag: FeatureBag, path: str | Path) -> Path:
         "slide_id": bag.slide_id,
         "source": bag.source,
     }
-    if path.suffix == parquet.SUFFIX:
+    if suffix == parquet.SUFFIX:
         with written_whole(path, FeatureError) as temporary:
-            parquet.write_table(temporary, bag.features, bag.coords, {_OWN: json.dumps(known)})
+            parquet.write_table(
+                temporary, bag.features, bag.coords, {OWN_ATTRIBUTE: json.dumps(known)}
+            )
         return path
-    with written_whole(path, FeatureError) as temporary, h5py.File(temporary, "w") as file:
+    # Made in memory: where a disk is full, the HDF5 library takes the process down with it
+    whole = io.BytesIO()
+    with h5py.File(whole, "w") as file:
         file.create_dataset("features", data=bag.features.astype(np.float32))
         coords = file.create_dataset("coords", data=bag.coords.astype(np.int64))
-        file.attrs[_OWN] = json.dumps(known)
+        file.attrs[OWN_ATTRIBUTE] = json.dumps(known)
         coords.attrs["patch_size_level0"] = bag.patch_size_level0
         coords.attrs["patch_size"] = bag.patch_size or bag.patch_size_level0
         if bag.mpp is not None:
             coords.attrs["target_magnification"] = 10 / bag.mpp
         if bag.slide_mpp is not None:
             coords.attrs["level0_magnification"] = 10 / bag.slide_mpp
+    with written_whole(path, FeatureError) as temporary:
+        temporary.write_bytes(whole.getbuffer())
     return path
 
 
@@ -75,14 +113,12 @@ def read_features(
     slide_mpp: float | None = None,
     encoder: str | None = None,
 ) -> FeatureBag:
-    """Read a features file of ours, CLAM's or TRIDENT's (``.h5``), a safe ``.pt`` or Parquet.
+    """Read a features file without its slide; `on_slide.features_on` reads it with one.
 
     Parameters
     ----------
     path
-        HDF5 file with ``features`` (or ``feats``) ``(N, D)`` or ``(1, N, D)`` and ``coords``
-        ``(N, 2)``, level-0 ``(x, y)``; or a file of `torch.save` that holds a dictionary of
-        such tensors, read without executing anything; or a Parquet table as in `parquet`.
+        See `read_feature_file`.
     patch_size_level0, patch_size, mpp, slide_mpp, encoder
         What the file does not say. Where it says otherwise, it is refused.
 
@@ -91,61 +127,94 @@ def read_features(
     FeatureError
         Naming what was found, what is missing, and what to give.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FeatureError(f"{path} is not there, or is no file")
-    if path.suffix in _PICKLED:
-        arrays, said = _read_pt(path)
-    elif path.suffix in {".h5", ".hdf5"}:
-        arrays, said = _read_h5(path)
-    elif path.suffix == parquet.SUFFIX:
-        arrays, attributes = parquet.read_table(path, _FEATURE_KEYS)
-        said = _what_attributes_say(path, attributes)
-    else:
-        raise FeatureError(f"{path} is no features file: its name must end in {_SUFFIXES}")
-    found = ", ".join(f"{key} {array.shape}" for key, array in arrays.items()) or "nothing"
-    key = next((k for k in _FEATURE_KEYS if k in arrays), None)
-    if key is None:
-        raise FeatureError(f"{path} holds no 'features' (N, D): found {found}")
+    from napari_2dmamba.features.file_facts import FeatureFileSettings
+    from napari_2dmamba.features.on_slide import placed
+
+    given = FeatureFileSettings(patch_size, mpp, patch_size_level0)
+    return placed(read_feature_file(path), given=given, slide_mpp=slide_mpp, encoder=encoder)
+
+
+def read_feature_file(path: str | Path) -> FeatureFile:
+    """Read the features and coordinates of a file of ours, CLAM's, TRIDENT's, STAMP's or others.
+
+    Parameters
+    ----------
+    path
+        HDF5 file with ``features`` (or ``feats``) ``(N, D)`` or ``(1, N, D)`` and ``coords``
+        ``(N, 2)``; or a file of `torch.save` that holds a dictionary of such tensors or arrays,
+        read without executing anything, or a Slideflow bag (see `pt`); or a Parquet table as in
+        `parquet`.
+
+    Raises
+    ------
+    FeatureError
+        Naming what was found, or what is wrong.
+    """
+    path = require_features(path)
+    arrays, facts = _arrays(path)
+    key = _features_key(path, arrays)
     if "coords" not in arrays:
         raise FeatureError(
             f"{path} holds no 'coords' (N, 2), so nobody can say where its patches lie: found "
-            f"{found}; take the file that its maker wrote with coordinates"
+            f"{_found(arrays)}; take the file that its maker wrote with coordinates"
         )
     features = _as_features(path, key, arrays[key])
-    given = {
-        "patch_size_level0": patch_size_level0,
-        "patch_size": patch_size,
-        "mpp": mpp,
-        "slide_mpp": slide_mpp,
-        "encoder": encoder,
-    }
-    for name, value in given.items():
-        if value is None:
-            continue
-        if said.get(name) is not None and not _agree(said[name], value):
-            raise FeatureError(
-                f"{path} says {name} {said[name]}, but {value} was given; leave it out, or take "
-                "the file that belongs to it"
-            )
-        said[name] = value
-    coords = _as_coords(path, arrays["coords"], len(features), _um_to_pixels(path, said))
-    if said.get("patch_size_level0") is None:
-        raise FeatureError(
-            f"{path} does not say how wide its patches are: found {found} without a patch size; "
-            f"give patch_size_level0, in level-0 pixels{_spacing_hint(coords)}"
-        )
-    return FeatureBag(
-        features,
-        coords,
-        patch_size_level0=int(said["patch_size_level0"]),
-        patch_size=None if said.get("patch_size") is None else int(said["patch_size"]),
-        mpp=said.get("mpp"),
-        slide_mpp=said.get("slide_mpp"),
-        encoder=said.get("encoder"),
-        slide_id=said.get("slide_id"),
-        source=said.get("source", {}),
-        path=path,
+    coords = _as_coords(path, arrays["coords"], len(features))
+    return FeatureFile(path, features, coords, facts, _found(arrays))
+
+
+def require_features(path: str | Path, *, or_folder: bool = False) -> Path:
+    """Return the path of a features file that is there and has a name that is known.
+
+    Parameters
+    ----------
+    or_folder
+        Whether a folder of such files is as good.
+
+    Raises
+    ------
+    FeatureError
+        Otherwise; also where a folder is meant that is not there.
+    """
+    path = Path(path).expanduser()
+    if or_folder and path.is_dir():
+        return path
+    if not path.is_file():
+        raise FeatureError(f"{path} is not there, or is no file; check the path of the features")
+    if path.suffix.lower() not in FEATURE_SUFFIXES:
+        raise FeatureError(f"{path} is no features file: its name must end in {_SUFFIXES}")
+    return path
+
+
+def features_named_like(slide: Path, folder: Path) -> Path:
+    """Return the file of a folder that holds the features of a slide, by its name.
+
+    For ``x.svs`` that is ``x.h5`` or with another suffix of `FEATURE_SUFFIXES`, in small letters
+    or capitals; for ``x.ome.tif`` also ``x.h5`` beside ``x.ome.h5``.
+
+    Raises
+    ------
+    FeatureError
+        When there is none, or two differ by capitals only.
+    """
+    stems = dict.fromkeys((slide.stem, slide.name, slide.stem.removesuffix(".ome")))
+    files: dict[tuple[str, str], list[Path]] = {}
+    try:
+        for path in folder.iterdir():
+            files.setdefault((path.stem, path.suffix.lower()), []).append(path)
+    except OSError as error:
+        raise FeatureError(f"{folder} cannot be read ({error.strerror}); check it") from error
+    for stem in stems:
+        for suffix in FEATURE_SUFFIXES:
+            found = files.get((stem, suffix), [])
+            if len(found) > 1:
+                named = " and ".join(sorted(path.name for path in found))
+                raise FeatureError(f"{folder} holds both {named}; leave the right one there")
+            if found and found[0].is_file():
+                return found[0]
+    raise FeatureError(
+        f"{folder} holds no features of {slide.name} ({slide.stem}.h5, .pt or .parquet); put them "
+        "there, or leave the folder out to compute them"
     )
 
 
@@ -157,119 +226,48 @@ def describe_features(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     FeatureError
-        As `read_features`, but not for what only placing patches needs.
+        As `read_feature_file`, but not for what only placing patches needs.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FeatureError(f"{path} is not there, or is no file")
-    if path.suffix not in {*_PICKLED, ".h5", ".hdf5"}:
-        raise FeatureError(f"{path} is no features file: its name must end in {_SUFFIXES}")
-    arrays, said = _read_pt(path) if path.suffix in _PICKLED else _read_h5(path, data=False)
-    key = next((k for k in _FEATURE_KEYS if k in arrays), None)
-    if key is None or not arrays[key].shape:
-        found = ", ".join(f"{key} {array.shape}" for key, array in arrays.items()) or "nothing"
-        raise FeatureError(f"{path} holds no 'features' (N, D): found {found}")
-    wanted = {name: said.get(name) for name in ("encoder", "patch_size", "mpp")}
-    return {"feature_size": int(arrays[key].shape[-1]), **wanted}
-
-
-def _read_h5(path: Path, *, data: bool = True) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    try:
-        with h5py.File(path, "r") as file:
-            datasets = {k: v for k, v in file.items() if isinstance(v, h5py.Dataset)}
-            groups = {k: v for k, v in file.items() if isinstance(v, h5py.Group)}
-            if "features" in groups:
-                raise FeatureError(
-                    f"{path} holds features of several encoders ({', '.join(groups['features'])}) "
-                    "as a group; write the one you want into a file of its own, as 'features'"
-                )
-            wanted = {
-                k: np.asarray(v)
-                for k, v in datasets.items()
-                if data and k in {*_FEATURE_KEYS, "coords"}
-            }
-            # Only their shapes are asked for, so they are not read
-            others = {k: np.empty(v.shape, "V0") for k, v in datasets.items() if k not in wanted}
-            attributes: dict[str, Any] = dict(file.attrs)
-            for dataset in datasets.values():
-                attributes |= {k: v for k, v in dataset.attrs.items() if k != "name"}
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise FeatureError(
-            f"{path} cannot be read as HDF5 ({reason}); it may be cut short: copy or make it again"
-        ) from error
-    return {**wanted, **others}, _what_attributes_say(path, attributes)
-
-
-def _what_attributes_say(path: Path, attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate our, TRIDENT's and CLAM's attributes into ours."""
-    if _OWN in attributes:
-        try:
-            return dict(json.loads(attributes[_OWN]))
-        except (ValueError, TypeError) as error:
-            raise FeatureError(f"{path} has a damaged attribute {_OWN!r}") from error
-    said: dict[str, Any] = {}
-    if attributes.get("unit") in ("um", b"um"):
-        size, size_um = (_number(attributes.get(f"tile_size_{unit}")) for unit in ("px", "um"))
-        said |= {"patch_size_um": size_um, "source": {"layout": "STAMP"}}
-        if size and size_um:
-            said |= {"patch_size": round(size), "mpp": size_um / size}
-        extractor = attributes.get("extractor")
-        return said | ({"encoder": str(extractor)} if extractor is not None else {})
-    size = _number(attributes.get("patch_size"))
-    level0 = _number(attributes.get("patch_size_level0"))
-    magnification = _number(attributes.get("target_magnification"))
-    slide_magnification = _number(attributes.get("level0_magnification"))
-    downsample = _number(attributes.get("downsample"))
-    if level0 is not None:
-        said |= {"patch_size_level0": round(level0), "source": {"layout": "TRIDENT"}}
-    elif size is not None and downsample is not None:
-        said |= {"patch_size_level0": round(size * downsample), "source": {"layout": "CLAM"}}
-    if size is not None:
-        said["patch_size"] = round(size)
-    # Magnification is a convention (40x is about 0.25 µm per pixel), good to a few percent
-    if magnification:
-        said["mpp"] = 10 / magnification
-    if slide_magnification:
-        said["slide_mpp"] = 10 / slide_magnification
-    name = attributes.get("encoder", attributes.get("encoder_name"))
-    if isinstance(name, bytes):
-        name = name.decode(errors="replace")
-    if isinstance(name, str):
-        said["encoder"] = name
-    return said
-
-
-def _number(value: Any) -> float | None:
-    """Return the first number of an attribute, or None."""
-    try:
-        number = float(np.asarray(value).ravel()[0])
-    except (TypeError, ValueError, IndexError):
-        return None
-    return number if np.isfinite(number) and number > 0 else None
-
-
-def _read_pt(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    import torch
-
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FeatureError(
-            f"{path} cannot be read safely: it is damaged, or holds more than tensors ({reason})"
-        ) from error
-    if isinstance(content, torch.Tensor):
-        content = {"features": content}
-    if not isinstance(content, dict):
-        raise FeatureError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
-    arrays = {
-        str(k): (v.float() if v.is_floating_point() else v).numpy()
-        for k, v in content.items()
-        if isinstance(v, torch.Tensor)
+    path = require_features(path)
+    arrays, facts = _arrays(path, data=False)
+    key = _features_key(path, arrays)
+    if not arrays[key].shape:
+        raise FeatureError(f"{path} holds no 'features' (N, D): found {_found(arrays)}")
+    mpp = facts.mpp
+    if mpp is None and facts.magnification is not None:
+        mpp = 10 / facts.magnification
+    return {
+        "feature_size": int(arrays[key].shape[-1]),
+        "encoder": facts.encoder,
+        "patch_size": facts.patch_size,
+        "mpp": mpp,
     }
-    plain = {str(k): v for k, v in content.items() if isinstance(v, str | int | float)}
-    return arrays, _what_attributes_say(path, plain)
+
+
+def _arrays(path: Path, *, data: bool = True) -> tuple[dict[str, NDArray[Any]], FileFacts]:
+    suffix = path.suffix.lower()
+    if suffix in _PICKLED:
+        from napari_2dmamba.features.pt import read_pt
+
+        arrays, attributes = read_pt(path)
+        return arrays, facts_of(path, attributes)
+    if suffix == parquet.SUFFIX:
+        arrays, metadata = parquet.read_table(path, _FEATURE_KEYS)
+        return arrays, facts_of(path, metadata)
+    arrays, attributes, of_coords = read_hdf5(path, (*_FEATURE_KEYS, "coords"), data=data)
+    return arrays, facts_of(path, attributes, of_coords)
+
+
+def _features_key(path: Path, arrays: dict[str, NDArray[Any]]) -> str:
+    key = next((k for k in _FEATURE_KEYS if k in arrays), None)
+    if key is None:
+        raise FeatureError(f"{path} holds no 'features' (N, D): found {_found(arrays)}")
+    return key
+
+
+def _found(arrays: dict[str, NDArray[Any]]) -> str:
+    named = [f"{key[:40]} {array.shape}" for key, array in list(arrays.items())[:12]]
+    return ", ".join(named) or "nothing"
 
 
 def _as_features(path: Path, key: str, array: NDArray[Any]) -> NDArray[np.float32]:
@@ -284,33 +282,22 @@ def _as_features(path: Path, key: str, array: NDArray[Any]) -> NDArray[np.float3
         )
     if 0 in array.shape:
         raise FeatureError(f"{path} holds {key!r} of shape {array.shape}: there is no patch in it")
-    features = np.ascontiguousarray(array, np.float32)
-    bad = int((~np.isfinite(features)).any(1).sum())
-    if bad:
+    with np.errstate(over="ignore"):
+        features = np.ascontiguousarray(array, np.float32)
+    broken = ~np.isfinite(features).all(1)
+    if broken.any():
+        first = int(np.argmax(broken))
+        why = "not finite numbers"
+        if np.isfinite(array[first]).all():
+            why = "too large for float32, in which models compute"
         raise FeatureError(
-            f"{path}: the features of {bad} of {len(features)} patches are not finite numbers; "
-            "make them again"
+            f"{path}: the features of {int(broken.sum())} of {len(features)} patches are {why}, "
+            f"the first of patch {first}; make them again"
         )
     return features
 
 
-def _um_to_pixels(path: Path, said: dict[str, Any]) -> float | None:
-    """Return level-0 pixels per unit of coordinates in µm, or None where they are pixels."""
-    size_um = said.pop("patch_size_um", None)
-    if size_um is None:
-        return None
-    if said.get("slide_mpp") is None:
-        raise FeatureError(
-            f"{path} gives its coordinates in µm (as STAMP does); give slide_mpp, the slide's µm "
-            "per level-0 pixel, to place them"
-        )
-    said.setdefault("patch_size_level0", round(size_um / said["slide_mpp"]))
-    return 1 / float(said["slide_mpp"])
-
-
-def _as_coords(
-    path: Path, array: NDArray[Any], count: int, scale: float | None
-) -> NDArray[np.int64]:
+def _as_coords(path: Path, array: NDArray[Any], count: int) -> NDArray[Any]:
     if array.ndim == 3 and array.shape[0] == 1:
         array = array[0]
     if array.dtype.kind not in "fiu" or array.shape != (count, 2):
@@ -318,27 +305,6 @@ def _as_coords(
             f"{path} holds 'coords' of shape {array.shape} and type {array.dtype}; numbers of "
             f"shape ({count}, 2), one (x, y) per feature row, are expected"
         )
-    if scale is not None:
-        array = np.round(array * scale)
-    if array.dtype.kind == "f" and not (np.isfinite(array) & (array == np.round(array))).all():
-        raise FeatureError(
-            f"{path}: its coordinates are not whole numbers, so they are not level-0 pixels; "
-            "convert them first"
-        )
-    coords = np.ascontiguousarray(array).astype(np.int64)
-    if coords.min(initial=0) < 0:
-        raise FeatureError(f"{path}: some coordinates are negative: {coords.min()}")
-    return coords
-
-
-def _spacing_hint(coords: NDArray[np.int64]) -> str:
-    steps = np.concatenate([np.diff(np.unique(coords[:, axis])) for axis in (0, 1)])
-    if not len(steps):
-        return ""
-    return f" (neighbouring patches lie {int(steps.min())} apart)"
-
-
-def _agree(a: Any, b: Any) -> bool:
-    if isinstance(a, int | float) and isinstance(b, int | float):
-        return abs(a - b) <= 0.02 * max(abs(a), abs(b))
-    return bool(a == b)
+    if not (np.abs(array.astype(np.float64)) <= _LARGEST_COORDINATE).all():  # NaN included
+        raise FeatureError(f"{path}: some coordinates are no numbers, or lie on no slide")
+    return np.ascontiguousarray(array)

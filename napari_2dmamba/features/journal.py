@@ -1,5 +1,6 @@
 """Features on their way to a file: appended batch by batch, so that a killed job goes on."""
 
+import contextlib
 import io
 import json
 import os
@@ -48,6 +49,11 @@ class Journal:
         try:
             _lock(self._file, path)
             self.batch_size = self._take_over(header)
+        except OSError as error:
+            self._file.close()
+            raise FeatureError(
+                f"{path} cannot be written ({error.strerror}); make room, or choose another folder"
+            ) from error
         except BaseException:
             self._file.close()
             raise
@@ -59,10 +65,10 @@ class Journal:
         if self._file.readline() == _MAGIC:
             try:
                 found = json.loads(self._file.readline())
-            except ValueError:
-                found = {}
-            if found and {**found, "batch_size": 0} == {**header, "batch_size": 0}:
-                batch_size = int(found["batch_size"])
+            except (ValueError, RecursionError):
+                found = None
+            if _is_of(found, header):
+                batch_size = found["batch_size"]
                 end = self._file.tell()
                 while (record := self._next_record()) is not None:
                     features, verdicts = record
@@ -82,6 +88,8 @@ class Journal:
             return None
         first, count, size, crc = _RECORD.unpack(head)
         if first != self.done or size != count * (1 + 4 * self.feature_size):
+            return None
+        if size > os.fstat(self._file.fileno()).st_size:
             return None
         payload = self._file.read(size)
         if len(payload) < size or zlib.crc32(payload, first) != crc:
@@ -117,7 +125,8 @@ class Journal:
     def remove(self) -> None:
         """Delete the file: its content has found its place."""
         self._file.close()
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its content is safe; the next run deletes it
+            self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> "Journal":
         return self
@@ -129,6 +138,14 @@ class Journal:
         trace: TracebackType | None,
     ) -> None:
         self._file.close()
+
+
+def _is_of(found: Any, header: dict[str, Any]) -> bool:
+    """Return whether a file's header says what ours does, but for the size of the batches."""
+    if not isinstance(found, dict) or {**found, "batch_size": 0} != {**header, "batch_size": 0}:
+        return False
+    size = found["batch_size"]
+    return isinstance(size, int) and not isinstance(size, bool) and size > 0
 
 
 def _lock(file: io.BufferedRandom, path: Path) -> None:

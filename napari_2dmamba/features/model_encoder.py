@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from napari_2dmamba.errors import FeatureError
+from napari_2dmamba.errors import FeatureError, UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -120,9 +120,15 @@ class ModelEncoder:
             count = min(self._most, len(patches) - start)
             try:
                 done.append(self._encode(patches[start : start + count]))
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+            except UserError:
+                raise
+            except Exception as error:  # networks are others' programs and raise what they like
                 if not _is_out_of_memory(error):
-                    raise
+                    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+                    raise FeatureError(
+                        f"the encoder {self.name!r} does not take patches of "
+                        f"{self.transform.size} px ({reason}); see its input size and pooling"
+                    ) from error
                 if count == 1:
                     raise FeatureError(
                         f"the encoder {self.name!r} does not fit into the memory of "

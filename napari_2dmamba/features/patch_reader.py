@@ -99,6 +99,8 @@ class PatchReader:
 
     def batches(self, size: int, start: int = 0) -> Generator[PatchBatch]:
         """Yield the patches from ``start`` on, ``size`` at a time, read ahead by threads."""
+        if start >= len(self.grid):
+            return  # nothing is left, as after a kill between the last batch and the end
         count, side = len(self.grid), self.grid.patch_size
         starts = iter(range(start, count, size))
         tiles = _Tiles(self, np.arange(start, count))

@@ -47,7 +47,10 @@ is extracted with.
 """
 
 import os
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 from torch.nn import functional as F
@@ -101,6 +104,29 @@ FEATURE_NAMES: tuple[str, ...] = (
 )
 
 
+_counting = threading.Lock()
+_at_work: list[int] = []
+"""For each encoding that goes on, how many threads torch had before the first of them."""
+
+
+@contextmanager
+def _threads_of_torch_kept() -> Iterator[None]:
+    """Give torch back its number of threads.
+
+    Setting it on one thread sets it for every thread that first uses torch afterwards, whoever
+    starts it; so the last encoding to end sets it as it was before the first began.
+    """
+    with _counting:
+        _at_work.append(_at_work[0] if _at_work else torch.get_num_threads())
+    try:
+        yield
+    finally:
+        with _counting:
+            before = _at_work.pop()
+            if not _at_work:
+                torch.set_num_threads(before)
+
+
 def _unmixing() -> torch.Tensor:
     """Return the (3, 3) matrix from optical densities of R, G, B to H, E and residual."""
     h = torch.tensor([0.65, 0.70, 0.29])
@@ -144,9 +170,14 @@ class StainTexture:
         if self.device.type != "cpu":
             return self._measure(patches.to(self.device), mpp)
         lots = patches.split(_PATCHES_PER_LOT)
-        with ThreadPoolExecutor(
-            min(len(lots), os.cpu_count() or 1), initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
+        with (
+            _threads_of_torch_kept(),
+            ThreadPoolExecutor(
+                min(len(lots), os.cpu_count() or 1),
+                initializer=torch.set_num_threads,
+                initargs=(1,),
+            ) as pool,
+        ):
             return torch.cat(list(pool.map(lambda lot: self._measure(lot, mpp), lots)))
 
     @torch.inference_mode()

@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +26,11 @@ from napari_2dmamba.vision.backbone import VisionMamba
 from napari_2dmamba.vision.weights import backbone_names, read_state
 
 _HUB = ("hf-hub:", "hf_hub:")
+_PLACES = frozenset(
+    {"pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir",
+     "model_name"}
+)  # fmt: skip
+"""Arguments by which a configuration could make timm load something else."""
 
 
 class LoadedNetwork(NamedTuple):
@@ -216,17 +223,17 @@ def _with_layers(arguments: dict[str, Any]) -> dict[str, Any]:
 def create(architecture: str, **arguments: Any) -> nn.Module:
     """Build a timm model without weights and without classifier."""
     timm = require_timm()
+    if not timm.is_model(architecture.partition(".")[0]):
+        # a name of a place ("hf-hub:", "local-dir:") is none of an architecture
+        close = timm.list_models(f"*{re.sub(r'[^a-z0-9_]', '', architecture.split('.')[0])}*")[:5]
+        hint = f"; close to it are {', '.join(close)}" if close else ""
+        raise FeatureError(f"timm {timm.__version__} knows no model {architecture[:120]!r}{hint}")
     try:
         return timm.create_model(architecture, pretrained=False, **{"num_classes": 0, **arguments})
-    except RuntimeError as error:
-        close = timm.list_models(f"*{architecture.split('.')[0]}*")[:5]
-        hint = f"; close to it are {', '.join(close)}" if close else ""
+    except Exception as error:  # the arguments may come from a file, and timm checks few of them
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise FeatureError(
-            f"timm {timm.__version__} knows no model {architecture!r}{hint} ({error})"
-        ) from error
-    except (TypeError, ValueError) as error:
-        raise FeatureError(
-            f"timm {timm.__version__} cannot build {architecture!r}: {error}; a newer timm may"
+            f"timm {timm.__version__} cannot build {architecture!r}: {reason}; a newer timm may"
         ) from error
 
 
@@ -279,28 +286,48 @@ def _weights_in(folder: Path) -> Path:
 
 def _read_config(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
         architecture = config["architecture"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        arguments = dict(config.get("model_args") or {})
+        data = dict(config.get("pretrained_cfg") or {})
+        if not isinstance(architecture, str):
+            raise TypeError("the architecture is no name")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FeatureError(
             f"{path} is no description of a timm model: it has no 'architecture'; give the timm "
             "name of the architecture, and the weights as a file"
         ) from error
-    arguments = dict(config.get("model_args") or {})
+    places = sorted(_PLACES & arguments.keys())
+    if places:
+        raise FeatureError(
+            f"{path} gives timm {', '.join(places)}, with which it would load other files; take "
+            "that out"
+        )
     if config.get("global_pool") is not None:
         arguments.setdefault("global_pool", config["global_pool"])
-    data = dict(config.get("pretrained_cfg") or {})
     return architecture, arguments, data
 
 
 def _transform(data: dict[str, Any]) -> Transform:
-    size = data.get("input_size") or (3, 224, 224)
-    if size[0] != 3 or size[1] != size[2]:
-        raise FeatureError(f"the encoder takes images of {tuple(size)}, not square RGB")
     interpolation = data.get("interpolation") or "bicubic"
+    try:
+        channels, height, width = (int(side) for side in data.get("input_size") or (3, 224, 224))
+        mean = tuple(float(v) for v in data.get("mean") or Transform.mean)
+        std = tuple(float(v) for v in data.get("std") or Transform.std)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise FeatureError(
+            f"the configuration of the encoder states no input size, mean and std ({error})"
+        ) from error
+    if channels != 3 or height != width or not 1 <= width <= 4096:
+        raise FeatureError(
+            f"the encoder takes images of {channels}, {height}, {width}, not square RGB of at most "
+            "4096 px"
+        )
+    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+        raise FeatureError("the configuration of the encoder has no three numbers as mean and std")
     return Transform(
-        size=int(size[1]),
-        mean=tuple(data.get("mean") or Transform.mean),
-        std=tuple(data.get("std") or Transform.std),
+        size=width,
+        mean=mean,
+        std=std,
         interpolation="bilinear" if interpolation == "bilinear" else "bicubic",
     )

@@ -8,7 +8,7 @@ from torch import nn
 
 from napari_2dmamba import huggingface
 from napari_2dmamba.errors import FeatureError, UserError
-from napari_2dmamba.huggingface import explained, is_offline, page_of
+from napari_2dmamba.huggingface import explained, is_offline, network_left_alone, page_of
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "teacher", "student", "encoder")
 _PREFIXES = ("module.", "backbone.", "model.", "encoder.", "trunk.", "visual.trunk.")
@@ -33,8 +33,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each format raises its own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, pickle.UnpicklingError):
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError) or "weights_only" in reason:
             reason = "it holds more than tensors, which could run code; save its state_dict"
         raise FeatureError(f"the weights {path} cannot be read: {reason}") from error
     for wrapper in _WRAPPERS:
@@ -96,7 +96,8 @@ def hub_file(repo: str, names: tuple[str, ...], *, offline: bool, licence: str =
     offline = offline or is_offline()
     for name in names:
         try:
-            return Path(hf_hub_download(repo, name, local_files_only=offline))
+            with network_left_alone(offline):
+                return Path(hf_hub_download(repo, name, local_files_only=offline))
         except EntryNotFoundError as error:  # of the last name: not in the cache, or nowhere
             if name == names[-1] and isinstance(error, FileNotFoundError):
                 raise FeatureError(explained(error, repo, offline=offline)) from error

@@ -35,6 +35,10 @@ class ABMILConfig(ArchitectureConfig):
     attention_hidden: int = 128
     act: str = "relu"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(hidden=(1, 65536), attention_hidden=(1, 65536))
+
 
 class ABMIL(Architecture):
     """Project, weigh by attention, add up, classify."""

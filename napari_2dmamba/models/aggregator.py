@@ -1,6 +1,7 @@
 """A model ready to run: a network, its header, and the checks between it and a bag."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from napari_2dmamba.errors import BackendError, Cancelled, CheckpointError, FeatureError
 from napari_2dmamba.features.bag import FeatureBag
+from napari_2dmamba.models.answer import answer_of
 from napari_2dmamba.models.architecture import Architecture, ArchitectureConfig
+from napari_2dmamba.models.finite import check_output
 from napari_2dmamba.models.fit import misfit, not_compared
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.models.prediction import SlidePrediction
@@ -63,19 +66,31 @@ class Aggregator:
         What is known about it.
     path
         The file it was loaded from, or None.
+    told
+        What had to be given besides the file, to load it again.
     """
 
     def __init__(
-        self, model: Architecture, header: CheckpointHeader, path: Path | None = None
+        self,
+        model: Architecture,
+        header: CheckpointHeader,
+        path: Path | None = None,
+        told: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model.eval()
         self.header = header
         self.path = path
+        self.told = dict(told or {})
 
     @property
     def config(self) -> ArchitectureConfig:
         """The architecture's own numbers and options."""
         return self.model.config
+
+    @property
+    def score_meaning(self) -> str:
+        """One sentence: what the score of a patch is, for the classes this model has."""
+        return self.model.score_meaning.replace("the predicted class", self.header.scored_output)
 
     def check_fits(self, bag: FeatureBag) -> tuple[str, ...]:
         """Refuse a bag this model was not made for.
@@ -107,15 +122,15 @@ class Aggregator:
         settings = settings or ModelSettings()
         mode = self._options(settings).get("canvas_mode", "slide")
         if mode == "checkpoint" and self.header.canvas is not None:
-            cells = cells_of(bag.coords, bag.patch_size_level0)
+            cells = cells_of(bag.coords, bag.cell_size)
             canvas = self.header.canvas
         else:
             coords = np.asarray(bag.coords, dtype=np.int64)
-            cells = cells_of(coords - coords.min(axis=0), bag.patch_size_level0)
+            cells = cells_of(coords - coords.min(axis=0), bag.cell_size)
             rows, cols = (int(v) + 1 for v in cells.max(axis=0))
             canvas = (rows, cols)
         if self.model.uses_grid:
-            allowed = settings.shared_cells == "last"
+            allowed = settings.shared_cells != "refuse"
             check_cells(np.unique(cells, axis=0) if allowed else cells, canvas)
         return cells, canvas
 
@@ -201,6 +216,8 @@ class Aggregator:
         ------
         CheckpointError, GridError, FeatureError, BackendError
             See `prepare`; also `BackendError` when the device runs out of memory.
+        NotFiniteError
+            When numbers overflow in the model, so that it has no answer.
         Cancelled
             When ``should_stop()`` said so before or after the forward pass, which takes about
             a second at most and is not interrupted.
@@ -219,7 +236,15 @@ class Aggregator:
         try:
             with torch.inference_mode():
                 output = inputs.model(inputs.features, inputs.cells, inputs.canvas)
-                logits = output.logits.double().cpu()
+                check_output(
+                    output,
+                    inputs.model,
+                    inputs.features,
+                    lambda **more: inputs.model(
+                        inputs.features, inputs.cells, inputs.canvas, **more
+                    ),
+                )
+                answer = answer_of(output.logits, self.header.task)
                 scores = output.scores.float().cpu().numpy()
                 background = output.background_mass
                 mass = None if background is None else float(background)
@@ -235,19 +260,16 @@ class Aggregator:
         if self.model.uses_scan:
             scan = backend_for(inputs.features)
             backend, why = scan.name, scan.reason
-        survival = self.header.task == "survival"
-        hazards = torch.sigmoid(logits)
-        surviving = torch.cumprod(1 - hazards, dim=0)
         return SlidePrediction(
-            task="survival" if survival else "classification",
+            task="survival" if self.header.task == "survival" else "classification",
             class_names=self.header.class_names,
-            logits=logits.numpy(),
-            probabilities=None if survival else torch.softmax(logits, dim=0).numpy(),
-            hazards=hazards.numpy() if survival else None,
-            survival=surviving.numpy() if survival else None,
-            risk=-float(surviving.sum()) if survival else None,
+            logits=answer.logits,
+            probabilities=answer.probabilities,
+            hazards=answer.hazards,
+            survival=answer.survival,
+            risk=answer.risk,
             attention=scores,
-            attention_meaning=self.model.score_meaning,
+            attention_meaning=self.score_meaning + _said_twice(inputs.record),
             background_mass=mass,
             canvas=inputs.canvas,
             cells=inputs.cells.cpu().numpy(),
@@ -260,3 +282,15 @@ class Aggregator:
                 "seconds": seconds,
             },
         )
+
+
+def _said_twice(record: dict[str, Any]) -> str:
+    """Say that a column of scores does not add up where patches share a cell."""
+    hidden = record.get("overwritten_patches", 0)
+    if not hidden:
+        return ""
+    return (
+        f". {hidden} patches share a cell with a later one, which the model saw in their place, "
+        "and repeat its score, so that the scores of all patches add up to more than those of all "
+        "cells"
+    )

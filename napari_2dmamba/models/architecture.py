@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 
@@ -26,6 +27,27 @@ class ArchitectureConfig:
     feature_size: int
     n_outputs: int
     dropout: float = 0.25
+
+    def __post_init__(self) -> None:
+        self.check(feature_size=(1, 10**6), n_outputs=(1, 4096))
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}, but must be at least 0 and below 1")
+
+    def check(self, **limits: tuple[int, int]) -> None:
+        """Refuse whole numbers outside their limits, before a network is built of them.
+
+        Raises
+        ------
+        ValueError
+            Naming the number and its limits.
+        """
+        for name, (least, most) in limits.items():
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not (whole and least <= value <= most):
+                raise ValueError(
+                    f"{name} is {value!r}, but must be a whole number, {least} to {most}"
+                )
 
 
 @dataclass
@@ -162,6 +184,14 @@ def activation(name: str) -> nn.Module:
     return nn.ReLU() if name == "relu" else nn.GELU()
 
 
+def counted(count: int, first: int = 0) -> Tensor:
+    """Return ``first``, ``first + 1``, ... as ``count`` floats.
+
+    An ``arange`` or a sum on torch's ``meta`` device would import its compiler, for seconds.
+    """
+    return torch.tensor([float(first + number) for number in range(count)])
+
+
 def score_of_class(scores: Tensor, logits: Tensor) -> Tensor:
     """Pick from ``(N, K)`` scores those of the class with the largest of ``(K,)`` logits."""
     return scores[:, int(logits.detach().argmax())]
@@ -173,6 +203,8 @@ def xavier_init(module: nn.Module) -> None:
     It runs over the whole network after construction, so it also replaces what a Mamba block
     set up for its step size: published models start with ``dt_proj.bias = 0``.
     """
+    if any(weight.is_meta for weight in module.parameters()):
+        return  # loaded weights follow; torch would import its compiler to draw none
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_normal_(part.weight)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from napari_2dmamba.errors import CheckpointError
+from napari_2dmamba.inert.limits import clipped
 from napari_2dmamba.models import published
 from napari_2dmamba.models.aggregator import Aggregator
 from napari_2dmamba.models.architecture import Architecture
@@ -24,6 +25,7 @@ from napari_2dmamba.models.header import (
     refuse_what_is_no_checkpoint,
 )
 from napari_2dmamba.models.registry import architecture
+from napari_2dmamba.models.wrapped import is_no_part
 from napari_2dmamba.whole_files import written_whole
 
 
@@ -38,9 +40,9 @@ def build_model(header: CheckpointHeader) -> Architecture:
     kind = architecture(header.architecture)
     try:
         return kind(kind.config_class(**header.config))
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise CheckpointError(
-            f"{kind.title} cannot be built from the configuration in the header: {error}"
+            f"{kind.title} cannot be built from the configuration in the header: {clipped(error)}"
         ) from error
 
 
@@ -104,24 +106,34 @@ def load_checkpoint(path: str | os.PathLike[str], **given: Any) -> Aggregator:
                     "be given as well"
                 )
             return _assemble(header, tensors, path)
-        return _assemble(*published.with_settings(tensors, {}, given, path.name), path)
+        return _assemble(*published.with_settings(tensors, {}, given, path.name), path, given)
     tensors, held = published.read(path)
-    return _assemble(*published.with_settings(tensors, held, given, path.name), path)
+    return _assemble(*published.with_settings(tensors, held, given, path.name), path, given)
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{path.name} is damaged ({error}); copy or download it again"
+            f"{path.name} is damaged ({clipped(error)}); copy or download it again"
         ) from error
 
 
-def _assemble(header: CheckpointHeader, tensors: Mapping[str, Tensor], path: Path) -> Aggregator:
+def _assemble(
+    header: CheckpointHeader,
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    told: Mapping[str, Any] | None = None,
+) -> Aggregator:
     with torch.device("meta"):  # no memory and no random numbers before the shapes are right
         model = build_model(header)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    aside = [key for key in tensors if key not in expected and is_no_part(key)]
+    if aside:
+        notes = f"{header.notes} {published.not_used(aside)}".strip()
+        header = dataclasses.replace(header, notes=notes)
+        tensors = {key: value for key, value in tensors.items() if key not in aside}
     found = {key: tuple(value.shape) for key, value in tensors.items()}
     if expected != found:
         raise CheckpointError(
@@ -141,7 +153,7 @@ def _assemble(header: CheckpointHeader, tensors: Mapping[str, Tensor], path: Pat
             "training that made it failed"
         )
     model.load_state_dict(tensors, assign=True)
-    return Aggregator(model, header, path)
+    return Aggregator(model, header, path, told)
 
 
 def _difference(expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> str:
@@ -150,9 +162,9 @@ def _difference(expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> st
     differing = [key for key in expected if key in found and expected[key] != found[key]]
     parts = []
     if absent:
-        parts.append(f"{len(absent)} are absent (first {absent[0]!r})")
+        parts.append(f"{len(absent)} are absent (first {clipped(absent[0])})")
     if extra:
-        parts.append(f"{len(extra)} are not part of it (first {extra[0]!r})")
+        parts.append(f"{len(extra)} are not part of it (first {clipped(extra[0])})")
     if differing:
         key = differing[0]
         parts.append(f"{key!r} has shape {found[key]} instead of {expected[key]}")

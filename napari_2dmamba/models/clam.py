@@ -54,6 +54,8 @@ class CLAMConfig(ArchitectureConfig):
     subtyping: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(hidden=(1, 65536), attention_hidden=(1, 65536), k_sample=(1, 10**6))
         if self.branches not in (1, self.n_outputs):
             raise ValueError(f"branches is {self.branches}, but must be 1 or {self.n_outputs}")
 
@@ -185,6 +187,8 @@ class CLAM(Architecture):
         att_raw, hidden = stages["att_raw"], stages["hidden"]
         k = min(self.config.k_sample, hidden.shape[0])
         losses, predictions, targets = [], [], []
+        if len(self.instance_classifiers) == 1:
+            label -= 1  # the one there is is that of the positive class
         for outcome, classifier in enumerate(self.instance_classifiers):
             scores = att_raw[outcome if self.config.branches > 1 else 0]
             highest = scores.topk(k).indices
@@ -199,6 +203,9 @@ class CLAM(Architecture):
             losses.append(functional.cross_entropy(logits, target))
             predictions.append(logits.argmax(1))
             targets.append(target)
+        if not losses:
+            none = torch.empty(0, dtype=torch.int64, device=hidden.device)
+            return hidden.sum() * 0, none, none
         total = torch.stack(losses).sum()
         if self.config.subtyping:
             total = total / len(self.instance_classifiers)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from napari_2dmamba.models.answer import class_logits
 from napari_2dmamba.models.architecture import (
     Architecture,
     ArchitectureConfig,
@@ -37,6 +38,10 @@ class DSMILConfig(ArchitectureConfig):
 
     query_size: int = 128
     project_values: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(query_size=(1, 65536))
 
 
 class InstanceStream(nn.Module):
@@ -109,7 +114,8 @@ class DSMIL(Architecture):
 
     def auxiliary_loss(self, stages: dict[str, Tensor], label: Tensor) -> Tensor | None:
         """Return the cross entropy of each class's critical patch."""
-        return functional.cross_entropy(stages["instance_logits"].amax(0)[None], label)
+        critical = class_logits(stages["instance_logits"].amax(0)[None])
+        return functional.cross_entropy(critical, label)
 
     def peak_floats(self, patches: int, cells: int) -> int:
         """See `Architecture.peak_floats`."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from napari_2dmamba.models.answer import class_logits
 from napari_2dmamba.models.architecture import (
     Architecture,
     ArchitectureConfig,
@@ -44,8 +45,13 @@ class DTFDConfig(ArchitectureConfig):
     pseudo_bags: int = 8
 
     def __post_init__(self) -> None:
-        if self.pseudo_bags < 1:
-            raise ValueError(f"pseudo_bags is {self.pseudo_bags}, but must be at least 1")
+        super().__post_init__()
+        self.check(
+            hidden=(1, 65536),
+            attention_hidden=(1, 65536),
+            residual_blocks=(0, 256),
+            pseudo_bags=(1, 4096),
+        )
 
 
 class ResidualBlock(nn.Module):
@@ -186,7 +192,7 @@ class DTFD(Architecture):
 
     def auxiliary_loss(self, stages: dict[str, Tensor], label: Tensor) -> Tensor | None:
         """Return the mean cross entropy of the pseudo-bags, each labelled as the slide."""
-        logits = stages["tier1_logits"]
+        logits = class_logits(stages["tier1_logits"])
         return functional.cross_entropy(logits, label.expand(len(logits)))
 
     def peak_floats(self, patches: int, cells: int) -> int:

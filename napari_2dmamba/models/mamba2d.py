@@ -23,6 +23,7 @@ from napari_2dmamba.models.architecture import (
     Architecture,
     ArchitectureConfig,
     ModelOutput,
+    counted,
     keep,
     xavier_init,
 )
@@ -79,10 +80,14 @@ class Mamba2DConfig(ArchitectureConfig):
     attention_over: Literal["all", "tissue"] = "all"
 
     def __post_init__(self) -> None:
-        for name, largest in (("n_layers", 256), ("d_state", 256), ("d_conv", 64), ("expand", 64)):
-            value = getattr(self, name)
-            if not 1 <= value <= largest:
-                raise ValueError(f"{name} is {value}, but must be 1 to {largest}")
+        super().__post_init__()
+        self.check(
+            d_model=(1, 65536),
+            n_layers=(1, 256),
+            d_state=(1, 256),
+            d_conv=(1, 64),
+            expand=(1, 64),
+        )
         for name, choices in (
             ("pad", ("trainable", "zero")),
             ("scan", ("2d", "1d")),
@@ -161,7 +166,7 @@ class ScanWeights(nn.Module):
         inner, n, rank = config.d_inner, config.d_state, config.dt_rank
         self.x_proj = nn.Linear(inner, rank + 2 * n, bias=False)
         self.dt_proj = nn.Linear(rank, inner)
-        self.A_log = nn.Parameter(torch.log(torch.arange(1.0, n + 1)).repeat(inner, 1))
+        self.A_log = nn.Parameter(torch.log(counted(n, first=1)).repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
         if config.inner_norms:
             self.dt_layernorm = RMSNorm(rank)

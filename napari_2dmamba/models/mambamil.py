@@ -20,6 +20,7 @@ from napari_2dmamba.models.architecture import (
     ArchitectureConfig,
     ModelOutput,
     activation,
+    counted,
     keep,
     xavier_init,
 )
@@ -61,11 +62,18 @@ class MambaMILConfig(ArchitectureConfig):
     act: str = "gelu"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.kind not in ("mamba", "bimamba", "srmamba"):
             raise ValueError(f"kind is {self.kind!r}, but must be mamba, bimamba or srmamba")
-        for name, low, high in (("rate", 1, 10_000), ("n_layers", 0, 256), ("d_state", 1, 256)):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be {low} to {high}")
+        self.check(
+            d_model=(1, 65536),
+            n_layers=(0, 256),
+            rate=(1, 10_000),
+            d_state=(1, 256),
+            d_conv=(1, 64),
+            expand=(1, 64),
+            attention_hidden=(1, 65536),
+        )
 
 
 class SequenceMamba(nn.Module):
@@ -84,7 +92,7 @@ class SequenceMamba(nn.Module):
             self.add_module(f"conv1d{mark}", nn.Conv1d(inner, inner, d_conv, groups=inner))
             self.add_module(f"x_proj{mark}", nn.Linear(inner, rank + 2 * d_state, bias=False))
             self.add_module(f"dt_proj{mark}", nn.Linear(rank, inner))
-            A_log = torch.log(torch.arange(1.0, d_state + 1)).repeat(inner, 1)
+            A_log = torch.log(counted(d_state, first=1)).repeat(inner, 1)
             name = "A_b_log" if mark else "A_log"
             self.register_parameter(name, nn.Parameter(A_log))
             self.register_parameter(f"D{mark}", nn.Parameter(torch.ones(inner)))

@@ -18,9 +18,9 @@ class SlidePrediction:
     class_names
         One name per logit: classes, or time bins.
     logits
-        ``(K,)`` float64.
+        ``(K,)`` float64; ``(0, z)`` of a network of one logit z, see `answer`.
     probabilities
-        ``(K,)`` softmax of the logits; None for survival.
+        ``(K,)`` softmax of the logits, see `answer`; None for survival.
     hazards, survival
         ``(K,)`` discrete hazards sigmoid(logits) and ``cumprod(1 - hazards)``; None for
         classification.

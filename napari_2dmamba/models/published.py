@@ -1,27 +1,27 @@
 """Checkpoints of published code: their weights, and the settings they leave out."""
 
 import dataclasses
-import io
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from napari_2dmamba.errors import CheckpointError
+from napari_2dmamba.inert.limits import clipped
+from napari_2dmamba.inert.torch_pickle import Record, read_torch_file
 from napari_2dmamba.models.architecture import Architecture, ArchitectureConfig
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.models.registry import architecture, architectures
-from napari_2dmamba.torch_pickle import Record, module_tensors, read_torch_file
+from napari_2dmamba.models.wrapped import unwrapped, weights_in
 
 ASKED_FOR = {
     "canvas": "canvas the model was trained on, as (rows, cols) of cells; from the published "
     "mamba_2d_max_w and mamba_2d_max_h see training_canvas()",
     "patch_size": "side of a training patch in pixels, published as mamba_2d_patch_size",
     "task": "classification or survival",
-    "class_names": "one name per class, or per time bin, in the order of the outputs",
+    "class_names": "one name per class, or per time bin, in the order of the outputs; for a model "
+    "of one logit the positive class, or the negative and the positive one",
     "encoder": "encoder whose features the model was trained on, or None when nobody knows",
 }
 """What a file may leave out, with its meaning."""
@@ -60,69 +60,24 @@ def read(path: Path, *, data: bool = True) -> tuple[dict[str, Tensor], dict[str,
     CheckpointError
         When it is damaged or unsafe, or holds no weights.
     """
-    if zipfile.is_zipfile(path) or path.open("rb").read(2) == b"PK":
-        content = read_torch_file(path, data=data)
-    else:
-        content = _read_old_layout(path, data)
-    held: dict[str, Any] = {}
-    if isinstance(content, Record):
-        held = _settings_of(content)
-        try:
-            tensors = module_tensors(content)
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{path.name} is damaged: {error}") from error
-    else:
-        tensors = _weights_in(content)
+    content = read_torch_file(path, data=data)
+    held = _settings_of(content) if isinstance(content, Record) else {}
+    try:
+        tensors, beside = weights_in(content)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path.name} is damaged: {clipped(error)}") from error
     if not tensors:
         raise CheckpointError(f"{path.name} holds no weights; choose a checkpoint of a model")
+    if beside:
+        held["notes"] = not_used(beside)
     return tensors, held
 
 
-def _read_old_layout(path: Path, data: bool) -> Any:
-    """Read a file of torch before 1.6, whose weights only torch itself can find."""
-    with path.open("rb") as file:
-        if file.read(1) != b"\x80":
-            raise CheckpointError(
-                f"{path.name} is not a checkpoint: it is neither safetensors nor a file that "
-                "torch.save wrote"
-            )
-    if not data:
-        raise CheckpointError(
-            f"{path.name} is in the layout of torch before 1.6, which tells nothing before all "
-            "of it is read; use it to read it, or save it again with a newer torch"
-        )
-    try:
-        return torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a hostile file
-        raise CheckpointError(
-            f"{path.name} is refused: it is not a plain state_dict in the layout of torch before "
-            "1.6, or it is damaged; nothing in it was run. Ask for a safetensors file"
-        ) from error
-
-
-def _weights_in(content: Any) -> dict[str, Tensor]:
-    """Find the ``state_dict`` in what training scripts save."""
-    for key in ("model", "state_dict", "model_state_dict", "net"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict):
-        return {}
-    tensors = _tensors_in(content)
-    for part, below in content.items():
-        # DTFD-MIL's repository saves one dict of weights per part.
-        if isinstance(part, str) and isinstance(below, dict):
-            tensors |= {f"{part}.{key}": value for key, value in _tensors_in(below).items()}
-    if tensors and all(key.startswith("model.") for key in tensors):
-        tensors = {key.removeprefix("model."): value for key, value in tensors.items()}
-    return tensors
-
-
-def _tensors_in(content: dict[Any, Any]) -> dict[str, Tensor]:
-    return {
-        key.removeprefix("module."): value
-        for key, value in content.items()
-        if isinstance(key, str) and isinstance(value, Tensor)
-    }
+def not_used(names: Sequence[str]) -> str:
+    """Say what of a file is left alone."""
+    shown = ", ".join(clipped(name, 60).strip("'") for name in names[:8])
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"In the file and not used: {shown}{more}."
 
 
 def _settings_of(model: Record) -> dict[str, Any]:
@@ -231,26 +186,33 @@ def recognised(
         For weights of no known architecture, or too few of them.
     """
     kinds = architectures() if wanted is None else {wanted: architecture(wanted)}
-    for kind in kinds.values():
-        adapted = kind.adapt(tensors)
-        shapes = {key: tuple(value.shape) for key, value in adapted.items()}
-        if not kind.recognises(shapes):
-            continue
-        try:
-            return kind, kind.config_of(shapes), adapted
-        except (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError) as error:
-            raise CheckpointError(
-                f"{name} looks like {kind.title} but lacks or misshapes some weights ({error})"
-            ) from error
+    reasons: list[str] = []
+    for candidate in unwrapped(tensors):
+        for kind in kinds.values():
+            adapted = kind.adapt(candidate)
+            shapes = {key: tuple(value.shape) for key, value in adapted.items()}
+            if not kind.recognises(shapes):
+                continue
+            try:
+                return kind, kind.config_of(shapes), adapted
+            except (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError) as error:
+                reasons.append(
+                    f"{name} looks like {kind.title} but lacks or misshapes some weights "
+                    f"({clipped(error)})"
+                )
+    if reasons:
+        raise CheckpointError(reasons[0])
     titles = ", ".join(kind.title for kind in kinds.values())
     raise CheckpointError(
         f"{name} is of no architecture known here ({titles}): its {len(tensors)} weights are "
-        f"named {', '.join(sorted(tensors)[:3])}, ..."
+        f"named {', '.join(clipped(key, 60).strip(chr(39)) for key in sorted(tensors)[:3])}, ..."
     )
 
 
 def _names(given: Any) -> tuple[str, ...]:
-    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+    if isinstance(given, str):  # one name: of the positive class, or of the only bin
+        return (given,)
+    if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
         raise CheckpointError(f"class_names is {given!r}, but must be a list of names")
     return tuple(given)
 

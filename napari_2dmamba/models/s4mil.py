@@ -18,6 +18,7 @@ from napari_2dmamba.models.architecture import (
     ArchitectureConfig,
     ModelOutput,
     activation,
+    counted,
     keep,
     xavier_init,
 )
@@ -44,6 +45,10 @@ class S4MILConfig(ArchitectureConfig):
     d_state: int = 32
     act: str = "gelu"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(d_model=(1, 65536), d_state=(2, 4096))
+
 
 class S4DKernel(nn.Module):
     """The convolution kernel of a diagonal state space."""
@@ -55,22 +60,24 @@ class S4DKernel(nn.Module):
         self.log_dt = nn.Parameter(torch.rand(width) * span + math.log(0.001))
         self.C = nn.Parameter(torch.randn(width, modes, 2) / math.sqrt(2))
         self.log_A_real = nn.Parameter(torch.full((width, modes), math.log(0.5)))
-        self.A_imag = nn.Parameter(
-            math.pi * torch.arange(modes, dtype=torch.float).repeat(width, 1)
-        )
+        self.A_imag = nn.Parameter(math.pi * counted(modes).repeat(width, 1))
 
     def forward(self, length: int) -> Tensor:
-        """Return ``(width, length)``."""
-        A = torch.complex(-torch.exp(self.log_A_real), self.A_imag)
-        step = A * torch.exp(self.log_dt)[:, None]
-        weight = 2 * torch.view_as_complex(self.C) * (torch.exp(step) - 1) / A
+        """Return ``(width, length)``.
+
+        Phases reach 1e4 radians at the end of a long bag, where float32 has no digits left for
+        the angle: they are computed in float64, and so are the same on every device.
+        """
+        A = torch.complex(-torch.exp(self.log_A_real.double()), self.A_imag.double())
+        step = A * torch.exp(self.log_dt.double())[:, None]
+        weight = 2 * torch.view_as_complex(self.C.double().contiguous()) * (torch.exp(step) - 1) / A
         taps = torch.arange(min(_CHUNK, length), device=step.device)
         powers = torch.exp(step[:, :, None] * taps)  # (width, modes, chunk)
         chunks = [
             torch.einsum("hm,hml->hl", weight * torch.exp(step * start), powers).real
             for start in range(0, length, _CHUNK)
         ]
-        return torch.cat(chunks, dim=1)[:, :length]
+        return torch.cat(chunks, dim=1)[:, :length].to(self.C.dtype)
 
 
 class S4D(nn.Module):
@@ -101,7 +108,7 @@ class S4MIL(Architecture):
     paper: ClassVar[str] = "Fillioux et al., MICCAI 2023, arXiv 2306.15789"
     config_class: ClassVar[type[ArchitectureConfig]] = S4MILConfig
     score_meaning: ClassVar[str] = (
-        "part of the predicted class's logit that comes from channels whose maximum over the "
+        "part of the logit of the predicted class that comes from channels whose maximum over the "
         "slide lies in this patch; signed, most patches have none"
     )
 
@@ -141,7 +148,7 @@ class S4MIL(Architecture):
     def peak_floats(self, patches: int, cells: int) -> int:
         """See `Architecture.peak_floats`; the spectra are complex and twice as long."""
         c = self.config
-        return 14 * patches * c.d_model + 4 * _CHUNK * c.d_model * c.d_state
+        return 16 * patches * c.d_model + 8 * _CHUNK * c.d_model * c.d_state
 
     @classmethod
     def recognises(cls, shapes: Mapping[str, tuple[int, ...]]) -> bool:

@@ -30,9 +30,10 @@ class ModelSettings:
     )
     shared_cells: str = setting(
         "refuse",
-        "Two patches in one cell of the canvas: refuse the bag, or let the later patch win, as "
-        "published code does.",
-        choices=("refuse", "last"),
+        "Patches that share a cell of the canvas, as those that overlap do: refuse them, let the "
+        "last win, as published code does, take the mean of their features, or make the cells as "
+        "small as the step from patch to patch. Models that see no positions take every patch.",
+        choices=("refuse", "last", "mean", "finer"),
         advanced=True,
     )
 

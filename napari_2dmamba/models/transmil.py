@@ -37,6 +37,10 @@ class TransMILConfig(ArchitectureConfig):
     heads: int = 8
     act: str = "relu"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(dim=(2, 65536), heads=(1, 1024))
+
     @property
     def landmarks(self) -> int:
         """Landmark tokens of the attention."""

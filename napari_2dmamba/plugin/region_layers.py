@@ -82,7 +82,7 @@ def show_regions(viewer: "Viewer", slide: "Slide", regions: Regions) -> None:
 
 def drawn_regions(viewer: "Viewer") -> Regions | None:
     """Return what is drawn in the region layers, or None when nothing is."""
-    regions = Regions(*(areas_in(region_layer(viewer, role)) for role in ROLES))
+    regions = Regions.of(*(areas_in(region_layer(viewer, role)) for role in ROLES))
     return regions or None
 
 

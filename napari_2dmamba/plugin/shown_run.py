@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.export.record import RunRecord
 from napari_2dmamba.export.run_folder import open_run
 from napari_2dmamba.models.prediction import SlidePrediction
-from napari_2dmamba.slide import PatchGrid, open_slide
+from napari_2dmamba.slide import PatchGrid, Regions, open_slide
 
 if TYPE_CHECKING:
     from napari_2dmamba.features.bag import FeatureBag
@@ -52,24 +53,27 @@ class ShownRun:
         Where the run is saved, or None.
     bag
         The features, or None where they are still to be read from their file.
+    regions
+        What the run was restricted to, or None.
     """
 
     slide: "Slide"
     grid: PatchGrid
     prediction: SlidePrediction
     maps: tuple[GridMap, ...]
-    record: dict[str, Any]
+    record: RunRecord
     folder: Path | None = None
     bag: "FeatureBag | None" = None
+    regions: Regions | None = None
 
     @property
     def intended_use(self) -> str:
         """What the model's checkpoint says it is for."""
-        return str(self.record.get("model", {}).get("intended_use") or "")
+        return self.record.model.intended_use
 
     def patches(self, grid_map: GridMap) -> Patches:
         """Return the patches with their values on one of the maps."""
-        cells = (self.grid.coords - grid_map.origin)[:, ::-1] // grid_map.patch_size_level0
+        cells = grid_map.cells_of(self.grid.coords, self.grid.patch_size_level0)
         scores = grid_map.values[cells[:, 0], cells[:, 1]]
         return Patches(scores, self.grid.coords, self.grid.patch_size_level0)
 
@@ -87,10 +91,13 @@ def open_shown_run(
         When the slide cannot be opened.
     """
     saved = open_run(folder)
-    told = saved.record["slide"]
-    slide = next((s for s in already_open if s.fingerprint == told["fingerprint"]), None)
+    told = saved.record.slide
+    slide = next((s for s in already_open if s.fingerprint == told.fingerprint), None)
     if slide is None:
-        slide = open_slide(saved.find_slide(), mpp=told["mpp"])
+        slide = open_slide(saved.find_slide(), mpp=told.mpp)
         saved.check_slide(slide)
-    shown = ShownRun(slide, saved.grid, saved.prediction, saved.maps, saved.record, saved.folder)
+    shown = ShownRun(
+        slide, saved.grid, saved.prediction, saved.maps, saved.record, saved.folder,
+        regions=saved.regions,
+    )  # fmt: skip
     return shown, saved.display

@@ -31,7 +31,7 @@ def write_region_layers(path: str, layers: list[tuple[Any, dict[str, Any], str]]
             areas += to_polygons(corners, str(kind))
         if SLIDE_KEY in metadata:
             offset = metadata[SLIDE_KEY].bounds[:2]
-    regions = Regions(tuple(found["include"]), tuple(found["exclude"]))
+    regions = Regions.of(found["include"], found["exclude"])
     if not regions:
         raise ExportError(f"{path} was not written, because no areas are drawn in these layers")
     try:

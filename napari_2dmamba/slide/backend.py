@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 SMALLEST_MPP, LARGEST_MPP = 0.05, 20.0
 """No microscope gives µm per pixel outside this range; values beyond count as absent."""
 
+LARGEST_SIDE = 2**24
+"""Pixels: 0.8 m of glass at 0.05 µm/px. Larger sides are lies, on which work would never end."""
+
 
 class NotForThisBackend(Exception):
     """One backend cannot read the file, for the reason given; another one may."""
@@ -73,6 +76,8 @@ class Backend(Protocol):
     bounds: tuple[int, int, int, int]
     properties: dict[str, str]
     remarks: tuple[str, ...]
+    no_picture: str | None
+    """Why the file holds nothing that could be analysed, or None."""
     content_hash: str | None
     """Hash that does not depend on which file of a slide of several files was opened."""
 
@@ -121,12 +126,42 @@ def whole_downsample(width: int, height: int, full_width: int, full_height: int)
     return (ratio_x + ratio_y) / 2
 
 
-def on_background(rgba: NDArray[np.uint8], background: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Composite ``(h, w, 4)`` straight-alpha pixels on a colour; return ``(h, w, 3)``."""
+def require_tile(
+    pixels: NDArray[Any], level: Level, row: int, column: int, channels: int, dtype: np.dtype[Any]
+) -> None:
+    """Refuse pixels that are not what the level promises, before anything relies on it.
+
+    Raises
+    ------
+    TileError
+        Saying what they are instead.
+    """
+    height = min(level.tile_height, level.height - row * level.tile_height)
+    width = min(level.tile_width, level.width - column * level.tile_width)
+    if pixels.shape != (height, width, channels) or pixels.dtype != dtype:
+        raise TileError(
+            f"a tile holds {pixels.dtype} pixels of shape {pixels.shape} where the file's "
+            f"directory promises {dtype} of shape {(height, width, channels)}"
+        )
+
+
+def on_background(
+    rgba: NDArray[np.uint8], background: tuple[int, ...], *, premultiplied: bool = False
+) -> NDArray[np.uint8]:
+    """Composite ``(h, w, 4)`` pixels on a colour; return ``(h, w, 3)``.
+
+    Parameters
+    ----------
+    premultiplied
+        Whether colours were multiplied by alpha already (TIFF: associated alpha).
+    """
     alpha = rgba[..., 3:]
     if alpha.min(initial=255) == 255:
         return np.ascontiguousarray(rgba[..., :3])
     weight = alpha.astype(np.uint16)
     back = np.asarray(background[:3], np.uint16)
+    if premultiplied:
+        behind = (back * (255 - weight) + 127) // 255
+        return np.minimum(rgba[..., :3] + behind, 255).astype(np.uint8)
     mixed = rgba[..., :3] * weight + back * (255 - weight) + 127
     return (mixed // 255).astype(np.uint8)

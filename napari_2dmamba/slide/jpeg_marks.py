@@ -1,4 +1,4 @@
-"""The marks within a JPEG, which tell whether its coded bits are whole."""
+"""The marks within a JPEG, which tell whether its coded bits are whole; and within a JPEG 2000."""
 
 import ctypes
 import functools
@@ -52,6 +52,16 @@ def with_more_code(data: bytes) -> bytes:
     """
     end = end_of_jpeg(data)
     return data[:end] + b"\x5a\xa5\x3c" * 400 + b"\xff\xd9"
+
+
+def has_colour_transform(data: bytes) -> bool:
+    """Whether a JPEG 2000 codestream mixes its first three components, to be undone in decoding.
+
+    So says the coding style (COD) of its main header, ISO/IEC 15444-1, A.6.1.
+    """
+    start = max(data.find(b"\xff\x4f\xff\x51"), 0)
+    style = data.find(b"\xff\x52", start, max(data.find(b"\xff\x90", start), 0) or len(data))
+    return style >= 0 and len(data) > style + 8 and data[style + 8] == 1
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_2dmamba.slide.backend import Backend, SlideClosed, TileError
+from napari_2dmamba.slide.backend import Backend, SlideClosed, TileError, require_tile
 from napari_2dmamba.slide.tile_cache import TileCache
 
 CHUNK = 512
@@ -54,8 +54,18 @@ class StoredTiles:
 
     def load(self, row: int, column: int) -> NDArray[Any]:
         """See `TileSource.load`."""
+        backend = self._backend
         try:
-            return self._backend.read_tile(self._index, row, column)
+            pixels = backend.read_tile(self._index, row, column)
+            require_tile(
+                pixels,
+                backend.levels[self._index],
+                row,
+                column,
+                len(self.background),
+                backend.dtype,
+            )
+            return pixels
         except TileError as error:
             if isinstance(error, SlideClosed):
                 return self._blank(row, column)
@@ -223,8 +233,10 @@ class SlideLevel:
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
         rows, columns, *rest = _full_index(index, self.ndim)
-        row_numbers = np.arange(self.shape[0])[rows]
-        column_numbers = np.arange(self.shape[1])[columns]
+        row_numbers, column_numbers = (
+            _numbers(rows, self.shape[0]),
+            _numbers(columns, self.shape[1]),
+        )
         pixels = self._pick(np.atleast_1d(row_numbers), np.atleast_1d(column_numbers))
         kept = tuple(0 if numbers.ndim == 0 else slice(None)
                      for numbers in (row_numbers, column_numbers))  # fmt: skip
@@ -260,6 +272,14 @@ class SlideLevel:
     def _read(self, x: int, y: int, width: int, height: int) -> NDArray[Any]:
         pixels = read_pixels(self._source, self._cache, x, y, width, height)
         return pixels if self._channel is None else pixels[..., self._channel]
+
+
+def _numbers(key: Any, length: int) -> NDArray[np.int64]:
+    """Return the numbers a key picks out of ``length``; an array without axes for a single one."""
+    picked = range(length)[key]  # takes no memory, however long a level claims to be
+    if isinstance(picked, int):
+        return np.array(picked, np.int64)
+    return np.arange(picked.start, picked.stop, picked.step, dtype=np.int64)
 
 
 def _full_index(index: Any, ndim: int) -> tuple[Any, ...]:

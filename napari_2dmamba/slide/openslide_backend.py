@@ -1,5 +1,6 @@
 """Slides through OpenSlide: every vendor format whose tiles overlap, rotate or hide."""
 
+import contextlib
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from openslide import OpenSlide, OpenSlideError
 
 from napari_2dmamba.slide.backend import (
+    LARGEST_SIDE,
     Channel,
     Level,
     NotForThisBackend,
@@ -18,6 +20,7 @@ from napari_2dmamba.slide.backend import (
     on_background,
     usable_mpp,
 )
+from napari_2dmamba.slide.level_factors import settle
 
 _BLOCK = 512
 _SHOWN_PROPERTIES = {
@@ -37,7 +40,7 @@ class OpenSlideBackend:
     rgb = True
     dtype: np.dtype[np.uint8] = np.dtype(np.uint8)
     channels: tuple[Channel, ...] = (Channel("red"), Channel("green"), Channel("blue"))
-    remarks: tuple[str, ...] = ()
+    no_picture: str | None = None
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -48,14 +51,25 @@ class OpenSlideBackend:
         except OpenSlideError as error:
             raise NotForThisBackend(str(error)) from error
         handle, stated = self._handle, self._handle.properties
-        self.levels = tuple(
-            Level(width, height, downsample, _BLOCK, _BLOCK)
-            for (width, height), downsample in zip(
-                handle.level_dimensions, handle.level_downsamples, strict=True
-            )
-        )
+        try:
+            self._describe(path, handle, stated)
+        except (OpenSlideError, TileError, ValueError, OverflowError, MemoryError) as error:
+            handle.close()
+            raise NotForThisBackend(str(error)) from error
+
+    def _describe(self, path: Path, handle: OpenSlide, stated: Mapping[str, str]) -> None:
+        if max(handle.dimensions) > LARGEST_SIDE:
+            raise ValueError("it claims {} x {} pixels".format(*handle.dimensions))
         color = stated.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
         self.background: tuple[int, ...] = tuple(int(color[i : i + 2], 16) for i in (0, 2, 4))
+        self._places = tuple(enumerate(handle.level_downsamples))
+        """Of each level its number in OpenSlide, and what OpenSlide takes for its factor."""
+        self.levels = tuple(
+            Level(width, height, 1.0, _BLOCK, _BLOCK) for width, height in handle.level_dimensions
+        )
+        settled = settle(self.levels, self.read_tile, [_tile(stated, i) for i, _ in self._places])
+        self._places = tuple(self._places[i] for i in settled.kept)
+        self.levels, self.remarks = settled.levels, settled.remarks
         self.mpp, self.mpp_source = _resolution(stated)
         width, height = handle.dimensions
         self.bounds = (
@@ -86,21 +100,24 @@ class OpenSlideBackend:
             return self._read_again(handle, level, row, column)
 
     def _read(self, handle: OpenSlide, level: int, row: int, column: int) -> NDArray[np.uint8]:
-        stored = self.levels[level]
+        stored, (number, factor) = self.levels[level], self._places[level]
         x, y = column * _BLOCK, row * _BLOCK
         size = min(_BLOCK, stored.width - x), min(_BLOCK, stored.height - y)
-        corner = round(x * stored.downsample), round(y * stored.downsample)
-        return on_background(np.asarray(handle.read_region(corner, level, size)), self.background)
+        corner = round(x * factor), round(y * factor)  # in OpenSlide's own reckoning
+        return on_background(np.asarray(handle.read_region(corner, number, size)), self.background)
 
     def _read_again(
         self, failed: OpenSlide, level: int, row: int, column: int
     ) -> NDArray[np.uint8]:
-        fresh = OpenSlide(self._path)
+        try:
+            fresh = OpenSlide(self._path)
+        except (OpenSlideError, OSError) as error:
+            raise TileError(f"the file cannot be opened any more ({error})") from error
         try:
             pixels = self._read(fresh, level, row, column)
         except OpenSlideError as error:
-            with self._lock:
-                if self._handle is failed and not self._closed:
+            with self._lock, contextlib.suppress(OpenSlideError, OSError):
+                if not self._closed and self._handle is failed:
                     self._handle = OpenSlide(self._path)
             raise TileError(str(error)) from error
         with self._lock:
@@ -113,6 +130,14 @@ class OpenSlideBackend:
         with self._lock:
             self._closed = True
             del self._handle
+
+
+def _tile(stated: Mapping[str, str], level: int) -> tuple[int, int]:
+    """Return width and height of a level's tiles in the file."""
+    try:
+        return tuple(int(stated[f"openslide.level[{level}].tile-{s}"]) for s in ("width", "height"))  # type: ignore[return-value]
+    except (KeyError, ValueError):
+        return _BLOCK, _BLOCK
 
 
 def _resolution(stated: Mapping[str, str]) -> tuple[float | None, str]:

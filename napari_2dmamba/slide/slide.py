@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from napari_2dmamba.errors import SlideError
-from napari_2dmamba.slide.backend import LARGEST_MPP, SMALLEST_MPP, Backend, Level
+from napari_2dmamba.slide.backend import LARGEST_MPP, SMALLEST_MPP, Backend, Level, require_tile
 from napari_2dmamba.slide.level import (
     SlideLevel,
     StoredTiles,
@@ -142,7 +142,8 @@ class Slide:
     def __repr__(self) -> str:
         width, height = self.dimensions
         mpp = "no mpp" if self.mpp is None else f"{self.mpp:.4g} µm/px"
-        return f"Slide({self.name!r}, {width} x {height}, {mpp}, {self.kind}, {self.backend})"
+        kind = "closed" if self._closed else self.kind
+        return f"Slide({self.name!r}, {width} x {height}, {mpp}, {kind}, {self.backend})"
 
     @cached_property
     def kind(self) -> Kind:
@@ -183,6 +184,11 @@ class Slide:
         SlideError
             Saying what the slide is instead.
         """
+        if self._backend.no_picture is not None:
+            raise SlideError(
+                f"{self.name} holds no picture data ({self._backend.no_picture}), so there is "
+                "nothing to analyse; export or convert it again"
+            )
         if self.kind == "brightfield":
             return
         what = (
@@ -255,7 +261,9 @@ class Slide:
             pixels = self._backend.read_tile_into(level, row, column, out)
             if pixels is not None:
                 return pixels
-        return self._backend.read_tile(level, row, column)
+        pixels = self._backend.read_tile(level, row, column)
+        require_tile(pixels, self.levels[level], row, column, len(self.channels), self.dtype)
+        return pixels
 
     def best_level(self, downsample: float) -> int:
         """Return the coarsest stored level still at least as fine as a downsample."""

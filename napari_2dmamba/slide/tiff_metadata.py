@@ -5,10 +5,12 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 from xml.etree import ElementTree
 
 import tifffile
 
+from napari_2dmamba.errors import SlideError
 from napari_2dmamba.slide.backend import Channel, usable_mpp
 
 _UM = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "um": 1.0, "nm": 1e-3, "Å": 1e-4, "in": 25400.0}
@@ -138,26 +140,44 @@ def is_vendors_own(path: Path) -> bool:
             return False
 
 
-def is_cut_short(tiff: tifffile.TiffFile) -> bool:
-    """Whether the chain of pages leads beyond the end of the file."""
-    layout, file = tiff.tiff, tiff.filehandle
-    if tiff.is_ndpi:  # its offsets are 64 bits wide in a 32-bit file
-        return False
-    position = 4 if layout.offsetsize == 4 else 8
-    seen: set[int] = set()
-    while len(seen) < _MOST_PAGES:
-        file.seek(position)
-        data = file.read(layout.offsetsize)
-        if len(data) < layout.offsetsize:
-            return True
-        offset = int.from_bytes(data, "little" if layout.byteorder == "<" else "big")
-        if offset == 0 or offset in seen:
-            return False
-        seen.add(offset)
-        file.seek(offset)
-        data = file.read(layout.tagnosize)
-        if len(data) < layout.tagnosize:
-            return True
-        tags = int.from_bytes(data, "little" if layout.byteorder == "<" else "big")
-        position = offset + layout.tagnosize + tags * layout.tagsize
-    return False
+def require_whole_chain(path: Path) -> None:
+    """Walk the chain of directories before anything else follows it.
+
+    Raises
+    ------
+    SlideError
+        When it leads beyond the end of the file, in a circle, or on and on.
+    """
+    with path.open("rb") as file:
+        header = file.read(16)
+        order: Literal["little", "big"] = "big" if header[:2] == b"MM" else "little"
+        big = int.from_bytes(header[2:4], order) == 43
+        offset_size, count_size, entry_size = (8, 8, 20) if big else (4, 2, 12)
+        if path.suffix.lower() == ".ndpi":  # its offsets are 64 bits wide in a 32-bit file
+            return
+        length = file.seek(0, 2)
+        position = 8 if big else 4
+        seen: set[int] = set()
+        while True:
+            file.seek(position)
+            data = file.read(offset_size)
+            offset = int.from_bytes(data, order)
+            if len(data) < offset_size or offset + count_size > length:
+                raise SlideError(
+                    f"{path.name} is cut short: the file ends before its image does; copy it again"
+                )
+            if offset == 0:
+                return
+            if offset in seen or len(seen) >= _MOST_PAGES:
+                what = "lead in a circle" if offset in seen else f"are more than {_MOST_PAGES}"
+                raise SlideError(
+                    f"{path.name} is damaged: its directories {what}; copy or export it again"
+                )
+            seen.add(offset)
+            file.seek(offset)
+            tags = int.from_bytes(file.read(count_size), order)
+            position = offset + count_size + tags * entry_size
+            if position > length:
+                raise SlideError(
+                    f"{path.name} is cut short: the file ends before its image does; copy it again"
+                )

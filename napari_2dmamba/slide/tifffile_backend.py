@@ -16,21 +16,22 @@ from numpy.typing import NDArray
 
 from napari_2dmamba.errors import SlideError
 from napari_2dmamba.slide.backend import (
+    LARGEST_SIDE,
     Level,
     NotForThisBackend,
     SlideClosed,
     TileError,
     on_background,
-    whole_downsample,
 )
-from napari_2dmamba.slide.jpeg_marks import end_of_jpeg, with_more_code
+from napari_2dmamba.slide.jpeg_marks import end_of_jpeg, has_colour_transform, with_more_code
+from napari_2dmamba.slide.level_factors import settle
 from napari_2dmamba.slide.tiff_metadata import (
     channels,
-    is_cut_short,
     names_red_green_blue,
     ome_image,
     properties,
     quiet_tifffile,
+    require_whole_chain,
     resolution,
 )
 
@@ -38,9 +39,19 @@ _BLOCK = 512
 _STRIP_ROWS, _STRIP_BYTES = 64, 8 * 2**20
 _SPILLED_SEGMENT, _LARGEST_SEGMENT = 64 * 2**20, 2**30
 """Strips or tiles that decode to more bytes are decoded once, to disk; or not at all."""
+_MOST_SEGMENTS = 2**24
+"""Strips or tiles of one page: their list alone takes 256 MB."""
+_OVERHEAD = 2**20
+"""Bytes of tables and marks that a compressed tile may hold besides its pixels."""
+_MOST_LEVELS = 64
+_MOST_PLANES = 1000
+"""Channels, and samples of each, that are shown."""
 
 _JPEG = {6, 7, 34892, 33007}
+_JPEG_2000 = {33003, 33004, 33005, 34712}
 _APERIO_YCBCR = 33003
+_PREMULTIPLIED = 1
+"""TIFF's ExtraSamples of alpha that colours were multiplied by already."""
 
 
 @dataclass
@@ -53,6 +64,29 @@ class _Plane:
     segments_per_tile: int
     segments: int
     segment_bytes: int
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """A level that lies uncompressed in one piece.
+
+    Attributes
+    ----------
+    starts
+        Position in the file of each plane ``(height, width, samples)``.
+    row_bytes, pixel_bytes
+        Of one plane.
+    dtype
+        With the file's byte order.
+    samples
+        In each plane, side by side.
+    """
+
+    starts: tuple[int, ...]
+    row_bytes: int
+    pixel_bytes: int
+    dtype: np.dtype[Any]
+    samples: int
 
 
 @dataclass
@@ -79,7 +113,7 @@ class _JpegTiles:
 
 
 class TifffileBackend:
-    """Read a TIFF's own tiles, strips in bands, and plain arrays through a memory map.
+    """Read a TIFF's own tiles, strips in bands, and plain arrays piece by piece.
 
     Raises
     ------
@@ -97,19 +131,20 @@ class TifffileBackend:
         self._path = path
         self._idle, self._reads, self._closing = threading.Condition(), 0, False
         self._jpeg: dict[int, _JpegTiles | None] = {}
+        self.no_picture: str | None = None
+        require_whole_chain(path)
         with quiet_tifffile():
             try:
                 self._tiff = tifffile.TiffFile(path, _multifile=False)
-                if is_cut_short(self._tiff):
-                    raise SlideError(_cut_short(path))
+                self._file = path.open("rb")
                 self._open(_slide_series(self._tiff))
+                self._settle_levels()
             except (NotForThisBackend, SlideError):
                 self._close_quietly()
                 raise
             except Exception as error:
                 self._close_quietly()
-                raise NotForThisBackend(f"{error}") from error
-        self._file = path.open("rb")
+                raise NotForThisBackend(f"{type(error).__name__}: {error}") from error
 
     def _open(self, series: tifffile.TiffPageSeries) -> None:
         first = series.levels[0].keyframe
@@ -131,6 +166,15 @@ class TifffileBackend:
         if self.dtype.kind == "b" or self._photometric == 3:
             self.dtype = np.dtype(np.uint8)
         samples = 3 if self._photometric == 3 else self._samples
+        if planes * samples > _MOST_PLANES:
+            raise SlideError(
+                f"{self._path.name} claims {planes * samples} channels, which no slide has; "
+                "export it again from its source"
+            )
+        self._stored_dtype = np.dtype(first.dtype).newbyteorder("=")
+        self._stored_channels = planes * self._samples
+        alpha = first.extrasamples
+        self._premultiplied = bool(alpha) and int(alpha[0]) == _PREMULTIPLIED
         looks_rgb = samples in (3, 4) and planes == 1 and self._photometric in (2, 3, 6)
         planar_rgb = planes == 3 and samples == 1 and names_red_green_blue(ome)
         self.rgb = self.dtype == np.uint8 and (looks_rgb or planar_rgb)
@@ -158,14 +202,17 @@ class TifffileBackend:
                 f"{name} is an image of {page.imagewidth} x {page.imagelength} pixels: it holds "
                 "no picture; export it again from its source"
             )
+        if page.planarconfig not in (1, 2):
+            raise SlideError(
+                f"{name} is damaged: its planar configuration is {int(page.planarconfig)}, where "
+                "TIFF knows 1 and 2; copy or export it again"
+            )
         photometric = int(page.photometric)
         if photometric not in (0, 1, 2, 3, 6):
             stored = tifffile.PHOTOMETRIC(photometric).name
             raise SlideError(f"{name} stores its colours as {stored}; convert it to RGB")
-        if photometric == 6 and int(page.compression) not in _JPEG | {34712, 33005}:
+        if photometric == 6 and int(page.compression) not in _JPEG | _JPEG_2000:
             raise NotForThisBackend("its YCbCr colours are not those of JPEG")
-        if int(page.compression) == _APERIO_YCBCR:
-            raise NotForThisBackend("its JPEG 2000 colours are Aperio's own")
         if int(page.compression) != 1 and int(page.compression) not in tifffile.TIFF.DECOMPRESSORS:
             raise SlideError(
                 f"{name} is compressed by a method (TIFF compression {int(page.compression)}) "
@@ -174,24 +221,32 @@ class TifffileBackend:
 
     def _read_levels(self, series: tifffile.TiffPageSeries) -> None:
         levels: list[Level] = []
-        self._sources: list[list[_Plane] | _Spilled | NDArray[Any]] = []
-        full = None
-        for stored in series.levels:
+        self._sources: list[list[_Plane] | _Spilled | _Plain] = []
+        stored_levels = [*series.levels, *_reduced_images(self._tiff, series)]
+        for stored in sorted(stored_levels, key=_size, reverse=True):
             shape = dict(zip(stored.axes, stored.shape, strict=True))
             width, height = shape["X"], shape["Y"]
-            full = full or (width, height)
-            if min(width, height) < 1 or not _same_shape(width, height, *full):
+            if min(width, height) < 1 or stored.dtype != series.levels[0].dtype:
                 continue
-            factor = whole_downsample(width, height, *full)
-            level = Level(width, height, factor, _BLOCK, _BLOCK)
-            plain = _memory_map(self._tiff, stored)
+            if max(width, height) > LARGEST_SIDE:
+                raise SlideError(
+                    f"{self._path.name} claims {width} x {height} pixels, more than any slide has; "
+                    "its directory is damaged: copy or export it again"
+                )
+            level = Level(width, height, 1.0, _BLOCK, _BLOCK)  # factors follow
+            plain = self._plain(stored)
             if plain is not None:
-                self._sources.append(self._view_plain(plain, stored))
+                self._sources.append(plain)
                 levels.append(level)
                 continue
             planes = [self._plane(page) for page in self._pages(stored)]
             if any(_ends(plane.page) > self._tiff.filehandle.size for plane in planes):
                 raise SlideError(_cut_short(self._path))
+            empty, count = _empty_segments(planes)
+            if empty == count and levels:
+                continue  # a level that was never written
+            if empty:
+                self._say_what_is_empty(empty, count, first=not levels)
             tile_width = stored.keyframe.tilewidth if stored.keyframe.is_tiled else width
             own_tiles = replace(level, tile_width=tile_width, tile_height=planes[0].rows_per_tile)
             if planes[0].segment_bytes > _SPILLED_SEGMENT:
@@ -202,24 +257,53 @@ class TifffileBackend:
                 levels.append(own_tiles)
         self.levels = tuple(levels)
 
+    def _say_what_is_empty(self, empty: int, count: int, *, first: bool) -> None:
+        if not first:
+            return
+        if empty == count:
+            self.no_picture = f"all of its {count} tiles are empty"
+            self.remarks += (f"the file holds no picture data: {self.no_picture}",)
+        else:
+            self.remarks += (f"{empty} of {count} tiles hold no data and are shown as glass",)
+
+    def _settle_levels(self) -> None:
+        """Find the factor of each level and drop those that contradict the finest."""
+        settled = settle(self.levels, self.read_tile)
+        self._sources = [self._sources[i] for i in settled.kept]
+        self._jpeg.clear()
+        self.levels = settled.levels
+        self.remarks += settled.remarks
+
     def _plane(self, page: Any) -> _Plane:
         keyframe = page.keyframe
+        name = self._path.name
         contiguous = keyframe.samplesperpixel if keyframe.planarconfig == 1 else 1
         pixel_bytes = contiguous * keyframe.dtype.itemsize
         if keyframe.is_tiled:
+            if min(keyframe.tilewidth, keyframe.tilelength) < 1:
+                raise SlideError(f"{name} is damaged: its tiles have no size; copy it again")
             columns = -(-keyframe.imagewidth // keyframe.tilewidth)
             rows = -(-keyframe.imagelength // keyframe.tilelength)
             size = keyframe.tilewidth * keyframe.tilelength * pixel_bytes
             plane = _Plane(page, columns, keyframe.tilelength, 1, rows * columns, size)
         else:
             per_strip = min(keyframe.rowsperstrip, keyframe.imagelength)
+            if per_strip < 1:
+                raise SlideError(f"{name} is damaged: its strips have no rows; copy it again")
             row_bytes = keyframe.imagewidth * pixel_bytes
             band = max(1, min(_STRIP_ROWS, _STRIP_BYTES // row_bytes) // per_strip)
             strips = -(-keyframe.imagelength // per_strip)
             plane = _Plane(page, 1, band * per_strip, band, strips, row_bytes * per_strip)
+        listed = min(len(page.dataoffsets), len(page.databytecounts))
+        needed = plane.segments * _separate_samples(page)
+        if needed > _MOST_SEGMENTS or listed < needed:
+            raise SlideError(
+                f"{name} is damaged: its {keyframe.imagewidth} x {keyframe.imagelength} pixels "
+                f"would take {needed} tiles or strips, but it lists {listed}; copy it again"
+            )
         if plane.segment_bytes > _LARGEST_SEGMENT:
             raise SlideError(
-                f"{self._path.name} stores {keyframe.imagewidth} x {keyframe.imagelength} pixels "
+                f"{name} stores {keyframe.imagewidth} x {keyframe.imagelength} pixels "
                 "in one piece that needs more than 1 GB to decode; convert it to a tiled pyramid"
             )
         return plane
@@ -235,29 +319,63 @@ class TifffileBackend:
             raise NotForThisBackend("some of its planes are missing")
         return pages
 
-    def _view_plain(self, plain: NDArray[Any], level: tifffile.TiffPageSeries) -> NDArray[Any]:
-        """Return a ``(h, w, C)`` view of a memory map in the level's own axes."""
+    def _plain(self, level: tifffile.TiffPageSeries) -> _Plain | None:
+        """Return where a level's pixels lie if they are uncompressed and in one piece."""
+        if level.dataoffset is None or level.dtype.kind == "b":
+            return None
+        size = level.dtype.itemsize
+        if level.dataoffset + level.size * size > self._tiff.filehandle.size:
+            return None  # cut short: read strip by strip what is there
         page_axes = level.axes[len(self._lead) :]
-        planes = plain[self._chosen]
-        if "S" in page_axes:
-            planes = np.moveaxis(planes, planes.ndim - len(page_axes) + page_axes.index("S"), -1)
-        else:
-            planes = planes[..., np.newaxis]
-        if planes.ndim == 4:  # (C, h, w, S): one channel per plane and sample
-            planes = np.concatenate(list(planes), axis=-1) if len(planes) > 1 else planes[0]
-        return planes
+        sizes = dict(zip(page_axes, level.shape[len(self._lead) :], strict=True))
+        lead = level.shape[: len(self._lead)]
+        numbers = np.arange(int(np.prod(lead, dtype=int))).reshape(lead)[self._chosen]
+        page_bytes = int(np.prod(tuple(sizes.values()), dtype=np.int64)) * size
+        side_by_side = sizes.get("S", 1) if page_axes.endswith("S") else 1
+        planes = sizes.get("S", 1) if page_axes.startswith("S") else 1
+        starts = tuple(
+            level.dataoffset + int(number) * page_bytes + plane * (page_bytes // planes)
+            for number in np.atleast_1d(numbers).ravel()
+            for plane in range(planes)
+        )
+        pixel_bytes = side_by_side * size
+        dtype = np.dtype(self._tiff.byteorder + level.dtype.char)
+        return _Plain(starts, sizes["X"] * pixel_bytes, pixel_bytes, dtype, side_by_side)
 
     def read_tile(self, level: int, row: int, column: int) -> NDArray[Any]:
         """See `Backend.read_tile`."""
         source, stored = self._sources[level], self.levels[level]
-        if isinstance(source, _Spilled):
-            source = self._spill(source)
-        if isinstance(source, np.ndarray):
-            top, left = row * stored.tile_height, column * stored.tile_width
-            pixels = source[top : top + stored.tile_height, left : left + stored.tile_width]
-        else:
-            pixels = self._decode_tile(source, row, column)
-        return self._finish(pixels, stored, row, column)
+        try:
+            if isinstance(source, _Spilled):
+                array = self._spill(source)
+                top, left = row * stored.tile_height, column * stored.tile_width
+                pixels = array[top : top + stored.tile_height, left : left + stored.tile_width]
+            elif isinstance(source, _Plain):
+                pixels = self._read_plain(source, stored, row, column)
+            else:
+                pixels = self._decode_tile(source, row, column)
+            return self._finish(pixels, stored, row, column)
+        except TileError:
+            raise
+        except Exception as error:  # a decoder's, of what no check above foresaw
+            raise TileError(f"{type(error).__name__}: {error}") from error
+
+    def _read_plain(self, plain: _Plain, stored: Level, row: int, column: int) -> NDArray[Any]:
+        """Read a block line by line: mapped memory would end the process if the file shrank."""
+        top, left = row * stored.tile_height, column * stored.tile_width
+        height = min(stored.tile_height, stored.height - top)
+        width = min(stored.tile_width, stored.width - left)
+        length = width * plain.pixel_bytes
+        parts = []
+        for start in plain.starts:
+            first = start + top * plain.row_bytes + left * plain.pixel_bytes
+            lines = b"".join(
+                self._bytes(first + line * plain.row_bytes, length) for line in range(height)
+            )
+            if len(lines) < height * length:
+                raise TileError("the file ends before the tile does")
+            parts.append(np.frombuffer(lines, plain.dtype).reshape(height, width, plain.samples))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
     def _decode_tile(self, planes: list[_Plane], row: int, column: int) -> NDArray[Any]:
         parts = [
@@ -281,14 +399,15 @@ class TifffileBackend:
             As `read_tile`.
         """
         tiles = self._jpeg_tiles(level)
-        if tiles is None:
+        stored = self.levels[level]
+        if tiles is None or out.shape != (stored.tile_height, stored.tile_width, 3):
             return None
         index = row * tiles.columns + column
         if index >= len(tiles.offsets):
             raise TileError("the list of tiles is cut short")
         size = tiles.sizes[index]
-        if not size:
-            return None
+        if not size or size > 2 * out.nbytes + _OVERHEAD:
+            return None  # never written, or a lie: the careful way decides
         data = self._bytes(tiles.offsets[index], size)
         if len(data) < size:
             raise TileError("the file ends before the tile does")
@@ -347,8 +466,14 @@ class TifffileBackend:
         height = min(stored.tile_height, stored.height - row * stored.tile_height)
         width = min(stored.tile_width, stored.width - column * stored.tile_width)
         pixels = pixels[:height, :width]
-        if pixels.shape[:2] != (height, width):
-            raise TileError(f"a tile has {pixels.shape[1]} x {pixels.shape[0]} pixels")
+        if pixels.shape != (height, width, self._stored_channels) or (
+            pixels.dtype.newbyteorder("=") != self._stored_dtype
+        ):
+            raise TileError(
+                f"a tile holds {pixels.dtype} pixels of shape {pixels.shape} where the file's "
+                f"directory promises {self._stored_dtype} of shape "
+                f"{(height, width, self._stored_channels)}"
+            )
         if self._photometric == 3:
             pixels = (self._colormap[:, pixels[..., 0]] >> 8).astype(np.uint8).transpose(1, 2, 0)
         elif pixels.dtype.kind == "b":
@@ -356,7 +481,7 @@ class TifffileBackend:
         if self._photometric == 0 and self.dtype.kind == "u":
             pixels = np.iinfo(self.dtype).max - pixels
         if self.rgb and pixels.shape[-1] == 4:
-            return on_background(pixels, self.background)
+            return on_background(pixels, self.background, premultiplied=self._premultiplied)
         return np.ascontiguousarray(pixels, dtype=self.dtype)
 
     def _decode(self, plane: _Plane, row: int, column: int, sample: int) -> NDArray[Any]:
@@ -375,6 +500,10 @@ class TifffileBackend:
             offset, size = page.dataoffsets[index], page.databytecounts[index]
         except IndexError as error:
             raise TileError("the list of tiles is cut short") from error
+        if size > 2 * plane.segment_bytes + _OVERHEAD:
+            raise TileError(
+                f"a tile claims {size} bytes where {plane.segment_bytes} hold all of it"
+            )
         data = self._bytes(offset, size) if size else None
         if data is not None and len(data) < size:
             raise TileError("the file ends before the tile does")
@@ -394,7 +523,14 @@ class TifffileBackend:
             again, _, _ = keyframe.decode(with_more_code(data), index, **options)
             if not np.array_equal(again, pixels):
                 raise TileError("its JPEG data ends before its pixels do")
+        if int(keyframe.compression) in _JPEG_2000 and self._is_ycbcr(keyframe, data):
+            return _rgb_of_ycbcr(pixels[0])
         return pixels[0]
+
+    def _is_ycbcr(self, keyframe: Any, data: bytes) -> bool:
+        """Whether a decoded JPEG 2000 tile still holds YCbCr: no transform was made in it."""
+        stated = int(keyframe.photometric) == 6 or int(keyframe.compression) == _APERIO_YCBCR
+        return stated and self._samples == 3 and not has_colour_transform(data)
 
     def _bytes(self, offset: int, size: int) -> bytes:
         """Read from the file; where the system can, several threads at once."""
@@ -414,8 +550,9 @@ class TifffileBackend:
                     self._idle.notify_all()
 
     def _close_quietly(self) -> None:
-        with contextlib.suppress(AttributeError):
-            self._tiff.close()
+        for name in ("_file", "_tiff"):
+            with contextlib.suppress(AttributeError):
+                getattr(self, name).close()
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -473,6 +610,54 @@ def _slide_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
     return max(candidates, key=area)
 
 
+def _size(series: tifffile.TiffPageSeries) -> int:
+    return int(series.keyframe.imagewidth) * int(series.keyframe.imagelength)
+
+
+def _reduced_images(
+    tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries
+) -> list[tifffile.TiffPageSeries]:
+    """Return the tiled pages marked as reduced that tifffile does not count to the pyramid.
+
+    It counts those whose sides shrink alike; sides padded to whole tiles do not. Other layouts
+    say themselves which pages are levels.
+    """
+    full = series.levels[0].keyframe
+    if tiff.is_svs or tiff.is_ome or not full.is_tiled or series.axes != full.axes:
+        return []
+    known = {level.keyframe.index for level in series.levels}
+    found = []
+    for page in tiff.pages[:_MOST_LEVELS]:
+        alike = (
+            page.index not in known
+            and page.is_tiled
+            and page.is_reduced
+            and not page.is_mask
+            and page.axes == full.axes
+            and int(page.photometric) == int(full.photometric)
+            and page.samplesperpixel == full.samplesperpixel
+            and page.imagewidth <= full.imagewidth
+            and page.imagelength <= full.imagelength
+        )
+        if alike:
+            found.append(tifffile.TiffPageSeries([page]))
+    return found
+
+
+def _empty_segments(planes: list[_Plane]) -> tuple[int, int]:
+    """Return how many tiles or strips hold no data, and how many there are."""
+    counts = [np.asarray(p.page.databytecounts, dtype=np.int64) for p in planes]
+    return sum(int((c == 0).sum()) for c in counts), sum(c.size for c in counts)
+
+
+def _rgb_of_ycbcr(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return full-range BT.601 YCbCr, as JPEG's, in RGB."""
+    y, cb, cr = np.moveaxis(pixels.astype(np.float32), -1, 0)
+    cb, cr = cb - 128, cr - 128
+    rgb = np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], axis=-1)
+    return np.rint(rgb).clip(0, 255).astype(np.uint8)
+
+
 def _choose_planes(lead: dict[str, int]) -> tuple[tuple[Any, ...], tuple[str, ...]]:
     """Keep all channels; of stacks and series, take the first time and the middle focus."""
     words = {"T": "time point", "Z": "focal plane"}
@@ -489,27 +674,19 @@ def _choose_planes(lead: dict[str, int]) -> tuple[tuple[Any, ...], tuple[str, ..
     return tuple(chosen), tuple(remarks)
 
 
-def _same_shape(width: int, height: int, full_width: int, full_height: int) -> bool:
-    """Tell a level from a label: both sides shrink alike, up to rounding."""
-    ratio = max(full_width / width, full_height / height)
-    return abs(full_width / ratio - width) <= 2 and abs(full_height / ratio - height) <= 2
-
-
-def _memory_map(tiff: tifffile.TiffFile, level: tifffile.TiffPageSeries) -> NDArray[Any] | None:
-    if level.dataoffset is None or level.dtype.kind == "b":
-        return None
-    dtype = tiff.byteorder + level.dtype.char
-    if level.dataoffset + level.size * level.dtype.itemsize > tiff.filehandle.size:
-        return None  # cut short: read strip by strip what is there
-    return np.memmap(tiff.filehandle.path, dtype, "r", level.dataoffset, level.shape)
-
-
 def _on_disk(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return an array in a temporary file that goes when the array does."""
-    with tempfile.TemporaryFile() as file:
-        if hasattr(os, "posix_fallocate"):  # a full disk is an error here, a crash later
-            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * dtype.itemsize)
-        return np.memmap(file, dtype, "w+", 0, shape)
+    size = math.prod(shape) * dtype.itemsize
+    try:
+        with tempfile.TemporaryFile() as file:
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, a crash later
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, dtype, "w+", 0, shape)
+    except OSError as error:
+        raise SlideError(
+            f"the folder for temporary files cannot hold {size / 1e6:,.0f} MB of the slide "
+            f"({error.strerror or error}); free some space there, or let TMPDIR name another folder"
+        ) from error
 
 
 def _separate_samples(page: Any) -> int:

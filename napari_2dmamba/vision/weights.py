@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from napari_2dmamba.errors import CheckpointError
-from napari_2dmamba.torch_pickle import Record, read_torch_file
+from napari_2dmamba.inert.torch_pickle import Record, read_torch_file
 from napari_2dmamba.vision.backbone import VisionMamba
 from napari_2dmamba.vision.cross_scan import Scan
 
@@ -186,7 +186,7 @@ def _refuse_other_scan(content: Any, scan: Scan, path: Path) -> None:
 def _find(content: Any, key: str, depth: int = 6) -> Any:
     """Return what nested settings hold under a key, or None."""
     if isinstance(content, Record):
-        content = content.state
+        content = content.items
     if not isinstance(content, dict) or depth == 0:
         return None
     if key in content:

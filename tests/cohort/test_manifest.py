@@ -11,6 +11,7 @@ from napari_2dmamba.cohort.manifest import read_manifest
 from napari_2dmamba.cohort.slides import CohortSlide
 from napari_2dmamba.errors import CohortError, SlideError
 from napari_2dmamba.slide import open_slide
+from tests.material import shared
 
 in_one_folder = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -55,7 +56,10 @@ def test_a_list_saved_by_a_european_excel(tmp_path: Path) -> None:
         ("slide,Labels\na.svs,x\n", "line 1: the column 'Labels' is unknown; call it 'label'"),
         ('slide,label\n"a.svs"b,x\n', "line 2: not a line of a CSV table"),
         ("slide\nfolder\n", "line 2: the folder folder holds 0 slides instead of one"),
-        (b"slide\n\xff\xfe.svs\n", "is not text in UTF-8"),
+        (b"slide\n\x81\xfe.svs\n", "is not text in UTF-8"),
+        ("slide,label,\na.svs,x,y\n", "line 2: 3 cells, but the first line names 2 columns"),
+        ("slide,,label\na.svs,z,x\n", "line 2: 'z' stands in a column without a name"),
+        ("sep=;\nslide;mpp\na.svs;nan\n", "line 3: mpp is nan"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, text: str | bytes, said: str) -> None:
@@ -112,3 +116,38 @@ def test_a_name_too_long_for_the_system_is_a_slide_that_is_not_there(tmp_path: P
     assert slide.path == tmp_path / name
     with pytest.raises(SlideError, match=r"does not exist|too long"):
         open_slide(slide.path)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "slide,label,\r\na.svs,grün,\r\n",
+        "slide,label,,\r\na.svs,grün,,\r\n,,,\r\n",
+        "slide,,label\r\na.svs,,grün\r\n",
+        "sep=;\r\nslide;label\r\na.svs;grün\r\n",
+        '"sep=|"\nslide|label\na.svs|grün\n',
+        "SEP=,\nslide,label\na.svs,grün\n",
+        "slide;label\r\na.svs;grün\r\n".encode("cp1252"),
+        "slide\tlabel\r\na.svs\tgrün\r\n".encode("utf-16"),
+        b"\xfe\xff" + "slide\tlabel\r\na.svs\tgrün\r\n".encode("utf-16-be"),
+        "slide,label\na.svs,grün\n".encode("utf-16-le"),
+        "\ufeffsep=;\nslide;label\na.svs;grün\n",
+    ],
+)
+def test_what_spreadsheets_write(tmp_path: Path, data: str | bytes) -> None:
+    assert read_manifest(written(tmp_path, data)) == [CohortSlide(tmp_path / "a.svs", "grün")]
+
+
+@pytest.mark.parametrize("name", ["excel_one_trailing_col.csv", "excel_sep.csv"])
+def test_the_lists_of_the_cases(name: str) -> None:
+    path = shared(f"cases/lists/{name}")
+    first = read_manifest(path)[0]
+    assert (first.path, first.label, first.notes) == (path.parent / "scans" / "a.tif", "x", {})
+
+
+def test_a_list_that_is_none_by_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    with path.open("wb") as file:
+        file.truncate(10**9)
+    with pytest.raises(CohortError, match="1000 MB, which no list"):
+        read_manifest(path)

@@ -18,7 +18,7 @@ from napari_2dmamba.cohort import extract_cohort as extract
 from napari_2dmamba.cohort.folders import worked_on
 from napari_2dmamba.cohort.gate import Gate, Passage
 from napari_2dmamba.cohort.made_with import read_made_with
-from napari_2dmamba.cohort.status import CohortSummary, SlideStatus
+from napari_2dmamba.cohort.status import CohortSummary, SlideStatus, names_only, read_status
 from napari_2dmamba.errors import CheckpointError, CohortError
 from napari_2dmamba.features import FeatureSettings
 from napari_2dmamba.models.settings import ModelSettings
@@ -91,10 +91,20 @@ def test_what_is_done_is_skipped_by_content(scans: Path, checkpoint: Path, tmp_p
     write_slide(moved / "a.tif", seed=5)  # another slide under the same name
     other = again()
     assert other.state == "done"
-    assert Path(other.folder).name == f"a-{other.fingerprint[:8]}"
-    assert arrays.stat().st_mtime_ns == made
+    assert Path(other.folder).name == "a"  # whoever pools by name gets what is there now
+    aside = out / f"a-{first.fingerprint[:8]}"
+    assert (aside / arrays.name).stat().st_mtime_ns == made
+    assert read_status(aside).state == "superseded"
+    with (out / "summary.csv").open(newline="", encoding="utf-8") as file:
+        told = {row["folder"]: row["state"] for row in csv.DictReader(file)}
+    assert told == {"a": "done", aside.name: "superseded"}
+    assert [row.folder for row in read_cohort(out).rows] == [other.folder]
 
     shutil.copy(scans / "a.tif", moved / "a.tif")
+    back = again()  # the former content is back: so is its result, under the plain name
+    assert (back.state, Path(back.folder).name) == ("reused", "a")
+    assert arrays.stat().st_mtime_ns == made
+    assert read_status(out / f"a-{other.fingerprint[:8]}").state == "superseded"
     assert again(write_checkpoint(tmp_path / "other.safetensors", seed=3)).state == "done"
     assert again().state == "done"  # the other checkpoint's result has taken the place
     arrays.write_bytes(arrays.read_bytes()[:-8])
@@ -339,3 +349,16 @@ def test_without_dask_several_workers_say_what_to_install(
     monkeypatch.setitem(__import__("sys").modules, "distributed", None)
     with pytest.raises(CohortError, match=r'pip install "napari-2dmamba\[cohort\]"'):
         extract([scans], out=tmp_path, cohort=CohortSettings(workers=2))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "told"),
+    [
+        ("/home/ana/case 12/x.svs cannot be read", "x.svs cannot be read"),
+        ("/srv/x.h5 says mpp 0.5 µm/px, and/or 3/4", "x.h5 says mpp 0.5 µm/px, and/or 3/4"),
+        (r"C:\Users\ana\x.svs is no slide", "x.svs is no slide"),
+        ("see https://example.org/a/b", "see https://example.org/a/b"),
+    ],
+)
+def test_what_is_handed_on_names_files_and_not_folders(sentence: str, told: str) -> None:
+    assert names_only(sentence, "/home/ana/case 12") == told

@@ -53,9 +53,7 @@ def test_each_model_says_what_it_says_alone(slide: Path, files: tuple[Path, Path
         assert entry.score_meaning == one.prediction.attention_meaning
         assert entry.seconds > 0
         assert entry.peak_bytes is not None
-        assert (
-            entry.record["model"]["checkpoint_sha256"] == (one.record["model"]["checkpoint_sha256"])
-        )
+        assert entry.record.model.checkpoint_sha256 == one.record.model.checkpoint_sha256
     assert found.titles == ("A", "B")
     assert found.entries[0].grid_map.name == "A"
     assert [row["task"] for row in found.predictions_table()] == ["classification", "survival"]

@@ -156,3 +156,29 @@ def test_the_search_on_a_scan_reaches_its_goal() -> None:
         assert found.after.hazards[0] <= found.before.hazards[0] / 2
     else:
         assert found.after is found.before
+
+
+def test_both_canvases_are_offered_where_they_differ() -> None:
+    """Without its first row the bag alone has a smaller canvas, and another answer."""
+    of = subject(rows=4, cols=5, left_out=())
+    first_row = np.arange(5)
+    kept = Counterfactuals(of).apply(first_row, "remove")
+    own = Counterfactuals(of, canvas="own").apply(first_row, "remove")
+    rest = np.arange(5, 20)
+    alone = of.model(of.features[rest], of.cells[rest] - of.cells[rest].amin(0), (3, 5))
+    np.testing.assert_allclose(own.after.logits, alone.logits.detach().numpy(), rtol=1e-12)
+    assert np.abs(own.after.logits - kept.after.logits).max() > 1e-6
+    assert kept.canvases_differ
+    assert own.canvases_differ
+    assert "canvas was kept" in kept.about_canvas
+    assert "patches left" in own.about_canvas
+    inner = Counterfactuals(of, canvas="own").apply(np.array([7]), "remove")
+    assert inner.about_canvas == ""
+    np.testing.assert_array_equal(
+        inner.after.logits, Counterfactuals(of).apply(np.array([7]), "remove").after.logits
+    )
+
+
+def test_without_a_canvas_there_is_one_answer() -> None:
+    of = subject("abmil", rows=4, cols=5, left_out=())
+    assert Counterfactuals(of, canvas="own").apply(np.arange(5), "remove").about_canvas == ""

@@ -81,6 +81,6 @@ def test_unknown_formats_are_named(slide: Slide, tmp_path) -> None:
 def test_an_open_run_can_be_exported_with_other_colours(slide: Slide, tmp_path) -> None:
     run = open_run(saved(slide, tmp_path / "run"))
     plain = export_run(run, formats=("png",), out=tmp_path / "a")[0]
-    other = replace(run, display=replace(run.display, colormap="magma"))
+    other = replace(run, record=replace(run.record, display=replace(run.display, colormap="magma")))
     coloured = export_run(other, formats=("png",), out=tmp_path / "b")[0]
     assert not np.array_equal(picture_of(plain), picture_of(coloured))

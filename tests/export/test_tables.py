@@ -78,7 +78,7 @@ def test_maps_of_one_name_are_numbered_and_attention_stands_once(tmp_path) -> No
 
 def test_a_map_smaller_than_the_slide_gives_nothing_beyond_it() -> None:
     part = replace(attention_map(), values=attention_map().values[:2, :2])
-    found = values_at(part, COORDS)
+    found = values_at(part, COORDS, SIZE)
     inside = (CELLS < 2).all(axis=1)
     np.testing.assert_array_equal(found[inside], ATTENTION[inside])
     assert np.isnan(found[~inside]).all()

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from napari_2dmamba.errors import FeatureError
+from napari_2dmamba.features import trust
 from napari_2dmamba.features.encoder import load_encoder
 
 PATCHES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), np.uint8))
@@ -26,8 +27,15 @@ class Tokens(torch.nn.Module):
         return torch.cat([first, 2 * first, quarters], 1)
 
 
+@pytest.fixture(autouse=True)
+def consents(tmp_path, monkeypatch):
+    """Keep what is consented to apart from the user's own."""
+    monkeypatch.setattr(trust, "consent_file", lambda: tmp_path / "config" / "trusted.json")
+
+
 def save(network: torch.nn.Module, path) -> None:
     torch.jit.save(torch.jit.script(network), path)
+    trust.trust(path)
 
 
 def test_torchscript_alone_takes_imagenet_s_normalisation(tmp_path):
@@ -94,6 +102,7 @@ def test_what_is_wrong_with_a_yaml_is_said(tmp_path, text, sentence):
     save(Means(), tmp_path / "t.ts")
     save(Tokens(), tmp_path / "tokens.ts")
     (tmp_path / "bad.ts").write_bytes(b"nothing of the kind")
+    trust.trust(tmp_path / "bad.ts")
     (tmp_path / "e.yaml").write_text(text)
     with pytest.raises(FeatureError, match=sentence) as error:
         load_encoder(str(tmp_path / "e.yaml"), device="cpu")

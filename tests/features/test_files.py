@@ -314,7 +314,7 @@ def test_somebody_s_parquet_is_read_when_told_what_it_does_not_say(tmp_path):
         ({"x": [0, 1], "y": [0, 1], "features": [[1.0], [2.0, 3.0]]}, "not all of one length"),
         ({"x": [0, 1], "y": [0, 1], "features": [[1.0], None]}, "numbers are missing"),
         ({"x": [0, 1], "y": [0, 1], "features": [["a"], ["b"]]}, "numbers of shape"),
-        ({"x": [0, None], "y": [0, 1], "features": [[1.0], [2.0]]}, "not whole numbers"),
+        ({"x": [0, None], "y": [0, 1], "features": [[1.0], [2.0]]}, "coordinates are no numbers"),
     ],
 )
 def test_what_is_wrong_with_a_parquet_table_is_said(tmp_path, columns, sentence):

@@ -1,5 +1,7 @@
 """The embedded encoder on scenes whose answer is known."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -158,3 +160,28 @@ def test_real_tissue_separates_mucosa_muscle_and_glass():
             assert nearest == kind
     nuclei = FEATURE_NAMES.index("nuclei_clear")
     assert centre["mucosa"][nuclei] > centre["muscle"][nuclei] > centre["glass"][nuclei]
+
+
+def test_threads_that_come_after_an_encoding_have_all_of_torch_s_threads() -> None:
+    before = torch.get_num_threads()
+    patches = torch.zeros(8, 64, 64, 3, dtype=torch.uint8)
+    seen: list[int] = []
+
+    def encode_and_look() -> None:
+        StainTexture().encode(patches, 0.5)
+
+    try:
+        torch.set_num_threads(3)
+        together = [threading.Thread(target=encode_and_look) for _ in range(3)]
+        for thread in together:
+            thread.start()
+        encode_and_look()
+        for thread in together:
+            thread.join()
+        later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        later.start()
+        later.join()
+        assert seen == [3]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import math
 import re
 import sys
 import types
@@ -344,3 +345,22 @@ def test_a_patch_that_transmil_repeats_scores_no_more_for_it() -> None:
     # The attention's own convolution along the sequence still tells places apart, a little.
     torch.testing.assert_close(scores, scores.mean().expand(5), rtol=0.02, atol=0)
     assert scores.abs().min() > 0.01
+
+
+def test_the_kernel_of_s4_holds_its_phase_over_a_long_bag() -> None:
+    """Against the sum of damped oscillations in float64, at phases of 1e4 radians."""
+    from napari_2dmamba.models.s4mil import S4DKernel
+
+    torch.manual_seed(0)
+    kernel = S4DKernel(4, 32)
+    kernel.log_dt.data.fill_(math.log(0.1))
+    found = kernel(4000).detach()
+    twin = S4DKernel(4, 32).double()
+    twin.load_state_dict({k: v.double() for k, v in kernel.state_dict().items()})
+    A = torch.complex(-torch.exp(twin.log_A_real), twin.A_imag).detach()
+    step = A * torch.exp(twin.log_dt.detach())[:, None]
+    C = torch.view_as_complex(twin.C.detach().contiguous())
+    weight = 2 * C * (torch.exp(step) - 1) / A
+    time = torch.arange(4000, dtype=torch.float64)
+    truth = (weight[:, :, None] * torch.exp(step[:, :, None] * time)).sum(1).real
+    torch.testing.assert_close(found.double(), truth, rtol=1e-6, atol=1e-7)

@@ -310,7 +310,8 @@ def rewritten(path: Path, **changes: object) -> Path:
         ({"config": {"feature_size": 6, "n_outputs": 2}}, "do not fit 2DMambaMIL"),
         ({"config": {"feature_size": 6, "n_outputs": 2, "depth": 9}}, "cannot be built"),
         ({"config": {"feature_size": 6, "n_outputs": 2, "n_layers": 10**9}}, "n_layers"),
-        ({"config": {"feature_size": 10**9, "n_outputs": 2}}, "do not fit 2DMambaMIL"),
+        ({"config": {"feature_size": 6, "n_outputs": 2, "d_model": 16.5}}, "d_model"),
+        ({"config": {"feature_size": 10**9, "n_outputs": 2}}, "feature_size"),
     ],
 )
 def test_a_header_that_lies_is_refused(changes: dict, says: str, tmp_path: Path) -> None:
@@ -340,3 +341,49 @@ def test_training_canvas_of_the_published_sizes() -> None:
     assert training_canvas(181272, 88334, 512) == (173, 355)  # BRACS
     assert training_canvas(96800, 47408, 512) == (93, 190)  # PANDA
     assert training_canvas(20160, 12096, 512) == (24, 40)  # DHMC
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"canvas": [float("inf"), 3]}, "canvas"),
+        ({"canvas": [10**9, 3]}, "canvas"),
+        ({"canvas": [-1, 3]}, "canvas"),
+        ({"canvas": [1.5, 3]}, "canvas"),
+        ({"patch_size": 0}, "patch size"),
+        ({"patch_size": True}, "patch size"),
+        ({"patch_size": 10**12}, "patch size"),
+        ({"mpp": float("nan")}, "µm/px"),
+        ({"mpp": float("inf")}, "µm/px"),
+        ({"mpp": -0.5}, "µm/px"),
+        ({"mpp": 10**400}, "µm/px"),
+        ({"class_names": "ab"}, "list of names"),
+        ({"class_names": ["a", 2]}, "list of names"),
+        ({"class_names": ["a", "a"]}, "same name"),
+        ({"config": {"feature_size": 6, "n_outputs": float("inf")}}, "n_outputs"),
+        ({"config": {"feature_size": "6", "n_outputs": 2}}, "feature_size"),
+        ({"config": {"feature_size": 6, "n_outputs": 2, "dropout": float("nan")}}, "dropout"),
+        ({"config": {}}, "feature_size"),
+        ({"encoder": "x" * 501}, "501 characters"),
+        ({"notes": "x" * 200_000}, "200000 characters"),
+        ({"format": "9" * 10_000}, "format"),
+    ],
+)
+def test_absurd_numbers_in_a_header_are_refused(changes: dict, says: str, tmp_path: Path) -> None:
+    path = rewritten(tmp_path / "m.safetensors", **changes)
+    for read in (read_header, load_checkpoint):
+        with pytest.raises(CheckpointError, match=says) as error:
+            read(path)
+        assert len(str(error.value)) < 600
+    from napari_2dmamba.checkpoints.summary import summarise
+
+    assert says in summarise(path).problem
+
+
+def test_too_many_names_are_refused_at_once(tmp_path: Path) -> None:
+    entry = {"dtype": "F32", "shape": [], "data_offsets": [0, 0]}
+    text = json.dumps({f"layer.{number}": entry for number in range(200_000)}).encode()
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(CheckpointError, match="200000 tensors"):
+        load_checkpoint(path)

@@ -499,7 +499,6 @@ def test_a_run_that_cannot_be_inspected(
         file.unlink()
     record = json.loads((folder / "run.json").read_text())
     record["features"]["path"] = str(folder / "gone.h5")
-    record["relative_paths"]["features"] = "gone.h5"
     (folder / "run.json").write_text(json.dumps(record))
     run_widget.open_saved_run(folder)
     qtbot.waitUntil(lambda: run_widget.shown is not None, timeout=LONG)

@@ -33,7 +33,7 @@ from tests.plugin.conftest import TISSUE, canvas_picture, colour_at
 
 def test_polygons_come_back_as_they_went(slide_path: Path) -> None:
     viewer = ViewerModel()
-    regions = Regions((box(100, 200, 900, 800),), (Polygon([(0, 0), (50, 0), (0, 50)]),))
+    regions = Regions.of((box(100, 200, 900, 800),), (Polygon([(0, 0), (50, 0), (0, 50)]),))
     with open_slide(slide_path) as slide:
         show_regions(viewer, slide, regions)
         drawn = drawn_regions(viewer)
@@ -126,7 +126,7 @@ def test_a_hundred_thousand_patches_are_one_small_layer(slide_path: Path) -> Non
 
 def test_regions_are_saved_for_qupath(slide_path: Path, tmp_path: Path) -> None:
     viewer = ViewerModel()
-    regions = Regions((box(100, 200, 900, 800),), (box(300, 300, 400, 400),))
+    regions = Regions.of((box(100, 200, 900, 800),), (box(300, 300, 400, 400),))
     with open_slide(slide_path) as slide:
         show_regions(viewer, slide, regions)
         path = tmp_path / "regions.geojson"

@@ -227,7 +227,7 @@ def test_a_slide_without_mpp_asks_for_it(
     widget.start_run()
     finish(widget, qtbot)
     assert widget.shown is not None
-    assert widget.shown.record["slide"]["mpp_source"] == "given by the user"
+    assert widget.shown.record.slide.mpp_source == "given by the user"
 
 
 def test_working_in_pixels(widget: RunWidget, viewer: Any, qtbot: Any, no_mpp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_working_in_pixels(widget: RunWidget, viewer: Any, qtbot: Any, no_mpp_pa
         widget.start_run()
         finish(widget, qtbot)
         assert widget.shown is not None
-        assert widget.shown.record["slide"]["mpp"] is None
+        assert widget.shown.record.slide.mpp is None
         layer = map_layer(viewer)
         assert layer.scale.tolist() == [256, 256]
         assert [str(unit) for unit in layer.units] == ["pixel", "pixel"]

@@ -85,7 +85,7 @@ def test_written_regions_are_read_back(
     tmp_path_factory: pytest.TempPathFactory, boxes: list[tuple[int, ...]], cut: int
 ) -> None:
     polygons = tuple(box(x, y, x + w, y + h) for x, y, w, h in boxes)
-    regions = Regions(polygons[:cut], polygons[cut:])
+    regions = Regions.of(polygons[:cut], polygons[cut:])
     path = tmp_path_factory.mktemp("regions") / "a.geojson"
     write_regions(regions, path)
     back = read_regions(path)
@@ -99,7 +99,7 @@ def test_rasterizing_counts_pixel_centres_and_leaves_holes(tmp_path: Path) -> No
         [(0, 0), (800, 0), (800, 800), (0, 800)],
         [[(200, 200), (600, 200), (600, 600), (200, 600)]],
     )
-    regions = Regions(include=(ring,), exclude=(box(0, 0, 800, 100),))
+    regions = Regions.of(include=(ring,), exclude=(box(0, 0, 800, 100),))
     mask = regions.rasterize((100, 200), (1600, 800))
     expected = np.zeros((100, 200), bool)
     expected[:, :100] = True

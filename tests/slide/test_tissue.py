@@ -118,7 +118,7 @@ def test_a_given_threshold_is_used(tmp_path: Path) -> None:
 def test_regions_narrow_the_tissue(tmp_path: Path) -> None:
     tissue = piece(500, 700, 300, seed=1)
     pixels = picture((tissue, DARK))
-    regions = Regions(include=(box(0, 0, 700, HEIGHT),), exclude=(box(0, 0, WIDTH, 500),))
+    regions = Regions.of(include=(box(0, 0, 700, HEIGHT),), exclude=(box(0, 0, WIDTH, 500),))
     mask = found(tmp_path, pixels, regions=regions)
     quarter = np.zeros_like(mask)
     quarter[500:, :700] = True
@@ -127,7 +127,7 @@ def test_regions_narrow_the_tissue(tmp_path: Path) -> None:
     everything = found(tmp_path, pixels, TissueSettings(method="everything"), regions)
     np.testing.assert_array_equal(everything, quarter)
     with pytest.raises(TissueError, match="given regions"):
-        found(tmp_path, pixels, regions=Regions(include=(box(0, 0, 50, 50),)))
+        found(tmp_path, pixels, regions=Regions.of(include=(box(0, 0, 50, 50),)))
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 """What the checkpoints are held against: the slide that is open, and its features."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari_2dmamba.checkpoints.fit import FeatureFacts, Subject, encoders_here
+from napari_2dmamba.export.record import RunRecord
 from napari_2dmamba.plugin.slide_layer import open_slides
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ def _of_file(path: Path) -> Subject:
     return Subject(path.name, FeatureFacts(**describe_features(path)))
 
 
-def _of_record(record: dict[str, Any]) -> FeatureFacts:
-    features, grid = record.get("features", {}), record.get("grid", {})
-    return FeatureFacts(
-        features.get("size"), features.get("encoder"), grid.get("patch_size_px"), grid.get("mpp")
-    )
+def _of_record(record: RunRecord) -> FeatureFacts:
+    features, grid = record.features, record.grid
+    return FeatureFacts(features.size, features.encoder, grid.patch_size_px, grid.mpp)

@@ -20,6 +20,7 @@ from napari_2dmamba.cohort import (
 )
 from napari_2dmamba.cohort import status as states
 from napari_2dmamba.cohort.made_with import MadeWith, read_made_with
+from napari_2dmamba.errors import UserError
 from napari_2dmamba.export.run_folder import RECORD_FILE
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import RunSettings
@@ -39,6 +40,7 @@ from napari_2dmamba.plugin.run_widget.features_section import FeaturesSection
 from napari_2dmamba.plugin.run_widget.model_section import ModelSection, grid_of_training
 from napari_2dmamba.plugin.section import scrolling_column
 from napari_2dmamba.plugin.slide_layer import open_slides
+from napari_2dmamba.plugin.trust_question import may_run
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 if TYPE_CHECKING:
@@ -290,8 +292,7 @@ class CohortWidget(DockedWidget):
             return
         form = self.patches_section.grid_form
         form.set_settings(grid_of_training(header, form.settings()))
-        if header.encoder is not None:
-            self.features_section.set_encoder(header.encoder)
+        self.features_section.follow_checkpoint(header.encoder)
 
     def _show_checkpoints(self) -> None:
         commands.show_checkpoints(self._viewer)
@@ -362,6 +363,12 @@ class CohortWidget(DockedWidget):
         out, features = self.output_section.folder, self.features_section.feature_file
         checkpoint, given = self.model_section.path, self.model_section.checkpoint_settings
         settings, how = self._run_settings(), self.output_section.settings
+        try:
+            if features is None and not may_run(self, settings.features.encoder):
+                return
+        except UserError as error:
+            self._complain(str(error))
+            return
         following = self._following = Following(slides)
         assert out is not None
 

@@ -14,6 +14,7 @@ from napari_2dmamba.compare.figure import write_figure
 from napari_2dmamba.compare.folder import write_comparison
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.display import DisplaySettings
+from napari_2dmamba.features.encoder import is_known
 from napari_2dmamba.models.fit import misfit
 from napari_2dmamba.models.header import CheckpointHeader, read_header
 from napari_2dmamba.pipeline import RunSettings
@@ -374,6 +375,6 @@ def as_trained(settings: RunSettings, header: CheckpointHeader | None) -> RunSet
     }
     grid = None if settings.grid is None else dataclasses.replace(settings.grid, **trained)
     features = settings.features
-    if header.encoder is not None:
+    if header.encoder is not None and is_known(header.encoder):
         features = dataclasses.replace(features, encoder=header.encoder)
     return dataclasses.replace(settings, grid=grid, features=features)

@@ -19,7 +19,9 @@ from napari_2dmamba.explain.provenance import Channels, Provenance, Through
 from napari_2dmamba.explain.receptive_field import Measure, lay_on_patch, receptive_field
 from napari_2dmamba.explain.subject import Subject
 from napari_2dmamba.export.record import features_hash, file_hash
-from napari_2dmamba.features.files import read_features
+from napari_2dmamba.features import FeatureFileSettings
+from napari_2dmamba.features.lattice import laid_out
+from napari_2dmamba.features.on_slide import features_on
 from napari_2dmamba.models import load_checkpoint
 from napari_2dmamba.models.mamba2d import Mamba2DMIL
 from napari_2dmamba.models.settings import ModelSettings
@@ -88,23 +90,28 @@ class Inspected:
             When model or features of the run are gone, or are not those of the run any more.
         """
         bag = shown.bag
+        aggregator = load_checkpoint(_checkpoint(shown))
+        stages = shown.record.settings
+        chosen = ModelSettings(**{**stages.get("model", {}), "device": "auto"})
         if bag is None:
-            path = _find(shown, "features", shown.record["features"].get("path"))
+            path = _find(shown, shown.record.features.path)
             if path is None:
                 raise FeatureError(
                     "the features of this run were not kept, or were moved; run the slide again "
                     "to inspect it"
                 )
-            bag = read_features(path)
-            if features_hash(bag) != shown.record["features"]["content_sha256"]:
+            given = FeatureFileSettings(**stages.get("feature_file", {}))
+            bag = features_on(shown.slide, path, trained=aggregator.header, given=given)
+            bag, _ = laid_out(
+                bag, uses_grid=aggregator.model.uses_grid, shared_cells=chosen.shared_cells
+            )
+            if features_hash(bag) != shown.record.features.content_sha256:
                 raise FeatureError(
                     f"{path} was changed since the run; run the slide again to inspect it"
                 )
         if bag.slide_mpp != shown.slide.mpp:  # maps are placed on the slide as it is shown
             bag = dataclasses.replace(bag, slide_mpp=shown.slide.mpp)
-        aggregator = load_checkpoint(_checkpoint(shown))
-        chosen = {**shown.record.get("settings", {}).get("model", {}), "device": "auto"}
-        subject = Subject.of(aggregator, bag, ModelSettings(**chosen))
+        subject = Subject.of(aggregator, bag, chosen)
         return cls(
             shown,
             subject,
@@ -199,14 +206,14 @@ def averaged_words(patches: Sequence[int]) -> str:
 
 
 def _checkpoint(shown: ShownRun) -> Path:
-    said = shown.record["model"]
-    path = _find(shown, "checkpoint", said.get("checkpoint_path"))
+    said = shown.record.model
+    path = _find(shown, said.checkpoint_path)
     if path is None:
         raise CheckpointError(
-            f"the checkpoint {said.get('checkpoint')} of this run is neither at "
-            f"{said.get('checkpoint_path')} nor in the run's folder; put it back to inspect the run"
+            f"the checkpoint {said.checkpoint} of this run is neither at "
+            f"{said.checkpoint_path} nor in the run's folder; put it back to inspect the run"
         )
-    if said.get("checkpoint_sha256") not in (None, file_hash(path)):
+    if said.checkpoint_sha256 not in (None, file_hash(path)):
         raise CheckpointError(
             f"{path} is not the checkpoint of this run any more (its checksum differs); put the "
             "old one back, or run the slide again"
@@ -214,14 +221,11 @@ def _checkpoint(shown: ShownRun) -> Path:
     return path
 
 
-def _find(shown: ShownRun, what: str, path: str | None) -> Path | None:
+def _find(shown: ShownRun, path: str | None) -> Path | None:
     """Return where a file of the run lies, which may have moved together with the run."""
     if path is None:
         return None
     places = [Path(path)]
     if shown.folder is not None:
         places += [shown.folder / Path(path).name, shown.folder.parent / Path(path).name]
-        relative = shown.record.get("relative_paths", {}).get(what)
-        if relative is not None:
-            places.insert(0, shown.folder / relative)
     return next((place for place in places if place.is_file()), None)

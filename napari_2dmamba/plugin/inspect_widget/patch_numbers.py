@@ -4,13 +4,13 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.explain.named_maps import MAPS, Asked
 from napari_2dmamba.explain.receptive_field import FieldSize, field_size, measure_field
+from napari_2dmamba.export.record import ExplainedPatch, as_json
 from napari_2dmamba.plugin.inspect_widget.inspected import How, Inspected
 
 
@@ -58,16 +58,13 @@ class PatchNumbers:
     extents: dict[str, Extent]
     values: dict[str, float]
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> ExplainedPatch:
         """Return what the run's record says of the query."""
-        return {
-            "patch": self.patch, "x": self.corner[0], "y": self.corner[1],
-            "row": self.cell[0], "col": self.cell[1],
-            "extents": {
-                name: {**dataclasses.asdict(one.size), "own_share": one.own_share}
-                for name, one in self.extents.items()
-            },
-        }  # fmt: skip
+        extents = {
+            name: as_json({**dataclasses.asdict(one.size), "own_share": one.own_share})
+            for name, one in self.extents.items()
+        }
+        return ExplainedPatch(self.patch, *self.corner, *self.cell, extents)
 
 
 _EXTENTS = {

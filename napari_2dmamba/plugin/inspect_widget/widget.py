@@ -8,6 +8,7 @@ from qtpy.QtCore import QSize
 from qtpy.QtWidgets import QCheckBox, QLabel, QPushButton, QVBoxLayout
 
 from napari_2dmamba.explain.display import DisplaySettings
+from napari_2dmamba.export.record import ExplainedMap, Explanations
 from napari_2dmamba.export.run_folder import save_run
 from napari_2dmamba.plugin.commands import docked_run_widget, run_widget
 from napari_2dmamba.plugin.docked import DockedWidget
@@ -333,17 +334,13 @@ class InspectWidget(DockedWidget):
             return
         asked = [live.patches] if len(live.patches) == 1 else [[one] for one in live.patches]
         about_one = live.maps if len(live.patches) == 1 else {}
-        about = {
-            "target": live.how.target,
-            "layer": range(live.inspected.subject.layers)[live.how.layer] + 1,
-            "channels": live.how.channels,
-            "queries": [
-                numbers_of(live.inspected, one, live.how, about_one).record() for one in asked
-            ],
-            "maps": {
-                name: {"title": one.name, "meaning": one.meaning} for name, one in live.maps.items()
-            },
-        }
+        about = Explanations(
+            live.how.target,
+            range(live.inspected.subject.layers)[live.how.layer] + 1,
+            live.how.channels,
+            {name: ExplainedMap(one.name, one.meaning) for name, one in live.maps.items()},
+            tuple(numbers_of(live.inspected, one, live.how, about_one).record() for one in asked),
+        )
         self._run_widget.set_more_maps(tuple(live.maps.values()), about)
 
     def _on_map_failed(self, sentence: str) -> None:
@@ -379,7 +376,7 @@ class InspectWidget(DockedWidget):
         def task(progress: ProgressCallback, stop: StopCallback) -> Any:
             return save_run(
                 folder, shown.record, grid=shown.grid, prediction=shown.prediction,
-                maps=shown.maps, display=display,
+                maps=shown.maps, regions=shown.regions, display=display,
             )  # fmt: skip
 
         self._jobs.start(

@@ -8,6 +8,7 @@ from qtpy.QtWidgets import QRadioButton
 
 from napari_2dmamba.features import FeatureSettings
 from napari_2dmamba.plugin.form import Form, PathEditor
+from napari_2dmamba.plugin.run_widget.message import Message
 from napari_2dmamba.plugin.section import Section
 
 ENCODERS = "napari_2dmamba.encoders"
@@ -54,7 +55,8 @@ class FeaturesSection(Section):
         )
         files = "Features (*.h5 *.hdf5 *.pt *.parquet);;All files (*)"
         self.file = PathEditor("Features", files, folder=of_many)
-        for widget in (self.compute, self.form, self.from_file, self.file):
+        self.stated = Message()
+        for widget in (self.compute, self.stated, self.form, self.from_file, self.file):
             self.body.addWidget(widget)
         self.compute.setChecked(True)
         self.compute.toggled.connect(self._follow)
@@ -73,11 +75,23 @@ class FeaturesSection(Section):
         path = self.file.get() if self.from_file.isChecked() else None
         return None if path is None else Path(path)
 
-    def set_encoder(self, name: str) -> None:
-        """Choose an encoder, as when a checkpoint was trained on its features."""
+    def follow_checkpoint(self, encoder: str | None) -> None:
+        """Choose the encoder a checkpoint states where it is known here; else only show it.
+
+        A checkpoint may be from anyone, and other names may stand for programs.
+        """
         from dataclasses import replace
 
-        self.form.set_settings(replace(self.settings, encoder=name))
+        from napari_2dmamba.features.encoder import is_known, not_taken
+
+        self.stated.clear()
+        if encoder is None:
+            return
+        if is_known(encoder):
+            self.form.set_settings(replace(self.settings, encoder=encoder))
+        elif encoder != self.settings.encoder:
+            self.stated.say(not_taken(encoder), "warning")
+            self.set_open(True)
 
     def _follow(self) -> None:
         from_file = self.from_file.isChecked()

@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QVBoxLayout
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.display import DisplaySettings, display_for
 from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.export.record import Explanations
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import RunResult, RunSettings, prepare_grid, run
 from napari_2dmamba.plugin import commands
@@ -52,6 +53,7 @@ from napari_2dmamba.plugin.slide_layer import (
     view_region,
     watch_reading,
 )
+from napari_2dmamba.plugin.trust_question import may_run
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 from napari_2dmamba.slide import PatchGrid, Slide, TissueMask, open_slide, read_regions
 
@@ -297,8 +299,7 @@ class RunWidget(DockedWidget):
             return
         form = self.slide_section.grid_form
         form.set_settings(grid_of_training(header, form.settings()))
-        if header.encoder is not None:
-            self.features_section.set_encoder(header.encoder)
+        self.features_section.follow_checkpoint(header.encoder)
 
     def _show_checkpoints(self) -> None:
         commands.show_checkpoints(self._viewer)
@@ -327,6 +328,8 @@ class RunWidget(DockedWidget):
         features = self.features_section.feature_file
         if features is None and self.features_section.from_file.isChecked():
             self._complain("no feature file is chosen; choose one under Features")
+            return
+        if features is None and not self._may_run(settings.features.encoder):
             return
         regions = drawn_regions(self._viewer)
         out = folder_of(slide)
@@ -357,6 +360,13 @@ class RunWidget(DockedWidget):
         job.failed.connect(arriving.end)
         job.cancelled.connect(arriving.end)
 
+    def _may_run(self, encoder: str) -> bool:
+        try:
+            return may_run(self, encoder)
+        except UserError as error:
+            self._complain(str(error))
+            return False
+
     def cancel(self) -> None:
         """Ask the running job to stop."""
         self.jobs.cancel()
@@ -385,6 +395,7 @@ class RunWidget(DockedWidget):
                 result.record,
                 result.folder,
                 result.bag,
+                result.regions,
             )
         )
 
@@ -426,7 +437,7 @@ class RunWidget(DockedWidget):
         self.scroll_area.ensureVisible(0, 0)
         self.run_shown.emit(shown)
 
-    def set_more_maps(self, maps: Sequence[GridMap], explanations: dict[str, Any]) -> None:
+    def set_more_maps(self, maps: Sequence[GridMap], explanations: Explanations) -> None:
         """Let exports and the record hold maps besides those of the run, in place of others.
 
         A map replaces that of the run with the same name.
@@ -435,7 +446,7 @@ class RunWidget(DockedWidget):
             return
         names = {one.name for one in maps}
         own = [one for one in self._own_maps if one.name not in names]
-        record = {**self._shown.record, "explanations": explanations}
+        record = dataclasses.replace(self._shown.record, explanations=explanations)
         self._shown = dataclasses.replace(self._shown, maps=(*own, *maps), record=record)
         self.export_section.set_run(self._shown)
         if self.map_layer is not None and self.map_layer.grid_map.name in names:

@@ -1,0 +1,156 @@
+"""A map above a threshold, as regions that can be drawn, edited and measured."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from napari_2dmamba.errors import GridError
+from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.slide.regions import Region, Regions
+
+
+@dataclass(frozen=True)
+class MapThreshold:
+    """Where a map is cut: above a value, or above a percentile of its patches.
+
+    Attributes
+    ----------
+    at
+        The value, or 0 to 100.
+    is_percentile
+        Which of the two it is.
+    """
+
+    at: float
+    is_percentile: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> "MapThreshold":
+        """Read ``"0.9"`` as a value and ``"90%"`` as a percentile.
+
+        Raises
+        ------
+        ValueError
+            When it is neither.
+        """
+        given = text.strip()
+        number = float(given.removesuffix("%"))
+        is_percentile = given.endswith("%")
+        if not np.isfinite(number) or (is_percentile and not 0 <= number <= 100):
+            raise ValueError(f"{text!r} is neither a value nor a percentile such as 90%")
+        return cls(number, is_percentile)
+
+    def value_on(self, grid_map: GridMap) -> float:
+        """Return the value of the map that the threshold stands for."""
+        if not self.is_percentile:
+            return self.at
+        finite = grid_map.values[np.isfinite(grid_map.values)]
+        if not finite.size:
+            raise GridError(f"the map {grid_map.name} has no values; choose another map")
+        return float(np.percentile(finite.astype(np.float64), self.at))
+
+
+def regions_above(
+    grid_map: GridMap,
+    threshold: MapThreshold | float,
+    *,
+    class_name: str = "",
+    colour: tuple[int, int, int] | None = None,
+    dimensions: tuple[int, int] | None = None,
+    least_patches: int = 1,
+) -> Regions:
+    """Return what of a map lies above a threshold, one region for all patches that share sides.
+
+    Patches that touch at a corner only are two regions; what lies in a region below the threshold
+    is a hole in it. The properties hold QuPath measurements: area (mm², or level-0 pixels on a
+    slide without µm per pixel), number of patches, and mean and highest value.
+
+    Parameters
+    ----------
+    threshold
+        A value of the map, or a `MapThreshold`; a patch counts when its value is greater.
+    class_name
+        Class of the regions; the name of the map when empty.
+    colour
+        Of the class.
+    dimensions
+        ``(width, height)`` of the slide: patches that reach beyond it are cut there.
+    least_patches
+        Smaller regions are left out.
+
+    Raises
+    ------
+    GridError
+        When nothing of the map lies above the threshold.
+    """
+    import shapely
+
+    if not isinstance(threshold, MapThreshold):
+        threshold = MapThreshold(float(threshold))
+    value = threshold.value_on(grid_map)
+    above = grid_map.values > value  # False where there is no value
+    labels, _ = ndimage.label(above)  # patches that share a side
+    counts = np.bincount(labels.ravel())
+    counts[0] = 0
+    kept = np.flatnonzero(counts >= max(1, least_patches))
+    kept = kept[counts[kept] > 0]
+    if not len(kept):
+        raise GridError(
+            f"no patch of the map {grid_map.name} lies above {value:.6g} (the highest is "
+            f"{_highest(grid_map)}); choose a lower threshold"
+        )
+    rows, cols = np.nonzero(np.isin(labels, kept))
+    owner = labels[rows, cols]
+    order = np.argsort(owner, kind="stable")
+    rows, cols, owner = rows[order], cols[order], owner[order]
+    size = grid_map.patch_size_level0
+    left, top = grid_map.origin[0] + cols * size, grid_map.origin[1] + rows * size
+    right, bottom = left + size, top + size
+    if dimensions is not None:
+        right, bottom = np.minimum(right, dimensions[0]), np.minimum(bottom, dimensions[1])
+    squares = shapely.box(left, top, right, bottom)
+    ends = np.cumsum(counts[kept])
+    regions = []
+    for end, count in zip(ends, counts[kept], strict=True):
+        part = slice(end - count, end)
+        shape = shapely.coverage_union_all(squares[part])
+        shape = shapely.simplify(shape, 0)  # corners between patches in one line
+        values = grid_map.values[rows[part], cols[part]].astype(np.float64)
+        regions.append(_region(grid_map, shape, values, class_name or grid_map.name, colour))
+    return Regions(tuple(regions))
+
+
+def _highest(grid_map: GridMap) -> str:
+    finite = grid_map.values[np.isfinite(grid_map.values)]
+    return f"{finite.max():.6g}" if finite.size else "none"
+
+
+def _region(
+    grid_map: GridMap,
+    shape: Any,
+    values: np.ndarray,
+    class_name: str,
+    colour: tuple[int, int, int] | None,
+) -> Region:
+    import shapely
+
+    area = float(shapely.area(shape))
+    measurements: dict[str, float] = {}
+    if grid_map.mpp is None:
+        measurements["Area level-0 px"] = area
+    else:
+        measurements["Area mm²"] = area * grid_map.mpp**2 / 1e6
+    measurements["Patches"] = float(len(values))
+    measurements[f"{grid_map.name}: mean"] = float(values.mean())
+    measurements[f"{grid_map.name}: highest"] = float(values.max())
+    return Region(
+        shape,
+        "include",
+        "",
+        class_name,
+        colour,
+        "",
+        {"objectType": "annotation", "isLocked": False, "measurements": measurements},
+    )

@@ -1,0 +1,371 @@
+"""Regions as GeoJSON files that QuPath writes and reads."""
+
+import gc
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_2dmamba.errors import GridError
+from napari_2dmamba.slide.regions import CHECKED_CORNERS, Region, Regions, Role
+from napari_2dmamba.whole_files import written_whole
+
+LARGEST_FILE = 2 * 2**30
+"""Bytes of GeoJSON, unpacked; a million objects of 30 corners have some 600 MB."""
+
+_FARTHEST = 1e9
+"""Level-0 pixels; no slide is near as wide."""
+
+_DEEPEST = 50
+_ROLE_CLASSES: dict[Role, tuple[str, tuple[int, int, int]]] = {
+    "include": ("Include", (0, 160, 80)),
+    "exclude": ("Exclude", (200, 60, 40)),
+}
+"""Class and colour of regions that have none of their own, for QuPath to show."""
+
+
+def read_regions(path: str | Path, *, offset: tuple[float, float] = (0, 0)) -> Regions:
+    """Read a GeoJSON file as QuPath writes it, gzipped or not.
+
+    A feature is excluded when its property ``exclude`` is true; without this property, when its
+    classification is called "exclude" or starts with "ignore" (in any case; QuPath writes
+    "Ignore*"). Outlines that cross themselves are filled. Points and lines are left aside.
+
+    Parameters
+    ----------
+    offset
+        Added to every coordinate: the first two of `Slide.bounds`, since QuPath counts from
+        the corner of the scanned part.
+
+    Raises
+    ------
+    GridError
+        When the file is no GeoJSON, or holds no areas.
+    """
+    path = Path(path)
+    try:
+        data = _unpacked(path)
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise GridError(f"{path} cannot be read: {reason}") from error
+    try:
+        with _without_collector():
+            regions = regions_from_geojson(json.loads(data, parse_constant=_refuse), offset=offset)
+    except RecursionError as error:
+        raise GridError(
+            f"{path.name} is not GeoJSON (nested too deep); export it from QuPath"
+        ) from error
+    except GridError as error:
+        raise GridError(f"{path.name} {error}") from error
+    except ValueError as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise GridError(f"{path.name} is not GeoJSON ({reason}); export it from QuPath") from error
+    if not regions:
+        raise GridError(f"{path.name} holds no areas; draw polygons or rectangles and export them")
+    return regions
+
+
+def write_regions(
+    regions: Regions, path: str | Path, *, offset: tuple[float, float] = (0, 0)
+) -> None:
+    """Write regions as GeoJSON that QuPath and `read_regions` read back.
+
+    Parameters
+    ----------
+    offset
+        Subtracted from every coordinate; see `read_regions`.
+
+    Raises
+    ------
+    ExportError
+        When the file cannot be written.
+    """
+    features = regions_to_geojson(regions, offset=offset)["features"]
+    with written_whole(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
+        file.write('{"type":"FeatureCollection","features":[\n')
+        for number, feature in enumerate(features):
+            text = json.dumps(feature, ensure_ascii=False, separators=(",", ":"))
+            file.write(text if number == 0 else ",\n" + text)
+        file.write("\n]}\n")
+
+
+def regions_to_geojson(regions: Regions, *, offset: tuple[float, float] = (0, 0)) -> dict[str, Any]:
+    """Return regions as a GeoJSON FeatureCollection in QuPath's form; see `write_regions`."""
+    import shapely
+    from shapely.geometry import mapping
+
+    features = []
+    for one in regions:
+        shape = one.geometry
+        if offset != (0, 0):
+            shape = shapely.transform(shape, lambda points: points - offset)
+        feature: dict[str, Any] = {"type": "Feature"}
+        if one.id:
+            feature["id"] = one.id
+        feature["geometry"] = mapping(shape)
+        feature["properties"] = _properties_of(one)
+        features.append(feature)
+    return {"type": "FeatureCollection", "features": features}
+
+
+def regions_from_geojson(data: Any, *, offset: tuple[float, float] = (0, 0)) -> Regions:
+    """Return the areas in GeoJSON; see `read_regions`.
+
+    Raises
+    ------
+    GridError
+        When a shape or a property is not what GeoJSON has there.
+    ValueError
+        When it is no GeoJSON at all.
+    """
+    features: list[dict[str, Any]] = []
+    outlines: list[list[Any]] = []
+    for feature in _features(data, 0):
+        outline = _outline(feature["geometry"], len(features))
+        if outline:
+            features.append(feature)
+            outlines.append(outline)
+    if not features:
+        return Regions()
+    shapes = _shapes(outlines, offset)
+    regions = []
+    for number, (feature, shape) in enumerate(zip(features, shapes, strict=True)):
+        if shape is not None:
+            regions.append(_region(feature, shape, number))
+    return Regions(tuple(regions))
+
+
+def _unpacked(path: Path) -> bytes:
+    """Return the file's text without gzip and byte order mark, as UTF-8."""
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    try:
+        with gzip.open(path) if packed else path.open("rb") as stream:
+            data = stream.read(LARGEST_FILE + 1)
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise GridError(f"{path.name} is damaged (gzip: {error}); export it again") from error
+    except Exception as error:
+        if type(error).__module__ == "zlib":
+            raise GridError(f"{path.name} is damaged (gzip: {error}); export it again") from error
+        raise
+    if len(data) > LARGEST_FILE:
+        raise GridError(f"{path.name} has more than {LARGEST_FILE:,} bytes; export fewer objects")
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16").encode()
+    return data.removeprefix(b"\xef\xbb\xbf")
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Hold Python's garbage collector: with millions of new lists it takes most of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number")
+
+
+def _features(data: Any, depth: int) -> Iterator[dict[str, Any]]:
+    """Yield the features of a collection, of a list, or of a single feature or geometry."""
+    if depth > _DEEPEST:
+        raise ValueError("nested too deep")
+    if isinstance(data, list):
+        for item in data:
+            yield from _features(item, depth + 1)
+        return
+    if not isinstance(data, dict) or not isinstance(data.get("type"), str):
+        raise ValueError("no features were found")
+    if data["type"] == "FeatureCollection":
+        yield from _features(data.get("features"), depth + 1)
+    elif data["type"] == "Feature":
+        if data.get("geometry") is not None:
+            yield data
+    else:
+        yield {"geometry": data}
+
+
+def _outline(geometry: Any, number: int, depth: int = 0) -> list[list[Any]]:
+    """Return the polygons of a geometry as lists of rings; lines and points have none."""
+    if not isinstance(geometry, dict) or depth > _DEEPEST:
+        raise _unreadable(number, "its geometry is no object")
+    kind = geometry.get("type")
+    if kind == "GeometryCollection":
+        parts = _list(geometry.get("geometries"), number)
+        return [ring for part in parts for ring in _outline(part, number, depth + 1)]
+    if kind in ("Point", "MultiPoint", "LineString", "MultiLineString"):
+        return []
+    if kind not in ("Polygon", "MultiPolygon"):
+        raise _unreadable(number, f"there is no geometry of type {str(kind)[:40]!r}")
+    coordinates = _list(geometry.get("coordinates"), number)
+    polygons = [coordinates] if kind == "Polygon" else coordinates
+    return [polygon for polygon in polygons if _list(polygon, number) and polygon[0]]
+
+
+def _list(value: Any, number: int) -> list[Any]:
+    if not isinstance(value, list):
+        raise _unreadable(number, "its coordinates are no list")
+    return value
+
+
+def _unreadable(number: int, reason: str) -> GridError:
+    return GridError(
+        f"holds a shape that cannot be read (object {number + 1}: {reason}); export it again"
+    )
+
+
+def _shapes(outlines: list[list[Any]], offset: tuple[float, float]) -> NDArray[np.object_]:
+    """Return one valid polygon or multipolygon per object, None where nothing of it has area."""
+    import shapely
+
+    rings, of_ring, of_polygon = [], [], []
+    polygons = 0
+    for number, outline in enumerate(outlines):
+        for polygon in outline:
+            for ring in polygon:
+                if not isinstance(ring, list) or len(ring) < 3:
+                    raise _unreadable(number, "a ring needs three corners")
+                rings.append(ring)
+                of_ring.append(polygons)
+            of_polygon.append(number)
+            polygons += 1
+    lengths = np.fromiter(map(len, rings), np.int64, len(rings))
+    owner = np.asarray(of_polygon)[np.asarray(of_ring)]
+    points = _points(rings, lengths, owner) + offset
+    made = shapely.polygons(
+        shapely.linearrings(points, indices=np.repeat(np.arange(len(rings)), lengths)),
+        indices=np.asarray(of_ring),
+    )
+    counts = np.bincount(of_polygon, minlength=len(outlines))
+    if (counts != 1).any():
+        made = shapely.multipolygons(made, indices=np.asarray(of_polygon))
+        single = np.flatnonzero(counts == 1)
+        made[single] = shapely.get_geometry(made[single], 0)
+    short = np.flatnonzero(shapely.get_num_coordinates(made) <= CHECKED_CORNERS)
+    broken = short[~shapely.is_valid(made[short])]
+    if len(broken):
+        made[broken] = shapely.make_valid(made[broken], method="structure", keep_collapsed=False)
+    made[shapely.is_empty(made)] = None
+    return made
+
+
+def _points(
+    rings: list[Any], lengths: NDArray[np.int64], owner: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the corners of all rings, ``(P, 2)`` level-0 ``(x, y)``."""
+    flat = [point for ring in rings for point in ring]
+    try:
+        points = np.array(flat)
+    except ValueError:  # some have a height as well, or are no points
+        points = np.empty(0)
+    if points.ndim != 2 or points.shape[1] < 2 or points.dtype.kind not in "iuf":
+        for number, ring in zip(owner, rings, strict=True):
+            if not all(_is_point(point) for point in ring):
+                raise _unreadable(int(number), "a corner is no pair of numbers")
+        points = np.array([point[:2] for point in flat], dtype=np.float64)
+    points = points[:, :2].astype(np.float64, copy=False)
+    far = ~(np.abs(points) <= _FARTHEST).all(axis=1)
+    if far.any():
+        ring = int(np.searchsorted(np.cumsum(lengths), int(far.argmax()), side="right"))
+        raise _unreadable(int(owner[ring]), "a corner lies beyond any slide")
+    return points
+
+
+def _is_point(point: Any) -> bool:
+    return (
+        isinstance(point, list)
+        and len(point) >= 2
+        and all(isinstance(v, int | float) and not isinstance(v, bool) for v in point[:2])
+        and all(abs(v) < 10**300 for v in point[:2])
+    )
+
+
+def _region(feature: dict[str, Any], shape: Any, number: int) -> Region:
+    properties = feature.get("properties")
+    if properties is None:
+        properties = {}
+    if not isinstance(properties, dict):
+        raise _unreadable(number, "its properties are no object")
+    name, colour = _class_of(properties.get("classification"), number)
+    role: Role = "exclude" if _is_excluded(properties, name) else "include"
+    if name.casefold() in _ROLE_CLASSES:  # the role's own class, as `write_regions` writes it
+        own = _ROLE_CLASSES["include" if name.casefold() == "include" else "exclude"][1]
+        name, colour = "", None if colour == own else colour
+    called, identifier = properties.get("name"), feature.get("id")
+    return Region(
+        shape,
+        role,
+        called if isinstance(called, str) else "",
+        name,
+        colour,
+        identifier if isinstance(identifier, str) else "",
+        {k: v for k, v in properties.items() if k not in ("name", "classification", "exclude")},
+    )
+
+
+def _class_of(classification: Any, number: int) -> tuple[str, tuple[int, int, int] | None]:
+    """Return name and colour of a class, as QuPath writes and wrote them."""
+    if classification is None:
+        return "", None
+    if isinstance(classification, str):
+        return classification, None
+    if not isinstance(classification, dict):
+        raise _unreadable(number, "its classification is no object")
+    name = classification.get("name")
+    if name is None:
+        names = classification.get("names") or []
+        if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+            raise _unreadable(number, "the names of its class are no texts")
+        name = ": ".join(names)
+    if not isinstance(name, str):
+        raise _unreadable(number, "the name of its class is no text")
+    colour, packed = classification.get("color"), classification.get("colorRGB")
+    if (
+        isinstance(colour, list)
+        and len(colour) >= 3
+        and all(isinstance(v, int) and 0 <= v <= 255 for v in colour[:3])
+    ):
+        return name, (colour[0], colour[1], colour[2])
+    if isinstance(packed, int):
+        return name, ((packed >> 16) & 255, (packed >> 8) & 255, packed & 255)
+    return name, None
+
+
+def _is_excluded(properties: dict[str, Any], class_name: str) -> bool:
+    if "exclude" in properties:
+        return bool(properties["exclude"])
+    return _names_an_exclusion(class_name)
+
+
+def _names_an_exclusion(class_name: str) -> bool:
+    """QuPath's derived classes are told with colons: "Tumor: Ignore*"."""
+    return any(
+        re.match(r"\s*(exclude\s*$|ignore)", part, re.IGNORECASE) for part in class_name.split(":")
+    )
+
+
+def _properties_of(region: Region) -> dict[str, Any]:
+    name, colour = _ROLE_CLASSES[region.role]
+    classification: dict[str, Any] = {"name": region.classification or name}
+    if not region.classification:
+        classification["color"] = list(region.colour or colour)
+    elif region.colour is not None:
+        classification["color"] = list(region.colour)
+    properties: dict[str, Any] = {"objectType": "annotation", **region.properties}
+    if region.name:
+        properties["name"] = region.name
+    properties["classification"] = classification
+    if _names_an_exclusion(classification["name"]) != (region.role == "exclude"):
+        properties["exclude"] = region.role == "exclude"
+    return properties

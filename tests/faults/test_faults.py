@@ -1,0 +1,48 @@
+"""A kill or a full disk at any call that changes a file: the next run gives the same, bit by bit.
+
+``FAULTS_EVERY=1`` tries every single call, which takes minutes; without it some are tried.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("cc")
+    if sys.platform != "linux" or compiler is None:
+        pytest.skip("faults are put under the process by a preloaded library: Linux with cc")
+    made = tmp_path_factory.mktemp("shim") / "shim.so"
+    source = str(HERE / "shim.c")
+    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", made, source, "-ldl"], check=True)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("action", "every"), [("extraction", 3), ("cohort_extraction", 13), ("run", 19)]
+)
+def test_after_any_fault_the_next_run_gives_the_same(
+    action: str, every: int, shim: Path, tmp_path: Path
+) -> None:
+    every = int(os.environ.get("FAULTS_EVERY", every))
+    told = subprocess.run(
+        [sys.executable, "-m", "tests.faults.campaign", action, str(tmp_path), str(every)],
+        env={**os.environ, "LD_PRELOAD": str(shim), "OMP_NUM_THREADS": "1"},
+        cwd=HERE.parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr[-3000:]
+    found = json.loads(told.stdout.splitlines()[-1])
+    assert found["calls"] > 10
+    assert found["wrong"] == []
+    assert all("No space left on device" in sentence for sentence in found["sentences"])
