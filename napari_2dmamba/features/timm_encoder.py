@@ -125,7 +125,7 @@ def load_network(
         raise FeatureError(f"{folder} holds no config.json that names a timm architecture")
 
     if config_file is not None:
-        architecture, arguments, data = _read_config(config_file)
+        architecture, arguments, data = read_config(config_file)
     else:
         architecture, arguments, data = model, {}, None
     network = create(architecture, **(arguments | more))
@@ -284,7 +284,14 @@ def _weights_in(folder: Path) -> Path:
     raise FeatureError(f"{folder} holds no weights: none of {', '.join(WEIGHT_FILES)} is there")
 
 
-def _read_config(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def read_config(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Return architecture, arguments and ``pretrained_cfg`` of a ``config.json`` in timm's layout.
+
+    Raises
+    ------
+    FeatureError
+        When it is none, or could make timm load something else.
+    """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         architecture = config["architecture"]

@@ -13,7 +13,7 @@ from torch import nn
 from napari_2dmamba.errors import CheckpointError, FeatureError
 from napari_2dmamba.features.encoder import choose_device
 from napari_2dmamba.features.model_encoder import ModelEncoder, Transform
-from napari_2dmamba.features.timm_encoder import create
+from napari_2dmamba.features.timm_encoder import create, read_config
 from napari_2dmamba.features.weights import fit_weights
 from napari_2dmamba.whole_files import written_whole
 
@@ -104,20 +104,17 @@ class TileClassifier:
         folder = Path(folder).expanduser()
         try:
             config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-            told = dict(config.get("pretrained_cfg") or {})
+            architecture, arguments, told = read_config(folder / _CONFIG)
             names = config.get("label_names") or told.get("label_names")
             classes = tuple(str(name) for name in names or ())
             if not classes:
                 raise ValueError("it names no classes")
-            size = int(told["input_size"][1])
             transform = Transform(
-                size=size,
+                size=int(told["input_size"][1]),
                 mean=_three(told["mean"]),
                 std=_three(told["std"]),
                 interpolation="bilinear" if told.get("interpolation") == "bilinear" else "bicubic",
             )
-            architecture = str(config["architecture"])
-            arguments = dict(config.get("model_args") or {})
             state = load_file(folder / _WEIGHTS)
             crop_pct = float(told.get("crop_pct") or 1.0)
             mpp = config.get("mpp")
@@ -126,6 +123,8 @@ class TileClassifier:
                 f"{folder} is no classifier: {Path(str(error.filename)).name} is not there; give "
                 "the folder that training wrote"
             ) from error
+        except FeatureError:
+            raise
         except Exception as error:  # safetensors and JSON raise their own
             raise CheckpointError(
                 f"{folder} is no classifier, or is damaged ({type(error).__name__}: {error}); "

@@ -163,8 +163,12 @@ def test_imagenet_evaluation_with_published_weights(tmp_path: Path, capsys) -> N
 def test_what_is_no_classifier(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json is not there"):
         TileClassifier.load(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="no classifier"):
+    (tmp_path / "config.json").write_text('{"architecture": "test_resnet"}')
+    with pytest.raises(CheckpointError, match="names no classes"):
+        TileClassifier.load(tmp_path)
+    elsewhere = {"architecture": "test_resnet", "model_args": {"checkpoint_path": "/other.pth"}}
+    (tmp_path / "config.json").write_text(json.dumps(elsewhere))
+    with pytest.raises(FeatureError, match="load other files"):
         TileClassifier.load(tmp_path)
     cfg = {"input_size": [3, 16, 16], "mean": [0, 0, 0], "std": [1, 1, 1]}
     config = {"architecture": "test_resnet", "label_names": ["a"], "pretrained_cfg": cfg}
