@@ -30,7 +30,7 @@ from shapely import MultiPoint  # noqa: E402
 from napari_2dmamba.models import Aggregator, CheckpointHeader, save_checkpoint  # noqa: E402
 from napari_2dmamba.models.checkpoint import build_model  # noqa: E402
 from napari_2dmamba.plugin.app import Application, make_viewer  # noqa: E402
-from napari_2dmamba.plugin.commands import raise_dock, show_checkpoints  # noqa: E402
+from napari_2dmamba.plugin.docks import CHECKPOINTS, raise_dock, show  # noqa: E402
 from napari_2dmamba.plugin.jobs import wait_for_jobs  # noqa: E402
 from napari_2dmamba.plugin.section import Fold  # noqa: E402
 from napari_2dmamba.sample import demo_checkpoint, sample_slide  # noqa: E402
@@ -229,7 +229,7 @@ def table_of_checkpoints(application: Application) -> QWidget:
     os.environ["HOME"] = _folder.name  # so that paths are shown from here
     models = Path(_folder.name) / "models"
     make_example_checkpoints(models)
-    table = show_checkpoints(application.viewer)
+    table = show(application.viewer, CHECKPOINTS)
     table.add([str(models)])
     wait_until(lambda: not table.checkpoints.is_reading)
     wait_until(lambda: table.table.view.subject is not None)

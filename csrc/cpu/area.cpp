@@ -26,7 +26,7 @@
 // More rows than this under one output row are for the caller to refuse.
 constexpr int64_t MAX_TAPS = 64;
 
-AREA_EXPORT int area_version() { return 3; }
+AREA_EXPORT int area_version() { return 4; }
 
 namespace {
 
@@ -138,11 +138,21 @@ struct Axis {
 // row            scratch, 3 * tile_columns * tile_width + 6 * x->taps + 8
 // line           scratch, 3 * size + 1
 // out            size x size x 3 bytes
-AREA_EXPORT AREA_CLONES void area_resample(const uint8_t* const* tiles, int64_t tile_columns,
+// Returns 0, or 1 and does nothing where sizes cannot be meant.
+AREA_EXPORT AREA_CLONES int area_resample(const uint8_t* const* tiles, int64_t tile_columns,
                                            int64_t tile_height, int64_t tile_width, const Axis* y,
                                            const Axis* x, int64_t y_from, int64_t y_to,
                                            int64_t left, int64_t right, int64_t size,
                                            uint16_t* row, uint16_t* line, uint8_t* out) {
+  if (tiles == nullptr || y == nullptr || x == nullptr || row == nullptr || line == nullptr ||
+      out == nullptr || tile_columns < 1 || tile_height < 1 || tile_width < 1 || y->taps < 1 ||
+      y->taps > MAX_TAPS || x->taps < 1 || x->taps > MAX_TAPS || y_from < 0 || y_to > size ||
+      left < 0 || right > tile_columns * tile_width || left > right)
+    return 1;
+  for (int64_t j = 0; j < size; ++j)
+    if (x->first[j] < left || x->first[j] >= right) return 1;
+  for (int64_t i = y_from; i < y_to; ++i)
+    if (y->first[i] < 0) return 1;
   const uint8_t* rows[MAX_TAPS];
   // Products are cut off, half a unit too low on average; at the end 128 rounds to nearest
   const uint16_t y_start = static_cast<uint16_t>(y->taps / 2);
@@ -173,4 +183,5 @@ AREA_EXPORT AREA_CLONES void area_resample(const uint8_t* const* tiles, int64_t 
     uint8_t* __restrict bytes = out + 3 * size * i;
     for (int64_t c = 0; c < 3 * size; ++c) bytes[c] = static_cast<uint8_t>(line[c] >> 8);
   }
+  return 0;
 }

@@ -12,6 +12,7 @@ JPEG_EXPORT int jpeg_marks_version() { return 1; }
 
 // What napari_2dmamba/slide/jpeg_marks.py defines as end_of_jpeg_in_python; -1 for None.
 JPEG_EXPORT int64_t jpeg_end(const uint8_t* data, int64_t size) {
+  if (data == nullptr || size < 0) return -1;
   int64_t at = -1;
   for (int64_t i = 0; i + 1 < size && at < 0; ++i)
     if (data[i] == 0xff && data[i + 1] == 0xda) at = i;

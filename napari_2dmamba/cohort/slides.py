@@ -74,7 +74,7 @@ def find_slides(
         path = home_expanded(text)
         if path.suffix.lower() == ".csv" and not os.path.isdir(path):
             slides = read_manifest(path)
-        elif os.path.isdir(path):
+        elif os.path.isdir(path) and path.suffix.lower() not in SLIDE_SUFFIXES:
             slides = [CohortSlide(one) for one in slides_below(path, barred)]
             if not slides:
                 raise CohortError(
@@ -114,9 +114,13 @@ def slides_below(folder: Path, leave_out: Path | None = None) -> list[Path]:
             continue
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
+        slides = [name for name in folders if Path(name).suffix.lower() == ".zarr"]
+        folders[:] = [
+            name for name in folders if name not in slides
+        ]  # a slide, not a place of some
         files += [
             _absolute(Path(place, name))
-            for name in names
+            for name in [*names, *slides]
             if not name.startswith(".") and Path(name).suffix.lower() in SLIDE_SUFFIXES
         ]
     return list(_one_per_dicom_series(sorted(files)))
@@ -130,7 +134,7 @@ def _matching(pattern: str, leave_out: Path | None) -> Iterator[Path]:
         path = Path(name)
         if leave_out is not None and Path(os.path.realpath(path)).is_relative_to(leave_out):
             continue
-        if os.path.isdir(path):
+        if os.path.isdir(path) and path.suffix.lower() not in SLIDE_SUFFIXES:
             if not pattern.endswith("**"):
                 files += slides_below(path, leave_out)
         elif any_suffix or path.suffix.lower() in SLIDE_SUFFIXES:

@@ -13,7 +13,7 @@ from napari_2dmamba.native import library_path
 
 LIBRARY = library_path(__package__, "_area")
 """The library, or None where it was not built."""
-_VERSION = 3
+_VERSION = 4
 _MOST_TAPS = 64  # as in csrc/cpu/area.cpp
 
 
@@ -117,6 +117,19 @@ class TileResampler:
         columns: AreaWeights,
         out: NDArray[np.uint8],
     ) -> None:
+        height, width = tile_shape
+        _require(min(height, width, tile_rows, tiles_per_row) > 0, f"tiles of shape {tile_shape}")
+        size = len(out)
+        _require(
+            out.shape == (size, size, 3) and out.dtype == np.uint8 and out.flags.c_contiguous
+            and out.flags.writeable,
+            f"out of shape {out.shape} and {out.dtype}",
+        )  # fmt: skip
+        for table, length in ((rows, tile_rows * height), (columns, tiles_per_row * width)):
+            _require(
+                len(table.first) == size and table.first.min() >= 0 and table.ends.max() <= length,
+                f"weights of pixels {table.first.min()} to {table.ends.max()} over {length}",
+            )
         self._shape, self._per_row = tile_shape, tiles_per_row
         self._rows, self._columns, self._out = rows, columns, out
         self._count = tile_rows * tiles_per_row
@@ -132,7 +145,17 @@ class TileResampler:
         Returns
         -------
         How many tiles, from the first one on, are not needed any more.
+
+        Raises
+        ------
+        ValueError
+            When the tile is not what was promised: the library reads memory by these sizes.
         """
+        _require(
+            tile.shape == (*self._shape, 3) and tile.dtype == np.uint8 and tile.flags.c_contiguous,
+            f"a tile of shape {tile.shape} and {tile.dtype} where {(*self._shape, 3)} was promised",
+        )
+        _require(len(self._tiles) < self._count, "more tiles than were promised")
         self._tiles.append(tile)
         done = len(self._tiles)
         if self._library is None:
@@ -148,7 +171,7 @@ class TileResampler:
         self._made = made = int(self._rows.ends.searchsorted(complete, "right"))
         line = 3 * size + 1
         scratch = _scratch(line + 3 * self._per_row * width + 6 * self._columns.taps + 8)
-        self._library.area_resample(
+        status = self._library.area_resample(
             self._addresses_at,
             self._per_row,
             height,
@@ -164,6 +187,7 @@ class TileResampler:
             scratch,
             self._out_at,
         )
+        _require(status == 0, "sizes that the library does not take")
         if made == size:
             return self._count
         return int(self._rows.first[made]) // height * self._per_row
@@ -174,6 +198,11 @@ class TileResampler:
             np.concatenate(self._tiles[i : i + n], axis=1) for i in range(0, len(self._tiles), n)
         ]
         return np.concatenate(strips, axis=0)
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(f"the resampler was given {what}")
 
 
 _per_thread = threading.local()
@@ -226,5 +255,5 @@ def _library() -> ctypes.CDLL | None:
         pointer, number, number, number, pointer, pointer, number, number, number, number, number,
         pointer, pointer, pointer,
     ]  # fmt: skip
-    library.area_resample.restype = None
+    library.area_resample.restype = ctypes.c_int
     return library

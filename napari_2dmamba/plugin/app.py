@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import ReferenceType, ref
 
 from napari_2dmamba.plugin.reader import SLIDE_PATTERNS
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from napari_2dmamba.plugin.inspect_widget import InspectWidget
     from napari_2dmamba.plugin.overview import SlideOverview
     from napari_2dmamba.plugin.run_widget import RunWidget
+    from napari_2dmamba.plugin.session import Session, SlideState
 
 PLUGIN_NAME = "napari-2dmamba"
 TITLE = "2DMamba"
@@ -65,8 +67,8 @@ class Application:
 
     Attributes
     ----------
-    viewer
-        napari's.
+    viewer, session
+        napari's, and what is open in it.
     run_widget, inspect_widget, compare_widget, overview
         Docked in it.
     cohort_widget
@@ -76,6 +78,7 @@ class Application:
     """
 
     viewer: "Viewer"
+    session: "Session"
     run_widget: "RunWidget"
     inspect_widget: "InspectWidget"
     compare_widget: "CompareWidget"
@@ -89,45 +92,37 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     import napari
     from qtpy.QtWidgets import QApplication
 
-    from napari_2dmamba.plugin.cohort_widget import CohortWidget
-    from napari_2dmamba.plugin.commands import (
-        COHORT_WIDGET_NAME,
-        COMPARE_WIDGET_NAME,
-        INSPECT_WIDGET_NAME,
-        RUN_WIDGET_NAME,
-    )
-    from napari_2dmamba.plugin.compare_widget import CompareWidget
-    from napari_2dmamba.plugin.inspect_widget import InspectWidget
-    from napari_2dmamba.plugin.overview import SlideOverview
+    from napari_2dmamba.plugin import docks
     from napari_2dmamba.plugin.preferences import apply_preferences
-    from napari_2dmamba.plugin.run_widget import RunWidget
+    from napari_2dmamba.plugin.session import Session
 
     suit_slides()
     apply_preferences()
     viewer = napari.Viewer(title=TITLE, show=False, show_welcome_screen=False)
-    overview, run_widget = SlideOverview(viewer), RunWidget(viewer)
-    viewer.window.add_dock_widget(overview, name="Slide overview", area="left")
-    run_dock = viewer.window.add_dock_widget(run_widget, name=RUN_WIDGET_NAME, area="right")
-    inspect_widget = InspectWidget(viewer)
-    viewer.window.add_dock_widget(
-        inspect_widget, name=INSPECT_WIDGET_NAME, area="right", tabify=True
-    )
-    compare_widget = CompareWidget(viewer)
-    viewer.window.add_dock_widget(
-        compare_widget, name=COMPARE_WIDGET_NAME, area="right", tabify=True
-    )
-    run_dock.raise_()  # the first thing to do
-    cohort_widget = CohortWidget(viewer)
-    viewer.window.add_dock_widget(cohort_widget, name=COHORT_WIDGET_NAME, area="bottom").hide()
-    viewer.layers.events.inserted.connect(partial(name_window, viewer))
-    viewer.layers.events.removed.connect(partial(name_window, viewer))
+    session = Session.of(viewer)
+    overview = docks.show(viewer, docks.OVERVIEW)
+    run_widget = docks.show(viewer, docks.RUN)
+    inspect_widget = docks.show(viewer, docks.INSPECT)
+    compare_widget = docks.show(viewer, docks.COMPARE)
+    docks.raise_dock(run_widget)  # the first thing to do
+    cohort_widget = docks.show(viewer, docks.COHORT)
+    docks.dock_of(cohort_widget).hide()
+    naming = partial(name_window, ref(viewer))
+    session.events.current.connect(naming)
     if show:
         fit_window(viewer)
         viewer.window.show()
         QApplication.processEvents()  # the canvas gets its size, so that slides fit into it
     problems = run_widget.open_slides([Path(path) for path in paths])
     return Application(
-        viewer, run_widget, inspect_widget, compare_widget, overview, cohort_widget, problems
+        viewer,
+        session,
+        run_widget,
+        inspect_widget,
+        compare_widget,
+        overview,
+        cohort_widget,
+        problems,
     )
 
 
@@ -142,12 +137,11 @@ def fit_window(viewer: "Viewer") -> None:
         viewer.window.resize(min(1700, room.width() - 40), min(1080, room.height() - 60))
 
 
-def name_window(viewer: "Viewer", event: object = None) -> None:
-    """Put the name of the uppermost slide into the title."""
-    from napari_2dmamba.plugin.slide_layer import open_slides
-
-    slides = open_slides(viewer)
-    viewer.title = f"{slides[0].name} - {TITLE}" if slides else TITLE
+def name_window(viewer: "ReferenceType[Viewer]", slide: "SlideState | None") -> None:
+    """Put the name of the slide that is looked at into the title."""
+    window = viewer()
+    if window is not None:
+        window.title = TITLE if slide is None else f"{slide.name} - {TITLE}"
 
 
 def suit_slides() -> None:

@@ -116,6 +116,13 @@ class Form(QWidget, Generic[Settings]):
         if self.settings() != before:
             self.changed.emit()
 
+    def set_row_visible(self, name: str, is_visible: bool) -> None:
+        """Show or hide the row of one field, which keeps its value."""
+        editor = self._editors[name]
+        for rows in self.findChildren(QFormLayout):
+            if rows.indexOf(editor) >= 0:
+                rows.setRowVisible(editor, is_visible)
+
     def editor(self, name: str) -> "Editor":
         """Return the editor of one field."""
         return self._editors[name]

@@ -4,10 +4,8 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
-from napari_2dmamba.plugin.slide_layer import open_slides, slide_of
-
 if TYPE_CHECKING:
-    from napari.viewer import Viewer
+    from napari_2dmamba.plugin.session import Session
 
 PRESETS = (1, 5, 10, 20, 40)
 
@@ -39,9 +37,10 @@ class MagnificationBar(QWidget):
     The owner calls `refresh` when the camera or the layers change.
     """
 
-    def __init__(self, viewer: "Viewer", parent: QWidget | None = None) -> None:
+    def __init__(self, session: "Session", parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._viewer = viewer
+        self._session = session
+        self._viewer = session.viewer
         self.readout = QLabel()
         self.readout.setObjectName("magnification")
         self.buttons: dict[int, QPushButton] = {}
@@ -49,7 +48,7 @@ class MagnificationBar(QWidget):
         row.setSpacing(3)
         fit = QPushButton("Fit")
         fit.setToolTip("Show the whole slide")
-        fit.clicked.connect(self._fit)
+        fit.clicked.connect(session.fit)
         for power in PRESETS:
             button = QPushButton(f"{power}×")
             button.clicked.connect(lambda _=False, p=power: self.set_objective(p))
@@ -71,9 +70,9 @@ class MagnificationBar(QWidget):
 
     def refresh(self) -> None:
         """Show the present magnification."""
-        slides = open_slides(self._viewer)
+        slide = self._session.current
         zoom, ratio = self._viewer.scene.camera.zoom, self.devicePixelRatioF()
-        in_microns = bool(slides) and slides[0].mpp is not None
+        in_microns = slide is not None and slide.slide.mpp is not None
         for power, button in self.buttons.items():
             button.setEnabled(in_microns)
             button.setToolTip(
@@ -81,14 +80,10 @@ class MagnificationBar(QWidget):
                 if in_microns
                 else "Needs a slide with a known µm per pixel"
             )
-        if not slides:
+        if slide is None:
             text = "No slide open"
         elif in_microns:
             text = f"<b>{objective(zoom, ratio):.3g}×</b> · {1 / (zoom * ratio):.3g} µm per pixel"
         else:
             text = f"<b>{100 * zoom * ratio:.3g} %</b> of full resolution · µm per pixel unknown"
         self.readout.setText(text)
-
-    def _fit(self) -> None:
-        layers = [layer for layer in self._viewer.layers if slide_of(layer) is not None]
-        self._viewer.fit_to_view(layers=layers or None)

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QPointF, QRectF, QSize, Qt
-from qtpy.QtGui import QColor, QImage, QPainter, QPen, QPixmap
+from qtpy.QtGui import QColor, QPainter, QPen, QPixmap
 from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
 from napari_2dmamba.plugin.docked import DockedWidget
 from napari_2dmamba.plugin.jobs import LatestJob
 from napari_2dmamba.plugin.magnification import MagnificationBar
-from napari_2dmamba.plugin.slide_layer import open_slides, show_scale_bar
+from napari_2dmamba.plugin.parts.pictures import as_qimage
+from napari_2dmamba.plugin.session import Session
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -29,10 +30,11 @@ class SlideOverview(DockedWidget):
 
     def __init__(self, napari_viewer: "Viewer") -> None:
         super().__init__()
-        self._viewer = napari_viewer
+        self.session = Session.of(napari_viewer)
+        self._viewer = self.session.viewer
         self._slide: Slide | None = None
         self.thumbnail = Thumbnail()
-        self.magnification = MagnificationBar(napari_viewer, self)
+        self.magnification = MagnificationBar(self.session, self)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(6, 6, 6, 6)
         self.setMaximumHeight(310)
@@ -41,11 +43,10 @@ class SlideOverview(DockedWidget):
         self._loading = LatestJob(self, delay_ms=0)
         self._loading.succeeded.connect(self.thumbnail.set_picture)
         self.thumbnail.pointed = self._move_to
-        layers = napari_viewer.layers.events
-        self.listen(napari_viewer.scene.camera.events, self._draw_view)
-        self.listen(napari_viewer.canvas.events.size, self._draw_view)
-        for event in (layers.inserted, layers.removed, layers.reordered):
-            self.listen(event, self.refresh)
+        self.listen(self._viewer.scene.camera.events, self._draw_view)
+        self.listen(self._viewer.canvas.events.size, self._draw_view)
+        for signal in (self.session.events.current, self.session.events.mpp):
+            self.listen(signal, self.refresh)
         self.refresh()
 
     def let_go(self) -> None:
@@ -53,15 +54,14 @@ class SlideOverview(DockedWidget):
         super().let_go()
         self._loading.cancel()
 
-    def refresh(self, event: object = None) -> None:
-        """Follow the uppermost slide of the viewer."""
-        slides = open_slides(self._viewer)
-        slide = slides[0] if slides else None
+    def refresh(self) -> None:
+        """Follow the slide that is looked at."""
+        current = self.session.current
+        slide = None if current is None else current.slide
         if slide is not self._slide:
             self._slide = slide
             self.thumbnail.set_picture(None)
             if slide is not None:
-                show_scale_bar(self._viewer)
                 self._loading.request(lambda progress, stop: slide.thumbnail(THUMBNAIL_SIDE))
         self._draw_view()
 
@@ -171,14 +171,3 @@ class Thumbnail(QWidget):
         x = (event.position().x() - box.x()) / box.width()
         y = (event.position().y() - box.y()) / box.height()
         self.pointed(min(max(x, 0.0), 1.0), min(max(y, 0.0), 1.0))
-
-
-def as_qimage(picture: NDArray[np.uint8]) -> QImage:
-    """Return an ``(h, w)``, ``(h, w, 1)`` or ``(h, w, 3)`` uint8 picture as a QImage."""
-    if picture.ndim == 3 and picture.shape[2] == 1:
-        picture = picture[..., 0]
-    picture = np.ascontiguousarray(picture[..., :3] if picture.ndim == 3 else picture)
-    height, width = picture.shape[:2]
-    grey = picture.ndim == 2
-    kind = QImage.Format.Format_Grayscale8 if grey else QImage.Format.Format_RGB888
-    return QImage(picture.tobytes(), width, height, picture.strides[0], kind).copy()

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_2dmamba.export.run_library import slide_folder
+
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide
 
@@ -41,6 +43,6 @@ def runs_folder() -> Path:
     return Path(chosen).expanduser() if chosen else user_documents_path() / "2DMamba runs"
 
 
-def folder_of(slide: "Slide") -> Path:
+def features_folder(slide: "Slide") -> Path:
     """Return the folder for the runs of one slide, in which its features are kept."""
-    return runs_folder() / f"{slide.path.stem}-{slide.fingerprint[:8]}"
+    return slide_folder(runs_folder(), slide)

@@ -3,9 +3,12 @@
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_2dmamba.slide_suffixes import SLIDE_SUFFIXES
+
+if TYPE_CHECKING:
+    from napari_2dmamba.slide import Slide
 
 LayerData = tuple[Any, ...]
 Reader = Callable[[str | Sequence[str]], list[LayerData]]
@@ -33,7 +36,6 @@ def read_slides(path: str | Sequence[str]) -> list[LayerData]:
 
     from napari_2dmamba.errors import UserError
     from napari_2dmamba.plugin.preferences import apply_preferences
-    from napari_2dmamba.plugin.slide_layer import slide_layer_data
     from napari_2dmamba.slide import open_slide
 
     apply_preferences()
@@ -41,10 +43,29 @@ def read_slides(path: str | Sequence[str]) -> list[LayerData]:
     layers: list[LayerData] = []
     for one in paths:
         try:
-            layers += slide_layer_data(open_slide(Path(one)))
+            layers += layers_for_window(open_slide(Path(one)))
         except UserError as error:
             show_error(str(error))
     return layers or _NO_LAYER
+
+
+def layers_for_window(slide: "Slide") -> list[LayerData]:
+    """Return the layer data of a slide in the units of the window that will show it.
+
+    napari draws a new layer at once and warns where units differ from those before; the session
+    gives the slide its own when it makes it the current one.
+    """
+    import napari
+
+    from napari_2dmamba.plugin.session import Session
+    from napari_2dmamba.plugin.slide_layer import slide_layer_data
+
+    viewer = napari.current_viewer()
+    units = None if viewer is None else Session.of(viewer).units
+    layers = slide_layer_data(slide)
+    for _, options, _ in layers:
+        options["units"] = units or options["units"]
+    return list(layers)
 
 
 def _looks_like_a_slide(path: str) -> bool:

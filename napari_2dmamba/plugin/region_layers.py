@@ -8,90 +8,91 @@ from numpy.typing import NDArray
 from shapely import Polygon, box
 from shapely.validation import make_valid
 
-from napari_2dmamba.plugin.slide_layer import SLIDE_KEY, placement
-from napari_2dmamba.slide import Regions
+from napari_2dmamba.plugin.slide_layer import REGION_KEY, SLIDE_KEY, placement
+from napari_2dmamba.slide import Region, Regions
 
 if TYPE_CHECKING:
-    from napari.viewer import Viewer
-
-    from napari_2dmamba.slide import Slide
+    from napari_2dmamba.plugin.session import Session, SlideState
 
 Role = Literal["include", "exclude"]
 ROLES: tuple[Role, Role] = ("include", "exclude")
-
-REGION_KEY = "2dmamba region"
-"""``layer.metadata`` holds the role of a region layer under this name."""
 
 _NAMES = {"include": "Regions to include", "exclude": "Regions to exclude"}
 _COLOURS = {"include": "#00a050", "exclude": "#d03020"}
 _EDGE_SCREEN_SHARE = 400  # an edge this part of the slide's side is visible at first sight
 _ELLIPSE_CORNERS = 64
+_SAID = ("name", "classification")  # of a region, as features of its shapes
 
 
-def region_layer(viewer: "Viewer", role: Role) -> Shapes | None:
-    """Return the layer of one role, or None while there is none."""
-    for layer in viewer.layers:
+def region_layer(session: "Session", slide: "SlideState", role: Role) -> Shapes | None:
+    """Return the layer of one role on a slide, or None while there is none."""
+    for layer in session.layers_of(slide):
         if isinstance(layer, Shapes) and layer.metadata.get(REGION_KEY) == role:
             return layer
     return None
 
 
-def ensure_region_layer(viewer: "Viewer", slide: "Slide", role: Role) -> Shapes:
+def ensure_region_layer(session: "Session", slide: "SlideState", role: Role) -> Shapes:
     """Return the layer of one role, made when there is none; its data are level-0 pixels."""
-    layer = region_layer(viewer, role)
+    layer = region_layer(session, slide, role)
     if layer is not None:
         return layer
     layer = Shapes(
         ndim=2,
         name=_NAMES[role],
-        metadata={REGION_KEY: role, SLIDE_KEY: slide},
+        metadata={REGION_KEY: role, SLIDE_KEY: slide.slide},
+        features={name: np.empty(0, dtype=object) for name in _SAID},
         face_color="transparent",
         edge_color=_COLOURS[role],
-        edge_width=max(slide.dimensions) / _EDGE_SCREEN_SHARE,
+        edge_width=max(slide.slide.dimensions) / _EDGE_SCREEN_SHARE,
         opacity=0.9,
         axis_labels=("y", "x"),
-        **placement(slide.mpp),
+        **placement(slide.slide.mpp),
     )
-    viewer.add_layer(layer)
+    session.add_layer(slide, layer)
     return layer
 
 
-def place_region_layers(viewer: "Viewer", slide: "Slide") -> None:
-    """Move what is drawn to the world of ``slide``, after its µm per pixel was given."""
-    for role in ROLES:
-        layer = region_layer(viewer, role)
-        if layer is not None:
-            layer.metadata[SLIDE_KEY] = slide
-            for name, value in placement(slide.mpp).items():
-                setattr(layer, name, value)
-
-
-def show_regions(viewer: "Viewer", slide: "Slide", regions: Regions) -> None:
+def show_regions(session: "Session", slide: "SlideState", regions: Regions) -> None:
     """Add regions to the layers of their roles."""
-    for role, polygons in zip(ROLES, (regions.include, regions.exclude), strict=True):
-        pieces = [piece for polygon in polygons for piece in without_holes(polygon)]
-        if pieces:
-            layer = ensure_region_layer(viewer, slide, role)
-            layer.add_polygons(
-                [to_shape(piece) for piece in pieces],
-                edge_color=_COLOURS[role],
-                face_color="transparent",
-                edge_width=max(slide.dimensions) / _EDGE_SCREEN_SHARE,
-            )
+    for role in ROLES:
+        pieces = [
+            (piece, region)
+            for region in regions
+            if region.role == role
+            for polygon in region.polygons
+            for piece in without_holes(polygon)
+        ]
+        if not pieces:
+            continue
+        layer = ensure_region_layer(session, slide, role)
+        before = layer.features
+        layer.add_polygons(
+            [to_shape(piece) for piece, _ in pieces],
+            edge_color=_COLOURS[role],
+            face_color="transparent",
+            edge_width=max(slide.slide.dimensions) / _EDGE_SCREEN_SHARE,
+        )
+        layer.features = {
+            name: [*before[name], *(getattr(region, name) for _, region in pieces)]
+            for name in _SAID
+        }
+        layer.feature_defaults = dict.fromkeys(_SAID, "")  # what is drawn next has no name yet
+        session.events.regions.emit(slide)
 
 
-def drawn_regions(viewer: "Viewer") -> Regions | None:
-    """Return what is drawn in the region layers, or None when nothing is."""
-    regions = Regions.of(*(areas_in(region_layer(viewer, role)) for role in ROLES))
-    return regions or None
-
-
-def areas_in(layer: Shapes | None) -> tuple[Polygon, ...]:
-    """Return the areas drawn in a layer, in level-0 pixels."""
-    if layer is None:
-        return ()
-    shapes = zip(layer.data, layer.shape_type, strict=True)
-    return tuple(part for corners, kind in shapes for part in to_polygons(corners, kind))
+def drawn_regions(session: "Session", slide: "SlideState") -> Regions | None:
+    """Return what is drawn on a slide, with names and classes, or None when nothing is."""
+    found = []
+    for role in ROLES:
+        layer = region_layer(session, slide, role)
+        if layer is None:
+            continue
+        shapes = zip(layer.data, layer.shape_type, strict=True)
+        for place, (corners, kind) in enumerate(shapes):
+            name, kind_of = (str(layer.features[one].iloc[place] or "") for one in _SAID)
+            found += [Region(area, role, name, kind_of) for area in to_polygons(corners, kind)]
+    return Regions(tuple(found)) or None
 
 
 def to_polygons(corners: NDArray[np.floating], kind: str) -> list[Polygon]:

@@ -5,8 +5,8 @@ from typing import Any
 
 def demo_slide() -> list[tuple[Any, ...]]:
     """Return the layer of the sample slide."""
-    from napari_2dmamba.plugin.slide_layer import slide_layer_data
+    from napari_2dmamba.plugin.reader import layers_for_window
     from napari_2dmamba.sample import sample_slide
     from napari_2dmamba.slide import open_slide
 
-    return list(slide_layer_data(open_slide(sample_slide())))
+    return layers_for_window(open_slide(sample_slide()))

@@ -13,11 +13,11 @@ from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.export.record import RunRecord
 from napari_2dmamba.export.run_folder import open_run
 from napari_2dmamba.models.prediction import SlidePrediction
-from napari_2dmamba.slide import PatchGrid, Regions, open_slide
+from napari_2dmamba.slide import PatchGrid, open_slide
 
 if TYPE_CHECKING:
     from napari_2dmamba.features.bag import FeatureBag
-    from napari_2dmamba.slide import Slide
+    from napari_2dmamba.slide import Regions, Slide
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ShownRun:
     Attributes
     ----------
     slide
-        The open slide.
+        The slide as it was when the run was made, with the µm per pixel of then.
     grid, prediction, maps, record
         See `pipeline.RunResult` and `export.run_folder.SavedRun`.
     folder
@@ -54,7 +54,7 @@ class ShownRun:
     bag
         The features, or None where they are still to be read from their file.
     regions
-        What the run was restricted to, or None.
+        What was drawn to include and exclude, or None.
     """
 
     slide: "Slide"
@@ -64,7 +64,28 @@ class ShownRun:
     record: RunRecord
     folder: Path | None = None
     bag: "FeatureBag | None" = None
-    regions: Regions | None = None
+    regions: "Regions | None" = None
+
+    @property
+    def mpp(self) -> float | None:
+        """µm per level-0 pixel that the run was made with."""
+        return self.slide.mpp
+
+    @property
+    def model_name(self) -> str:
+        """Name of the checkpoint's file, or of its architecture where there is no file."""
+        model = self.record.model
+        return model.checkpoint or model.name or "unknown model"
+
+    @property
+    def regions_in_words(self) -> str:
+        """Which part of the slide was analysed."""
+        if not self.regions:
+            return "all tissue"
+        said = ((self.regions.include, "included"), (self.regions.exclude, "excluded"))
+        parts = [f"{len(areas)} {word}" for areas, word in said if areas]
+        one = len(self.regions.include) + len(self.regions.exclude) == 1
+        return f"{', '.join(parts)} {'region' if one else 'regions'}"
 
     @property
     def intended_use(self) -> str:
@@ -81,7 +102,7 @@ class ShownRun:
 def open_shown_run(
     folder: str | Path, already_open: "Sequence[Slide]" = ()
 ) -> tuple[ShownRun, DisplaySettings]:
-    """Open a saved run and its slide, unless the slide is open already.
+    """Open a saved run and its slide, unless the slide is open already with its µm per pixel.
 
     Raises
     ------
@@ -92,7 +113,10 @@ def open_shown_run(
     """
     saved = open_run(folder)
     told = saved.record.slide
-    slide = next((s for s in already_open if s.fingerprint == told.fingerprint), None)
+    slide = next(
+        (s for s in already_open if (s.fingerprint, s.mpp) == (told.fingerprint, told.mpp)),
+        None,
+    )
     if slide is None:
         slide = open_slide(saved.find_slide(), mpp=told.mpp)
         saved.check_slide(slide)

@@ -1,6 +1,5 @@
 """A slide as napari layers: the pyramid, its size in µm, and the slide behind it."""
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -15,7 +14,13 @@ if TYPE_CHECKING:
     from napari_2dmamba.slide.backend import Channel
 
 SLIDE_KEY = "slide"
-"""``layer.metadata["slide"]`` holds the `Slide` the layer shows."""
+"""``layer.metadata["slide"]`` holds the `Slide` the layer shows or lies on."""
+
+REGION_KEY = "2dmamba region"
+"""``layer.metadata`` holds the role of a region layer under this name."""
+
+CHANNEL_KEY = "channel"
+"""Number of the channel that a layer of a slide shows; None for colours."""
 
 _CHANNEL_COLOURS = ("red", "green", "blue", "cyan", "magenta", "yellow", "gray")
 
@@ -31,7 +36,7 @@ def slide_layer_data(slide: "Slide") -> list[tuple[Any, dict[str, Any], str]]:
         **placement(slide.mpp),
     }
     if slide.kind == "brightfield":
-        metadata = {SLIDE_KEY: slide}
+        metadata = {SLIDE_KEY: slide, CHANNEL_KEY: None}
         options = {**common, "rgb": True, "name": slide.name, "metadata": metadata}
         return [(slide.pyramid(), options, "image")]
     alone = len(slide.channels) == 1
@@ -41,7 +46,7 @@ def slide_layer_data(slide: "Slide") -> list[tuple[Any, dict[str, Any], str]]:
             **common,
             "rgb": False,
             "name": slide.name if alone else f"{slide.name}: {channel.name}",
-            "metadata": {SLIDE_KEY: slide},
+            "metadata": {SLIDE_KEY: slide, CHANNEL_KEY: index},
             "colormap": "gray" if alone else _colormap(channel, index),
             "contrast_limits": slide.contrast_limits(index),
             "blending": "translucent" if alone else "additive",
@@ -61,27 +66,6 @@ def placement(mpp: float | None) -> dict[str, Any]:
     if mpp is None:
         return {"scale": (1.0, 1.0), "units": ("pixel", "pixel")}
     return {"scale": (mpp, mpp), "units": ("µm", "µm")}
-
-
-def add_slide(viewer: "Viewer", slide: "Slide") -> list[Layer]:
-    """Show ``slide`` below everything else and look at all of it."""
-    layers = []
-    for data, options, _ in slide_layer_data(slide):
-        layer = Image(data, **options)
-        layers.append(viewer.add_layer(layer))
-        watch_reading(layer)
-    show_scale_bar(viewer)
-    viewer.fit_to_view(layers=layers)
-    return layers
-
-
-def set_slide(layers: Iterable[Layer], slide: "Slide") -> None:
-    """Show ``slide`` in place of the slide that ``layers`` show, after its mpp was given."""
-    for layer, (data, options, _) in zip(layers, slide_layer_data(slide), strict=True):
-        layer.data = data
-        layer.metadata = options["metadata"]
-        layer.scale = options["scale"]
-        layer.units = options["units"]
 
 
 def show_scale_bar(viewer: "Viewer") -> None:
@@ -122,27 +106,11 @@ def slide_of(layer: Layer | None) -> "Slide | None":
     return slide if isinstance(slide, Slide) and isinstance(layer, Image) else None
 
 
-def open_slides(viewer: "Viewer") -> list["Slide"]:
-    """Return the slides shown in the viewer, the uppermost first, each once."""
-    slides: list[Slide] = []
-    for layer in reversed(viewer.layers):
-        slide = slide_of(layer)
-        if slide is not None and slide not in slides:
-            slides.append(slide)
-    return slides
-
-
-def layers_of(viewer: "Viewer", slide: "Slide") -> list[Layer]:
-    """Return the layers that show ``slide``, the lowest first."""
-    return [layer for layer in viewer.layers if slide_of(layer) is slide]
-
-
-def view_region(viewer: "Viewer", slide: "Slide") -> tuple[int, int, int, int]:
+def view_region(viewer: "Viewer", unit: float) -> tuple[int, int, int, int]:
     """Return what the window shows as ``(x, y, width, height)`` in level-0 pixels.
 
-    May reach beyond the slide.
+    May reach beyond the slide. ``unit`` is the size of a pixel in the world.
     """
-    unit = slide.mpp or 1.0
     camera = viewer.scene.camera
     height, width = (side / camera.zoom / unit for side in viewer.canvas.size)
     center_y, center_x = (center / unit + 0.5 for center in camera.center[-2:])

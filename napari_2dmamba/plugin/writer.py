@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from napari_2dmamba.errors import ExportError
-from napari_2dmamba.plugin.region_layers import REGION_KEY, to_polygons
-from napari_2dmamba.plugin.slide_layer import SLIDE_KEY
+from napari_2dmamba.plugin.region_layers import to_polygons
+from napari_2dmamba.plugin.slide_layer import REGION_KEY, SLIDE_KEY
 from napari_2dmamba.slide import Regions, write_regions
 
 

@@ -21,6 +21,8 @@ def end_of_jpeg(data: bytes) -> int | None:
 
     The decoder fills damaged stretches with grey and does not say so; OpenSlide refuses them.
     """
+    if not isinstance(data, bytes):  # the library takes an address
+        raise TypeError(f"a JPEG is bytes, not {type(data).__name__}")
     library = _library()
     if library is None:
         return end_of_jpeg_in_python(data)

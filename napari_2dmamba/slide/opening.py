@@ -5,8 +5,10 @@ from pathlib import Path
 from napari_2dmamba.errors import SlideError
 from napari_2dmamba.slide.backend import Backend, NotForThisBackend
 from napari_2dmamba.slide.openslide_backend import OpenSlideBackend
+from napari_2dmamba.slide.picture_backend import PictureBackend, is_picture
 from napari_2dmamba.slide.tiff_metadata import is_vendors_own
 from napari_2dmamba.slide.tifffile_backend import TifffileBackend
+from napari_2dmamba.slide.zarr_backend import ZarrBackend, is_ome_zarr
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ONE_LEVEL_IS_ENOUGH = 2048
@@ -24,7 +26,11 @@ def open_backend(path: Path) -> Backend:
     SlideError
         Naming the file and what is wrong with it.
     """
+    if is_ome_zarr(path):
+        return ZarrBackend(path)
     header = _header(path)
+    if is_picture(header):
+        return PictureBackend(path)
     reasons: list[str] = []
     if header[:4] not in _TIFF_MAGIC:
         return _openslide_or_sentence(path, header, reasons)
@@ -71,6 +77,8 @@ def _openslide_or_sentence(path: Path, header: bytes, reasons: list[str]) -> Bac
 def _header(path: Path) -> bytes:
     """Return the first bytes, or say why there are none that can be a slide."""
     try:
+        if "\0" in str(path):
+            raise SlideError(f"{path.name!r} is no name of a file; check it")
         if path.is_dir():
             raise SlideError(
                 f"{path.name} is a folder; open the slide file in it (for DICOM any one of its "

@@ -21,6 +21,7 @@ from napari_2dmamba.slide.backend import (
     usable_mpp,
 )
 from napari_2dmamba.slide.level_factors import settle
+from napari_2dmamba.slide.tiff_metadata import stated_number
 
 _BLOCK = 512
 _SHOWN_PROPERTIES = {
@@ -141,11 +142,12 @@ def _tile(stated: Mapping[str, str], level: int) -> tuple[int, int]:
 
 
 def _resolution(stated: Mapping[str, str]) -> tuple[float | None, str]:
-    try:
-        x = float(stated[openslide.PROPERTY_NAME_MPP_X])
-        y = float(stated[openslide.PROPERTY_NAME_MPP_Y])
-    except (KeyError, ValueError):
+    names = (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
+    found = [stated_number(stated[name]) for name in names if name in stated]
+    if not found and "aperio.MPP" in stated:  # with a decimal comma, which OpenSlide leaves out
+        found = [stated_number(stated["aperio.MPP"])]
+    if not found:
         return None, "the file states no resolution"
     vendor = stated.get(openslide.PROPERTY_NAME_VENDOR, "")
     source = "TIFF resolution tag" if vendor == "generic-tiff" else f"{vendor} metadata"
-    return usable_mpp(x, y, source)
+    return usable_mpp(found[0], found[-1], source)

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from napari_2dmamba.errors import SlideError
+from napari_2dmamba.errors import SlideError, UserError
+from napari_2dmamba.slide.apart import require_survives
 from napari_2dmamba.slide.backend import LARGEST_MPP, SMALLEST_MPP, Backend, Level, require_tile
 from napari_2dmamba.slide.level import (
     SlideLevel,
@@ -34,7 +35,7 @@ _SAMPLE_BYTES, _SAMPLES = 65536, 16
 _numbers = itertools.count()
 
 
-def open_slide(path: str | Path, *, mpp: float | None = None) -> "Slide":
+def open_slide(path: str | Path, *, mpp: float | None = None, apart: bool = False) -> "Slide":
     """Open a slide; nothing but its header and a few tiles are read.
 
     Parameters
@@ -43,6 +44,9 @@ def open_slide(path: str | Path, *, mpp: float | None = None) -> "Slide":
         A slide file; for DICOM any one of its files, for MIRAX the ``.mrxs`` file.
     mpp
         µm per level-0 pixel, taken instead of what the file states.
+    apart
+        First have another process read a tile of each level: a file that crashes a decoder is
+        then refused, and this process lives on. Costs the start of a Python process.
 
     Raises
     ------
@@ -55,12 +59,23 @@ def open_slide(path: str | Path, *, mpp: float | None = None) -> "Slide":
             f"{mpp:g} µm/px was given for {path.name}, but a slide lies between "
             f"{SMALLEST_MPP:g} and {LARGEST_MPP:g}"
         )
-    slide = Slide(path, open_backend(path), mpp=mpp)
+    if apart:
+        require_survives(path)
+    slide = None
     try:
+        slide = Slide(path, open_backend(path), mpp=mpp)
         slide._refuse_if_nothing_decodes()
-    except BaseException:
-        slide.close()
+    except UserError:
+        if slide is not None:
+            slide.close()
         raise
+    except Exception as error:  # what no check foresaw is still about this file
+        if slide is not None:
+            slide.close()
+        raise SlideError(
+            f"{path.name} cannot be opened as a slide ({type(error).__name__}: {error}); it is "
+            "probably damaged: copy or export it again"
+        ) from error
     return slide
 
 

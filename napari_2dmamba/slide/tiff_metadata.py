@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -13,8 +14,16 @@ import tifffile
 from napari_2dmamba.errors import SlideError
 from napari_2dmamba.slide.backend import Channel, usable_mpp
 
-_UM = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "um": 1.0, "nm": 1e-3, "Å": 1e-4, "in": 25400.0}
+_UM = {
+    "m": 1e6, "cm": 1e4, "mm": 1e3, "μm": 1.0, "um": 1.0, "nm": 1e-3, "å": 1e-4, "in": 25400.0,
+    "micron": 1.0, "micrometer": 1.0, "micrometre": 1.0, "nanometer": 1e-3, "nanometre": 1e-3,
+    "millimeter": 1e3, "millimetre": 1e3, "centimeter": 1e4, "centimetre": 1e4, "inch": 25400.0,
+    "angstrom": 1e-4, "meter": 1e6, "metre": 1e6,
+}  # fmt: skip
+"""Units in µm, in lower case with the Greek letter mu."""
+
 _RGB_NAMES = ({"red", "r"}, {"green", "g"}, {"blue", "b"})
+_NONE = (None, "the file states no resolution")
 _MOST_PAGES = 100_000
 
 
@@ -57,6 +66,14 @@ def names_red_green_blue(ome: ElementTree.Element | None) -> bool:
     return generic or all(n in known for n, known in zip(names, _RGB_NAMES, strict=True))
 
 
+def are_channels(ome: ElementTree.Element | None, planes: int) -> bool:
+    """Whether planes that tifffile could not place are the channels that OME metadata counts."""
+    if ome is None:
+        return False
+    counts = {axis: ome.get(f"Size{axis}", "1") for axis in "CZT"}
+    return counts == {"C": str(planes), "Z": "1", "T": "1"}
+
+
 def channels(
     tiff: tifffile.TiffFile, ome: ElementTree.Element | None, count: int, rgb: bool
 ) -> tuple[Channel, ...]:
@@ -88,27 +105,65 @@ def resolution(
 ) -> tuple[float | None, str]:
     """Return µm per pixel, or None, with where it comes from or why there is none."""
     if tiff.is_svs:
-        stated = re.search(r"\bMPP\s*=\s*([0-9.eE+-]+)", page.description)
-        if stated:
-            with contextlib.suppress(ValueError):
-                return usable_mpp(float(stated[1]), float(stated[1]), "Aperio metadata")
-        return None, "the file states no resolution"
-    if ome is not None and ome.get("PhysicalSizeX"):
-        with contextlib.suppress(ValueError, KeyError):
-            x, y = (
-                float(ome.get(f"PhysicalSize{axis}", "nan"))
-                * _UM[ome.get(f"PhysicalSize{axis}Unit", "µm")]
-                for axis in "XY"
-            )
-            return usable_mpp(x, y, "OME metadata")
+        stated = re.search(r"\bMPP\s*=\s*([0-9.,eE+-]+)", page.description)
+        if not stated:
+            return _NONE
+        size = stated_number(stated[1])
+        return usable_mpp(size, size, "Aperio metadata")
+    if ome is not None:
+        found = [_ome_size(ome, axis) for axis in "XY"]
+        if any(size is not None for size in found):
+            return _from_axes(found, "OME metadata")
     unit = page.tags.get("ResolutionUnit")
     scale = {2: 25400.0, 3: 10000.0}.get(int(unit.value) if unit is not None else 2)
+    source = "TIFF resolution tag"
+    named = _imagej_unit(tiff)
+    if named is not None:
+        scale, source = named, "ImageJ metadata"
+    if scale is None:
+        return _NONE
     tags = [page.tags.get(f"{axis}Resolution") for axis in "XY"]
-    stated_per_unit = [tag.value for tag in tags if tag is not None and 0 not in tag.value]
-    if scale is None or len(stated_per_unit) != 2:
-        return None, "the file states no resolution"
-    x, y = (scale * below / above for above, below in stated_per_unit)
-    return usable_mpp(x, y, "TIFF resolution tag")
+    ratios = [tag.value if tag is not None and 0 not in tag.value else None for tag in tags]
+    return _from_axes([r and scale * r[1] / r[0] for r in ratios], source)
+
+
+def stated_number(text: str) -> float | None:
+    """Return a number written with a decimal point or, as some locales do, a comma."""
+    try:
+        return float(text.strip(",").replace(",", "."))
+    except ValueError:
+        return None
+
+
+def _from_axes(sizes: list[float | None], source: str) -> tuple[float | None, str]:
+    """Judge sizes along x and y; one that is missing is like the other, for pixels are square."""
+    stated = [size for size in sizes if size is not None]
+    if len(stated) == 1:
+        source = f"{source} (one axis)"
+    return usable_mpp(stated[0], stated[-1], source) if stated else _NONE
+
+
+def um_per(unit: str) -> float | None:
+    """Return µm per unit, whichever way it is written; None where it is no length."""
+    with contextlib.suppress(UnicodeDecodeError):
+        if "\\u" in unit:  # as ImageJ writes letters beyond ASCII
+            unit = unit.encode("ascii", "ignore").decode("unicode_escape")
+    plain = unicodedata.normalize("NFKC", unit).strip().lower()
+    return _UM.get(plain) or _UM.get(plain.removesuffix("s"))
+
+
+def _ome_size(ome: ElementTree.Element, axis: str) -> float | None:
+    scale = um_per(ome.get(f"PhysicalSize{axis}Unit", "µm"))
+    size = stated_number(ome.get(f"PhysicalSize{axis}", ""))
+    return None if scale is None or size is None else scale * size
+
+
+def _imagej_unit(tiff: tifffile.TiffFile) -> float | None:
+    """Return µm per unit of the resolution tags as ImageJ's description names it."""
+    if not tiff.is_imagej:
+        return None
+    unit = (tiff.imagej_metadata or {}).get("unit")
+    return um_per(str(unit)) if unit else None
 
 
 def properties(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> dict[str, str]:

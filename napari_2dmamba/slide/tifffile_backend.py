@@ -1,11 +1,9 @@
 """TIFF slides through tifffile and imagecodecs: each stored tile decoded once, unpainted."""
 
 import contextlib
-import math
 import os
-import tempfile
 import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,25 @@ from napari_2dmamba.slide.backend import (
 )
 from napari_2dmamba.slide.jpeg_marks import end_of_jpeg, has_colour_transform, with_more_code
 from napari_2dmamba.slide.level_factors import settle
+from napari_2dmamba.slide.tiff_layout import (
+    JpegTiles,
+    PlainLevel,
+    SpilledLevel,
+    StoredPlane,
+    choose_planes,
+    cut_short,
+    empty_segments,
+    ends,
+    on_disk,
+    pixels_of,
+    plain_jpeg,
+    reduced_images,
+    rgb_of_ycbcr,
+    separate_samples,
+    slide_series,
+)
 from napari_2dmamba.slide.tiff_metadata import (
+    are_channels,
     channels,
     names_red_green_blue,
     ome_image,
@@ -43,7 +59,6 @@ _MOST_SEGMENTS = 2**24
 """Strips or tiles of one page: their list alone takes 256 MB."""
 _OVERHEAD = 2**20
 """Bytes of tables and marks that a compressed tile may hold besides its pixels."""
-_MOST_LEVELS = 64
 _MOST_PLANES = 1000
 """Channels, and samples of each, that are shown."""
 
@@ -52,64 +67,6 @@ _JPEG_2000 = {33003, 33004, 33005, 34712}
 _APERIO_YCBCR = 33003
 _PREMULTIPLIED = 1
 """TIFF's ExtraSamples of alpha that colours were multiplied by already."""
-
-
-@dataclass
-class _Plane:
-    """A page, and how the tiles we read are made of its segments (TIFF tiles or strips)."""
-
-    page: Any
-    columns: int
-    rows_per_tile: int
-    segments_per_tile: int
-    segments: int
-    segment_bytes: int
-
-
-@dataclass(frozen=True)
-class _Plain:
-    """A level that lies uncompressed in one piece.
-
-    Attributes
-    ----------
-    starts
-        Position in the file of each plane ``(height, width, samples)``.
-    row_bytes, pixel_bytes
-        Of one plane.
-    dtype
-        With the file's byte order.
-    samples
-        In each plane, side by side.
-    """
-
-    starts: tuple[int, ...]
-    row_bytes: int
-    pixel_bytes: int
-    dtype: np.dtype[Any]
-    samples: int
-
-
-@dataclass
-class _Spilled:
-    """A level of huge segments, decoded to a temporary file when it is first read."""
-
-    planes: list[_Plane]
-    stored: Level
-    array: NDArray[Any] | None = None
-    error: str | None = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-
-@dataclass(frozen=True)
-class _JpegTiles:
-    """Baseline JPEG tiles of one level, and how they are decoded."""
-
-    columns: int
-    offsets: tuple[int, ...]
-    sizes: tuple[int, ...]
-    tables: bytes | None
-    stored_space: Any
-    rgb_space: Any
 
 
 class TifffileBackend:
@@ -130,14 +87,14 @@ class TifffileBackend:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._idle, self._reads, self._closing = threading.Condition(), 0, False
-        self._jpeg: dict[int, _JpegTiles | None] = {}
+        self._jpeg: dict[int, JpegTiles | None] = {}
         self.no_picture: str | None = None
         require_whole_chain(path)
         with quiet_tifffile():
             try:
                 self._tiff = tifffile.TiffFile(path, _multifile=False)
                 self._file = path.open("rb")
-                self._open(_slide_series(self._tiff))
+                self._open(slide_series(self._tiff))
                 self._settle_levels()
             except (NotForThisBackend, SlideError):
                 self._close_quietly()
@@ -152,11 +109,13 @@ class TifffileBackend:
         page_axes = first.axes
         if not series.axes.endswith(page_axes) or "Y" not in page_axes or "Z" in page_axes:
             raise NotForThisBackend(f"its axes are {series.axes!r}")
+        ome = ome_image(self._tiff, self._tiff.series.index(series))
         self._lead = series.axes[: -len(page_axes)]
         self._samples = first.samplesperpixel
         lead_shape = dict(zip(self._lead, series.levels[0].shape, strict=False))
-        self._chosen, self.remarks = _choose_planes(lead_shape)
-        ome = ome_image(self._tiff, self._tiff.series.index(series))
+        if len(lead_shape) == 1 and are_channels(ome, *lead_shape.values()):
+            lead_shape = {"C": series.levels[0].shape[0]}
+        self._chosen, self.remarks = choose_planes(lead_shape)
         planes = lead_shape.get("C", 1)
         self._photometric = int(first.photometric)
         self._colormap = np.asarray(first.colormap)
@@ -221,9 +180,9 @@ class TifffileBackend:
 
     def _read_levels(self, series: tifffile.TiffPageSeries) -> None:
         levels: list[Level] = []
-        self._sources: list[list[_Plane] | _Spilled | _Plain] = []
-        stored_levels = [*series.levels, *_reduced_images(self._tiff, series)]
-        for stored in sorted(stored_levels, key=_size, reverse=True):
+        self._sources: list[list[StoredPlane] | SpilledLevel | PlainLevel] = []
+        stored_levels = [*series.levels, *reduced_images(self._tiff, series)]
+        for stored in sorted(stored_levels, key=pixels_of, reverse=True):
             shape = dict(zip(stored.axes, stored.shape, strict=True))
             width, height = shape["X"], shape["Y"]
             if min(width, height) < 1 or stored.dtype != series.levels[0].dtype:
@@ -240,9 +199,9 @@ class TifffileBackend:
                 levels.append(level)
                 continue
             planes = [self._plane(page) for page in self._pages(stored)]
-            if any(_ends(plane.page) > self._tiff.filehandle.size for plane in planes):
-                raise SlideError(_cut_short(self._path))
-            empty, count = _empty_segments(planes)
+            if any(ends(plane.page) > self._tiff.filehandle.size for plane in planes):
+                raise SlideError(cut_short(self._path))
+            empty, count = empty_segments(planes)
             if empty == count and levels:
                 continue  # a level that was never written
             if empty:
@@ -250,7 +209,7 @@ class TifffileBackend:
             tile_width = stored.keyframe.tilewidth if stored.keyframe.is_tiled else width
             own_tiles = replace(level, tile_width=tile_width, tile_height=planes[0].rows_per_tile)
             if planes[0].segment_bytes > _SPILLED_SEGMENT:
-                self._sources.append(_Spilled(planes, own_tiles))
+                self._sources.append(SpilledLevel(planes, own_tiles))
                 levels.append(level)
             else:
                 self._sources.append(planes)
@@ -274,7 +233,7 @@ class TifffileBackend:
         self.levels = settled.levels
         self.remarks += settled.remarks
 
-    def _plane(self, page: Any) -> _Plane:
+    def _plane(self, page: Any) -> StoredPlane:
         keyframe = page.keyframe
         name = self._path.name
         contiguous = keyframe.samplesperpixel if keyframe.planarconfig == 1 else 1
@@ -285,7 +244,7 @@ class TifffileBackend:
             columns = -(-keyframe.imagewidth // keyframe.tilewidth)
             rows = -(-keyframe.imagelength // keyframe.tilelength)
             size = keyframe.tilewidth * keyframe.tilelength * pixel_bytes
-            plane = _Plane(page, columns, keyframe.tilelength, 1, rows * columns, size)
+            plane = StoredPlane(page, columns, keyframe.tilelength, 1, rows * columns, size)
         else:
             per_strip = min(keyframe.rowsperstrip, keyframe.imagelength)
             if per_strip < 1:
@@ -293,9 +252,9 @@ class TifffileBackend:
             row_bytes = keyframe.imagewidth * pixel_bytes
             band = max(1, min(_STRIP_ROWS, _STRIP_BYTES // row_bytes) // per_strip)
             strips = -(-keyframe.imagelength // per_strip)
-            plane = _Plane(page, 1, band * per_strip, band, strips, row_bytes * per_strip)
+            plane = StoredPlane(page, 1, band * per_strip, band, strips, row_bytes * per_strip)
         listed = min(len(page.dataoffsets), len(page.databytecounts))
-        needed = plane.segments * _separate_samples(page)
+        needed = plane.segments * separate_samples(page)
         if needed > _MOST_SEGMENTS or listed < needed:
             raise SlideError(
                 f"{name} is damaged: its {keyframe.imagewidth} x {keyframe.imagelength} pixels "
@@ -319,7 +278,7 @@ class TifffileBackend:
             raise NotForThisBackend("some of its planes are missing")
         return pages
 
-    def _plain(self, level: tifffile.TiffPageSeries) -> _Plain | None:
+    def _plain(self, level: tifffile.TiffPageSeries) -> PlainLevel | None:
         """Return where a level's pixels lie if they are uncompressed and in one piece."""
         if level.dataoffset is None or level.dtype.kind == "b":
             return None
@@ -340,27 +299,27 @@ class TifffileBackend:
         )
         pixel_bytes = side_by_side * size
         dtype = np.dtype(self._tiff.byteorder + level.dtype.char)
-        return _Plain(starts, sizes["X"] * pixel_bytes, pixel_bytes, dtype, side_by_side)
+        return PlainLevel(starts, sizes["X"] * pixel_bytes, pixel_bytes, dtype, side_by_side)
 
     def read_tile(self, level: int, row: int, column: int) -> NDArray[Any]:
         """See `Backend.read_tile`."""
         source, stored = self._sources[level], self.levels[level]
         try:
-            if isinstance(source, _Spilled):
+            if isinstance(source, SpilledLevel):
                 array = self._spill(source)
                 top, left = row * stored.tile_height, column * stored.tile_width
                 pixels = array[top : top + stored.tile_height, left : left + stored.tile_width]
-            elif isinstance(source, _Plain):
+            elif isinstance(source, PlainLevel):
                 pixels = self._read_plain(source, stored, row, column)
             else:
                 pixels = self._decode_tile(source, row, column)
             return self._finish(pixels, stored, row, column)
-        except TileError:
+        except (TileError, SlideError):
             raise
         except Exception as error:  # a decoder's, of what no check above foresaw
             raise TileError(f"{type(error).__name__}: {error}") from error
 
-    def _read_plain(self, plain: _Plain, stored: Level, row: int, column: int) -> NDArray[Any]:
+    def _read_plain(self, plain: PlainLevel, stored: Level, row: int, column: int) -> NDArray[Any]:
         """Read a block line by line: mapped memory would end the process if the file shrank."""
         top, left = row * stored.tile_height, column * stored.tile_width
         height = min(stored.tile_height, stored.height - top)
@@ -377,11 +336,11 @@ class TifffileBackend:
             parts.append(np.frombuffer(lines, plain.dtype).reshape(height, width, plain.samples))
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
-    def _decode_tile(self, planes: list[_Plane], row: int, column: int) -> NDArray[Any]:
+    def _decode_tile(self, planes: list[StoredPlane], row: int, column: int) -> NDArray[Any]:
         parts = [
             self._decode(plane, row, column, sample)
             for plane in planes
-            for sample in range(_separate_samples(plane.page))
+            for sample in range(separate_samples(plane.page))
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
@@ -427,16 +386,16 @@ class TifffileBackend:
             return None  # perhaps filled up by the decoder: let the careful way decide
         return out
 
-    def _jpeg_tiles(self, level: int) -> _JpegTiles | None:
+    def _jpeg_tiles(self, level: int) -> JpegTiles | None:
         """Return what decoding a level's tiles takes, or None where they are not plain JPEG."""
         if level not in self._jpeg:
             source = self._sources[level]
             self._jpeg[level] = (
-                _plain_jpeg(source[0]) if isinstance(source, list) and len(source) == 1 else None
+                plain_jpeg(source[0]) if isinstance(source, list) and len(source) == 1 else None
             )
         return self._jpeg[level]
 
-    def _spill(self, source: _Spilled) -> NDArray[Any]:
+    def _spill(self, source: SpilledLevel) -> NDArray[Any]:
         """Decode a level once, segment by segment, to a file that goes when we do."""
         with source.lock:
             if source.array is None and source.error is None:
@@ -448,14 +407,14 @@ class TifffileBackend:
                 raise TileError(source.error)
             return source.array
 
-    def _decode_whole(self, source: _Spilled) -> NDArray[Any]:
+    def _decode_whole(self, source: SpilledLevel) -> NDArray[Any]:
         stored = source.stored
         array: NDArray[Any] | None = None
         for row in range(-(-stored.height // stored.tile_height)):
             for column in range(-(-stored.width // stored.tile_width)):
                 pixels = self._decode_tile(source.planes, row, column)
                 if array is None:
-                    array = _on_disk((stored.height, stored.width, pixels.shape[-1]), pixels.dtype)
+                    array = on_disk((stored.height, stored.width, pixels.shape[-1]), pixels.dtype)
                 top, left = row * stored.tile_height, column * stored.tile_width
                 part = array[top : top + pixels.shape[0], left : left + pixels.shape[1]]
                 part[...] = pixels[: part.shape[0], : part.shape[1]]
@@ -484,7 +443,7 @@ class TifffileBackend:
             return on_background(pixels, self.background, premultiplied=self._premultiplied)
         return np.ascontiguousarray(pixels, dtype=self.dtype)
 
-    def _decode(self, plane: _Plane, row: int, column: int, sample: int) -> NDArray[Any]:
+    def _decode(self, plane: StoredPlane, row: int, column: int, sample: int) -> NDArray[Any]:
         """Decode a tile, or the strips of a band, of one plane."""
         if plane.segments_per_tile == 1:
             index = row * plane.columns + column
@@ -494,7 +453,7 @@ class TifffileBackend:
         strips = [self._segment(plane, sample * plane.segments + i) for i in range(first, last)]
         return np.concatenate(strips, axis=0)
 
-    def _segment(self, plane: _Plane, index: int) -> NDArray[Any]:
+    def _segment(self, plane: StoredPlane, index: int) -> NDArray[Any]:
         page, keyframe = plane.page, plane.page.keyframe
         try:
             offset, size = page.dataoffsets[index], page.databytecounts[index]
@@ -524,7 +483,7 @@ class TifffileBackend:
             if not np.array_equal(again, pixels):
                 raise TileError("its JPEG data ends before its pixels do")
         if int(keyframe.compression) in _JPEG_2000 and self._is_ycbcr(keyframe, data):
-            return _rgb_of_ycbcr(pixels[0])
+            return rgb_of_ycbcr(pixels[0])
         return pixels[0]
 
     def _is_ycbcr(self, keyframe: Any, data: bytes) -> bool:
@@ -561,134 +520,3 @@ class TifffileBackend:
             self._idle.wait_for(lambda: self._reads == 0)
             self._file.close()
             self._tiff.close()
-
-
-def _plain_jpeg(plane: _Plane) -> _JpegTiles | None:
-    page, keyframe = plane.page, plane.page.keyframe
-    plain = (
-        keyframe.is_tiled
-        and int(keyframe.compression) == 7
-        and int(keyframe.photometric) in (2, 6)
-        and keyframe.planarconfig == 1
-        and keyframe.samplesperpixel == 3
-        and keyframe.bitspersample == 8
-        and keyframe.jpegheader is None
-    )
-    if not plain:
-        return None
-    stored, rgb = tifffile.tifffile.jpeg_decode_colorspace(
-        keyframe.photometric, keyframe.planarconfig, keyframe.extrasamples, keyframe.is_jfif
-    )
-    count = min(len(page.dataoffsets), len(page.databytecounts))
-    offsets, sizes = tuple(page.dataoffsets[:count]), tuple(page.databytecounts[:count])
-    return _JpegTiles(plane.columns, offsets, sizes, page.jpegtables, stored, rgb)
-
-
-def _cut_short(path: Path) -> str:
-    return f"{path.name} is cut short: the file ends before its image does; copy it again"
-
-
-def _ends(page: Any) -> int:
-    """Return the position in the file where the last tile or strip of a page ends."""
-    count = min(len(page.dataoffsets), len(page.databytecounts))
-    ends = np.add(page.dataoffsets[:count], page.databytecounts[:count], dtype=np.int64)
-    return int(ends.max(initial=0))
-
-
-def _slide_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
-    """Return the series of the slide itself, never label, macro or thumbnail."""
-    candidates = [s for s in tiff.series if "X" in s.axes and "Y" in s.axes]
-    if not candidates:
-        raise NotForThisBackend("it holds no image")
-    if tiff.is_svs:
-        return candidates[0]
-
-    def area(series: tifffile.TiffPageSeries) -> int:
-        sizes = dict(zip(series.axes, series.shape, strict=True))
-        return sizes["X"] * sizes["Y"]
-
-    return max(candidates, key=area)
-
-
-def _size(series: tifffile.TiffPageSeries) -> int:
-    return int(series.keyframe.imagewidth) * int(series.keyframe.imagelength)
-
-
-def _reduced_images(
-    tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries
-) -> list[tifffile.TiffPageSeries]:
-    """Return the tiled pages marked as reduced that tifffile does not count to the pyramid.
-
-    It counts those whose sides shrink alike; sides padded to whole tiles do not. Other layouts
-    say themselves which pages are levels.
-    """
-    full = series.levels[0].keyframe
-    if tiff.is_svs or tiff.is_ome or not full.is_tiled or series.axes != full.axes:
-        return []
-    known = {level.keyframe.index for level in series.levels}
-    found = []
-    for page in tiff.pages[:_MOST_LEVELS]:
-        alike = (
-            page.index not in known
-            and page.is_tiled
-            and page.is_reduced
-            and not page.is_mask
-            and page.axes == full.axes
-            and int(page.photometric) == int(full.photometric)
-            and page.samplesperpixel == full.samplesperpixel
-            and page.imagewidth <= full.imagewidth
-            and page.imagelength <= full.imagelength
-        )
-        if alike:
-            found.append(tifffile.TiffPageSeries([page]))
-    return found
-
-
-def _empty_segments(planes: list[_Plane]) -> tuple[int, int]:
-    """Return how many tiles or strips hold no data, and how many there are."""
-    counts = [np.asarray(p.page.databytecounts, dtype=np.int64) for p in planes]
-    return sum(int((c == 0).sum()) for c in counts), sum(c.size for c in counts)
-
-
-def _rgb_of_ycbcr(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return full-range BT.601 YCbCr, as JPEG's, in RGB."""
-    y, cb, cr = np.moveaxis(pixels.astype(np.float32), -1, 0)
-    cb, cr = cb - 128, cr - 128
-    rgb = np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], axis=-1)
-    return np.rint(rgb).clip(0, 255).astype(np.uint8)
-
-
-def _choose_planes(lead: dict[str, int]) -> tuple[tuple[Any, ...], tuple[str, ...]]:
-    """Keep all channels; of stacks and series, take the first time and the middle focus."""
-    words = {"T": "time point", "Z": "focal plane"}
-    chosen: list[Any] = []
-    remarks = []
-    for axis, size in lead.items():
-        if axis == "C":
-            chosen.append(slice(None))
-            continue
-        index = size // 2 if axis == "Z" else 0
-        chosen.append(index)
-        if size > 1:
-            remarks.append(f"{words.get(axis, 'image')} {index + 1} of {size} is shown")
-    return tuple(chosen), tuple(remarks)
-
-
-def _on_disk(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return an array in a temporary file that goes when the array does."""
-    size = math.prod(shape) * dtype.itemsize
-    try:
-        with tempfile.TemporaryFile() as file:
-            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, a crash later
-                os.posix_fallocate(file.fileno(), 0, size)
-            return np.memmap(file, dtype, "w+", 0, shape)
-    except OSError as error:
-        raise SlideError(
-            f"the folder for temporary files cannot hold {size / 1e6:,.0f} MB of the slide "
-            f"({error.strerror or error}); free some space there, or let TMPDIR name another folder"
-        ) from error
-
-
-def _separate_samples(page: Any) -> int:
-    keyframe = page.keyframe
-    return keyframe.samplesperpixel if keyframe.planarconfig == 2 else 1

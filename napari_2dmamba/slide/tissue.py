@@ -3,9 +3,10 @@
 Three things defeat a plain Otsu threshold. A pen stroke is more saturated than any stain, so
 that the threshold separates pen from everything else: strokes are found by colour first and
 left out of the histogram. Dark tissue hides pale tissue: the pixels below the threshold are
-split once more, and where a paler class stands out from the glass, it is tissue too. A blank
-slide has no two classes, but gets a threshold: classes hardly further apart than the glass is
-noisy are refused.
+split once more, and where a paler class stands out from the glass, it is tissue too. Glass with
+a tint of stain is as saturated as pale tissue, but smooth and clear: where the paler class is so,
+it is left out. A blank slide has no two classes, but gets a threshold: classes hardly further
+apart than the glass is noisy are refused.
 """
 
 from dataclasses import dataclass
@@ -26,11 +27,22 @@ _FEWEST_PIXELS, _MOST_PIXELS = 1000, 3000
 _LEAST_CONTRAST, _NOISE_MULTIPLE = 0.02, 4.0
 """Tissue is more saturated than glass by this much, and by this many times the glass's noise."""
 
+_SMOOTH, _CLEAR = 2.5, 0.05
+"""Glass with a tint is this smooth (standard deviation in grey levels of 255, over some 60 µm)
+and this clear (optical density against the glass), however saturated. The palest tissue of the
+slides this was judged on has 7 grey levels; tinted glass has 0.6."""
+
+_TEXTURE_SIDE = 7
 _TINT_OF_GLASS = 0.02
-"""A second threshold below this would split tinted glass from white never scanned."""
+"""A threshold below this may part tinted glass from white: then the halo of tissue is cleared."""
+_HALO, _CLEAR_HALO = 5, 0.015
+"""Beside tissue glass looks textured for this many pixels; there it has to be clearer still."""
 
 _SMALLEST_STROKE = 50_000.0
 """Area of a pen stroke in µm²; dark nuclei and pigment come in smaller patches."""
+
+_GREEN_SHARE = 10
+"""Green counts from this part of that area on."""
 
 _STROKE_RIM = 5
 """Pixels around a stroke that are left out with it."""
@@ -159,33 +171,57 @@ def _segment(
     if settings.remove_pen:
         pen = find_pen(pixels, max(1, round(_SMALLEST_STROKE / pixel_area)))
     threshold = settings.threshold
+    dark = threshold
     if threshold is None:
-        threshold = _threshold(saturation[~pen])
-    if threshold is None:
-        return np.zeros(high.shape, bool), None
+        found = _thresholds(saturation[~pen])
+        if not found:
+            return np.zeros(high.shape, bool), None
+        dark, threshold = found[0], found[-1]
     mask = (saturation > threshold) & ~pen
+    if dark != threshold:
+        mask &= (saturation > dark) | ~_tinted_glass(pixels, ~mask & ~pen, threshold)
     mask = remove_small_objects(mask, max_size=smallest - 1)
     mask = remove_small_holes(mask, max_size=round(settings.largest_hole / pixel_area))
     return mask & ~pen, threshold
 
 
-def _threshold(saturation: NDArray[np.float32]) -> float | None:
-    """Return the threshold that parts glass from tissue, pale tissue too; None if all is glass."""
+def _thresholds(saturation: NDArray[np.float32]) -> list[float]:
+    """Return what parts glass from tissue, then from pale tissue too; nothing if all is glass."""
     from skimage.filters import threshold_otsu
 
-    found = None
+    found: list[float] = []
     values = saturation
-    for least in (0.0, _TINT_OF_GLASS):
+    for _ in range(2):
         if values.size < 2 or values.min() == values.max():
             break
         threshold = float(threshold_otsu(values))
         above, values = values[values > threshold], values[values <= threshold]
         glass, noise = _glass(values)
-        gap = max(_LEAST_CONTRAST, _NOISE_MULTIPLE * noise)
-        if threshold < least or float(np.median(above)) - glass < gap:
+        if float(np.median(above)) - glass < max(_LEAST_CONTRAST, _NOISE_MULTIPLE * noise):
             break
-        found = threshold
+        found.append(threshold)
     return found
+
+
+def _tinted_glass(
+    pixels: NDArray[np.uint8], glass: NDArray[np.bool_], threshold: float
+) -> NDArray[np.bool_]:
+    """Return where a picture is as smooth and nearly as clear as its ``glass``."""
+    grey = pixels[..., 0].astype(np.float32)  # plane by plane: means along a short axis are slow
+    grey += pixels[..., 1]
+    grey += pixels[..., 2]
+    grey /= 3
+    mean = ndimage.uniform_filter(grey, _TEXTURE_SIDE, mode="nearest")
+    square = ndimage.uniform_filter(grey * grey, _TEXTURE_SIDE, mode="nearest")
+    light = float(np.median(mean[glass])) if glass.any() else 255.0
+    tinted = (square - mean * mean < _SMOOTH**2) & (mean > light * 10**-_CLEAR)
+    if threshold >= _TINT_OF_GLASS:
+        return tinted
+    if tinted.any():  # of glass and of its tint, whichever is darker
+        light = float(np.percentile(mean[tinted], 5))
+    halo = ndimage.uniform_filter(grey, 3, mode="nearest") > light * 10**-_CLEAR_HALO
+    beside = ndimage.maximum_filter(tinted.view(np.uint8), 2 * _HALO + 1) > 0
+    return tinted | (beside & halo)
 
 
 def _glass(values: NDArray[np.float32]) -> tuple[float, float]:
@@ -215,16 +251,23 @@ def find_pen(pixels: NDArray[np.uint8], smallest: int) -> NDArray[np.bool_]:
     red, green, blue = (pixels[..., i].astype(np.int16) for i in range(3))
     high = np.maximum(np.maximum(red, green), blue)
     chroma = high - np.minimum(np.minimum(red, green), blue)
-    ink = (green - red > 12) & (green >= blue - 10) & (chroma > high * 0.25)
+    greenish = (green - red > 0) & (green >= blue - 10)
+    green_ink = (green - red > 12) & greenish & (chroma > high * 0.25)
+    pale_green = (green - red > 3) & greenish & (chroma > high * 0.03)
     bluish = (blue - red > 25) & (green - red >= (blue - red) * 0.12)
-    ink |= bluish & (chroma > high * 0.42)
-    pale_ink = ink | (bluish & (chroma > high * 0.3))
+    blue_ink = bluish & (chroma > high * 0.42)
+    pale_blue = bluish & (chroma > high * 0.3)
     black = (high < 90) & (chroma < 35)
     grey = (high < 215) & (chroma < 40)
-    ink = remove_small_objects(ink, max_size=smallest - 1)
+    # No stain is green, so little of it is enough; dark nuclei and pigment need more
+    few = max(1, smallest // _GREEN_SHARE)
+    green_core = remove_small_objects(green_ink, max_size=few - 1)
+    blue_core = remove_small_objects(blue_ink, max_size=smallest - 1)
     black = remove_small_objects(black, max_size=smallest - 1)
-    if not ink.any() and not black.any():
-        return ink
-    pen = ndimage.binary_propagation(ink, mask=pale_ink)
+    core = green_core | blue_core
+    if not core.any() and not black.any():
+        return core
+    pale = pale_green | pale_blue | green_ink | blue_ink
+    pen = ndimage.binary_propagation(core, mask=pale)
     pen |= ndimage.binary_dilation(black, iterations=_STROKE_RIM, mask=grey | black)
     return ndimage.binary_dilation(pen, iterations=_STROKE_RIM)

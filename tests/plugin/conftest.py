@@ -11,6 +11,7 @@ os.environ["NAPARI_CONFIG"] = str(Path(tempfile.mkdtemp()) / "settings.yaml")
 import numpy as np
 import pytest
 import tifffile
+from napari.layers import Layer
 from napari.utils.notifications import notification_manager
 from npe2 import PluginManager, PluginManifest
 from qtpy.QtWidgets import QApplication
@@ -19,13 +20,15 @@ import napari_2dmamba
 from napari_2dmamba.checkpoints.shelf import FOLDER_VARIABLE
 from napari_2dmamba.plugin import checkpoint_model
 from napari_2dmamba.plugin.jobs import wait_for_jobs
+from napari_2dmamba.plugin.session import Session
+from napari_2dmamba.slide import Slide
 
 MANIFEST = Path(napari_2dmamba.__file__).parent / "napari.yaml"
 PINK, WHITE = (205, 120, 180), (255, 255, 255)
 SLIDE_SIZE = 2048, 1536  # width, height
 TISSUE = 512, 512, 1536, 1280  # left, top, right, bottom in level-0 pixels
 MPP = 0.5
-LONG = 60_000  # ms to wait at most; other processes may keep the machine busy
+LONG = 180_000  # ms to wait at most; other processes may keep the machine busy
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -93,6 +96,12 @@ def slide_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def no_mpp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_slide(tmp_path_factory.mktemp("slides") / "no-mpp.tif", mpp=None)
+
+
+def add_slide(viewer: Any, slide: Slide) -> list[Layer]:
+    """Open a slide in the viewer, as the widgets and the reader do; returns its layers."""
+    session = Session.of(viewer)
+    return session.pyramid_of(session.add(slide))
 
 
 def process_events(times: int = 3) -> None:

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 from napari.settings import get_settings
 
-from napari_2dmamba.plugin import app, commands
+from napari_2dmamba.plugin import app, commands, docks
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.plugin.sample import demo_slide
-from napari_2dmamba.plugin.slide_layer import add_slide
 from napari_2dmamba.slide import open_slide
-from tests.plugin.conftest import LONG, PINK, canvas_picture, colour_at, process_events
+from tests.plugin.conftest import LONG, PINK, add_slide, canvas_picture, colour_at, process_events
 
 
 @pytest.fixture
@@ -59,7 +58,7 @@ def test_the_window(
     (dropped,) = viewer.open([str(slide_path)], plugin=None)
     assert dropped.metadata["slide"].path == slide_path
 
-    assert commands.run_widget(viewer) is application.run_widget
+    assert docks.show(viewer, docks.RUN) is application.run_widget
     viewer.layers.clear()
     process_events()
     assert viewer.title == app.TITLE
@@ -84,9 +83,9 @@ def test_settings_are_kept_apart() -> None:
 
 def test_the_run_widget_is_made_where_there_is_none(make_napari_viewer: Any) -> None:
     viewer = make_napari_viewer()
-    widget = commands.run_widget(viewer)
+    widget = docks.show(viewer, docks.RUN)
     assert isinstance(widget, RunWidget)
-    assert commands.run_widget(viewer) is widget
+    assert docks.show(viewer, docks.RUN) is widget
     widget.let_go()
 
 

@@ -14,9 +14,9 @@ from napari_2dmamba.pipeline import RunSettings, prepare_grid
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.plugin.run_widget.arriving_features import LAYER_NAME, arriving_layer
-from napari_2dmamba.plugin.slide_layer import add_slide
+from napari_2dmamba.plugin.session import Session
 from napari_2dmamba.slide import GridSettings, Slide, open_slide
-from tests.plugin.conftest import LONG, MPP, canvas_picture, colour_at, process_events
+from tests.plugin.conftest import LONG, MPP, add_slide, canvas_picture, colour_at, process_events
 from tests.tiny import write_checkpoint
 
 SIDE = 64  # level-0 pixels at the checkpoint's 0.5 µm/px: 16 x 12 patches on tissue
@@ -108,7 +108,8 @@ def test_features_arrive_on_the_slide_and_a_pause_holds_them(
     widget.footer.pause.click()
     qtbot.waitUntil(lambda: not widget.is_running, timeout=LONG)
     assert widget.footer.message.text() == ""
-    assert arriving_layer(viewer, slide) is None  # the map has taken its place
+    session = Session.of(viewer)
+    assert arriving_layer(session, session.slides[0]) is None  # the map has taken its place
     assert any(isinstance(one, HeatmapLayer) for one in viewer.layers)
     assert widget.shown is not None
     assert widget.shown.bag is not None

@@ -9,13 +9,13 @@ from qtpy.QtGui import QDropEvent
 
 from napari_2dmamba.checkpoints.columns import COLUMNS, Row, sorted_rows
 from napari_2dmamba.checkpoints.fit import State
+from napari_2dmamba.plugin import docks
 from napari_2dmamba.plugin.checkpoint_chooser import CheckpointChooser
 from napari_2dmamba.plugin.checkpoint_model import LOCATION, CheckpointModel, shared_checkpoints
 from napari_2dmamba.plugin.checkpoint_view import CheckpointView, Shown
 from napari_2dmamba.plugin.checkpoints_widget import CheckpointsWidget
-from napari_2dmamba.plugin.commands import run_widget, show_checkpoints
+from napari_2dmamba.plugin.commands import show_checkpoints
 from napari_2dmamba.plugin.run_widget import RunWidget
-from napari_2dmamba.plugin.slide_layer import add_slide
 from napari_2dmamba.sample import (
     demo_checkpoint,
     demo_checkpoints,
@@ -29,7 +29,7 @@ from tests.checkpoints.material import (
     mixed_folder,
     own,
 )
-from tests.plugin.conftest import LONG, process_events
+from tests.plugin.conftest import LONG, add_slide, process_events
 
 DEMOS = {path.name for path in demo_checkpoints()}
 
@@ -44,8 +44,10 @@ def widget(make_napari_viewer: Any, qtbot: Any) -> Iterator[CheckpointsWidget]:
     viewer = make_napari_viewer(show=True)
     viewer.theme = "light"
     viewer.window.resize(1400, 900)
-    widget = show_checkpoints(viewer)
-    assert show_checkpoints(viewer) is widget
+    widget = docks.show(viewer, docks.CHECKPOINTS)
+    assert isinstance(widget, CheckpointsWidget)
+    show_checkpoints(viewer)
+    assert docks.docked(viewer, docks.CHECKPOINTS) is widget  # raised, and not made twice
     yield widget
     widget.let_go()
 
@@ -155,7 +157,7 @@ def test_what_fits_the_slide_is_marked_and_the_rest_says_why(
         assert states()["good.safetensors"] is State.EXTRACT
         assert states()["bare.safetensors"] is State.UNSURE
         assert states()["unknown encoder.safetensors"] is State.NO
-        run = run_widget(widget._viewer)
+        run = docks.show(widget._viewer, docks.RUN)
         run.model_section.add_checkpoint(demo_checkpoint())
         run.start_run()
         qtbot.waitUntil(lambda: not run.is_running, timeout=LONG)
@@ -198,7 +200,7 @@ def test_use_in_run(widget: CheckpointsWidget, folder: Path, qtbot: Any, how: st
         place = table.visualRect(table.currentIndex()).center()
         qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)
         qtbot.mouseDClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)
-    run = run_widget(widget._viewer)
+    run = docks.show(widget._viewer, docks.RUN)
     assert run.model_section.path == path
     assert run.model_section.header is not None
     assert run.model_section.header.class_names == ("normal", "tumour")
@@ -361,12 +363,12 @@ def test_a_checkpoint_on_the_hub_is_fetched_when_it_is_used(
         widget.table.select(location)
         assert not widget.open_folder.isEnabled()
         widget.use.click()
-        section = run_widget(widget._viewer).model_section
+        section = docks.show(widget._viewer, docks.RUN).model_section
         qtbot.waitUntil(lambda: section.header is not None, timeout=LONG)
         assert section.path is not None
         assert section.path.read_bytes() == model
         assert section.checkpoints.currentText() == "model.safetensors"
-        run_widget(widget._viewer).let_go()
+        docks.show(widget._viewer, docks.RUN).let_go()
 
 
 def test_an_architecture_of_another_package_is_listed_and_runs(
@@ -391,7 +393,7 @@ def test_an_architecture_of_another_package_is_listed_and_runs(
     with open_slide(slide_path) as slide:
         add_slide(widget._viewer, slide)
         widget.use.click()
-        run = run_widget(widget._viewer)
+        run = docks.show(widget._viewer, docks.RUN)
         run.start_run()
         qtbot.waitUntil(lambda: not run.is_running, timeout=LONG)
         assert run.shown is not None, run.footer.message.text()

@@ -26,7 +26,6 @@ from napari_2dmamba.plugin.compare_widget.export_section import figure_files
 from napari_2dmamba.plugin.compare_widget.grid_window import GridWindow
 from napari_2dmamba.plugin.compare_widget.widget import compared_layers
 from napari_2dmamba.plugin.run_widget import RunWidget
-from napari_2dmamba.plugin.slide_layer import add_slide
 from napari_2dmamba.sample import (
     demo_checkpoint,
     demo_rivals,
@@ -34,7 +33,7 @@ from napari_2dmamba.sample import (
     sample_slide,
 )
 from napari_2dmamba.slide import Slide, open_slide
-from tests.plugin.conftest import LONG, process_events
+from tests.plugin.conftest import LONG, add_slide, process_events
 from tests.plugin.test_run_widget import make_checkpoint
 
 SPACING = 6

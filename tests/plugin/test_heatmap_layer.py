@@ -7,8 +7,8 @@ import pytest
 from napari_2dmamba.explain.display import DisplaySettings, colour_table
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer, OnScreen
-from napari_2dmamba.plugin.map_layers import cell_at, go_to_patch, map_layers, show_map
-from napari_2dmamba.plugin.slide_layer import add_slide
+from napari_2dmamba.plugin.map_layers import cell_at, go_to_patch
+from napari_2dmamba.plugin.session import Session
 from napari_2dmamba.slide import open_slide
 from tests.plugin.conftest import WHITE, canvas_picture, colour_at, on_canvas
 
@@ -56,11 +56,11 @@ def test_the_hot_patch_is_drawn_on_its_cell(viewer: Any) -> None:
 
 def test_the_map_lies_on_the_tissue_it_was_made_from(viewer: Any, slide_path: Path) -> None:
     with open_slide(slide_path) as slide:
-        add_slide(viewer, slide)
+        state = Session.of(viewer).add(slide)
         # the tissue fills cells (2..4, 2..5) of 256 px
         values = np.full((6, 8), np.nan, np.float32)
         values[2:5, 2:6] = 1.0
-        layer = show_map(viewer, slide, make_map(values=values), raw(colormap="gray"))
+        layer = Session.of(viewer).show_map(state, make_map(values=values), raw(colormap="gray"))
         layer.colorbar.visible = False
         viewer.canvas.overlays.scale_bar.visible = False
         picture = canvas_picture(viewer)
@@ -127,12 +127,13 @@ def test_what_is_set_in_the_layer_controls_is_noted() -> None:
 
 def test_a_new_map_takes_the_place_of_the_old_one(viewer: Any, slide_path: Path) -> None:
     with open_slide(slide_path) as slide:
-        add_slide(viewer, slide)
-        first = show_map(viewer, slide, make_map(), raw())
+        session = Session.of(viewer)
+        state = session.add(slide)
+        first = session.show_map(state, make_map(), raw())
         moved = make_map(origin=(256, 512), patch_size_level0=128)
-        second = show_map(viewer, slide, moved, raw())
+        second = session.show_map(state, moved, raw())
         assert second is first
-        assert map_layers(viewer, slide) == [first]
+        assert session.maps_of(state) == [first]
         assert first.scale.tolist() == [64, 64]
         np.testing.assert_allclose(first.translate, [512 / 2 + 31.75, 256 / 2 + 31.75])
         assert cell_at(first, (512 / 2 + 70, 256 / 2 + 10)) == (1, 0)
@@ -161,9 +162,10 @@ def test_a_like_map_changes_the_values_alone() -> None:
 
 def test_going_to_a_patch(viewer: Any, slide_path: Path) -> None:
     with open_slide(slide_path) as slide:
-        add_slide(viewer, slide)
-        go_to_patch(viewer, slide, x=768, y=512, size=256)
-        go_to_patch(viewer, slide, x=512, y=512, size=256)
+        session = Session.of(viewer)
+        state = session.add(slide)
+        go_to_patch(session, state, (768, 512), 256)
+        go_to_patch(session, state, (512, 512), 256)
         assert viewer.scene.camera.center[-2:] == pytest.approx(((512 + 127.5) / 2,) * 2)
         outlines = [layer for layer in viewer.layers if layer.name == "Selected patch"]
         (outline,) = outlines

@@ -16,9 +16,8 @@ from napari_2dmamba.models.checkpoint import build_model
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.inspect_widget import InspectWidget
 from napari_2dmamba.plugin.run_widget import RunWidget
-from napari_2dmamba.plugin.slide_layer import add_slide
 from napari_2dmamba.slide import open_slide
-from tests.plugin.conftest import LONG, SLIDE_SIZE, TISSUE, process_events
+from tests.plugin.conftest import LONG, SLIDE_SIZE, TISSUE, add_slide, process_events
 from tests.plugin.test_inspect_widget import click, settle
 from tests.tiny import write_slide
 
@@ -92,7 +91,6 @@ def test_a_survival_model_with_another_slide_open(
     with open_slide(write_slide(tmp_path / "other.tif")) as other, open_slide(slide_path) as slide:
         add_slide(viewer, other)
         add_slide(viewer, slide)
-        widgets[0].slide_section.choose(slide)
         inspect = run_and_inspect(widgets, path, qtbot)
         inspected = inspect.live.inspected
         assert inspected is not None

@@ -25,13 +25,12 @@ from napari_2dmamba.export.run_folder import open_run
 from napari_2dmamba.pipeline import run
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.inspect_widget import InspectWidget
-from napari_2dmamba.plugin.inspect_widget.map_list import TITLES
 from napari_2dmamba.plugin.inspect_widget.what_if_section import INSPECTED, WhatIfSection
+from napari_2dmamba.plugin.map_titles import TITLES
 from napari_2dmamba.plugin.run_widget import RunWidget
-from napari_2dmamba.plugin.slide_layer import add_slide
 from napari_2dmamba.sample import demo_checkpoint, sample_slide
 from napari_2dmamba.slide import open_slide
-from tests.plugin.conftest import LONG, canvas_picture, on_canvas, process_events
+from tests.plugin.conftest import LONG, add_slide, canvas_picture, on_canvas, process_events
 
 CYAN = (0, 213, 255)
 

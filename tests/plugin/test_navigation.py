@@ -7,9 +7,9 @@ from qtpy.QtCore import QPoint, Qt
 
 from napari_2dmamba.plugin.magnification import MagnificationBar, objective, zoom_for
 from napari_2dmamba.plugin.overview import SlideOverview
-from napari_2dmamba.plugin.slide_layer import add_slide
+from napari_2dmamba.plugin.session import Session
 from napari_2dmamba.slide import open_slide
-from tests.plugin.conftest import PINK, process_events
+from tests.plugin.conftest import PINK, add_slide, process_events
 
 
 def test_the_convention_of_scanners() -> None:
@@ -27,7 +27,7 @@ def viewer(make_napari_viewer: Any) -> Any:
 
 
 def test_presets_and_readout(viewer: Any, qtbot: Any, slide_path: Path, no_mpp_path: Path) -> None:
-    bar = MagnificationBar(viewer)
+    bar = MagnificationBar(Session.of(viewer))
     qtbot.addWidget(bar)
     assert bar.readout.text() == "No slide open"
     with open_slide(slide_path) as slide, open_slide(no_mpp_path) as unknown:

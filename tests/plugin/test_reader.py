@@ -9,7 +9,7 @@ from napari_2dmamba.slide import Slide
 from tests.material import shared
 
 
-@pytest.mark.parametrize("name", ["a.png", "b.h5", "c.zarr", "noextension", "x.svs.txt"])
+@pytest.mark.parametrize("name", ["a.png", "b.h5", "c.zip", "noextension", "x.svs.txt"])
 def test_foreign_files_are_left_to_others(name: str) -> None:
     assert get_reader(name) is None
 

@@ -17,7 +17,7 @@ from napari_2dmamba.plugin.region_layers import (
     to_shape,
     without_holes,
 )
-from napari_2dmamba.plugin.slide_layer import add_slide
+from napari_2dmamba.plugin.session import Session
 from napari_2dmamba.plugin.writer import write_region_layers
 from napari_2dmamba.slide import (
     GridSettings,
@@ -35,28 +35,38 @@ def test_polygons_come_back_as_they_went(slide_path: Path) -> None:
     viewer = ViewerModel()
     regions = Regions.of((box(100, 200, 900, 800),), (Polygon([(0, 0), (50, 0), (0, 50)]),))
     with open_slide(slide_path) as slide:
-        show_regions(viewer, slide, regions)
-        drawn = drawn_regions(viewer)
+        session = Session.of(viewer)
+        state = session.add(slide)
+        show_regions(session, state, regions)
+        drawn = drawn_regions(session, state)
     assert drawn is not None
     assert drawn.include[0].equals(regions.include[0])
     assert drawn.exclude[0].equals(regions.exclude[0])
-    assert [layer.name for layer in viewer.layers] == ["Regions to include", "Regions to exclude"]
+    assert [layer.name for layer in viewer.layers][1:] == [
+        "Regions to include",
+        "Regions to exclude",
+    ]
 
 
 def test_shapes_are_placed_in_microns(slide_path: Path) -> None:
     viewer = ViewerModel()
     with open_slide(slide_path) as slide:
-        layer = ensure_region_layer(viewer, slide, "include")
-        assert ensure_region_layer(viewer, slide, "include") is layer
+        session = Session.of(viewer)
+        state = session.add(slide)
+        layer = ensure_region_layer(session, state, "include")
+        assert ensure_region_layer(session, state, "include") is layer
     layer.add_rectangles(np.array([[99.5, 199.5], [99.5, 299.5], [199.5, 299.5], [199.5, 199.5]]))
     assert layer.extent.world[1] == pytest.approx([199.5 / 2, 299.5 / 2], abs=3)
-    drawn = drawn_regions(viewer)
+    drawn = drawn_regions(session, state)
     assert drawn is not None
     assert drawn.include[0].equals(box(200, 100, 300, 200))
 
 
-def test_nothing_drawn_is_none() -> None:
-    assert drawn_regions(ViewerModel()) is None
+def test_nothing_drawn_is_none(slide_path: Path) -> None:
+    session = Session.of(viewer := ViewerModel())
+    with open_slide(slide_path) as slide:
+        assert drawn_regions(session, session.add(slide)) is None
+    assert len(viewer.layers) == 1
 
 
 def test_an_ellipse_has_its_area() -> None:
@@ -87,12 +97,16 @@ def test_previews_lie_on_the_tissue(make_napari_viewer: Any, slide_path: Path) -
     viewer.window.resize(900, 700)
     viewer.theme = "light"
     with open_slide(slide_path) as slide:
-        (layer,) = add_slide(viewer, slide)
+        session = Session.of(viewer)
+        state = session.add(slide)
+        (layer,) = viewer.layers
         viewer.layers.selection.active = layer
         tissue = detect_tissue(slide, TissueSettings())
         grid = make_grid(slide, tissue, GridSettings(patch_size=256))
-        show_tissue(viewer, slide, tissue)
-        show_patches(viewer, slide, grid)
+        state.shows_tissue = state.shows_patches = True
+        state.tissue, state.grid = tissue, grid
+        show_tissue(session, state)
+        show_patches(session, state)
         assert viewer.layers.selection.active is layer
         # 256 px at 0.5 µm is 256 px of level 0: the tissue fills 4 x 3 cells exactly
         assert len(grid) == 12
@@ -109,8 +123,9 @@ def test_previews_lie_on_the_tissue(make_napari_viewer: Any, slide_path: Path) -
         inside = labels.get_value((450, 500), world=True)
         assert inside == 1
         assert labels.get_value((100, 100), world=True) == 0
-        show_tissue(viewer, slide, None)
-        show_patches(viewer, slide, None)
+        state.shows_tissue = state.shows_patches = False
+        show_tissue(session, state)
+        show_patches(session, state)
         assert list(viewer.layers) == [layer]
 
 
@@ -120,7 +135,9 @@ def test_a_hundred_thousand_patches_are_one_small_layer(slide_path: Path) -> Non
         tissue = detect_tissue(slide, TissueSettings(method="everything"))
         grid = make_grid(slide, tissue, GridSettings(patch_size=16, target_mpp=0.5))
         assert len(grid) == 128 * 96
-        show_patches(viewer, slide, grid)
+        state = Session.of(viewer).add(slide)
+        state.shows_patches, state.grid = True, grid
+        show_patches(Session.of(viewer), state)
         assert viewer.layers["Patches"].data.shape == (96, 128)
 
 
@@ -128,9 +145,11 @@ def test_regions_are_saved_for_qupath(slide_path: Path, tmp_path: Path) -> None:
     viewer = ViewerModel()
     regions = Regions.of((box(100, 200, 900, 800),), (box(300, 300, 400, 400),))
     with open_slide(slide_path) as slide:
-        show_regions(viewer, slide, regions)
+        session = Session.of(viewer)
+        show_regions(session, session.add(slide), regions)
         path = tmp_path / "regions.geojson"
-        written = viewer.layers.save(str(path), plugin="napari-2dmamba")
+        viewer.layers.selection = set(viewer.layers[1:])
+        written = viewer.layers.save(str(path), selected=True, plugin="napari-2dmamba")
         assert written == [str(path)]
         again = read_regions(path, offset=slide.bounds[:2])
     assert again.include[0].equals(regions.include[0])

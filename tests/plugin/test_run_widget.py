@@ -16,13 +16,19 @@ from napari_2dmamba.models.aggregator import Aggregator
 from napari_2dmamba.models.checkpoint import build_model
 from napari_2dmamba.models.registry import architecture
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.run_widget import RunWidget
-from napari_2dmamba.plugin.run_widget.progress_footer import ProgressFooter
-from napari_2dmamba.plugin.slide_layer import add_slide
 from napari_2dmamba.sample import demo_checkpoint
 from napari_2dmamba.slide import Slide, open_slide
 from tests.material import shared
-from tests.plugin.conftest import LONG, canvas_picture, on_canvas, process_events, write_slide
+from tests.plugin.conftest import (
+    LONG,
+    add_slide,
+    canvas_picture,
+    on_canvas,
+    process_events,
+    write_slide,
+)
 
 WARNING = "Made for a test, not for any medical use."
 
@@ -135,7 +141,7 @@ def test_one_click_does_everything(
     assert section.is_open
     assert not widget.slide_section.is_open
     assert shown.folder is not None
-    assert shown.folder.parent == runs
+    assert shown.folder.parent.parent == runs
     assert (shown.folder / "run.json").is_file()
 
     # the patch of highest attention is the hottest on screen
@@ -210,19 +216,22 @@ def test_a_slide_without_mpp_asks_for_it(
     unknown = open_slide(no_mpp_path)
     (layer,) = add_slide(viewer, unknown)
     section = widget.slide_section
-    assert section.mpp_row.isVisibleTo(section)
+    assert section.mpp_row.editor.isVisibleTo(section)
+    assert not section.mpp_row.use.isEnabled()  # nothing is filled in that was not read
+    assert not section.show_tissue.isEnabled()
     assert "size of a pixel is unknown" in section.message.text()
     widget.start_run()
     assert not widget.is_running
     assert "no µm per pixel" in widget.footer.message.text()
 
-    section.mpp.setValue(0.5)
-    section.use_mpp.click()
-    assert not section.mpp_row.isVisibleTo(section)
+    section.mpp_row.value.setValue(0.5)
+    section.mpp_row.use.click()
+    assert not section.mpp_row.editor.isVisibleTo(section)
+    assert widget.footer.message.text() == ""
     assert layer.scale.tolist() == [0.5, 0.5]
-    assert section.slide is not unknown
-    assert section.slide is not None
-    assert section.slide.mpp == 0.5
+    (state,) = widget.session.slides
+    assert state.slide is not unknown
+    assert state.slide.mpp == 0.5
     qtbot.waitUntil(lambda: "12</b> patches of 128 µm" in section.count.text(), timeout=LONG)
     widget.start_run()
     finish(widget, qtbot)
@@ -233,7 +242,7 @@ def test_a_slide_without_mpp_asks_for_it(
 def test_working_in_pixels(widget: RunWidget, viewer: Any, qtbot: Any, no_mpp_path: Path) -> None:
     with open_slide(no_mpp_path) as unknown:
         add_slide(viewer, unknown)
-        widget.slide_section.use_pixels.setChecked(True)
+        widget.slide_section.mpp_row.use_pixels.setChecked(True)
         qtbot.waitUntil(
             lambda: "12</b> patches of 256 px" in widget.slide_section.count.text(), timeout=LONG
         )
@@ -407,7 +416,12 @@ def test_gallery_cursor_and_display(
     assert "rank 1 of 12" in section.readout.text()
     x, y = layer.grid_map.origin[0] + col * 256, layer.grid_map.origin[1] + row * 256
     assert f"x {x}, y {y}" in section.readout.text()
-    section.show_cursor(-1, 0)
+    assert "row 2, column 5" in section.readout.text()  # of the slide, as in exports
+    section.show_cursor(0, 0)
+    assert "rank 1 of" not in section.readout.text()
+    section.show_cursor(-1, 0)  # off the map: the patch that was clicked in the gallery
+    assert "rank 1 of 12" in section.readout.text()
+    widget.session.select_patch(widget.session.current, None)
     assert "rank" not in section.readout.text()
 
     before = layer.data.copy()
@@ -458,7 +472,7 @@ def test_every_export_and_a_saved_run(
     assert widget.footer.message.kind == "error"
 
     viewer.layers.clear()
-    assert widget.slide_section.slide is None
+    assert widget.session.current is None
     assert shown.folder is not None
     widget.open_saved_run(shown.folder)
     finish(widget, qtbot)
@@ -468,7 +482,7 @@ def test_every_export_and_a_saved_run(
     again = widget.shown
     assert again is not None
     np.testing.assert_array_equal(again.prediction.logits, shown.prediction.logits)
-    assert widget.slide_section.slide is again.slide
+    assert widget.session.current.slide is again.slide
 
 
 def test_opening_what_is_no_run(widget: RunWidget, qtbot: Any, tmp_path: Path) -> None:

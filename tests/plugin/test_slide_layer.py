@@ -6,16 +6,13 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_2dmamba.plugin.session import Session
 from napari_2dmamba.plugin.slide_layer import (
-    add_slide,
-    layers_of,
-    open_slides,
-    set_slide,
     slide_of,
     view_region,
 )
 from napari_2dmamba.slide import open_slide
-from tests.plugin.conftest import PINK, WHITE, canvas_picture, colour_at, write_slide
+from tests.plugin.conftest import PINK, WHITE, add_slide, canvas_picture, colour_at, write_slide
 
 
 @pytest.fixture
@@ -47,24 +44,27 @@ def test_world_is_microns_with_a_scale_bar(viewer: Any, slide_path: Path) -> Non
         assert [str(unit) for unit in layer.units] == ["micrometer", "micrometer"]
         assert viewer.canvas.overlays.scale_bar.visible
         assert slide_of(layer) is slide
-        assert open_slides(viewer) == [slide]
-        assert layers_of(viewer, slide) == [layer]
+        (state,) = Session.of(viewer).slides
+        assert state.slide is slide
+        assert Session.of(viewer).layers_of(state) == [layer]
 
 
 def test_giving_mpp_puts_the_same_layer_in_microns(viewer: Any, no_mpp_path: Path) -> None:
-    slide = open_slide(no_mpp_path)
-    (layer,) = add_slide(viewer, slide)
+    session = Session.of(viewer)
+    state = session.add(open_slide(no_mpp_path))
+    (layer,) = viewer.layers
     assert [str(unit) for unit in layer.units] == ["pixel", "pixel"]
-    again = open_slide(no_mpp_path, mpp=0.25)
-    set_slide([layer], again)
-    slide.close()
+    session.set_mpp(state, 0.25)
     assert layer.scale.tolist() == [0.25, 0.25]
     assert [str(unit) for unit in layer.units] == ["micrometer", "micrometer"]
-    assert slide_of(layer) is again
-    viewer.fit_to_view()
+    assert slide_of(layer) is state.slide
+    assert state.slide.mpp_source == "given by the user"
     picture = canvas_picture(viewer)
     np.testing.assert_allclose(colour_at(viewer, picture, 250, 225), PINK, atol=12)
-    again.close()
+    session.set_mpp(state, None)
+    assert state.slide.mpp is None
+    assert layer.scale.tolist() == [1, 1]
+    assert [str(unit) for unit in layer.units] == ["pixel", "pixel"]
 
 
 def test_grey_and_many_channels_open_as_channels(viewer: Any, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_the_view_in_slide_pixels(viewer: Any, slide_path: Path) -> None:
         viewer.scene.camera.zoom = 1.0  # one screen pixel is 1 µm, that is two slide pixels
         viewer.scene.camera.center = (0.0, 300.0, 400.0)
         height, width = viewer.canvas.size
-        x, y, w, h = view_region(viewer, slide)
+        x, y, w, h = view_region(viewer, 0.5)
         assert (w, h) == (2 * width, 2 * height)
         assert x + w / 2 == pytest.approx(800.5, abs=1)
         assert y + h / 2 == pytest.approx(600.5, abs=1)

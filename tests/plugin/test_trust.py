@@ -7,7 +7,7 @@ import pytest
 from qtpy.QtWidgets import QMessageBox, QWidget
 
 from napari_2dmamba.features import trust
-from napari_2dmamba.plugin.run_widget.features_section import FeaturesSection
+from napari_2dmamba.plugin.parts.features_section import FeaturesSection
 from napari_2dmamba.plugin.trust_question import may_run
 
 

@@ -153,3 +153,27 @@ def test_damage_where_tissue_is_looked_for_is_refused() -> None:
         pytest.raises(SlideError, match="damaged"),
     ):
         detect_tissue(slide)
+
+
+@pytest.mark.parametrize("ink", [(120, 200, 140), (170, 215, 185)])
+def test_a_green_smear_at_the_edge_of_a_pale_slide_is_left_out(
+    tmp_path: Path, ink: tuple[int, int, int]
+) -> None:
+    """Its inked core is a quarter of what other strokes need; the rest is paler."""
+    tissue = piece(500, 500, 220, seed=1)
+    smear = stroke([(1200, 880), (1390, 960)], 14)
+    core = stroke([(1250, 900), (1300, 921)], 12)
+    pixels = picture((tissue, (225, 205, 220)), (smear, ink), (core, (60, 160, 90)))
+    mask = found(tmp_path, pixels)
+    assert share(mask, tissue) > 0.95
+    assert share(mask, smear) < 0.05
+
+
+def test_pink_glass_beside_tissue_is_left_out(tmp_path: Path) -> None:
+    tissue = piece(500, 400, 200, seed=1)
+    pink = np.zeros((1000, 1400), bool)
+    pink[100:900, 800:1300] = True
+    pixels = picture((tissue, (190, 120, 170)), (pink, (243, 232, 238)), texture=0.3)
+    mask = found(tmp_path, pixels)
+    assert share(mask, tissue) > 0.98
+    assert share(mask, pink) < 0.05

@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
 from napari_2dmamba.checkpoints.columns import Row, day, file_size, outputs_text, score_text
 from napari_2dmamba.checkpoints.fit import State
 from napari_2dmamba.checkpoints.summary import CheckpointSummary
-from napari_2dmamba.plugin.run_widget.message import Message
+from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.section import Fold
 
 _KINDS = {

@@ -1,38 +1,26 @@
-"""What the checkpoints are held against: the slide that is open, and its features."""
+"""What the checkpoints are held against: the slide that is looked at, and its features."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from napari_2dmamba.checkpoints.fit import FeatureFacts, Subject, encoders_here
 from napari_2dmamba.export.record import RunRecord
-from napari_2dmamba.plugin.slide_layer import open_slides
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from napari.viewer import Viewer
-
-    from napari_2dmamba.plugin.run_widget import RunWidget
+from napari_2dmamba.plugin.session import Session
 
 
-def find_subject(viewer: "Viewer", run: "RunWidget | None") -> "Callable[[], Subject | None]":
+def find_subject(session: Session) -> Callable[[], Subject | None]:
     """Return what finds the subject, to be called where it may take a while.
 
     Features are those of the file chosen under *Features*, else those of the run on display.
     """
-    slides = open_slides(viewer)
-    slide = slides[0] if slides else None
-    if run is not None:
-        slide = run.slide_section.slide or slide
-        file = run.features_section.feature_file
-        if file is not None:
-            return lambda: _of_file(file)
+    file = session.choices.features_to_read
+    if file is not None:
+        return lambda: _of_file(file)
+    slide = session.current
     if slide is None:
         return lambda: None
-    facts = None
-    if run is not None and run.shown is not None and run.shown.slide is slide:
-        facts = _of_record(run.shown.record)
-    name, mpp = slide.name, slide.mpp
+    facts = None if slide.run is None else _of_record(slide.run.record)
+    name, mpp = slide.name, slide.slide.mpp
     return lambda: Subject(name, facts, encoders_here(), mpp)
 
 

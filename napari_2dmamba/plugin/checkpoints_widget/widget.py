@@ -18,22 +18,21 @@ from qtpy.QtWidgets import (
 
 from napari_2dmamba.checkpoints.columns import Row
 from napari_2dmamba.checkpoints.fit import Subject
+from napari_2dmamba.plugin import docks
 from napari_2dmamba.plugin.checkpoint_model import shared_checkpoints
 from napari_2dmamba.plugin.checkpoints_widget.details import Details
 from napari_2dmamba.plugin.checkpoints_widget.places import Places
 from napari_2dmamba.plugin.checkpoints_widget.subject import find_subject
 from napari_2dmamba.plugin.checkpoints_widget.table import CheckpointTable
-from napari_2dmamba.plugin.commands import raise_dock, run_widget
 from napari_2dmamba.plugin.docked import DockedWidget
 from napari_2dmamba.plugin.jobs import LatestJob
-from napari_2dmamba.plugin.run_widget.message import Message
+from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.section import ElidedLabel
+from napari_2dmamba.plugin.session import ChosenCheckpoint, Session
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
-
-    from napari_2dmamba.plugin.run_widget import RunWidget
 
 _NO_SLIDE = "No slide is open, so nothing is marked as fitting."
 
@@ -49,8 +48,8 @@ class CheckpointsWidget(DockedWidget):
 
     def __init__(self, napari_viewer: "Viewer") -> None:
         super().__init__()
-        self._viewer = napari_viewer
-        self._run: RunWidget | None = None
+        self.session = Session.of(napari_viewer)
+        self._viewer = self.session.viewer
         self.checkpoints = shared_checkpoints()
         self.setAcceptDrops(True)
         self.message = Message()
@@ -165,9 +164,9 @@ class CheckpointsWidget(DockedWidget):
         self.details.note_written.connect(checkpoints.set_note)
         self._held_against.succeeded.connect(self._hold_against)
         self._held_against.failed.connect(self._complain)
-        layers = self._viewer.layers
-        for event in (layers.events.inserted, layers.events.removed, layers.events.reordered):
-            self.listen(event, self._look_at_slide)
+        events = self.session.events
+        for signal in (events.current, events.mpp, events.choices, events.run):
+            self.listen(signal, self._look_at_slide)
 
     def showEvent(self, event: Any) -> None:
         """Hold the checkpoints against the slide, which waits until they are looked at."""
@@ -185,29 +184,12 @@ class CheckpointsWidget(DockedWidget):
     def _look_at_slide(self, event: Any = None) -> None:
         if not self.isVisible():
             return
-        self._follow_run_widget()
-        find = find_subject(self._viewer, self._run)
+        find = find_subject(self.session)
 
         def task(progress: ProgressCallback, stop: StopCallback) -> Subject | None:
             return find()
 
         self._held_against.request(task)
-
-    def _follow_run_widget(self) -> None:
-        from napari_2dmamba.plugin.run_widget import RunWidget
-
-        if self._run is not None:
-            return
-        for widget in self._viewer.window.dock_widgets.values():
-            if isinstance(widget, RunWidget):
-                self._run = widget
-                widget.run_shown.connect(self._look_at_slide)
-                widget.features_section.changed.connect(self._look_at_slide)
-                widget.slide_section.slide_chosen.connect(self._look_at_slide)
-                widget.destroyed.connect(self._forget_run_widget)
-
-    def _forget_run_widget(self) -> None:
-        self._run = None
 
     def _hold_against(self, subject: Subject | None) -> None:
         if self.message.kind == "error":
@@ -251,12 +233,9 @@ class CheckpointsWidget(DockedWidget):
         if row.summary.problem:
             self._complain(row.summary.problem)
             return
-        run = run_widget(self._viewer)
-        run.model_section.add_checkpoint(row.summary.location)
-        run.model_section.set_open(True)
-        raise_dock(run)
+        self.session.choose(checkpoint=ChosenCheckpoint(row.summary.location))
+        docks.show(self._viewer, docks.RUN)
         self.message.say(f"{row.summary.name} is chosen in Run 2DMamba", "good")
-        self._follow_run_widget()
 
     def _remove(self) -> None:
         self.checkpoints.remove([row.summary.location for row in self.table.selected_rows])

@@ -3,8 +3,8 @@
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
-from napari_2dmamba.plugin.run_widget.message import Message
-from napari_2dmamba.plugin.run_widget.progress_footer import RUN_LOOK
+from napari_2dmamba.plugin.parts.message import Message
+from napari_2dmamba.plugin.parts.progress_footer import RUN_LOOK
 
 _STEPS = 1000
 

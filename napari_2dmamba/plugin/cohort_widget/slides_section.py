@@ -17,8 +17,8 @@ from qtpy.QtWidgets import (
 
 from napari_2dmamba.cohort import CohortSlide, SlideStatus, find_slides
 from napari_2dmamba.plugin.jobs import LatestJob
+from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.reader import SLIDE_PATTERNS
-from napari_2dmamba.plugin.run_widget.message import Message
 from napari_2dmamba.plugin.section import Section
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 

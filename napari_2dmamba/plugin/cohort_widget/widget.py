@@ -21,10 +21,11 @@ from napari_2dmamba.cohort import (
 from napari_2dmamba.cohort import status as states
 from napari_2dmamba.cohort.made_with import MadeWith, read_made_with
 from napari_2dmamba.errors import UserError
+from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.export.run_folder import RECORD_FILE
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import RunSettings
-from napari_2dmamba.plugin import commands
+from napari_2dmamba.plugin import docks
 from napari_2dmamba.plugin.cohort_widget.following import Following
 from napari_2dmamba.plugin.cohort_widget.footer import CohortFooter
 from napari_2dmamba.plugin.cohort_widget.log_window import show_log
@@ -35,11 +36,12 @@ from napari_2dmamba.plugin.cohort_widget.table_view import TableView
 from napari_2dmamba.plugin.cohort_widget.work_sections import OutputSection, PatchesSection
 from napari_2dmamba.plugin.docked import DockedWidget
 from napari_2dmamba.plugin.jobs import Job, LatestJob
+from napari_2dmamba.plugin.parts.features_section import FeaturesSection
+from napari_2dmamba.plugin.parts.model_section import ModelSection, grid_of_training
 from napari_2dmamba.plugin.preferences import runs_folder
-from napari_2dmamba.plugin.run_widget.features_section import FeaturesSection
-from napari_2dmamba.plugin.run_widget.model_section import ModelSection, grid_of_training
 from napari_2dmamba.plugin.section import scrolling_column
-from napari_2dmamba.plugin.slide_layer import open_slides
+from napari_2dmamba.plugin.session import Session
+from napari_2dmamba.plugin.shown_run import ShownRun, open_shown_run
 from napari_2dmamba.plugin.trust_question import may_run
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
@@ -63,7 +65,8 @@ class CohortWidget(DockedWidget):
 
     def __init__(self, napari_viewer: "Viewer") -> None:
         super().__init__()
-        self._viewer = napari_viewer
+        self.session = Session.of(napari_viewer)
+        self._viewer = self.session.viewer
         self._job: Job | None = None
         self._following: Following | None = None
         self._last_with_model: bool | None = None
@@ -76,6 +79,7 @@ class CohortWidget(DockedWidget):
         self.view = TableView(self.table)
         self.footer = CohortFooter()
         self._opening = LatestJob(self, delay_ms=0)
+        self._opening_run = LatestJob(self, delay_ms=0)
         self._timer = QTimer(self)
         self._timer.setInterval(_MS_BETWEEN_UPDATES)
         self._timer.timeout.connect(self._show_news)
@@ -143,7 +147,7 @@ class CohortWidget(DockedWidget):
         self.output_section.out_changed.connect(self.slides_section.set_out)
         self.output_section.cohort_wanted.connect(self.open_cohort)
         self.model_section.checkpoint_changed.connect(self._follow_checkpoint)
-        self.model_section.table_wanted.connect(self._show_checkpoints)
+        self.model_section.table_wanted.connect(lambda: docks.show(self._viewer, docks.CHECKPOINTS))
         footer = self.footer
         footer.run_clicked.connect(self.start_run)
         footer.extract_clicked.connect(self.start_extraction)
@@ -157,6 +161,8 @@ class CohortWidget(DockedWidget):
             signal.connect(self._follow_table)
         self._opening.succeeded.connect(self._show_cohort)
         self._opening.failed.connect(self._complain)
+        self._opening_run.succeeded.connect(self._show_run)
+        self._opening_run.failed.connect(self._complain)
 
     def let_go(self) -> None:
         """Stop what runs; finished batches are kept."""
@@ -164,6 +170,7 @@ class CohortWidget(DockedWidget):
         self._timer.stop()
         self._looking.stop()
         self._opening.cancel()
+        self._opening_run.cancel()
         self.slides_section.cancel()
         self.model_section.cancel()
         if self._job is not None:
@@ -293,9 +300,6 @@ class CohortWidget(DockedWidget):
         form = self.patches_section.grid_form
         form.set_settings(grid_of_training(header, form.settings()))
         self.features_section.follow_checkpoint(header.encoder)
-
-    def _show_checkpoints(self) -> None:
-        commands.show_checkpoints(self._viewer)
 
     def _follow_table(self) -> None:
         rows = self.table.rows
@@ -465,19 +469,23 @@ class CohortWidget(DockedWidget):
 
     def open_result(self, row: SlideStatus) -> None:
         """Show a slide's saved run, or the slide itself where there is none."""
-        run_widget = commands.run_widget(self._viewer)
-        if run_widget.is_running:
-            self._complain("Run 2DMamba is at work; wait for it, or cancel it, and open this again")
-            return
-        commands.raise_dock(run_widget)
         if row.good and row.folder and Path(row.folder, RECORD_FILE).is_file():
-            run_widget.open_saved_run(row.folder)
+            folder, already_open = row.folder, [one.slide for one in self.session.slides]
+            self._opening_run.request(lambda *_: open_shown_run(folder, already_open))
             return
-        shown = next((s for s in open_slides(self._viewer) if str(s.path) == row.slide), None)
-        if shown is None and run_widget.open_slides([row.slide]):
-            return
-        shown = shown or open_slides(self._viewer)[0]
-        run_widget.slide_section.choose(shown)
+        for slide in self.session.slides:
+            if str(slide.slide.path) == row.slide:
+                self.session.show(slide)
+                break
+        else:
+            for problem in self.session.open([row.slide]):
+                self._complain(problem)
+                return
+        docks.show(self._viewer, docks.RUN)
+
+    def _show_run(self, opened: tuple[ShownRun, DisplaySettings]) -> None:
+        self.session.show_saved_run(*opened)
+        docks.show(self._viewer, docks.RUN)
 
     def _show_folder(self, row: SlideStatus) -> None:
         if not QDesktopServices.openUrl(QUrl.fromLocalFile(row.folder)):

@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton
 from napari_2dmamba.cohort import CohortSettings
 from napari_2dmamba.pipeline import RunSettings
 from napari_2dmamba.plugin.form import Form, PathEditor
-from napari_2dmamba.plugin.run_widget.message import Message
+from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.section import Fold, Section
 from napari_2dmamba.slide import GridSettings, TissueSettings
 

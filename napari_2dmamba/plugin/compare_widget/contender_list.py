@@ -23,9 +23,9 @@ from napari_2dmamba.compare.contender import MOST, SCORE, Contender
 from napari_2dmamba.explain.named_maps import MAPS
 from napari_2dmamba.plugin.checkpoint_chooser import CheckpointChooser
 from napari_2dmamba.plugin.checkpoint_model import CheckpointModel
-from napari_2dmamba.plugin.inspect_widget.map_list import TITLES
-from napari_2dmamba.plugin.run_widget.message import Message
-from napari_2dmamba.plugin.run_widget.model_section import CHECKPOINT_FILTER
+from napari_2dmamba.plugin.map_titles import TITLES
+from napari_2dmamba.plugin.parts.message import Message
+from napari_2dmamba.plugin.parts.model_section import CHECKPOINT_FILTER
 
 if TYPE_CHECKING:
     from napari_2dmamba.models import Aggregator

@@ -8,7 +8,7 @@ from qtpy.QtWidgets import QComboBox, QHeaderView, QLabel
 
 from napari_2dmamba.plugin.compare_widget.panel import answer
 from napari_2dmamba.plugin.compare_widget.values_table import fill, plain_table
-from napari_2dmamba.plugin.run_widget.message import Message
+from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.section import Section
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
 
 from napari_2dmamba.explain.display import format_value
 from napari_2dmamba.plugin.compare_widget.panel import Panel
+from napari_2dmamba.plugin.patch_place import place_words
 
 if TYPE_CHECKING:
     from napari_2dmamba.compare import Comparison
@@ -60,7 +61,8 @@ class ValuesTable(QWidget):
         x = placed.origin[0] + col * placed.patch_size_level0
         y = placed.origin[1] + row * placed.patch_size_level0
         self.place.setText(
-            f"Row {row}, column {col} of {len(comparison.bag)} patches<br>x {x}, y {y} (level 0)"
+            f"One of {len(comparison.bag)} patches<br>"
+            + place_words((x, y), placed.patch_size_level0)
         )
         for number, one in enumerate(readings):
             known = not math.isnan(one.value)

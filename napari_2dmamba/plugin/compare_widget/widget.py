@@ -18,8 +18,8 @@ from napari_2dmamba.features.encoder import is_known
 from napari_2dmamba.models.fit import misfit
 from napari_2dmamba.models.header import CheckpointHeader, read_header
 from napari_2dmamba.pipeline import RunSettings
+from napari_2dmamba.plugin import docks
 from napari_2dmamba.plugin.checkpoint_model import shared_checkpoints
-from napari_2dmamba.plugin.commands import docked_run_widget, show_checkpoints
 from napari_2dmamba.plugin.compare_widget.contender_list import (
     ContenderList,
     contenders_of_rows,
@@ -34,11 +34,11 @@ from napari_2dmamba.plugin.compare_widget.panel import Panel
 from napari_2dmamba.plugin.docked import DockedWidget
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.one_job import OneJob
-from napari_2dmamba.plugin.preferences import folder_of
+from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
+from napari_2dmamba.plugin.preferences import features_folder
 from napari_2dmamba.plugin.region_layers import drawn_regions
-from napari_2dmamba.plugin.run_widget.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.section import ElidedLabel, Section, scrolling_column
-from napari_2dmamba.plugin.slide_layer import open_slides
+from napari_2dmamba.plugin.session import Session, SlideState
 from napari_2dmamba.sample import demo_checkpoints, demo_rivals
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
     from napari_2dmamba.models import Aggregator
-    from napari_2dmamba.slide import Slide
 
 _LAYER_KEY = "2dmamba compared"
 
@@ -54,19 +53,19 @@ _LAYER_KEY = "2dmamba compared"
 class CompareWidget(DockedWidget):
     """Run several models on one slide, and look at their maps side by side.
 
-    Slide, patches and device are those of the widget *Run 2DMamba* where the window has one.
+    Slide, patches and device are those of the session.
 
     Parameters
     ----------
     napari_viewer
-        The viewer whose uppermost slide is compared on.
+        The viewer whose current slide is compared on.
     """
 
     def __init__(self, napari_viewer: "Viewer") -> None:
         super().__init__()
-        self._viewer = napari_viewer
-        self._slide: Slide | None = None  # of the comparison on display
-        self._comparison: Comparison | None = None
+        self.session = Session.of(napari_viewer)
+        self._viewer = self.session.viewer
+        self._slide: SlideState | None = None  # that of the window
         self.window_: GridWindow | None = None
         self.slide_name = ElidedLabel()
         self.contenders = ContenderList(shared_checkpoints())
@@ -80,8 +79,7 @@ class CompareWidget(DockedWidget):
         self._lay_out()
         self._connect()
         self._offer_first()
-        self._follow_layers()
-        self._show_parts(False)
+        self._follow_current(self.session.current)
 
     def sizeHint(self) -> QSize:
         """Return a width at which all texts fit."""
@@ -106,15 +104,16 @@ class CompareWidget(DockedWidget):
 
     def _connect(self) -> None:
         self.contenders.changed.connect(self._follow_rows)
-        self.contenders.table_wanted.connect(lambda: show_checkpoints(self._viewer))
+        self.contenders.table_wanted.connect(lambda: docks.show(self._viewer, docks.CHECKPOINTS))
         self.export_section.figure_wanted.connect(self.write_figure)
         self.export_section.files_wanted.connect(self.write_files)
         self.show_grid.clicked.connect(self.open_window)
         self.footer.run_clicked.connect(self.start)
         self._jobs.failed.connect(self._complain)
-        layers = self._viewer.layers.events
-        for event in (layers.inserted, layers.removed):
-            self.listen(event, self._follow_layers)
+        events = self.session.events
+        self.listen(events.current, self._follow_current)
+        self.listen(events.comparison, self._follow_comparison)
+        self.listen(events.slides, self._follow_slides)
 
     def let_go(self) -> None:
         """Disconnect from the viewer, stop what runs and close the grid."""
@@ -125,57 +124,55 @@ class CompareWidget(DockedWidget):
 
     # -- slide and models -----------------------------------------------------------------
 
-    @property
-    def slide(self) -> "Slide | None":
-        """The slide that would be compared on."""
-        run_widget = docked_run_widget(self._viewer)
-        if run_widget is not None:
-            return run_widget.slide_section.slide
-        slides = open_slides(self._viewer)
-        return slides[0] if slides else None
-
-    def _follow_layers(self, event: Any = None) -> None:
-        slide = self.slide
+    def _follow_current(self, slide: SlideState | None) -> None:
         self.slide_name.set_text("No slide is open" if slide is None else f"On {slide.name}")
-        if self._slide is not None and self._slide not in open_slides(self._viewer):
-            self._forget()
+        self.footer.message.clear()
+        self._show_comparison()
 
-    def _forget(self) -> None:
+    def _follow_comparison(self, slide: SlideState) -> None:
+        if slide is self.session.current:
+            self._show_comparison()
+
+    def _follow_slides(self) -> None:
         """Close the grid of a slide that was closed."""
+        if self._slide is not None and self._slide not in self.session.slides:
+            self._close_window()
+
+    def _close_window(self) -> None:
         if self.window_ is not None:
             self.window_.close()
-        self._slide = self._comparison = None
-        self._show_parts(False)
+        self._slide = None
+
+    def _show_comparison(self) -> None:
+        """Show the numbers of the current slide's comparison, or none."""
+        comparison = self.comparison
+        self._show_parts(comparison is not None)
+        if comparison is not None:
+            self.predictions.show_comparison(comparison)
+            self.agreement.show_comparison(comparison)
 
     def _show_parts(self, visible: bool) -> None:
         for part in (self.predictions, self.agreement, self.export_section):
             part.setVisible(visible)
 
     def _offer_first(self) -> None:
-        """Start with the demo models; a model of the Run widget's own comes before them."""
+        """Start with the demo models; the model chosen in this session comes before them."""
         try:
             rows = demo_rivals()
         except UserError as error:
             self.contenders.message.say(str(error), "error")
             return
-        run_widget = docked_run_widget(self._viewer)
-        section = None if run_widget is None else run_widget.model_section
-        if section is not None and section.path is not None and section.header is not None:
-            mine, header = section.path, section.header
+        chosen = self.session.choices.checkpoint
+        if chosen.path is not None and chosen.header is not None:
+            mine, header = chosen.path, chosen.header
             if mine not in demo_checkpoints():
                 rows = [mine, *(one for one in rows if misfit(read_header(one), header) is None)]
         self.contenders.show_rows(rows)
 
     def _loaded(self) -> dict[str, "Aggregator"]:
-        """Return the Run widget's model where it was loaded, by its location."""
-        run_widget = docked_run_widget(self._viewer)
-        if run_widget is None:
-            return {}
-        section = run_widget.model_section
-        model = section.checkpoint
-        if model is None or isinstance(model, Path):
-            return {}
-        return {section.checkpoints.location: model}
+        """Return the session's model where it was loaded, by its location."""
+        chosen = self.session.choices.checkpoint
+        return {} if chosen.loaded is None else {chosen.location: chosen.loaded}
 
     def _follow_rows(self) -> None:
         count = sum(len(row.maps) for row in self.contenders.chosen)
@@ -185,32 +182,29 @@ class CompareWidget(DockedWidget):
 
     def start(self) -> None:
         """Run the chosen models on the slide."""
-        slide = self.slide
+        slide, choices = self.session.current, self.session.choices
         if slide is None:
             self._complain("no slide is open; open one with File > Open, or drop it here")
             return
-        rows = self.contenders.chosen
-        run_widget = docked_run_widget(self._viewer)
-        settings = RunSettings() if run_widget is None else run_widget.run_settings
-        features = None if run_widget is None else run_widget.features_section.feature_file
-        wants_file = run_widget is not None and run_widget.features_section.from_file.isChecked()
-        if wants_file and features is None:
+        if choices.lacks_features:
             self._complain("no feature file is chosen; choose one under Features in Run 2DMamba")
             return
+        rows, opened = self.contenders.chosen, slide.slide
+        settings, features = choices.run_settings, choices.features_to_read
         loaded = self._loaded()
-        regions = drawn_regions(self._viewer)
+        regions = drawn_regions(self.session, slide)
 
         def task(progress: ProgressCallback, stop: StopCallback) -> Comparison:
             progress(0, 0, "loading the checkpoints")
             contenders = contenders_of_rows(rows, loaded, progress, stop)
             first = contenders[0].load().header if contenders else None
             return compare(
-                slide,
+                opened,
                 contenders,
                 as_trained(settings, first),
                 features=features,
                 regions=regions,
-                cache=folder_of(slide),
+                cache=features_folder(opened),
                 on_progress=progress,
                 should_stop=stop,
             )
@@ -218,7 +212,11 @@ class CompareWidget(DockedWidget):
         def show(comparison: Comparison) -> None:
             self.show_comparison(slide, comparison)
 
-        self._jobs.start(task, show, "Stopped; finished features are kept for the next run.")
+        kept = "Stopped; finished features are kept for the next run."
+        job = self._jobs.start(task, show, kept)
+        if job is not None:
+            self.session.begin(slide, job)
+            job.finished.connect(lambda: self.session.end(slide, job))
 
     @property
     def is_running(self) -> bool:
@@ -231,33 +229,38 @@ class CompareWidget(DockedWidget):
 
     # -- the result -----------------------------------------------------------------------
 
-    def show_comparison(self, slide: "Slide", comparison: Comparison) -> None:
-        """Show a comparison: numbers in the panel, maps in the grid window."""
-        if slide not in open_slides(self._viewer):
+    def show_comparison(self, slide: SlideState, comparison: Comparison) -> None:
+        """Show a comparison: numbers in the panel, maps in the grid window.
+
+        That of a slide which is not looked at waits until it is.
+        """
+        if slide not in self.session.slides:
             return  # closed while the models ran
-        if self.window_ is not None and self._slide is not slide:
-            self.window_.close()
-        self._slide, self._comparison = slide, comparison
-        self.predictions.show_comparison(comparison)
-        self.agreement.show_comparison(comparison)
+        if self._slide is slide and self.window_ is not None:
+            self.window_.show_comparison(comparison)
+        self.session.set_comparison(slide, comparison)
+        if slide is not self.session.current:
+            self.footer.message.say(
+                f"The comparison on {slide.name} has ended; choose that slide to see it", "good"
+            )
+            return
         self.predictions.set_open(True)
         self.agreement.set_open(True)
         self.models_section.set_open(False)
-        self._show_parts(True)
-        if self.window_ is not None:
-            self.window_.show_comparison(comparison)
         self.open_window()
 
     @property
     def comparison(self) -> Comparison | None:
         """The comparison on display."""
-        return self._comparison
+        slide = self.session.current
+        return None if slide is None else slide.comparison
 
     def write_figure(self, paths: Sequence[Path]) -> None:
         """Write the panels on display as a figure, one file per format."""
-        slide, comparison = self._slide, self._comparison
+        slide, comparison = self.session.current, self.comparison
         if slide is None or comparison is None:
             return
+        opened = slide.slide
         self.open_window()
         assert self.window_ is not None
         shown, display = self.window_.ticked, self.window_.display
@@ -278,7 +281,7 @@ class CompareWidget(DockedWidget):
             progress(0, 0, "drawing the figure")
             return write_figure(
                 dataclasses.replace(comparison, entries=entries),
-                slide,
+                opened,
                 paths,
                 settings,
                 display=display,
@@ -294,14 +297,15 @@ class CompareWidget(DockedWidget):
 
     def write_files(self, folder: Path) -> None:
         """Write tables, maps and record of the comparison into a folder."""
-        slide, comparison = self._slide, self._comparison
+        slide, comparison = self.session.current, self.comparison
         if slide is None or comparison is None:
             return
+        opened = slide.slide
         display = None if self.window_ is None else self.window_.display
 
         def task(progress: ProgressCallback, stop: StopCallback) -> list[Path]:
             return write_comparison(
-                comparison, slide, folder, display=display, on_progress=progress, should_stop=stop
+                comparison, opened, folder, display=display, on_progress=progress, should_stop=stop
             )
 
         def tell(written: list[Path]) -> None:
@@ -310,16 +314,19 @@ class CompareWidget(DockedWidget):
         self._jobs.start(task, tell, "Stopped; files written so far are kept.")
 
     def open_window(self) -> None:
-        """Bring the grid to the front, opening it where it was closed."""
-        if self._slide is None or self._comparison is None:
+        """Bring the grid of the current slide to the front, opening it where it was closed."""
+        slide, comparison = self.session.current, self.comparison
+        if slide is None or comparison is None:
             return
+        if self._slide is not slide:
+            self._close_window()
         if self.window_ is None:
-            window = GridWindow(self._slide, self._viewer, self)
+            window = GridWindow(slide.slide, self._viewer, self)
             window.layers_wanted.connect(self._add_layers)
             window.closed.connect(self._forget_window)
-            self.window_ = window
+            self.window_, self._slide = window, slide
             window.show()
-            window.show_comparison(self._comparison)
+            window.show_comparison(comparison)
         self.window_.show()
         self.window_.raise_()
 
@@ -328,38 +335,37 @@ class CompareWidget(DockedWidget):
 
     def _add_layers(self, panels: Sequence[Panel]) -> None:
         """Show panels as layers of the main window, the last one on top and alone."""
-        assert self._slide is not None
+        slide = self._slide
+        assert slide is not None
         assert self.window_ is not None
         last = None
         for panel in panels:
-            display = panel.display(self.window_.display)
-            last = add_layer(self._viewer, self._slide, panel, display)
-        for layer in compared_layers(self._viewer):
-            layer.visible = layer is last
+            last = add_layer(self.session, slide, panel, panel.display(self.window_.display))
+        for layer in compared_layers(self.session, slide):
+            self.session.set_visible(layer, layer is last)
 
 
 def add_layer(
-    viewer: "Viewer", slide: "Slide", panel: Panel, display: DisplaySettings
+    session: Session, slide: SlideState, panel: Panel, display: DisplaySettings
 ) -> HeatmapLayer:
     """Show a panel as a layer; one of the same slide and heading takes it."""
-    identity = slide.fingerprint, panel.title
-    for layer in compared_layers(viewer):
-        if layer.metadata[_LAYER_KEY] == identity:
-            layer.grid_map = panel.grid_map
-            layer.display = display
+    grid_map = dataclasses.replace(panel.grid_map, mpp=slide.slide.mpp)
+    for layer in compared_layers(session, slide):
+        if layer.metadata[_LAYER_KEY] == panel.title:
+            layer.grid_map, layer.display = grid_map, display
             return layer
     layer = HeatmapLayer(
-        panel.grid_map, display, name=panel.title, metadata={_LAYER_KEY: identity}, visible=False
+        grid_map, display, name=panel.title, metadata={_LAYER_KEY: panel.title}, visible=False
     )
-    viewer.add_layer(layer)
+    session.add_layer(slide, layer)
     return layer
 
 
-def compared_layers(viewer: "Viewer") -> list[HeatmapLayer]:
-    """Return the layers that show panels of comparisons, the lowest first."""
+def compared_layers(session: Session, slide: SlideState) -> list[HeatmapLayer]:
+    """Return the layers that show panels of a slide's comparisons, the lowest first."""
     return [
         layer
-        for layer in viewer.layers
+        for layer in session.layers_of(slide)
         if isinstance(layer, HeatmapLayer) and _LAYER_KEY in layer.metadata
     ]
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from napari_2dmamba.explain.counterfactual import Counterfactual
 from napari_2dmamba.explain.faithfulness import Curve, Faithfulness
-from napari_2dmamba.plugin.run_widget.charts import Chart, shortened
+from napari_2dmamba.plugin.parts.charts import Chart, shortened
 
 _BEFORE, _AFTER, _RANDOM = "#9db7d5", "#2f6fb7", "#a0a0a0"
 _OTHER_COLOURS = ("#c06020", "#30804a", "#8050a0", "#a03050")

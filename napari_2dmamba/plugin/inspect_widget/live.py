@@ -1,7 +1,7 @@
 """The maps that follow the inspected patches: asked for, computed, shown, taken away."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, Signal
 
@@ -11,13 +11,14 @@ from napari_2dmamba.explain.named_maps import MAPS
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.inspect_widget.inspected import How, Inspected
 from napari_2dmamba.plugin.inspect_widget.live_layers import LiveLayers
-from napari_2dmamba.plugin.inspect_widget.map_list import MapList, first_display
+from napari_2dmamba.plugin.inspect_widget.map_list import MapList
 from napari_2dmamba.plugin.inspect_widget.mass_lines import MassLines
 from napari_2dmamba.plugin.inspect_widget.questions import live_maps
 from napari_2dmamba.plugin.jobs import LatestJob
+from napari_2dmamba.plugin.map_titles import first_display
 
 if TYPE_CHECKING:
-    from napari.viewer import Viewer
+    from napari_2dmamba.plugin.session import Session, SlideState
 
 
 class Live(QObject):
@@ -25,8 +26,8 @@ class Live(QObject):
 
     Parameters
     ----------
-    viewer
-        Gets the layers.
+    session
+        Its viewer gets the layers.
     map_list
         Says which maps are wanted and which one is looked at.
     parent
@@ -55,9 +56,9 @@ class Live(QObject):
     failed = Signal(str)
     _made = Signal(int, str, object)
 
-    def __init__(self, viewer: "Viewer", map_list: MapList, parent: QObject) -> None:
+    def __init__(self, session: "Session", map_list: MapList, parent: QObject) -> None:
         super().__init__(parent)
-        self._viewer = viewer
+        self._viewer = session.viewer
         self._list = map_list
         self._number = 0
         self.inspected: Inspected | None = None
@@ -66,8 +67,8 @@ class Live(QObject):
         self.maps: dict[str, GridMap] = {}
         self.held: dict[int, int] = {}
         self.wants_lines = True
-        self.layers = LiveLayers(viewer, self.maps)
-        self.lines = MassLines(viewer)
+        self.layers = LiveLayers(session, self.maps)
+        self.lines = MassLines(session)
         self._computing = LatestJob(self, delay_ms=0)
         self._computing.succeeded.connect(self.computed)
         self._computing.failed.connect(self.failed)
@@ -80,9 +81,9 @@ class Live(QObject):
         """Whether maps are computed."""
         return self._computing.is_busy
 
-    def start(self, inspected: Inspected) -> None:
-        """Follow the patches of a run."""
-        self.inspected, self.layers.slide = inspected, inspected.shown.slide
+    def start(self, slide: "SlideState", inspected: Inspected) -> None:
+        """Follow the patches of a run, which is on display on a slide."""
+        self.inspected, self.layers.slide = inspected, slide
 
     def forget(self) -> None:
         """Let go of the run; its layers stay."""
@@ -143,13 +144,12 @@ class Live(QObject):
         self.lines.clear()
         return layer
 
-    def follow_removed(self, layer: Any) -> None:
-        """Take note that the user removed a layer: its map is no longer wanted."""
-        if isinstance(layer, HeatmapLayer):
-            for name, one in list(self.maps.items()):
-                if one.name == layer.grid_map.name:
-                    del self.maps[name]
-                    self._list.tick(name, False)
+    def follow_layers(self) -> None:
+        """Take note of layers that the user removed: their maps are no longer wanted."""
+        layers = self.layers.by_name()
+        for name in [name for name in self.maps if name not in layers]:
+            del self.maps[name]
+            self._list.tick(name, False)
 
     def _outdate(self, *, at_patch: bool) -> None:
         for name in [name for name in self.maps if MAPS[name].at_patch == at_patch]:
@@ -201,10 +201,11 @@ class Live(QObject):
         """Draw the lines of the map that is looked at, where it is one of a patch."""
         shown = [(name, one) for name, one in self.layers.by_name().items() if one.visible]
         self.held = {}
-        if self.wants_lines and self.inspected is not None and len(shown) == 1:
+        slide = self.layers.slide
+        if self.wants_lines and slide is not None and len(shown) == 1:
             one = self.maps[shown[0][0]]
             if one.queries and not one.signed:
-                self.held = self.lines.show(self.inspected.shown.slide, one)
+                self.held = self.lines.show(slide, one)
         if not self.held:
             self.lines.clear()
         self.changed.emit()

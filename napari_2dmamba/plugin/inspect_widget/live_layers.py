@@ -11,12 +11,9 @@ from napari_2dmamba.explain.display import DisplaySettings, format_value
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.plugin.docked import weak_callback
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer, OnScreen
-from napari_2dmamba.plugin.map_layers import map_layers, show_map
 
 if TYPE_CHECKING:
-    from napari.viewer import Viewer
-
-    from napari_2dmamba.slide import Slide
+    from napari_2dmamba.plugin.session import Session, SlideState
 
 _EVENTS = ("gamma", "opacity", "colormap", "contrast_limits")
 _OWN_WAY = "erf-figure"  # drawn as others draw it, or not at all
@@ -31,8 +28,8 @@ class LiveLayers:
 
     Parameters
     ----------
-    viewer
-        Gets the layers.
+    session
+        Its viewer gets the layers.
     maps
         The live maps by name; the owner keeps it up to date.
 
@@ -44,13 +41,13 @@ class LiveLayers:
         Whether a change of how one map is shown reaches the others.
     """
 
-    def __init__(self, viewer: "Viewer", maps: Mapping[str, GridMap]) -> None:
-        self._viewer = viewer
+    def __init__(self, session: "Session", maps: Mapping[str, GridMap]) -> None:
+        self._session, self._viewer = session, session.viewer
         self._maps = maps
         self._is_sharing = False
         self._share_weakly = weak_callback(self._share)
         self._by_hand: dict[str, tuple[float, float]] = {}
-        self.slide: Slide | None = None
+        self.slide: SlideState | None = None
         self.linked = False
 
     def by_name(self) -> dict[str, HeatmapLayer]:
@@ -60,7 +57,7 @@ class LiveLayers:
         names = {one.name: name for name, one in self._maps.items()}
         return {
             names[layer.grid_map.name]: layer
-            for layer in map_layers(self._viewer, self.slide)
+            for layer in self._session.maps_of(self.slide)
             if layer.grid_map.name in names
         }
 
@@ -73,29 +70,31 @@ class LiveLayers:
         """
         assert self.slide is not None
         layers = self._viewer.layers
-        before, active = list(layers), layers.selection.active
+        before = list(layers)
         self._is_sharing = True  # what changes now is not the user's doing
-        layer = show_map(self._viewer, self.slide, grid_map, display)
+        layer = self._session.show_map(self.slide, grid_map, display)
         self._is_sharing = False
         is_new = layer not in before
         if is_new:
-            layer.visible = False
+            self._session.set_visible(layer, False)
             for event in _EVENTS:
                 getattr(layer.events, event).connect(self._share_weakly)
             for drawn in [one for one in layers if isinstance(one, Shapes | Vectors)]:
                 layers.move(layers.index(drawn), len(layers))
-            layers.selection.active = active
         if self.linked:
             self._share_ranges()
         return layer, is_new
+
+    def _placed(self, grid_map: GridMap) -> GridMap:
+        """Return a map as it lies on the slide that is shown."""
+        assert self.slide is not None
+        return replace(grid_map, mpp=self.slide.slide.mpp)
 
     def look_at(self, layer: HeatmapLayer | None) -> None:
         """Show one map and hide the others, which would mix with it."""
         if layer is None or self.slide is None:
             return
-        for other in map_layers(self._viewer, self.slide):
-            other.visible = other is layer
-        self._viewer.layers.selection.active = layer
+        self._session.look_at(self.slide, layer)
 
     def link(self, is_on: bool, source: HeatmapLayer | None) -> None:
         """Show the live maps as ``source`` is shown from now on; or each on its own again."""
@@ -103,7 +102,7 @@ class LiveLayers:
         self._by_hand.clear()
         if not is_on:
             for name, layer in self.by_name().items():
-                layer.grid_map = self._maps[name]
+                layer.grid_map = self._placed(self._maps[name])
         elif source is not None:
             self._spread_display(source)
 
@@ -160,11 +159,11 @@ class LiveLayers:
                 one = replace(alone.pop(layer), display_range=limits)
                 if layer is source:
                     continue
-                layer.grid_map = one
+                layer.grid_map = self._placed(one)
                 layer.display = replace(layer.display, clip_low=0.0, clip_high=100.0)
         for layer, one in alone.items():
             if layer is not source and layer.grid_map.display_range != one.display_range:
-                layer.grid_map = one
+                layer.grid_map = self._placed(one)
         self._is_sharing = False
 
     def _share(self, event: Any) -> None:

@@ -3,45 +3,11 @@
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QLabel, QListWidget, QListWidgetItem, QVBoxLayout, QWidget
 
-from napari_2dmamba.explain.display import PATCH_DISPLAY, DisplaySettings
 from napari_2dmamba.explain.named_maps import MAPS
-from napari_2dmamba.explain.receptive_field import FIGURE_DISPLAY
 from napari_2dmamba.models.architecture import Architecture
-
-OF_PATCH = {
-    "provenance": "Provenance: where its state came from",
-    "provenance-gate": "Provenance through gate and skip",
-    "provenance-projection": "Provenance through the output projection",
-    "feeds": "Feeds: where its input goes",
-    "rollout": "Provenance through all layers (rollout)",
-    "state-relevance": "Relevance to its state (LRP)",
-    "erf": "Receptive field (ERF)",
-    "erf-average": "Receptive field, mean over tissue",
-    "erf-figure": "Receptive field, drawn as in papers",
-}
-OF_ANSWER = {
-    "slide-erf": "Receptive field of the answer",
-    "gradient-x-input": "Contribution: gradient x input",
-    "integrated-gradients": "Contribution: integrated gradients",
-    "relevance": "Contribution: relevance (LRP)",
-    "stability-turns": "Unsteady under flips and rotations",
-    "stability-dropout": "Unsteady when patches are left out",
-}
-TITLES = OF_PATCH | OF_ANSWER
-"""What the list offers; the decisive patches have a button of their own."""
-
-STARTING = ("provenance", "erf")
+from napari_2dmamba.plugin.map_titles import OF_ANSWER, OF_PATCH, STARTING
 
 _ROLE = Qt.ItemDataRole.UserRole
-
-
-def first_display(name: str) -> DisplaySettings:
-    """Return how a map is shown at first."""
-    if name == "erf-figure":
-        return FIGURE_DISPLAY
-    if MAPS[name].at_patch:
-        return PATCH_DISPLAY
-    return DisplaySettings(opacity=0.65, clear_at_zero=True)
 
 
 class MapList(QWidget):

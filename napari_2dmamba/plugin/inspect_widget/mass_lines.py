@@ -11,9 +11,7 @@ from napari_2dmamba.plugin.docked import weak_callback
 from napari_2dmamba.plugin.slide_layer import placement
 
 if TYPE_CHECKING:
-    from napari.viewer import Viewer
-
-    from napari_2dmamba.slide import Slide
+    from napari_2dmamba.plugin.session import Session, SlideState
 
 _KEY = "2dmamba lines of a map"
 _LINE = 2.5  # screen pixels
@@ -26,21 +24,21 @@ class MassLines:
 
     Parameters
     ----------
-    viewer
-        Gets the layer.
+    session
+        Its viewer gets the layer.
     """
 
-    def __init__(self, viewer: "Viewer") -> None:
-        self._viewer = viewer
+    def __init__(self, session: "Session") -> None:
+        self._session, self._viewer = session, session.viewer
         self._follow = weak_callback(self._keep_width)
-        viewer.scene.camera.events.zoom.connect(self._follow)
+        self._viewer.scene.camera.events.zoom.connect(self._follow)
 
     @property
     def layer(self) -> Vectors | None:
         """The layer, or None while no lines are shown."""
         return next((one for one in self._viewer.layers if _KEY in one.metadata), None)
 
-    def show(self, slide: "Slide", grid_map: GridMap) -> dict[int, int]:
+    def show(self, slide: "SlideState", grid_map: GridMap) -> dict[int, int]:
         """Draw the lines of a map, in place of others.
 
         Returns
@@ -59,7 +57,6 @@ class MassLines:
         if not len(vectors):
             self.clear()
         elif layer is None:
-            active = self._viewer.layers.selection.active
             layer = Vectors(
                 vectors,
                 name="Lines: 50, 90, 99 %",
@@ -67,20 +64,19 @@ class MassLines:
                 vector_style="line",
                 edge_color=colours,
                 axis_labels=("y", "x"),
-                **placement(slide.mpp),
+                **placement(slide.slide.mpp),
             )
+            self._session.add_layer(slide, layer, of_run=True)
             layers = self._viewer.layers
             shapes = [index for index, one in enumerate(layers) if isinstance(one, Shapes)]
-            layers.insert(shapes[0] if shapes else len(layers), layer)  # below the patch's square
-            layers.selection.active = active
+            if shapes:
+                layers.move(layers.index(layer), shapes[0])  # below the patch's square
         else:
             # A layer that is sliced in the background must not lose lines meanwhile: where there
             # are fewer than before, the last one is drawn again.
             again = max(0, len(layer.data) - len(vectors))
             layer.data = np.concatenate([vectors, np.repeat(vectors[-1:], again, axis=0)])
             layer.edge_color = np.concatenate([colours, np.repeat(colours[-1:], again, axis=0)])
-            for name, value in placement(slide.mpp).items():
-                setattr(layer, name, value)
         self._keep_width()
         return {percent: int(cells.sum()) for percent, cells in held.items()}
 

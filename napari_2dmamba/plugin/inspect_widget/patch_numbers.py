@@ -12,6 +12,7 @@ from napari_2dmamba.explain.named_maps import MAPS, Asked
 from napari_2dmamba.explain.receptive_field import FieldSize, field_size, measure_field
 from napari_2dmamba.export.record import ExplainedPatch, as_json
 from napari_2dmamba.plugin.inspect_widget.inspected import How, Inspected
+from napari_2dmamba.plugin.patch_place import place_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class PatchNumbers:
     Attributes
     ----------
     patch, corner, cell
-        Its number, level-0 ``(x, y)``, and ``(row, col)`` on the canvas.
+        Its number, level-0 ``(x, y)``, and ``(row, col)`` on the slide's grid, as in exports.
     attention, rank, count
         Its attention, the place of it among all patches, and how many there are.
     extents
@@ -107,7 +108,7 @@ def numbers_of(
     return PatchNumbers(
         patch,
         subject.corner_of(patch),
-        subject.cell_of(patch),
+        place_of(subject.corner_of(patch), subject.bag.patch_size_level0),
         float(attention[patch]),
         int((attention > attention[patch]).sum()) + 1,
         len(attention),

@@ -11,9 +11,7 @@ from napari_2dmamba.plugin.docked import weak_callback
 from napari_2dmamba.plugin.slide_layer import placement
 
 if TYPE_CHECKING:
-    from napari.viewer import Viewer
-
-    from napari_2dmamba.slide import Slide
+    from napari_2dmamba.plugin.session import Session, SlideState
 
 _KEY = "2dmamba inspected patches"
 _COLOUR = "#00d5ff"  # as the outline of a selected patch
@@ -29,39 +27,35 @@ class QueryLayer:
 
     Parameters
     ----------
-    viewer
-        Gets the layer.
+    session
+        Its viewer gets the layer.
     """
 
-    def __init__(self, viewer: "Viewer") -> None:
-        self._viewer = viewer
+    def __init__(self, session: "Session") -> None:
+        self._session, self._viewer = session, session.viewer
         self._follow = weak_callback(self._keep_width)
-        viewer.scene.camera.events.zoom.connect(self._follow)
+        self._viewer.scene.camera.events.zoom.connect(self._follow)
 
     @property
     def layer(self) -> Shapes | None:
         """The layer, or None while nothing is inspected."""
         return next((one for one in self._viewer.layers if _KEY in one.metadata), None)
 
-    def show(self, slide: "Slide", corners: Sequence[tuple[int, int]], size: int) -> None:
+    def show(self, slide: "SlideState", corners: Sequence[tuple[int, int]], size: int) -> None:
         """Mark patches by their level-0 corners; the last one gets the crosshair."""
         shapes = [(outline(*corner, size), "polygon") for corner in corners]
-        shapes += [(line, "path") for line in crosshair(*corners[-1], size, slide.dimensions)]
+        shapes += [(line, "path") for line in crosshair(*corners[-1], size, slide.slide.dimensions)]
         layer = self.layer
         if layer is None:
-            active = self._viewer.layers.selection.active
             layer = Shapes(
                 ndim=2,
                 name="Inspected patch",
                 metadata={_KEY: True},
                 axis_labels=("y", "x"),
-                **placement(slide.mpp),
+                **placement(slide.slide.mpp),
             )
-            self._viewer.add_layer(layer)
+            self._session.add_layer(slide, layer, of_run=True)
             layer.editable = False
-            self._viewer.layers.selection.active = active
-        for name, value in placement(slide.mpp).items():
-            setattr(layer, name, value)
         layer.data = []
         for one, kind in shapes:
             layer.add(

@@ -9,11 +9,10 @@ from napari_2dmamba.plugin.inspect_widget.live import Live
 from napari_2dmamba.plugin.inspect_widget.map_list import MapList
 from napari_2dmamba.plugin.inspect_widget.questions import deletion_and_insertion, stability
 from napari_2dmamba.plugin.inspect_widget.trust_section import TrustSection
-from napari_2dmamba.plugin.map_layers import map_layers
 from napari_2dmamba.plugin.one_job import OneJob
 
 if TYPE_CHECKING:
-    from napari.viewer import Viewer
+    from napari_2dmamba.plugin.session import Session
 
 _MOST_COMPARED = 3
 _TITLES = {"stability-turns": "Flips and rotations", "stability-dropout": "Patches left out"}
@@ -24,8 +23,8 @@ class Trust(QObject):
 
     Parameters
     ----------
-    viewer
-        Whose layers are checked.
+    session
+        Its layers are checked.
     section
         Asks, and shows the answers.
     live
@@ -37,10 +36,10 @@ class Trust(QObject):
     """
 
     def __init__(
-        self, viewer: "Viewer", section: TrustSection, live: Live, jobs: OneJob, map_list: MapList
+        self, session: "Session", section: TrustSection, live: Live, jobs: OneJob, map_list: MapList
     ) -> None:
         super().__init__(section)
-        self._viewer = viewer
+        self._session = session
         self._section = section
         self._live = live
         self._jobs = jobs
@@ -49,11 +48,11 @@ class Trust(QObject):
         section.stability_wanted.connect(self._check_stability)
 
     def _check(self, name: str) -> None:
-        inspected = self._live.inspected
-        if inspected is None or name not in self._viewer.layers:
+        inspected, slide = self._live.inspected, self._live.layers.slide
+        layers = [] if slide is None else self._session.maps_of(slide)
+        if inspected is None or name not in [one.name for one in layers]:
             return
         subject = inspected.counterfactuals.subject
-        layers = map_layers(self._viewer, inspected.shown.slide)
         scores = {one.name: subject.scores_of_map(one.grid_map) for one in layers}
         others = [one for one in scores if one != name][:_MOST_COMPARED]
         alike = {one: agreement(scores[name], scores[one]) for one in others}

@@ -12,16 +12,16 @@ from napari_2dmamba.plugin.inspect_widget.live import Live
 from napari_2dmamba.plugin.inspect_widget.map_list import MapList
 from napari_2dmamba.plugin.inspect_widget.questions import fewest_patches
 from napari_2dmamba.plugin.inspect_widget.what_if_region import (
-    REGION_LAYER,
     patches_drawn,
+    places,
     start_drawing,
 )
 from napari_2dmamba.plugin.inspect_widget.what_if_section import INSPECTED, WhatIfSection
 from napari_2dmamba.plugin.one_job import OneJob
-from napari_2dmamba.plugin.run_widget.message import Message
+from napari_2dmamba.plugin.parts.message import Message
 
 if TYPE_CHECKING:
-    from napari.viewer import Viewer
+    from napari_2dmamba.plugin.session import Session
 
 
 class WhatIf(QObject):
@@ -29,8 +29,8 @@ class WhatIf(QObject):
 
     Parameters
     ----------
-    viewer
-        Holds the shapes that are drawn.
+    session
+        Its layers hold the shapes that are drawn.
     section
         Asks, and shows the answers.
     live
@@ -45,7 +45,7 @@ class WhatIf(QObject):
 
     def __init__(
         self,
-        viewer: "Viewer",
+        session: "Session",
         section: WhatIfSection,
         live: Live,
         jobs: OneJob,
@@ -53,7 +53,7 @@ class WhatIf(QObject):
         message: Message,
     ) -> None:
         super().__init__(section)
-        self._viewer = viewer
+        self._session = session
         self._section = section
         self._live = live
         self._jobs = jobs
@@ -66,10 +66,10 @@ class WhatIf(QObject):
         section.search_wanted.connect(self._search)
 
     def _draw(self) -> None:
-        inspected = self._live.inspected
-        if inspected is not None:
-            start_drawing(self._viewer, inspected.shown.slide)
-            self._section.where.setCurrentText(REGION_LAYER)
+        slide = self._live.layers.slide
+        if slide is not None:
+            name = start_drawing(self._session, slide)
+            self._section.where.setCurrentText(name)
             self._message.say(
                 "Click the corners of the region on the slide; a double click ends it."
             )
@@ -79,9 +79,11 @@ class WhatIf(QObject):
         assert inspected is not None
         if where == INSPECTED:
             return np.array(self._live.patches, dtype=np.int64)
-        layer = self._viewer.layers[where]
+        slide = self._live.layers.slide
+        assert slide is not None
+        layer = places(self._session, slide)[where]
         layer.mode = "pan_zoom"  # clicks inspect again
-        return patches_drawn(layer, inspected.subject, inspected.shown.slide)
+        return patches_drawn(layer, inspected.subject, slide)
 
     def _edit(self, where: str, action: Action) -> None:
         if self._live.inspected is not None:
@@ -113,7 +115,7 @@ class WhatIf(QObject):
         self._section.show_change(found, steps)
         layer = self._live.show_extra(found.attention_change)
         if not steps:
-            self._viewer.layers.remove(layer)
+            self._session.viewer.layers.remove(layer)
             self._live.look_at(self._list.current)
 
     def _search(self) -> None:

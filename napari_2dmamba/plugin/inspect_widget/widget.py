@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QCheckBox, QLabel, QPushButton, QVBoxLayout
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.export.record import ExplainedMap, Explanations
 from napari_2dmamba.export.run_folder import save_run
-from napari_2dmamba.plugin.commands import docked_run_widget, run_widget
+from napari_2dmamba.plugin import docks
 from napari_2dmamba.plugin.docked import DockedWidget
 from napari_2dmamba.plugin.inspect_widget.how_form import HowForm
 from napari_2dmamba.plugin.inspect_widget.inspected import Inspected
@@ -26,20 +26,17 @@ from napari_2dmamba.plugin.inspect_widget.what_if import WhatIf
 from napari_2dmamba.plugin.inspect_widget.what_if_region import places
 from napari_2dmamba.plugin.inspect_widget.what_if_section import WhatIfSection
 from napari_2dmamba.plugin.jobs import LatestJob
-from napari_2dmamba.plugin.map_layers import map_layers
 from napari_2dmamba.plugin.one_job import OneJob
-from napari_2dmamba.plugin.run_widget.gallery import read_patches
-from napari_2dmamba.plugin.run_widget.message import Message
-from napari_2dmamba.plugin.run_widget.progress_footer import ProgressFooter
+from napari_2dmamba.plugin.parts.message import Message
+from napari_2dmamba.plugin.parts.pictures import read_patches
+from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.section import Section, scrolling_column
+from napari_2dmamba.plugin.session import Session, SlideState
 from napari_2dmamba.plugin.shown_run import ShownRun
-from napari_2dmamba.plugin.slide_layer import open_slides
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
-
-    from napari_2dmamba.plugin.run_widget import RunWidget
 
 _START, _STOP = "Inspect", "Stop inspecting"
 
@@ -50,13 +47,13 @@ class InspectWidget(DockedWidget):
     Parameters
     ----------
     napari_viewer
-        The viewer whose Run widget shows the run, and that gets the layers.
+        The viewer whose current slide has the run on display, and that gets the layers.
     """
 
     def __init__(self, napari_viewer: "Viewer") -> None:
         super().__init__()
-        self._viewer = napari_viewer
-        self._run_widget: RunWidget | None = None
+        self.session = Session.of(napari_viewer)
+        self._viewer = self.session.viewer
         self._is_on = False
         self.message = Message()
         self.mode = QPushButton(_START)
@@ -71,20 +68,19 @@ class InspectWidget(DockedWidget):
         self.what_if_section = WhatIfSection()
         self.trust_section = TrustSection()
         self.footer = ProgressFooter()
-        self.query_layer = QueryLayer(napari_viewer)
-        self.live = Live(napari_viewer, self.map_list, self)
-        self._pointing = Pointing(napari_viewer, self)
+        self.query_layer = QueryLayer(self.session)
+        self.live = Live(self.session, self.map_list, self)
+        self._pointing = Pointing(self._viewer, self)
         self._jobs = OneJob(self.footer, self)
         self._loading = LatestJob(self, delay_ms=0)
         self._reading = LatestJob(self, delay_ms=0)
         WhatIf(
-            napari_viewer, self.what_if_section, self.live, self._jobs, self.map_list, self.message
+            self.session, self.what_if_section, self.live, self._jobs, self.map_list, self.message
         )
-        Trust(napari_viewer, self.trust_section, self.live, self._jobs, self.map_list)
+        Trust(self.session, self.trust_section, self.live, self._jobs, self.map_list)
         self._lay_out()
         self._connect()
         self._set_usable(False)
-        self._follow_run()
 
     def sizeHint(self) -> QSize:
         """Return a width at which all texts fit."""
@@ -150,9 +146,11 @@ class InspectWidget(DockedWidget):
         self.link.toggled.connect(self.live.link)
         self.keep.clicked.connect(self._save)
         self._jobs.failed.connect(self._complain)
-        layers = self._viewer.layers.events
-        for event in (layers.inserted, layers.removed):
-            self.listen(event, self._follow_layers)
+        events = self.session.events
+        self.listen(events.current, self._follow_current)
+        self.listen(events.run, self._follow_run)
+        self.listen(events.patch, self._follow_patch)
+        self.listen(events.layers, self._follow_layers)
 
     def let_go(self) -> None:
         """Disconnect from the viewer and stop what runs."""
@@ -169,28 +167,39 @@ class InspectWidget(DockedWidget):
 
     # -- the run --------------------------------------------------------------------------
 
-    def _follow_run(self, may_dock: bool = False) -> None:
-        """Find the Run widget of the window; dock one when the user needs it."""
-        if self._run_widget is None:
-            found = docked_run_widget(self._viewer)
-            if found is None and may_dock:
-                found = run_widget(self._viewer)
-            if found is not None:
-                self._run_widget = found
-                found.run_shown.connect(self._on_run_shown)
-                found.destroyed.connect(self._forget_run_widget)
-
-    def _forget_run_widget(self) -> None:
-        self._run_widget = None
-
     @property
     def _shown(self) -> ShownRun | None:
-        return None if self._run_widget is None else self._run_widget.shown
+        slide = self.session.current
+        return None if slide is None else slide.run
 
-    def _on_run_shown(self, shown: ShownRun) -> None:
+    def _follow_current(self, slide: SlideState | None) -> None:
         self._forget()
-        if self.mode.isChecked():
-            self._load(shown)
+        self.message.clear()
+        if self._is_on and self._shown is None:
+            self.mode.setChecked(False)
+            if slide is not None:
+                self.message.say(f"{slide.name} has no run to inspect yet")
+        elif self._is_on:
+            self._load()
+        self._follow_layers(slide)
+
+    def _follow_run(self, slide: SlideState) -> None:
+        if slide is self.session.current:
+            self._follow_current(slide)
+
+    def _follow_patch(self, slide: SlideState) -> None:
+        """Inspect what was selected elsewhere, as in the gallery."""
+        inspected = self.live.inspected
+        if not self._is_on or inspected is None or slide is not self.live.layers.slide:
+            return
+        patches = self.live.patches
+        if slide.patch is None or (
+            patches and inspected.subject.corner_of(patches[-1]) == slide.patch
+        ):
+            return
+        patch = inspected.subject.patch_at(slide.patch[0] + 0.5, slide.patch[1] + 0.5)
+        if patch is not None:
+            self._inspect([patch])
 
     def _forget(self) -> None:
         """Let go of the run that was inspected."""
@@ -203,19 +212,26 @@ class InspectWidget(DockedWidget):
         self.trust_section.clear()
         self._set_usable(False)
 
-    def _load(self, shown: ShownRun) -> None:
+    def _load(self) -> None:
+        shown = self._shown
+        assert shown is not None
         self.message.say("Reading the model and the features of the run…")
         self._loading.request(lambda progress, stop: Inspected.of(shown))
 
     def _take(self, inspected: Inspected) -> None:
-        self.live.start(inspected)
+        slide = self.session.current
+        assert slide is not None  # else the reading was stopped
+        self.live.start(slide, inspected)
         self.how.offer(inspected)
         self.live.set_how(self.how.how)
         self.map_list.offer(inspected.subject.model)
         self.message.clear()
         self._set_usable(True)
-        self._follow_layers()
-        self._inspect([int(np.argmax(inspected.shown.prediction.attention))])
+        self._follow_layers(slide)
+        x, y = slide.patch or (-1, -1)
+        patch = inspected.subject.patch_at(x + 0.5, y + 0.5)
+        best = int(np.argmax(inspected.shown.prediction.attention))
+        self._inspect([best if patch is None else patch])
 
     def _cannot_inspect(self, sentence: str) -> None:
         self.mode.setChecked(False)
@@ -229,10 +245,11 @@ class InspectWidget(DockedWidget):
         if not is_on:
             self._leave()
             return
-        self._follow_run(may_dock=True)
         shown = self._shown
         if shown is None:
             self.mode.setChecked(False)
+            docks.show(self._viewer, docks.RUN)
+            docks.raise_dock(self)
             self.message.say(
                 "There is no run to inspect yet: run a model, or open a saved run, in the "
                 "widget Run 2DMamba",
@@ -245,7 +262,7 @@ class InspectWidget(DockedWidget):
         self._pointing.start()
         inspected = self.live.inspected
         if inspected is None or inspected.shown.prediction is not shown.prediction:
-            self._load(shown)
+            self._load()
         else:
             self._inspect(self.live.patches)
 
@@ -267,11 +284,11 @@ class InspectWidget(DockedWidget):
 
     def inspect_at(self, position: tuple[float, ...], *, add: bool = False) -> None:
         """Inspect the patch at a world position; ``add`` keeps those inspected before."""
-        inspected = self.live.inspected
-        if inspected is None:
+        inspected, slide = self.live.inspected, self.live.layers.slide
+        if inspected is None or slide is None:
             return
-        unit = inspected.shown.slide.mpp or 1.0
-        y, x = (value / unit + 0.5 for value in position[-2:])  # whole numbers are pixel centres
+        # whole numbers are pixel centres
+        y, x = (value / slide.unit + 0.5 for value in position[-2:])
         patch = inspected.subject.patch_at(x, y)
         if patch is None:
             self.message.say("No patch lies there; click on tissue that was cut into patches")
@@ -301,14 +318,14 @@ class InspectWidget(DockedWidget):
     # -- what is asked --------------------------------------------------------------------
 
     def _inspect(self, patches: list[int]) -> None:
-        inspected = self.live.inspected
-        if inspected is None or not patches:
+        inspected, shown_on = self.live.inspected, self.live.layers.slide
+        if inspected is None or shown_on is None or not patches:
             return
         self.message.clear()
         subject, slide = inspected.subject, inspected.shown.slide
         size = subject.bag.patch_size_level0
         corners = [subject.corner_of(patch) for patch in patches]
-        self.query_layer.show(slide, corners, size)
+        self.query_layer.show(shown_on, corners, size)
         side = round(PICTURE_SIDE * self.devicePixelRatioF())
 
         def read(progress: ProgressCallback, stop: StopCallback) -> Any:
@@ -316,6 +333,7 @@ class InspectWidget(DockedWidget):
 
         self._reading.request(read)
         self.live.ask(patches)
+        self.session.select_patch(shown_on, corners[-1])
 
     def _show_numbers(self) -> None:
         live = self.live
@@ -329,8 +347,8 @@ class InspectWidget(DockedWidget):
 
     def _tell_run(self) -> None:
         """Let the exports and the record of the run hold the maps."""
-        live = self.live
-        if self._run_widget is None or live.inspected is None:
+        live, slide = self.live, self.live.layers.slide
+        if slide is None or live.inspected is None:
             return
         asked = [live.patches] if len(live.patches) == 1 else [[one] for one in live.patches]
         about_one = live.maps if len(live.patches) == 1 else {}
@@ -341,25 +359,19 @@ class InspectWidget(DockedWidget):
             {name: ExplainedMap(one.name, one.meaning) for name, one in live.maps.items()},
             tuple(numbers_of(live.inspected, one, live.how, about_one).record() for one in asked),
         )
-        self._run_widget.set_more_maps(tuple(live.maps.values()), about)
+        self.session.set_more_maps(slide, tuple(live.maps.values()), about)
 
     def _on_map_failed(self, sentence: str) -> None:
         self.message.say(sentence, "error")
         self._tell_run()
 
-    def _follow_layers(self, event: Any = None) -> None:
-        inspected = self.live.inspected
-        self.what_if_section.set_places(places(self._viewer))
-        if inspected is None:
+    def _follow_layers(self, slide: SlideState | None) -> None:
+        if slide is not self.session.current:
             return
-        slide = inspected.shown.slide
-        self.trust_section.set_maps([one.name for one in map_layers(self._viewer, slide)])
-        if event is None or event.type != "removed":
-            return
-        if slide not in open_slides(self._viewer):
-            self.mode.setChecked(False)
-            return
-        self.live.follow_removed(event.value)
+        self.what_if_section.set_places(list(places(self.session, slide)))
+        if slide is not None and slide is self.live.layers.slide:
+            self.trust_section.set_maps([one.name for one in self.session.maps_of(slide)])
+            self.live.follow_layers()
 
     def _save(self) -> None:
         shown = self._shown
@@ -369,7 +381,8 @@ class InspectWidget(DockedWidget):
         if folder is None:
             self._complain("this run is not saved in a folder; export it first")
             return
-        layers = map_layers(self._viewer, shown.slide)
+        slide = self.session.current
+        layers = [] if slide is None else self.session.maps_of(slide)
         own = [one.display for one in layers if not one.grid_map.queries]
         display: DisplaySettings | None = own[0] if own else None
 

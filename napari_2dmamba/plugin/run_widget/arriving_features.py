@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer
 
 from napari_2dmamba.explain.feature_colours import FeatureColours
-from napari_2dmamba.plugin.slide_layer import open_slides, placement
+from napari_2dmamba.plugin.slide_layer import placement
 
 if TYPE_CHECKING:
-    from napari.viewer import Viewer
-
-    from napari_2dmamba.slide import PatchGrid, Slide
+    from napari_2dmamba.plugin.session import Session, SlideState
+    from napari_2dmamba.slide import PatchGrid
 
 LAYER_NAME = "Features so far"
 _KEY = "2dmamba arriving features"
@@ -28,13 +27,13 @@ class ArrivingFeatures(QObject):
 
     Parameters
     ----------
-    viewer, slide
+    session, slide
         Where, and whose features.
     """
 
-    def __init__(self, viewer: "Viewer", slide: "Slide", parent: QObject) -> None:
+    def __init__(self, session: "Session", slide: "SlideState", parent: QObject) -> None:
         super().__init__(parent)
-        self._viewer, self._slide = viewer, slide
+        self._session, self._slide = session, slide
         self._grid: PatchGrid | None = None
         self._colours: FeatureColours | None = None
         self._shown = 0
@@ -61,14 +60,14 @@ class ArrivingFeatures(QObject):
         colours, grid = self._colours, self._grid
         if colours is None or grid is None or colours.count == self._shown:
             return
-        if self._slide not in open_slides(self._viewer):
+        if self._slide not in self._session.slides:
             return
         self._shown = colours.count
         pixels = np.zeros((*grid.canvas, 4), np.uint8)
         pixels[tuple(grid.cells.T)] = colours.rgba
-        layer = arriving_layer(self._viewer, self._slide)
+        layer = arriving_layer(self._session, self._slide)
         if layer is None or layer.data.shape != pixels.shape:
-            remove_arriving(self._viewer, self._slide)
+            remove_arriving(self._session, self._slide)
             self._add(grid, pixels)
             return
         layer.data[...] = pixels
@@ -86,7 +85,7 @@ class ArrivingFeatures(QObject):
         self.deleteLater()
 
     def _add(self, grid: "PatchGrid", pixels: NDArray[np.uint8]) -> None:
-        unit = self._slide.mpp or 1.0
+        unit = self._slide.unit
         size = grid.patch_size_level0
         layer = Image(
             pixels,
@@ -94,28 +93,25 @@ class ArrivingFeatures(QObject):
             rgb=True,
             scale=(size * unit,) * 2,
             translate=((size - 1) / 2 * unit,) * 2,
-            units=placement(self._slide.mpp)["units"],
+            units=placement(self._slide.slide.mpp)["units"],
             axis_labels=("y", "x"),
             interpolation2d="nearest",
             opacity=0.6,
-            metadata={_KEY: self._slide.fingerprint},
+            metadata={_KEY: True},
         )
-        selected = set(self._viewer.layers.selection)
-        self._viewer.add_layer(layer)
-        if selected:  # what arrives is no reason to change what the user works on
-            self._viewer.layers.selection = selected
+        self._session.add_layer(self._slide, layer, of_run=True)
 
 
-def arriving_layer(viewer: "Viewer", slide: "Slide") -> Image | None:
+def arriving_layer(session: "Session", slide: "SlideState") -> Image | None:
     """Return the layer with the features of a slide, or None."""
-    for layer in viewer.layers:
-        if isinstance(layer, Image) and layer.metadata.get(_KEY) == slide.fingerprint:
+    for layer in session.layers_of(slide):
+        if isinstance(layer, Image) and _KEY in layer.metadata:
             return layer
     return None
 
 
-def remove_arriving(viewer: "Viewer", slide: "Slide") -> None:
+def remove_arriving(session: "Session", slide: "SlideState") -> None:
     """Take the layer away, as when the result is there."""
-    layer = arriving_layer(viewer, slide)
+    layer = arriving_layer(session, slide)
     if layer is not None:
-        viewer.layers.remove(layer)
+        session.viewer.layers.remove(layer)

@@ -17,17 +17,20 @@ from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.plugin.form import Form
 from napari_2dmamba.plugin.heatmap_layer import COLOUR_MAPS, SIGNED_COLOUR_MAPS
-from napari_2dmamba.plugin.run_widget.charts import PredictionChart
-from napari_2dmamba.plugin.run_widget.colour_bar import ColourBar
-from napari_2dmamba.plugin.run_widget.gallery import Gallery
-from napari_2dmamba.plugin.run_widget.message import Message
+from napari_2dmamba.plugin.parts.charts import PredictionChart
+from napari_2dmamba.plugin.parts.colour_bar import ColourBar
+from napari_2dmamba.plugin.parts.gallery import Gallery
+from napari_2dmamba.plugin.parts.message import Message
+from napari_2dmamba.plugin.patch_place import place_words
 from napari_2dmamba.plugin.section import Fold, Section
+from napari_2dmamba.plugin.session import SlideState
 from napari_2dmamba.plugin.shown_run import Patches
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide
 
 _CURSOR_HINT = "Move over the map to read a patch."
+_NOTHING = "No result yet. Run a model, or open a saved run."
 
 
 class ResultSection(Section):
@@ -51,11 +54,15 @@ class ResultSection(Section):
         super().__init__("Result", is_open=False)
         self._map: GridMap | None = None
         self._patches: Patches | None = None
+        self._selected: tuple[int, int] | None = None
         self._ranks: np.ndarray | None = None
         self._percentiles: np.ndarray | None = None
-        self.headline = QLabel("No result yet. Run a model, or open a saved run.")
+        self.about = QLabel()
+        self.about.setWordWrap(True)
+        self.headline = QLabel(_NOTHING)
         self.headline.setWordWrap(True)
         self.warning = Message()
+        self.other_mpp = Message()
         self.chart = PredictionChart()
         self.background = QLabel()
         self.background.setWordWrap(True)
@@ -92,7 +99,10 @@ class ResultSection(Section):
             self._details, self.meaning, self.colour_bar, self.caption,
             Fold("How the map is shown", self.form), self.readout, self.gallery,
         )  # fmt: skip
-        for part in (self.headline, self.warning, self.chart, self.background, *self._parts):
+        for part in (
+            self.about, self.headline, self.other_mpp, self.warning, self.chart, self.background,
+            *self._parts,
+        ):  # fmt: skip
             self.body.addWidget(part)
         self.gallery.hide()
         self._show_parts(False)
@@ -109,8 +119,31 @@ class ResultSection(Section):
         self.form.blockSignals(False)
         self._show_colours()
 
-    def show_prediction(self, prediction: SlidePrediction, intended_use: str = "") -> None:
-        """Show what the model says of the slide."""
+    def show_run(self, slide: SlideState | None) -> None:
+        """Show what the model says of a slide, and of which slide, model and regions."""
+        run = None if slide is None else slide.run
+        if slide is None or run is None:
+            self._map = self._patches = self._selected = None
+            self.about.hide()
+            self.headline.setText(_NOTHING)
+            self.set_summary("")
+            for part in (self.warning, self.other_mpp):
+                part.clear()
+            for widget in (self.chart, self.background):
+                widget.hide()
+            self.gallery.show_patches(None, None)
+            self._show_parts(False)
+            return
+        self.about.setText(f"{slide.name} · {run.model_name} · {run.regions_in_words}")
+        self.about.setToolTip(f"{slide.slide.path}\n{run.folder or 'not saved'}")
+        self.about.show()
+        if slide.other_mpp:
+            self.other_mpp.say(slide.other_mpp, "warning")
+        else:
+            self.other_mpp.clear()
+        self._show_prediction(run.prediction, run.intended_use)
+
+    def _show_prediction(self, prediction: SlidePrediction, intended_use: str = "") -> None:
         if prediction.task == "survival":
             self.headline.setText(f"Risk score <b>{prediction.risk:.3f}</b> (higher is worse)")
             self.set_summary(f"risk {prediction.risk:.3f}")
@@ -145,31 +178,48 @@ class ResultSection(Section):
         self._map, self._patches = grid_map, patches
         self._ranks = ranks(grid_map.values)
         self._percentiles = percentiles(grid_map.values)
+        self._rest()
         self.meaning.setText(grid_map.meaning)
         self._show_colours()
-        self.readout.setText(_CURSOR_HINT)
         self.gallery.show_patches(slide, patches)
         self._show_parts(True)
 
-    def show_cursor(self, row: int | None, col: int | None) -> None:
-        """Say what the map holds in a cell; None when the cursor is elsewhere."""
+    def select(self, corner: tuple[int, int] | None) -> None:
+        """Read a patch, by its level-0 corner, while the cursor is not over the map."""
+        self._selected = corner
+        self._rest()
+
+    def show_cursor(self, row: int, col: int) -> None:
+        """Say what the map holds in one of its cells; off the map, of the selected patch."""
+        if not self._read(row, col):
+            self._rest()
+
+    def _rest(self) -> None:
+        if self._selected is not None and self._map is not None:
+            col, row = np.subtract(self._selected, self._map.origin) // self._map.patch_size_level0
+            if self._read(int(row), int(col)):
+                return
+        self.readout.setText(_CURSOR_HINT)
+
+    def _read(self, row: int, col: int) -> bool:
+        """Say what a cell holds, and return whether there is one."""
         if self._map is None or self._ranks is None or self._percentiles is None:
-            return
+            return False
         rows, cols = self._map.values.shape
-        if row is None or col is None or not (0 <= row < rows and 0 <= col < cols):
-            self.readout.setText(_CURSOR_HINT)
-            return
+        if not (0 <= row < rows and 0 <= col < cols):
+            return False
         value, size = float(self._map.values[row, col]), self._map.patch_size_level0
-        x, y = self._map.origin[0] + col * size, self._map.origin[1] + row * size
-        place = f"x {x}, y {y} (level 0) · row {row}, column {col}"
+        corner = self._map.origin[0] + col * size, self._map.origin[1] + row * size
+        place = place_words(corner, size)
         if np.isnan(value):
             self.readout.setText(f"No tissue here<br>{place}")
-            return
+            return True
         count = int(np.isfinite(self._map.values).sum())
         self.readout.setText(
             f"<b>{format_value(value)}</b> · rank {int(self._ranks[row, col])} of {count} "
             f"(percentile {self._percentiles[row, col]:.0f})<br>{place}"
         )
+        return True
 
     def _show_colours(self) -> None:
         self.colour_bar.show_map(self._map, self.display)

@@ -1,13 +1,12 @@
 """The section *Slide and tissue*: which slide, its µm per pixel, tissue, regions, patches."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QFileDialog,
-    QFrame,
     QHBoxLayout,
     QLabel,
     QPushButton,
@@ -15,17 +14,16 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_2dmamba.plugin.form import Form, PlainSpinBox
+from napari_2dmamba.plugin.form import Form
+from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.reader import SLIDE_PATTERNS
-from napari_2dmamba.plugin.run_widget.message import Message
+from napari_2dmamba.plugin.run_widget.mpp_row import MppRow
 from napari_2dmamba.plugin.section import Fold, Section
-from napari_2dmamba.slide import GridSettings, PatchGrid, TissueSettings
-
-if TYPE_CHECKING:
-    from napari_2dmamba.slide import Regions, Slide
-
+from napari_2dmamba.plugin.session import SlideState
+from napari_2dmamba.slide import GridSettings, PatchGrid, Regions, TissueSettings
 
 _HINT = "Open a slide here, or drop it into the window."
+_NEEDS_SIZE = "Needs the µm per pixel of the slide, or the choice to work in pixels"
 
 
 class SlideSection(Section):
@@ -34,9 +32,8 @@ class SlideSection(Section):
     Signals
     -------
     slide_chosen(slide)
-    mpp_given(mpp)
     settings_changed()
-        Tissue or patch settings, or the choice to work in pixels.
+        Tissue or patch settings.
     previews_changed()
         Tissue or patches are to be shown or hidden.
     region_wanted(role)
@@ -44,37 +41,45 @@ class SlideSection(Section):
     regions_file_chosen(path)
     slides_wanted(paths)
         The user wants to open slide files.
+    close_wanted()
+        The slide is to be closed.
     cohort_wanted()
         The user has many slides.
     """
 
     slide_chosen = Signal(object)
-    mpp_given = Signal(float)
     settings_changed = Signal()
     previews_changed = Signal()
     region_wanted = Signal(str)
     regions_file_chosen = Signal(str)
     slides_wanted = Signal(list)
+    close_wanted = Signal()
     cohort_wanted = Signal()
 
     def __init__(self) -> None:
         super().__init__("Slide and tissue")
-        self._slides: list[Slide] = []
+        self._slides: tuple[SlideState, ...] = ()
         self.slides = QComboBox()
+        self.slides.setSizeAdjustPolicy(
+            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
+        )
         self.slides.currentIndexChanged.connect(self._choose)
         self.open = QPushButton("Open…")
         self.open.clicked.connect(self._browse_slides)
+        self.close_slide = QPushButton("Close")
+        self.close_slide.setToolTip("Close this slide with its layers; what runs for it stops")
+        self.close_slide.clicked.connect(self.close_wanted)
         self.many = QPushButton("Many…")
         self.many.setToolTip("Run or extract many slides at once, in Cohort 2DMamba")
         self.many.clicked.connect(self.cohort_wanted)
         self.about = QLabel(_HINT)
         self.about.setWordWrap(True)
         self.message = Message()
-        self.mpp_row = self._make_mpp_row()
+        self.mpp_row = MppRow()
         self.show_tissue = QCheckBox("Show tissue")
         self.show_patches = QCheckBox("Show patches")
         for box in (self.show_tissue, self.show_patches):
-            box.toggled.connect(lambda _: self.previews_changed.emit())
+            box.toggled.connect(self.previews_changed)
         previews = QHBoxLayout()
         previews.addWidget(self.show_tissue)
         previews.addWidget(self.show_patches)
@@ -88,130 +93,116 @@ class SlideSection(Section):
         self.regions_about = QLabel()
         choose = QHBoxLayout()
         choose.addWidget(self.slides, 1)
-        choose.addWidget(self.open)
-        choose.addWidget(self.many)
+        for button in (self.open, self.close_slide, self.many):
+            choose.addWidget(button)
         self.body.addLayout(choose)
-        self.body.addWidget(self.about)
-        self.body.addWidget(self.message)
-        self.body.addWidget(self.mpp_row)
+        for widget in (self.about, self.mpp_row, self.message):
+            self.body.addWidget(widget)
         self.body.addLayout(previews)
         self.body.addWidget(self.count)
         self.body.addWidget(Fold("Patches", self.grid_form))
         self.body.addWidget(Fold("Tissue", self.tissue_form))
         self.body.addWidget(Fold("Regions of interest", self._make_regions_row()))
-        self.mpp_row.hide()
         self.count.hide()
 
-    @property
-    def slide(self) -> "Slide | None":
-        """The slide chosen now."""
-        index = self.slides.currentIndex()
-        return self._slides[index] if 0 <= index < len(self._slides) else None
-
-    @property
-    def in_pixels(self) -> bool:
-        """Whether to work in pixels where there is no µm per pixel."""
-        return self.use_pixels.isChecked()
-
-    def set_slides(self, slides: "list[Slide]") -> None:
-        """Offer the slides of the viewer; keeps the choice when it is still among them."""
-        before = self.slide
-        self._slides = list(slides)
+    def show_slides(self, slides: Sequence[SlideState], current: SlideState | None) -> None:
+        """Offer the open slides; those of one name are numbered."""
+        self._slides = tuple(slides)
         self.slides.blockSignals(True)
         self.slides.clear()
+        for place, slide in enumerate(slides):
+            number = sum(one.name == slide.name for one in slides[:place])
+            self.slides.addItem(f"{slide.name} ({number + 1})" if number else slide.name)
         self.slides.setEnabled(bool(slides))
-        self.slides.addItems([slide.name for slide in slides])
-        self.slides.setCurrentIndex(slides.index(before) if before in slides else 0)
+        self.slides.setCurrentIndex(-1 if current is None else self._slides.index(current))
+        self.slides.setToolTip(self.slides.currentText())
         self.slides.blockSignals(False)
-        if self.slide is not before:
-            self._choose()
+        self.close_slide.setEnabled(current is not None)
 
-    def choose(self, slide: "Slide") -> None:
-        """Choose one of the offered slides."""
-        self.slides.setCurrentIndex(self._slides.index(slide))
-
-    def show_about(self, slide: "Slide | None") -> None:
-        """Say what the slide is, and ask for its µm per pixel where it states none."""
-        self._say_count("")
-        self.message.clear()
-        self.mpp_row.setVisible(slide is not None and slide.mpp is None)
+    def show_slide(self, slide: SlideState | None) -> None:
+        """Say what the slide is, and show how it is to be analysed."""
+        self.mpp_row.show_slide(slide)
+        self._enable_previews(slide)
         if slide is None:
             self.about.setText(_HINT)
             self.set_summary("no slide")
             return
-        width, height = slide.dimensions
-        parts = [f"{width:,} × {height:,} px".replace(",", "\u2009")]
-        if slide.mpp is not None:
-            parts.append(f"{slide.mpp:.4g} µm/px")
-        parts += [f"{len(slide.level_dimensions)} stored levels", slide.backend]
-        self.about.setText(" · ".join(parts))
-        self.set_summary(slide.name)
-        if slide.mpp is None:
-            self.message.say(
-                f"The size of a pixel is unknown ({slide.mpp_source}). Give it, or work in pixels",
-                "warning",
-            )
+        width, height = slide.slide.dimensions
+        levels = len(slide.slide.level_dimensions)
+        stored = "1 stored level" if levels == 1 else f"{levels} stored levels"
+        size = f"{width:,} × {height:,} px".replace(",", "\u2009")
+        self.about.setText(f"{size} · {stored} · {slide.slide.backend}")
 
-    def show_grid(self, grid: PatchGrid) -> None:
-        """Say how many patches there are."""
-        size = f"{grid.patch_size_level0} px"
-        area = ""
-        if grid.slide_mpp is not None:
-            side = grid.patch_size_level0 * grid.slide_mpp
-            size = f"{side:.0f} µm"
-            area = f", {len(grid) * side**2 / 1e6:.1f} mm²"
-        self._say_count(f"<b>{len(grid)}</b> patches of {size} on tissue{area}")
-        if self.slide is not None:
-            self.set_summary(f"{self.slide.name}, {len(grid)} patches")
+    def show_choices(self, slide: SlideState | None, grid: GridSettings, tissue: TissueSettings,
+    ) -> None:  # fmt: skip
+        """Show how the slide is cut; without µm per pixel no sizes in µm are asked for."""
+        self.grid_form.set_settings(grid)
+        self.tissue_form.set_settings(tissue)
+        in_um = slide is None or slide.slide.mpp is not None or not slide.choices.in_pixels
+        self.grid_form.set_row_visible("target_mpp", in_um)
+        for name in ("smallest_piece", "largest_hole"):
+            self.tissue_form.set_row_visible(name, in_um)
+        self._enable_previews(slide)
+
+    def show_patches_of(self, slide: SlideState | None) -> None:
+        """Say how many patches there are, or why there are none."""
+        for box, is_on in (
+            (self.show_tissue, slide is not None and slide.shows_tissue),
+            (self.show_patches, slide is not None and slide.shows_patches),
+        ):
+            box.blockSignals(True)
+            box.setChecked(is_on)
+            box.blockSignals(False)
+        self.message.clear()
+        if slide is None:
+            self._say_count("")
+            return
+        self.set_summary(slide.name)
+        if slide.grid is not None:
+            self._show_grid(slide, slide.grid)
+            return
+        self._say_count("")
+        if slide.problem:
+            self.message.say(slide.problem, "error")
+        elif not slide.can_be_cut:
+            self.message.say(
+                "The size of a pixel is unknown. Give it, or work in pixels", "warning"
+            )
 
     def show_counting(self) -> None:
         """Say that the patches are being counted."""
         self._say_count("Finding tissue…")
 
-    def show_problem(self, sentence: str) -> None:
-        """Say why there are no patches."""
-        self._say_count("")
-        self.message.say(sentence, "error")
-
-    def show_regions(self, regions: "Regions | None") -> None:
+    def show_regions(self, regions: Regions | None) -> None:
         """Say how many regions are drawn."""
-        if not regions:
-            self.regions_about.setText("None drawn: all tissue counts.")
-            return
         self.regions_about.setText(
             f"{len(regions.include)} to include, {len(regions.exclude)} to exclude."
+            if regions
+            else "None drawn: all tissue counts."
         )
+
+    def _show_grid(self, slide: SlideState, grid: PatchGrid) -> None:
+        size, area = f"{grid.patch_size_level0} px", ""
+        if grid.slide_mpp is not None:
+            side = grid.patch_size_level0 * grid.slide_mpp
+            size, area = f"{side:.0f} µm", f", {len(grid) * side**2 / 1e6:.1f} mm²"
+        self._say_count(f"<b>{len(grid)}</b> patches of {size} on tissue{area}")
+        self.set_summary(f"{slide.name}, {len(grid)} patches")
+
+    def _enable_previews(self, slide: SlideState | None) -> None:
+        can = slide is not None and slide.can_be_cut
+        tips = ("Outlines what was found as tissue", "Tints the patches like a chessboard")
+        for box, tip in zip((self.show_tissue, self.show_patches), tips, strict=True):
+            box.setEnabled(can)
+            box.setToolTip(tip if can or slide is None else _NEEDS_SIZE)
 
     def _say_count(self, text: str) -> None:
         self.count.setText(text)
         self.count.setVisible(bool(text))
 
-    def _choose(self) -> None:
-        self.show_about(self.slide)
-        self.slide_chosen.emit(self.slide)
-
-    def _make_mpp_row(self) -> QWidget:
-        self.mpp = PlainSpinBox()
-        self.mpp.setDecimals(4)
-        self.mpp.setRange(0.05, 100.0)
-        self.mpp.setSingleStep(0.05)
-        self.mpp.setValue(0.25)
-        self.mpp.setSuffix(" µm/px")
-        self.mpp.setToolTip("µm per pixel at full resolution: about 0.25 for 40x, 0.5 for 20x")
-        use = QPushButton("Use")
-        use.clicked.connect(lambda: self.mpp_given.emit(self.mpp.value()))
-        self.use_mpp = use
-        self.use_pixels = QCheckBox("Work in pixels instead")
-        self.use_pixels.toggled.connect(lambda _: self.settings_changed.emit())
-        row = QFrame()
-        layout = QVBoxLayout(row)
-        layout.setContentsMargins(0, 0, 0, 0)
-        first = QHBoxLayout()
-        first.addWidget(self.mpp, 1)
-        first.addWidget(use)
-        layout.addLayout(first)
-        layout.addWidget(self.use_pixels)
-        return row
+    def _choose(self, index: int) -> None:
+        if 0 <= index < len(self._slides):
+            self.slide_chosen.emit(self._slides[index])
 
     def _make_regions_row(self) -> QWidget:
         row = QWidget()

@@ -8,8 +8,9 @@ from qtpy.QtWidgets import QRadioButton
 
 from napari_2dmamba.features import FeatureSettings
 from napari_2dmamba.plugin.form import Form, PathEditor
-from napari_2dmamba.plugin.run_widget.message import Message
+from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.section import Section
+from napari_2dmamba.plugin.session import Choices
 
 ENCODERS = "napari_2dmamba.encoders"
 """Entry point group under which installed packages offer encoders."""
@@ -74,6 +75,20 @@ class FeaturesSection(Section):
         """The file to read instead, or None."""
         path = self.file.get() if self.from_file.isChecked() else None
         return None if path is None else Path(path)
+
+    @property
+    def chosen_file(self) -> Path | None:
+        """The file that is named, whether it is to be read or not."""
+        path = self.file.get()
+        return Path(path) if path else None
+
+    def show_choices(self, choices: Choices) -> None:
+        """Show what was chosen for another slide."""
+        self.blockSignals(True)
+        self.form.set_settings(choices.features)
+        self.file.set(choices.feature_file)
+        (self.from_file if choices.from_file else self.compute).setChecked(True)
+        self.blockSignals(False)
 
     def follow_checkpoint(self, encoder: str | None) -> None:
         """Choose the encoder a checkpoint states where it is known here; else only show it.

@@ -22,9 +22,10 @@ from napari_2dmamba.plugin.checkpoint_chooser import CheckpointChooser
 from napari_2dmamba.plugin.checkpoint_model import shared_checkpoints
 from napari_2dmamba.plugin.form import Form
 from napari_2dmamba.plugin.jobs import LatestJob
+from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.preferences import preference
-from napari_2dmamba.plugin.run_widget.message import Message
 from napari_2dmamba.plugin.section import Section
+from napari_2dmamba.plugin.session import ChosenCheckpoint
 from napari_2dmamba.settings import ProgressCallback, StopCallback, setting
 from napari_2dmamba.slide import GridSettings
 
@@ -81,6 +82,7 @@ class ModelSection(Section):
         self.header: CheckpointHeader | None = None
         self._aggregator: Aggregator | None = None
         self._given: dict[str, Any] = {}
+        self._is_restoring = False
         self.checkpoints = CheckpointChooser(shared_checkpoints())
         self.checkpoints.setToolTip("A checkpoint file can also be dropped here")
         browse = QPushButton("Browse…")
@@ -146,6 +148,29 @@ class ModelSection(Section):
         return self._aggregator or self.path
 
     @property
+    def chosen(self) -> ChosenCheckpoint:
+        """What is chosen, with all that is known of it."""
+        return ChosenCheckpoint(
+            self.checkpoints.location, self.path, self.header, dict(self._given), self._aggregator
+        )
+
+    def restore(self, chosen: ChosenCheckpoint) -> None:
+        """Show what was chosen before, or elsewhere; a model known already is not read again."""
+        if chosen == self.chosen or not chosen.location:
+            return
+        self._loading.cancel()
+        self._is_restoring = True
+        self.checkpoints.choose(shared_checkpoints().add(chosen.location))
+        self._is_restoring = False
+        if chosen.header is None or chosen.path is None:
+            self._choose(self.checkpoints.location)
+            return
+        self._forget()
+        self._fetched[chosen.location] = chosen.path
+        self._aggregator, self._given = chosen.loaded, dict(chosen.given)
+        self._show_header(chosen.header)
+
+    @property
     def checkpoint_settings(self) -> dict[str, Any]:
         """What the user gave that the file does not hold, as `load_checkpoint` takes it."""
         return dict(self._given)
@@ -187,6 +212,8 @@ class ModelSection(Section):
             self.add_checkpoint(Path(path))
 
     def _choose(self, location: str) -> None:
+        if self._is_restoring:
+            return
         self._loading.cancel()
         self._forget()
         if not location:
@@ -202,6 +229,7 @@ class ModelSection(Section):
         except UserError:
             # not one of ours, or damaged: loading it says which
             self.about.setText("Reading the checkpoint…")
+            self.checkpoint_changed.emit(None)
             self._load({})
 
     def _fetch(self, location: str) -> None:
@@ -268,13 +296,16 @@ class ModelSection(Section):
         self.missing_box.show()
 
     def _accept(self, header: CheckpointHeader) -> None:
+        self._show_header(header)
+        self.checkpoint_changed.emit(header)
+
+    def _show_header(self, header: CheckpointHeader) -> None:
         self.message.clear()
         self.header = header
         self.about.setText(describe(header))
         if header.intended_use:
             self.warning.say(header.intended_use, "warning")
         self.set_summary(self.checkpoints.currentText())
-        self.checkpoint_changed.emit(header)
 
     def _refuse(self, sentence: str) -> None:
         self.about.clear()

@@ -8,7 +8,7 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from napari_2dmamba.explain.display import DisplaySettings, DisplayTransform, Tick, bar_colours
 from napari_2dmamba.explain.grid_map import GridMap
-from napari_2dmamba.plugin.overview import as_qimage
+from napari_2dmamba.plugin.parts.pictures import as_qimage
 
 _BAR_HEIGHT = 14
 

@@ -18,10 +18,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_2dmamba.errors import Cancelled
 from napari_2dmamba.explain.display import format_value, top_patches
 from napari_2dmamba.plugin.jobs import LatestJob
-from napari_2dmamba.plugin.overview import as_qimage
+from napari_2dmamba.plugin.parts.pictures import as_qimage, read_patches
 from napari_2dmamba.plugin.shown_run import Patches
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
@@ -77,8 +76,9 @@ class Gallery(QWidget):
 
     def show_patches(self, slide: "Slide | None", patches: Patches | None) -> None:
         """Show patches of ``slide``; None clears."""
-        self._slide, self._patches = slide, patches
-        self._refresh()
+        before, self._slide, self._patches = (self._slide, self._patches), slide, patches
+        if slide is not before[0] or not same_patches(patches, before[1]):
+            self._refresh()
 
     @property
     def is_loading(self) -> bool:
@@ -92,6 +92,7 @@ class Gallery(QWidget):
     def _refresh(self) -> None:
         for button in self.buttons:
             self._grid.removeWidget(button)
+            button.hide()
             button.deleteLater()
         self.buttons = []
         slide, patches = self._slide, self._patches
@@ -139,26 +140,18 @@ class Gallery(QWidget):
             button.setIcon(QIcon(pixmap))
 
 
+def same_patches(first: Patches | None, second: Patches | None) -> bool:
+    """Return whether patches and their scores are the same: pictures need not be read again."""
+    if first is None or second is None:
+        return first is second
+    return (
+        first.size == second.size
+        and np.array_equal(first.coords, second.coords)
+        and np.array_equal(first.scores, second.scores, equal_nan=True)
+    )
+
+
 def _placeholder() -> QPixmap:
     pixmap = QPixmap(THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     pixmap.fill(QColor(200, 200, 200))
     return pixmap
-
-
-def read_patches(
-    slide: "Slide",
-    corners: Sequence[tuple[int, int]],
-    size: int,
-    side: int,
-    should_stop: StopCallback,
-) -> list[NDArray[np.uint8]]:
-    """Return pictures of patches from the coarsest level that still fills ``side`` pixels."""
-    fine_enough = [i for i, d in enumerate(slide.level_downsamples) if d <= max(1, size / side)]
-    level = fine_enough[-1]
-    length = max(1, round(size / slide.level_downsamples[level]))
-    pictures = []
-    for x, y in corners:
-        if should_stop():
-            raise Cancelled
-        pictures.append(slide.read_region(x, y, level, length, length))
-    return pictures

@@ -3,7 +3,7 @@
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
-from napari_2dmamba.plugin.run_widget.message import Message
+from napari_2dmamba.plugin.parts.message import Message
 
 RUN_LOOK = """
 QPushButton { background: #2f6fb7; color: white; font-weight: bold; padding: 7px;

@@ -1,0 +1,1 @@
+"""Sections and smaller parts that several widgets are made of."""

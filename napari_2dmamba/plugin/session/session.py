@@ -1,0 +1,617 @@
+"""The session of a viewer: the one owner of what is open in it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, ref
+
+from napari.layers import Image, Layer
+from psygnal import Signal, SignalGroup
+
+from napari_2dmamba.errors import UserError
+from napari_2dmamba.explain.display import DisplaySettings, display_for
+from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.export.record import Explanations
+from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.region_layers import drawn_regions, show_regions
+from napari_2dmamba.plugin.session.slide_state import Choices, SlideState, Work
+from napari_2dmamba.plugin.shown_run import ShownRun
+from napari_2dmamba.plugin.slide_layer import (
+    CHANNEL_KEY,
+    REGION_KEY,
+    SLIDE_KEY,
+    placement,
+    show_scale_bar,
+    slide_layer_data,
+    slide_of,
+    watch_reading,
+)
+from napari_2dmamba.slide import open_slide
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+    from napari_2dmamba.compare import Comparison
+    from napari_2dmamba.slide import PatchGrid, Slide, TissueMask
+
+SLIDE_ID = "2dmamba slide id"
+"""Every layer holds the key of its slide under this name in its metadata."""
+
+_OF_RUN = "2dmamba of a run"  # such layers go when another run is shown
+_ADOPTED = "2dmamba adopted"  # drawn or opened by the user: never removed by us
+
+_sessions: "WeakKeyDictionary[Viewer, Session]" = WeakKeyDictionary()
+
+
+class SessionEvents(SignalGroup):
+    """What happens in a session; all but the first tell which slide it is about.
+
+    slides()
+        A slide was opened or closed.
+    current(slide)
+        Another slide is looked at; None when the last one was closed.
+    mpp(slide)
+        It is shown with other µm per pixel. Its patches are outdated.
+    choices(slide)
+        How it is to be analysed; None while none is open.
+    patches(slide)
+        Tissue and patches were found, or are outdated, or cannot be found; or they are to be
+        drawn or not.
+    regions(slide)
+        What is drawn to include or exclude.
+    run(slide)
+        Another run is on display, or none.
+    maps(slide)
+        Layers with maps have come or gone, or exports hold other maps.
+    patch(slide)
+        Another patch is selected, or none.
+    work(slide)
+        Something has begun or ended for it.
+    comparison(slide)
+        Another comparison is on display.
+    layers(slide)
+        Any of its layers has come or gone.
+    """
+
+    slides = Signal()
+    current = Signal(object)
+    mpp = Signal(object)
+    choices = Signal(object)
+    patches = Signal(object)
+    regions = Signal(object)
+    run = Signal(object)
+    maps = Signal(object)
+    patch = Signal(object)
+    work = Signal(object)
+    comparison = Signal(object)
+    layers = Signal(object)
+
+
+class Session:
+    """The slides of one viewer, the current one, and the layers of each.
+
+    Only the current slide's layers are visible. All layers wear the units of the current
+    slide, as napari asks hidden layers too when it looks for the unit of the world.
+
+    Use `Session.of`; widgets read it, call its methods and listen to `events`, and know
+    nothing of one another.
+    """
+
+    def __init__(self, viewer: "Viewer") -> None:
+        self.events = SessionEvents()
+        self._viewer = ref(viewer)
+        self._slides: list[SlideState] = []
+        self._current: SlideState | None = None
+        self._choices = Choices()
+        self._display = DisplaySettings()
+        self._is_showing = 0
+        self._batches = 0
+        self._removed: list[Layer] = []
+        events = viewer.layers.events
+        events.inserted.connect(self._on_inserted, position="last")
+        events.removed.connect(self._on_removed, position="last")
+        events.begin_batch.connect(self._on_batch)
+        events.end_batch.connect(self._on_batch_end)
+        for layer in list(viewer.layers):
+            self._take_in(layer)
+
+    @classmethod
+    def of(cls, viewer: "Viewer") -> "Session":
+        """Return the session of a viewer, begun with the slides that are open in it."""
+        viewer = getattr(viewer, "__wrapped__", viewer)  # plugins get a proxy, each another one
+        if viewer not in _sessions:
+            _sessions[viewer] = cls(viewer)
+        return _sessions[viewer]
+
+    # -- what there is ----------------------------------------------------------------------
+
+    @property
+    def viewer(self) -> "Viewer":
+        """The viewer itself, never a proxy: layers of a proxy are not those of the list."""
+        viewer = self._viewer()
+        assert viewer is not None
+        return viewer
+
+    @property
+    def slides(self) -> tuple[SlideState, ...]:
+        """The open slides, in the order they were opened."""
+        return tuple(self._slides)
+
+    @property
+    def current(self) -> SlideState | None:
+        """The slide that is looked at."""
+        return self._current
+
+    @property
+    def choices(self) -> Choices:
+        """How the current slide is to be analysed; without a slide, the next one."""
+        return self._choices if self._current is None else self._current.choices
+
+    def owner_of(self, layer: Layer) -> SlideState | None:
+        """Return the slide that a layer belongs to."""
+        key = layer.metadata.get(SLIDE_ID)
+        return next((slide for slide in self._slides if slide.key == key), None)
+
+    def layers_of(self, slide: SlideState) -> list[Layer]:
+        """Return all layers of a slide, the lowest first."""
+        return [one for one in self.viewer.layers if one.metadata.get(SLIDE_ID) == slide.key]
+
+    def pyramid_of(self, slide: SlideState) -> list[Layer]:
+        """Return the layers that show the slide itself: one, or one per channel."""
+        return [one for one in self.layers_of(slide) if slide_of(one) is not None]
+
+    def maps_of(self, slide: SlideState) -> list[HeatmapLayer]:
+        """Return the layers that show maps of the run on display, the lowest first."""
+        return [
+            one
+            for one in self.layers_of(slide)
+            if isinstance(one, HeatmapLayer) and one.metadata.get(_OF_RUN)
+        ]
+
+    # -- opening, showing, closing ------------------------------------------------------------
+
+    def open(self, paths: Iterable[str | Path]) -> tuple[str, ...]:
+        """Open slide files; the last one becomes current.
+
+        Returns
+        -------
+        tuple of str
+            One sentence for each that cannot be opened.
+        """
+        problems = []
+        for path in paths:
+            try:
+                self.add(open_slide(path))
+            except UserError as error:
+                problems.append(str(error))
+        return tuple(problems)
+
+    def add(self, slide: "Slide") -> SlideState:
+        """Show a slide that was opened elsewhere; it becomes current."""
+        for data, options, _ in slide_layer_data(slide):
+            layer = Image(data, **options)
+            self._dress_one(layer)  # napari draws a new layer at once, and warns of other units
+            self.viewer.add_layer(layer)
+        state = next(one for one in self._slides if one.slide is slide)
+        self.show(state)
+        self.fit()  # once more: the first layer's controls have changed the canvas
+        return state
+
+    def show(self, slide: SlideState) -> None:
+        """Make a slide the current one: its layers alone are shown, as they were left."""
+        if slide is self._current or slide not in self._slides:
+            return
+        viewer = self.viewer
+        with self._showing():
+            if self._current is not None:
+                self._leave(self._current)
+            self._current = slide
+            self._dress()
+            for layer in self.layers_of(slide):
+                layer.visible = layer not in slide.hidden
+            slide.hidden.clear()
+            show_scale_bar(viewer)
+            if slide.camera is None:
+                self.fit()
+            else:
+                viewer.scene.camera.center, viewer.scene.camera.zoom = slide.camera
+            active = None if slide.active is None else slide.active()
+            viewer.layers.selection.active = (
+                active if active in self.layers_of(slide) else self.pyramid_of(slide)[-1]
+            )
+        self.events.current.emit(slide)
+
+    @property
+    def units(self) -> tuple[str, str] | None:
+        """Units of the window's world: those of the current slide."""
+        if self._current is None:
+            return None
+        first, second = placement(self._current.slide.mpp)["units"]
+        return first, second
+
+    def fit(self) -> None:
+        """Show all of the current slide."""
+        if self._current is not None:
+            self.viewer.fit_to_view(layers=self.pyramid_of(self._current))
+
+    def close(self, slide: SlideState) -> None:
+        """Close a slide: its work ends, and its layers, run and numbers go."""
+        with self._showing():
+            for layer in self.pyramid_of(slide):
+                self.viewer.layers.remove(layer)
+        self._drop(slide)
+
+    def _leave(self, slide: SlideState) -> None:
+        camera, layers = self.viewer.scene.camera, self.layers_of(slide)
+        slide.camera = tuple(camera.center), float(camera.zoom)
+        active = self.viewer.layers.selection.active
+        slide.active = ref(active) if active in layers else None
+        slide.hidden.update(layer for layer in layers if not layer.visible)
+        for layer in layers:
+            layer.mode = "pan_zoom"  # the next click is not to draw on what is hidden
+            layer.visible = False
+
+    def _drop(self, slide: SlideState) -> None:
+        if slide not in self._slides:
+            return
+        place = self._slides.index(slide)
+        layers, viewer = self.layers_of(slide), self.viewer
+        self._slides.remove(slide)
+        for work in slide.works:
+            work.cancel()
+        with self._showing():
+            for layer in layers:
+                if layer.metadata.get(_ADOPTED):
+                    del layer.metadata[SLIDE_ID], layer.metadata[_ADOPTED]
+                    layer.visible = False
+                else:
+                    viewer.layers.remove(layer)
+        if slide is self._current:
+            self._choices = slide.choices.for_another_slide()
+            self._current = None
+            # others may be going in the same stroke
+            left = [one for one in self._slides if self.pyramid_of(one)]
+            later = [one for one in left if self._slides.index(one) >= place]
+            if left:
+                self.show((later or left[-1:])[0])
+            else:
+                self.events.current.emit(None)
+        self.events.slides.emit()
+
+    # -- what the user sets -----------------------------------------------------------------
+
+    def choose(self, **changes: Any) -> None:
+        """Change fields of `Choices` for the current slide, and for those opened after it."""
+        before, now = self.choices, replace(self.choices, **changes)
+        if now == before:
+            return
+        self._choices = now.for_another_slide()
+        slide = self._current
+        if slide is not None:
+            slide.choices = now
+            if not {"tissue", "grid", "in_pixels"}.isdisjoint(changes):
+                self.outdate_patches(slide)
+        self.events.choices.emit(slide)
+
+    def set_mpp(self, slide: SlideState, mpp: float | None) -> None:
+        """Show a slide with other µm per pixel; None goes back to what its file says.
+
+        What lies on the slide stays on its pixels; patches are outdated. A run that was made
+        before stays as it is, see `SlideState.other_mpp`.
+
+        Raises
+        ------
+        SlideError
+            When it cannot be opened so; nothing has changed then.
+        """
+        again = open_slide(slide.slide.path, mpp=mpp)
+        factor, slide.slide = (again.mpp or 1.0) / slide.unit, again
+        with self._showing():
+            for layer in self.layers_of(slide):
+                if slide_of(layer) is not None:
+                    layer.data = again.pyramid(layer.metadata[CHANNEL_KEY])
+                if SLIDE_KEY in layer.metadata:
+                    layer.metadata[SLIDE_KEY] = again
+                if isinstance(layer, HeatmapLayer):
+                    layer.grid_map = replace(layer.grid_map, mpp=again.mpp)
+                else:
+                    layer.scale, layer.translate = layer.scale * factor, layer.translate * factor
+            self._dress()
+            if slide is self._current:
+                camera = self.viewer.scene.camera
+                camera.center = (*camera.center[:-2], *(c * factor for c in camera.center[-2:]))
+                camera.zoom /= factor
+            elif slide.camera is not None:
+                center, zoom = slide.camera
+                slide.camera = (*center[:-2], *(c * factor for c in center[-2:])), zoom / factor
+        self.outdate_patches(slide)
+        self.events.mpp.emit(slide)
+
+    # -- patches, work, patch ---------------------------------------------------------------
+
+    def outdate_patches(self, slide: SlideState) -> None:
+        """Forget tissue and patches, as when regions or settings changed."""
+        self.set_patches(slide, None, None)
+
+    def set_patches(
+        self,
+        slide: SlideState,
+        tissue: "TissueMask | None",
+        grid: "PatchGrid | None",
+        problem: str = "",
+    ) -> None:
+        """Take in tissue and patches as they were found, or why there are none."""
+        slide.tissue, slide.grid, slide.problem = tissue, grid, problem
+        self.events.patches.emit(slide)
+
+    def draw_patches(self, slide: SlideState, *, tissue: bool, patches: bool) -> None:
+        """Say whether tissue and patches are to be drawn."""
+        if (tissue, patches) != (slide.shows_tissue, slide.shows_patches):
+            slide.shows_tissue, slide.shows_patches = tissue, patches
+            self.events.patches.emit(slide)
+
+    def begin(self, slide: SlideState, work: Work) -> None:
+        """Say that something runs for a slide, which will be cancelled with it."""
+        slide.works.add(work)
+        self.events.work.emit(slide)
+
+    def end(self, slide: SlideState, work: Work) -> None:
+        """Say that it runs no more."""
+        slide.works.discard(work)
+        self.events.work.emit(slide)
+
+    def select_patch(self, slide: SlideState, corner: tuple[int, int] | None) -> None:
+        """Select a patch by the level-0 ``(x, y)`` of its corner."""
+        slide.patch = corner
+        self.events.patch.emit(slide)
+
+    # -- the run on display -----------------------------------------------------------------
+
+    def show_run(
+        self, slide: SlideState, run: ShownRun, display: DisplaySettings | None = None
+    ) -> None:
+        """Put a run on display, in place of the one before and of all that was asked of it.
+
+        A slide that is not looked at has its result when it is shown again.
+
+        Parameters
+        ----------
+        slide, run
+            They belong together: the run was made on this file.
+        display
+            How its maps are shown; as those before when absent.
+        """
+        names = {one.name for one in run.maps}
+        with self._showing():
+            for layer in self.layers_of(slide):
+                if layer.metadata.get(_OF_RUN) and not (
+                    isinstance(layer, HeatmapLayer) and layer.grid_map.name in names
+                ):
+                    self.viewer.layers.remove(layer)
+        slide.run, slide.own_maps, slide.patch = run, run.maps, None
+        slide.shows_tissue = slide.shows_patches = False  # they would hide what the map shows
+        if display is not None:
+            slide.display = display
+        shown = [self.show_map(slide, one) for one in run.maps]
+        for layer in shown:
+            if display is not None:
+                layer.display = display_for(layer.grid_map, display)
+        if shown:
+            self.look_at(slide, shown[0])
+        self.events.patches.emit(slide)
+        self.events.run.emit(slide)
+        self.events.maps.emit(slide)
+        self.events.layers.emit(slide)
+
+    def show_saved_run(self, run: ShownRun, display: DisplaySettings) -> SlideState:
+        """Look at a saved run, with the regions it was made in; its slide is opened if need be.
+
+        Regions that are drawn already stay: nobody else has them.
+        """
+        of_file = [one for one in self._slides if one.slide.fingerprint == run.slide.fingerprint]
+        slide = next((one for one in of_file if one is self._current), None)
+        if slide is None:
+            slide = of_file[0] if of_file else self.add(run.slide)
+        self.show(slide)
+        if run.regions and drawn_regions(self, slide) is None:
+            show_regions(self, slide, run.regions)
+        self.show_run(slide, run, display)
+        return slide
+
+    def set_more_maps(
+        self, slide: SlideState, maps: Sequence[GridMap], explanations: Explanations
+    ) -> None:
+        """Let exports and record of the run hold maps besides its own, in place of others.
+
+        A map replaces that of the run with the same name.
+        """
+        if slide.run is None:
+            return
+        names = {one.name for one in maps}
+        own = [one for one in slide.own_maps if one.name not in names]
+        record = replace(slide.run.record, explanations=explanations)
+        slide.run = replace(slide.run, maps=(*own, *maps), record=record)
+        self.events.maps.emit(slide)
+
+    def show_map(
+        self, slide: SlideState, grid_map: GridMap, display: DisplaySettings | None = None
+    ) -> HeatmapLayer:
+        """Show a map of the run; a layer with a map of this name takes it, and keeps its look.
+
+        The map is laid on the slide as it is shown, whatever its own µm per pixel: patches are
+        where they were cut.
+        """
+        placed = replace(grid_map, mpp=slide.slide.mpp)
+        for layer in self.maps_of(slide):
+            if layer.grid_map.name == grid_map.name:
+                layer.grid_map = placed
+                self._dress()
+                return layer
+        display = display or display_for(placed, slide.display)
+        name = grid_map.name[:1].upper() + grid_map.name[1:]
+        layer = HeatmapLayer(placed, display, name=name)
+        self.add_layer(slide, layer, of_run=True)
+        return layer
+
+    def look_at(self, slide: SlideState, layer: HeatmapLayer) -> None:
+        """Show one map and hide the slide's others, which would mix with it."""
+        for other in self.layers_of(slide):
+            if isinstance(other, HeatmapLayer):
+                self.set_visible(other, other is layer)
+        if slide is self._current:
+            self.viewer.layers.selection.active = layer
+        else:
+            slide.active = ref(layer)
+
+    def set_comparison(self, slide: SlideState, comparison: "Comparison | None") -> None:
+        """Put a comparison of models on display."""
+        slide.comparison = comparison
+        self.events.comparison.emit(slide)
+
+    # -- layers -----------------------------------------------------------------------------
+
+    def add_layer(
+        self, slide: SlideState, layer: Layer, *, of_run: bool = False, select: bool = False
+    ) -> None:
+        """Add a layer of a slide; it is seen while the slide is.
+
+        Parameters
+        ----------
+        slide, layer
+            Whose layer, and the layer.
+        of_run
+            Whether it goes when another run is shown.
+        select
+            Whether the user goes on with this layer.
+        """
+        layer.metadata[SLIDE_ID] = slide.key
+        if of_run:
+            layer.metadata[_OF_RUN] = True
+        if slide is not self._current:
+            if not layer.visible:
+                slide.hidden.add(layer)
+            layer.visible = False
+        viewer = self.viewer
+        selected = set(viewer.layers.selection)
+        self._dress_one(layer)
+        viewer.add_layer(layer)
+        if not (select and slide is self._current):
+            viewer.layers.selection = selected
+
+    def set_visible(self, layer: Layer, is_visible: bool) -> None:
+        """Show or hide a layer, as soon as its slide is looked at."""
+        owner = self.owner_of(layer)
+        if owner is None or owner is self._current:
+            layer.visible = is_visible
+        elif is_visible:
+            owner.hidden.discard(layer)
+        else:
+            owner.hidden.add(layer)
+
+    def _take_in(self, layer: Layer) -> None:
+        """Find the owner of a layer; a slide of its own becomes current."""
+        slide, owner = slide_of(layer), self.owner_of(layer)
+        if slide is not None:
+            owner = next((one for one in self._slides if one.slide is slide), None)
+            is_new = owner is None
+            if owner is None:
+                choices = self.choices.for_another_slide()
+                display = self._display if self._current is None else self._current.display
+                owner = SlideState(slide, choices, display=display)
+                self._slides.append(owner)
+            layer.metadata[SLIDE_ID] = owner.key
+            watch_reading(layer)
+            layer.events.visible.connect(self._on_visible)
+            if is_new:
+                self.events.slides.emit()
+                self.show(owner)
+                return
+        elif owner is None:
+            owner = self._current
+            if owner is None:
+                return  # nothing of ours
+            layer.metadata[SLIDE_ID], layer.metadata[_ADOPTED] = owner.key, True
+        if slide is None:
+            layer.events.visible.connect(self._on_visible)
+        with self._showing():
+            if owner is not self._current and layer.visible:
+                layer.visible = False
+            self._dress_one(layer)
+        if REGION_KEY in layer.metadata:
+            layer.events.data.connect(self._on_region)
+        self._tell(owner, layer)
+
+    def _tell(self, owner: SlideState, layer: Layer) -> None:
+        if isinstance(layer, HeatmapLayer):
+            self.events.maps.emit(owner)
+        if REGION_KEY in layer.metadata and len(layer.data):
+            self._regions_changed(owner)
+        self.events.layers.emit(owner)
+
+    def _dress(self) -> None:
+        for layer in self.viewer.layers:
+            if SLIDE_ID in layer.metadata:
+                self._dress_one(layer)
+
+    def _dress_one(self, layer: Layer) -> None:
+        units = self.units
+        if units is not None and (str(layer.units[-1]) == "pixel") != (units[-1] == "pixel"):
+            layer.units = (*layer.units[:-2], *units)
+
+    # -- what napari tells --------------------------------------------------------------------
+
+    @contextmanager
+    def _showing(self) -> Iterator[None]:
+        """Within this, layers are shown and hidden by us and not by the user."""
+        self._is_showing += 1
+        try:
+            yield
+        finally:
+            self._is_showing -= 1
+
+    def _on_inserted(self, event: Any) -> None:
+        self._take_in(event.value)
+
+    def _on_visible(self, event: Any) -> None:
+        layer = event.source
+        owner = self.owner_of(layer)
+        if self._is_showing or owner is None or owner is self._current or not layer.visible:
+            return
+        owner.hidden.discard(layer)
+        self.show(owner)  # the eye of a layer of another slide: the user wants to see that slide
+
+    def _on_region(self, event: Any) -> None:
+        owner = self.owner_of(event.source)
+        if owner is not None:
+            self._regions_changed(owner)
+
+    def _regions_changed(self, slide: SlideState) -> None:
+        self.outdate_patches(slide)
+        self.events.regions.emit(slide)
+
+    def _on_batch(self, event: Any) -> None:
+        self._batches += 1
+
+    def _on_batch_end(self, event: Any) -> None:
+        self._batches -= 1
+        while not self._batches and self._removed:
+            self._follow_removed(self._removed.pop(0))
+
+    def _on_removed(self, event: Any) -> None:
+        # napari goes on by numbers and names within a batch: no layer may go beside it
+        if self._batches:
+            self._removed.append(event.value)
+        else:
+            self._follow_removed(event.value)
+
+    def _follow_removed(self, layer: Layer) -> None:
+        layer.events.visible.disconnect(self._on_visible)
+        owner = self.owner_of(layer)
+        if owner is None:
+            return
+        if slide_of(layer) is not None and not self.pyramid_of(owner):
+            self._drop(owner)
+        elif not self._is_showing:  # else we took it away ourselves, and tell at the end
+            self._tell(owner, layer)

@@ -1,0 +1,213 @@
+"""How a TIFF lays out the levels of a slide: pages, tiles, strips, planes."""
+
+import math
+import os
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from napari_2dmamba.errors import SlideError
+from napari_2dmamba.slide.backend import Level, NotForThisBackend
+
+_MOST_LEVELS = 64
+
+
+@dataclass
+class StoredPlane:
+    """A page, and how the tiles we read are made of its segments (TIFF tiles or strips)."""
+
+    page: Any
+    columns: int
+    rows_per_tile: int
+    segments_per_tile: int
+    segments: int
+    segment_bytes: int
+
+
+@dataclass(frozen=True)
+class PlainLevel:
+    """A level that lies uncompressed in one piece.
+
+    Attributes
+    ----------
+    starts
+        Position in the file of each plane ``(height, width, samples)``.
+    row_bytes, pixel_bytes
+        Of one plane.
+    dtype
+        With the file's byte order.
+    samples
+        In each plane, side by side.
+    """
+
+    starts: tuple[int, ...]
+    row_bytes: int
+    pixel_bytes: int
+    dtype: np.dtype[Any]
+    samples: int
+
+
+@dataclass
+class SpilledLevel:
+    """A level of huge segments, decoded to a temporary file when it is first read."""
+
+    planes: list[StoredPlane]
+    stored: Level
+    array: NDArray[Any] | None = None
+    error: str | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(frozen=True)
+class JpegTiles:
+    """Baseline JPEG tiles of one level, and how they are decoded."""
+
+    columns: int
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    tables: bytes | None
+    stored_space: Any
+    rgb_space: Any
+
+
+def plain_jpeg(plane: StoredPlane) -> JpegTiles | None:
+    """Return what decoding a level's tiles takes, or None where they are not plain JPEG."""
+    page, keyframe = plane.page, plane.page.keyframe
+    plain = (
+        keyframe.is_tiled
+        and int(keyframe.compression) == 7
+        and int(keyframe.photometric) in (2, 6)
+        and keyframe.planarconfig == 1
+        and keyframe.samplesperpixel == 3
+        and keyframe.bitspersample == 8
+        and keyframe.jpegheader is None
+    )
+    if not plain:
+        return None
+    stored, rgb = tifffile.tifffile.jpeg_decode_colorspace(
+        keyframe.photometric, keyframe.planarconfig, keyframe.extrasamples, keyframe.is_jfif
+    )
+    count = min(len(page.dataoffsets), len(page.databytecounts))
+    offsets, sizes = tuple(page.dataoffsets[:count]), tuple(page.databytecounts[:count])
+    return JpegTiles(plane.columns, offsets, sizes, page.jpegtables, stored, rgb)
+
+
+def cut_short(path: Path) -> str:
+    """Return the sentence about a file that ends too early."""
+    return f"{path.name} is cut short: the file ends before its image does; copy it again"
+
+
+def ends(page: Any) -> int:
+    """Return the position in the file where the last tile or strip of a page ends."""
+    count = min(len(page.dataoffsets), len(page.databytecounts))
+    ends = np.add(page.dataoffsets[:count], page.databytecounts[:count], dtype=np.int64)
+    return int(ends.max(initial=0))
+
+
+def slide_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
+    """Return the series of the slide itself, never label, macro or thumbnail."""
+    candidates = [s for s in tiff.series if "X" in s.axes and "Y" in s.axes]
+    if not candidates:
+        raise NotForThisBackend("it holds no image")
+    if tiff.is_svs:
+        return candidates[0]
+
+    def area(series: tifffile.TiffPageSeries) -> int:
+        sizes = dict(zip(series.axes, series.shape, strict=True))
+        return sizes["X"] * sizes["Y"]
+
+    return max(candidates, key=area)
+
+
+def pixels_of(series: tifffile.TiffPageSeries) -> int:
+    """Return how many pixels a page of a level has."""
+    return int(series.keyframe.imagewidth) * int(series.keyframe.imagelength)
+
+
+def reduced_images(
+    tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries
+) -> list[tifffile.TiffPageSeries]:
+    """Return the tiled pages marked as reduced that tifffile does not count to the pyramid.
+
+    It counts those whose sides shrink alike; sides padded to whole tiles do not. Other layouts
+    say themselves which pages are levels.
+    """
+    full = series.levels[0].keyframe
+    if tiff.is_svs or tiff.is_ome or not full.is_tiled or series.axes != full.axes:
+        return []
+    known = {level.keyframe.index for level in series.levels}
+    found = []
+    for page in tiff.pages[:_MOST_LEVELS]:
+        if not isinstance(page, tifffile.TiffPage):
+            continue
+        alike = (
+            page.index not in known
+            and page.is_tiled
+            and page.is_reduced
+            and not page.is_mask
+            and page.axes == full.axes
+            and int(page.photometric) == int(full.photometric)
+            and page.samplesperpixel == full.samplesperpixel
+            and page.imagewidth <= full.imagewidth
+            and page.imagelength <= full.imagelength
+        )
+        if alike:
+            found.append(tifffile.TiffPageSeries([page]))
+    return found
+
+
+def empty_segments(planes: list[StoredPlane]) -> tuple[int, int]:
+    """Return how many tiles or strips hold no data, and how many there are."""
+    counts = [np.asarray(p.page.databytecounts, dtype=np.int64) for p in planes]
+    return sum(int((c == 0).sum()) for c in counts), sum(c.size for c in counts)
+
+
+def rgb_of_ycbcr(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return full-range BT.601 YCbCr, as JPEG's, in RGB."""
+    y, cb, cr = np.moveaxis(pixels.astype(np.float32), -1, 0)
+    cb, cr = cb - 128, cr - 128
+    rgb = np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], axis=-1)
+    return np.rint(rgb).clip(0, 255).astype(np.uint8)
+
+
+def choose_planes(lead: dict[str, int]) -> tuple[tuple[Any, ...], tuple[str, ...]]:
+    """Keep all channels; of stacks and series, take the first time and the middle focus."""
+    words = {"T": "time point", "Z": "focal plane"}
+    chosen: list[Any] = []
+    remarks = []
+    for axis, size in lead.items():
+        if axis == "C":
+            chosen.append(slice(None))
+            continue
+        index = size // 2 if axis == "Z" else 0
+        chosen.append(index)
+        if size > 1:
+            remarks.append(f"{words.get(axis, 'image')} {index + 1} of {size} is shown")
+    return tuple(chosen), tuple(remarks)
+
+
+def on_disk(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return an array in a temporary file that goes when the array does."""
+    size = math.prod(shape) * dtype.itemsize
+    try:
+        with tempfile.TemporaryFile() as file:
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, a crash later
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, dtype, "w+", 0, shape)
+    except OSError as error:
+        raise SlideError(
+            f"the folder for temporary files cannot hold {size / 1e6:,.0f} MB of the slide "
+            f"({error.strerror or error}); free some space there, or let TMPDIR name another folder"
+        ) from error
+
+
+def separate_samples(page: Any) -> int:
+    """Return how many planes of samples a page stores one after the other."""
+    keyframe = page.keyframe
+    return keyframe.samplesperpixel if keyframe.planarconfig == 2 else 1
