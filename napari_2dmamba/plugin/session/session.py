@@ -210,14 +210,14 @@ class Session:
                 self._leave(self._current)
             self._current = slide
             self._dress()
+            if slide.camera is not None:  # first, so that no layer reads what the last one showed
+                viewer.scene.camera.center, viewer.scene.camera.zoom = slide.camera
             for layer in self.layers_of(slide):
                 layer.visible = layer not in slide.hidden
             slide.hidden.clear()
             show_scale_bar(viewer)
             if slide.camera is None:
                 self.fit()
-            else:
-                viewer.scene.camera.center, viewer.scene.camera.zoom = slide.camera
             active = None if slide.active is None else slide.active()
             viewer.layers.selection.active = (
                 active if active in self.layers_of(slide) else self.pyramid_of(slide)[-1]
