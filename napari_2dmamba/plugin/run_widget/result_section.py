@@ -1,5 +1,6 @@
 """The section *Result*: what the model says, how the map is shown, and its patches."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ from napari_2dmamba.explain.display import (
     ranks,
 )
 from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.export.record import RunRecord
 from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.plugin.form import Form
 from napari_2dmamba.plugin.heatmap_layer import COLOUR_MAPS, SIGNED_COLOUR_MAPS
@@ -54,6 +56,7 @@ class ResultSection(Section):
         super().__init__("Result", is_open=False)
         self._map: GridMap | None = None
         self._patches: Patches | None = None
+        self._record: RunRecord | None = None
         self._selected: tuple[int, int] | None = None
         self._ranks: np.ndarray | None = None
         self._percentiles: np.ndarray | None = None
@@ -63,6 +66,7 @@ class ResultSection(Section):
         self.headline.setWordWrap(True)
         self.warning = Message()
         self.other_mpp = Message()
+        self.remarks = Message()
         self.chart = PredictionChart()
         self.background = QLabel()
         self.background.setWordWrap(True)
@@ -100,8 +104,8 @@ class ResultSection(Section):
             Fold("How the map is shown", self.form), self.readout, self.gallery,
         )  # fmt: skip
         for part in (
-            self.about, self.headline, self.other_mpp, self.warning, self.chart, self.background,
-            *self._parts,
+            self.about, self.headline, self.other_mpp, self.remarks, self.warning, self.chart,
+            self.background, *self._parts,
         ):  # fmt: skip
             self.body.addWidget(part)
         self.gallery.hide()
@@ -127,13 +131,16 @@ class ResultSection(Section):
             self.about.hide()
             self.headline.setText(_NOTHING)
             self.set_summary("")
-            for part in (self.warning, self.other_mpp):
+            for part in (self.warning, self.other_mpp, self.remarks):
                 part.clear()
             for widget in (self.chart, self.background):
                 widget.hide()
             self.gallery.show_patches(None, None)
             self._show_parts(False)
             return
+        if run.record is not self._record:
+            self._record = run.record
+            self.remarks.clear()
         self.about.setText(f"{slide.name} · {run.model_name} · {run.regions_in_words}")
         self.about.setToolTip(f"{slide.slide.path}\n{run.folder or 'not saved'}")
         self.about.show()
@@ -142,6 +149,14 @@ class ResultSection(Section):
         else:
             self.other_mpp.clear()
         self._show_prediction(run.prediction, run.intended_use)
+
+    def show_remarks(self, remarks: Sequence[str]) -> None:
+        """Say what is not as it was when a saved run was made, until another run is shown."""
+        if remarks:
+            whole = (f"{one[:1].upper()}{one[1:].rstrip('.')}." for one in remarks)
+            self.remarks.say("\n".join(whole), "warning")
+        else:
+            self.remarks.clear()
 
     def _show_prediction(self, prediction: SlidePrediction, intended_use: str = "") -> None:
         if prediction.task == "survival":
