@@ -101,7 +101,7 @@ class Job(QObject):
             end = "cancelled", None
         except UserError as error:
             end = "failed", str(error)
-        except Exception as error:  # noqa: BLE001: the last net
+        except Exception as error:  # noqa: BLE001 - the last net
             end = "failed", sentence_for(error, "this step")
         self._ended.emit(end)
 

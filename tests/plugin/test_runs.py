@@ -70,8 +70,8 @@ def test_runs_are_listed_shown_compared_named_and_thrown_away(
     qtbot.mouseClick(section.compare, Qt.MouseButton.LeftButton)
     finish(widget, qtbot)
     pair = widget.runs.window
-    rows = {line.text(0): (line.text(1), line.text(2)) for line in
-            (pair.table.topLevelItem(n) for n in range(pair.table.topLevelItemCount()))}  # fmt: skip
+    shown = [pair.table.topLevelItem(n) for n in range(pair.table.topLevelItemCount())]
+    rows = {line.text(0): (line.text(1), line.text(2)) for line in shown}
     before, after = open_run(second).prediction, open_run(first).prediction
     assert rows["Probability of tumour"] == (
         f"{before.probabilities[1]:.3f}", f"{after.probabilities[1]:.3f}"
@@ -198,6 +198,7 @@ def test_a_feature_file_without_the_width_of_patches_is_asked_for(
     section = widget.features_section
     section.from_file.setChecked(True)
     section.file.set(path)
+    section.file.changed.emit()
     assert not section.facts_form.isVisibleTo(section)
     widget.start_run()
     finish(widget, qtbot)
@@ -211,6 +212,7 @@ def test_a_feature_file_without_the_width_of_patches_is_asked_for(
     folder = widget.shown.folder
     assert folder is not None
     section.file.set(tmp_path / "another.h5")  # of which nothing was said
+    section.file.changed.emit()
     assert widget.session.choices.feature_facts.feature_patch_size_level0 is None
     widget.open_saved_run(folder)
     finish(widget, qtbot)

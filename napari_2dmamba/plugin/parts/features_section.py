@@ -46,6 +46,7 @@ class FeaturesSection(Section):
     def __init__(self, *, of_many: bool = False) -> None:
         super().__init__("Features", is_open=False)
         self._is_asked = False
+        self._facts_of: Path | None = None  # the file that the facts are about
         self.compute = QRadioButton("Compute from the slides" if of_many else _COMPUTE)
         text, more = _READ_FOLDER if of_many else _READ_FILE
         self.from_file = QRadioButton(text)
@@ -70,7 +71,7 @@ class FeaturesSection(Section):
         self.compute.setChecked(True)
         self.compute.toggled.connect(self._follow)
         self.form.changed.connect(self._follow)
-        self.file.changed.connect(self._forget_facts)
+        self.file.changed.connect(self._choose_file)
         self._follow()
 
     @property
@@ -110,8 +111,11 @@ class FeaturesSection(Section):
         self.set_open(True)
         self._follow()
 
-    def _forget_facts(self) -> None:
-        """What was said is of the file before."""
+    def _choose_file(self) -> None:
+        """Take another file, of which nothing was said yet."""
+        if self.chosen_file == self._facts_of:
+            return
+        self._facts_of = self.chosen_file
         self._is_asked = False
         self.asked.clear()
         self.facts_form.blockSignals(True)
@@ -123,6 +127,7 @@ class FeaturesSection(Section):
         """Show what was chosen for another slide."""
         self.blockSignals(True)
         self.form.set_settings(choices.features)
+        self._facts_of = choices.feature_file
         self.file.set(choices.feature_file)
         self.facts_form.set_settings(choices.feature_facts)
         (self.from_file if choices.from_file else self.compute).setChecked(True)
