@@ -90,7 +90,7 @@ class Inspected:
             When model or features of the run are gone, or are not those of the run any more.
         """
         bag = shown.bag
-        aggregator = load_checkpoint(_checkpoint(shown))
+        aggregator = load_checkpoint(_checkpoint(shown), **shown.record.model.told)
         stages = shown.record.settings
         chosen = ModelSettings(**{**stages.get("model", {}), "device": "auto"})
         if bag is None:
