@@ -11,9 +11,11 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QInputDialog, QMessageBox
 from shapely import box
 
+from napari_2dmamba.explain.contribution import gradient_times_input
 from napari_2dmamba.export import run_library
 from napari_2dmamba.export.run_folder import open_run
 from napari_2dmamba.plugin.region_layers import drawn_regions, show_regions
+from napari_2dmamba.plugin.run_subject import subject_of
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.slide import Region, Regions, open_slide
 from tests.plugin.conftest import LONG, process_events
@@ -218,3 +220,37 @@ def test_a_feature_file_without_the_width_of_patches_is_asked_for(
     finish(widget, qtbot)
     assert widget.session.choices.features_to_read == path.resolve()
     assert widget.session.choices.feature_facts.feature_patch_size_level0 == 256
+
+
+def test_each_class_has_its_score_and_a_map_of_what_speaks_for_it(
+    widget: RunWidget, qtbot: Any, slide_path: Path
+) -> None:
+    widget.session.add(open_slide(slide_path))
+    widget.start_run()
+    finish(widget, qtbot)
+    section, shown = widget.result_section, widget.shown
+    assert shown is not None
+    probabilities = shown.prediction.probabilities
+    assert probabilities is not None
+    best = shown.prediction.top_class
+    assert section.classes.currentIndex() == best
+    section.classes.setCurrentIndex(1 - best)
+    assert section.class_words.text() == f"probability {probabilities[1 - best]:.3f}"
+    maps = []
+    for number in (0, 1):
+        section.classes.setCurrentIndex(number)
+        section.class_map.click()
+        finish(widget, qtbot)
+        layer = widget.map_layer
+        assert layer is not None, widget.footer.message.text()
+        assert layer.name == f"Contribution to {shown.prediction.class_names[number]}"
+        assert layer.visible
+        maps.append(layer.grid_map)
+    subject = subject_of(shown)
+    for number, one in enumerate(maps):
+        truth = gradient_times_input(subject, number).map
+        np.testing.assert_allclose(one.values, truth.values, rtol=1e-5)
+    assert "Attention" in [section.maps.itemText(line) for line in range(section.maps.count())]
+    widget.start_run()  # of the next run they say nothing
+    finish(widget, qtbot)
+    assert section.maps.count() == 1

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QHBoxLayout, QLabel, QWidget
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QWidget,
+)
 
 from napari_2dmamba.explain.display import (
     DisplaySettings,
@@ -43,6 +51,8 @@ class ResultSection(Section):
     display_changed(settings)
     map_chosen(name)
     map_shown(is_shown)
+    class_map_wanted(number)
+        What speaks for one of the classes, or time bins, is to be shown.
     patch_chosen(x, y)
         Level-0 corner of the patch to go to.
     """
@@ -50,6 +60,7 @@ class ResultSection(Section):
     display_changed = Signal(object)
     map_chosen = Signal(str)
     map_shown = Signal(bool)
+    class_map_wanted = Signal(int)
     patch_chosen = Signal(int, int)
 
     def __init__(self) -> None:
@@ -57,6 +68,7 @@ class ResultSection(Section):
         self._map: GridMap | None = None
         self._patches: Patches | None = None
         self._record: RunRecord | None = None
+        self._prediction: SlidePrediction | None = None
         self._selected: tuple[int, int] | None = None
         self._ranks: np.ndarray | None = None
         self._percentiles: np.ndarray | None = None
@@ -70,6 +82,26 @@ class ResultSection(Section):
         self.chart = PredictionChart()
         self.background = QLabel()
         self.background.setWordWrap(True)
+        self.classes = QComboBox()
+        self.classes.setSizeAdjustPolicy(
+            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
+        )
+        self.classes.currentIndexChanged.connect(self._show_class)
+        self.class_map = QPushButton("What speaks for it")
+        self.class_map.setToolTip(
+            "Shows which patches speak for this class and which against it: gradient times input. "
+            "Inspect has more such maps, and puts them into tables"
+        )
+        self.class_map.clicked.connect(
+            lambda: self.class_map_wanted.emit(self.classes.currentIndex())
+        )
+        self.class_words = QLabel()
+        self.class_row = QWidget()
+        row = QHBoxLayout(self.class_row)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.classes, 1)
+        row.addWidget(self.class_words)
+        row.addWidget(self.class_map)
         self.maps = QComboBox()
         self.maps.currentTextChanged.connect(self._choose_map)
         self.meaning = QLabel()
@@ -105,7 +137,7 @@ class ResultSection(Section):
         )  # fmt: skip
         for part in (
             self.about, self.headline, self.other_mpp, self.remarks, self.warning, self.chart,
-            self.background, *self._parts,
+            self.class_row, self.background, *self._parts,
         ):  # fmt: skip
             self.body.addWidget(part)
         self.gallery.hide()
@@ -133,7 +165,7 @@ class ResultSection(Section):
             self.set_summary("")
             for part in (self.warning, self.other_mpp, self.remarks):
                 part.clear()
-            for widget in (self.chart, self.background):
+            for widget in (self.chart, self.class_row, self.background):
                 widget.hide()
             self.gallery.show_patches(None, None)
             self._show_parts(False)
@@ -141,6 +173,7 @@ class ResultSection(Section):
         if run.record is not self._record:
             self._record = run.record
             self.remarks.clear()
+            self._offer_classes(run.prediction)
         self.about.setText(f"{slide.name} · {run.model_name} · {run.regions_in_words}")
         self.about.setToolTip(f"{slide.slide.path}\n{run.folder or 'not saved'}")
         self.about.show()
@@ -173,11 +206,31 @@ class ResultSection(Section):
         else:
             self.warning.clear()
         self.chart.show_prediction(prediction)
+        self.class_row.show()
         mass = prediction.background_mass
         self.background.setText(
             "" if mass is None else f"{100 * mass:.1f} % of the attention fell on background."
         )
         self.background.setVisible(mass is not None)
+
+    def _offer_classes(self, prediction: SlidePrediction) -> None:
+        self._prediction = prediction
+        self.classes.blockSignals(True)
+        self.classes.clear()
+        self.classes.addItems(prediction.class_names)
+        self.classes.setCurrentIndex(prediction.top_class)
+        self.classes.blockSignals(False)
+        self._show_class()
+
+    def _show_class(self) -> None:
+        """Say what the model gives the class that is chosen."""
+        number, said = self.classes.currentIndex(), self._prediction
+        if said is None or number < 0:
+            return
+        values = said.hazards if said.probabilities is None else said.probabilities
+        assert values is not None
+        kind = "hazard" if said.probabilities is None else "probability"
+        self.class_words.setText(f"{kind} {values[number]:.3f}")
 
     def set_maps(self, names: list[str], current: str) -> None:
         """Offer the maps that are layers now."""

@@ -10,6 +10,7 @@ from qtpy.QtCore import QSize
 from qtpy.QtWidgets import QVBoxLayout
 
 from napari_2dmamba.errors import UserError
+from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.export.run_folder import SavedRun
 from napari_2dmamba.export.run_library import new_run_folder
 from napari_2dmamba.features import MissingFeatureFactsError
@@ -26,6 +27,7 @@ from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.preferences import features_folder, runs_folder
 from napari_2dmamba.plugin.region_layers import drawn_regions
 from napari_2dmamba.plugin.run_widget.arriving_features import ArrivingFeatures, remove_arriving
+from napari_2dmamba.plugin.run_widget.class_map import CLASS_DISPLAY, class_map
 from napari_2dmamba.plugin.run_widget.export_section import EXPORTS, ExportSection
 from napari_2dmamba.plugin.run_widget.opened_run import OpenedRun
 from napari_2dmamba.plugin.run_widget.result_control import ResultControl
@@ -107,6 +109,7 @@ class RunWidget(DockedWidget):
         model.checkpoint_changed.connect(self._choose_checkpoint)
         model.form.changed.connect(lambda: self.session.choose(model=model.settings))
         model.table_wanted.connect(lambda: docks.show(self._viewer, docks.CHECKPOINTS))
+        self.result_section.class_map_wanted.connect(self.show_class_map)
         self.export_section.export_wanted.connect(self._export)
         self.export_section.all_wanted.connect(self._export_all)
         self.export_section.open_wanted.connect(self.open_saved_run)
@@ -345,6 +348,28 @@ class RunWidget(DockedWidget):
     def _complain(self, sentence: str) -> None:
         self.footer.message.say(sentence, "error")
         show_error(sentence)
+
+    def show_class_map(self, number: int) -> None:
+        """Show which patches speak for a class, or for the hazard of a time bin."""
+        slide, shown = self.session.current, self.shown
+        if slide is None or shown is None or self.is_running:
+            return
+
+        def task(progress: ProgressCallback, stop: StopCallback) -> GridMap:
+            return class_map(shown, number, progress, stop)
+
+        def show(found: GridMap) -> None:
+            if slide.run is None or slide.run.prediction is not shown.prediction:
+                return  # another run is on display meanwhile
+            layer = self.session.show_map(slide, found, CLASS_DISPLAY)
+            slide.map_name = layer.name
+            self.session.look_at(slide, layer)
+            self.session.events.maps.emit(slide)
+
+        job = self.jobs.start(task, show, "Stopped; no map was made.")
+        assert job is not None  # nothing else runs
+        self.session.begin(slide, job)
+        job.finished.connect(lambda: self.session.end(slide, job))
 
     # -- saving and opening -----------------------------------------------------------------
 
