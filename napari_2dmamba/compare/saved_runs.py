@@ -111,7 +111,7 @@ def _rows(first: SavedRun, second: SavedRun) -> Iterator[tuple[str, str, str]]:
         for name in names:
             yield row(f"{words} {name}", *(_of_class(one, kind, name) for one in predictions))
     if any(one.risk is not None for one in predictions):
-        yield row("Risk", *(_number(one.risk, 3) for one in predictions))
+        yield row("Risk", *(_number(one.risk) for one in predictions))
     yield row("Attention", *(one.attention_meaning for one in predictions))
     if any(one.background_mass is not None for one in predictions):
         masses = (one.background_mass for one in predictions)
@@ -134,12 +134,10 @@ def _patches(run: SavedRun) -> str:
     return f"{len(grid)} of {size}"
 
 
-def _number(value: float | None, digits: int | None = None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if digits is None else f"{value:.{digits}f}"
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
 
 
 def _of_class(prediction: SlidePrediction, kind: str, name: str) -> str:
     values, names = getattr(prediction, kind), prediction.class_names
-    return f"{values[names.index(name)]:.3f}" if values is not None and name in names else ""
+    return f"{values[names.index(name)]:.4g}" if values is not None and name in names else ""

@@ -76,7 +76,7 @@ def test_runs_are_listed_shown_compared_named_and_thrown_away(
     rows = {line.text(0): (line.text(1), line.text(2)) for line in shown}
     before, after = open_run(second).prediction, open_run(first).prediction
     assert rows["Probability of tumour"] == (
-        f"{before.probabilities[1]:.3f}", f"{after.probabilities[1]:.3f}"
+        f"{before.probabilities[1]:.4g}", f"{after.probabilities[1]:.4g}"
     )  # fmt: skip
     assert rows["Probability of other"][1] == "–"
     assert "all 6 shared patches" in pair.words.text()

@@ -13,7 +13,6 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QPushButton,
-    QToolButton,
     QWidget,
 )
 
@@ -77,14 +76,14 @@ class ExportSection(Section):
         self.copy = _small_button("Copy path", "Put the path of the folder into the clipboard")
         self.copy.clicked.connect(self._copy)
         place = QHBoxLayout()
-        place.addWidget(self.folder, 1)
-        place.addWidget(self.copy)
         place.addWidget(self.open_folder)
+        place.addWidget(self.copy)
+        place.addStretch(1)
         first = QHBoxLayout()
         first.addWidget(self.kinds, 1)
         first.addWidget(self.export)
         self.body.addLayout(first)
-        for widget in (self.hint, self.mpp_row, self.all):
+        for widget in (self.hint, self.mpp_row, self.all, self.folder):
             self.body.addWidget(widget)
         self.body.addLayout(place)
         self.body.addWidget(self.open)
@@ -174,8 +173,7 @@ class ExportSection(Section):
             self.open_wanted.emit(folder)
 
 
-def _small_button(text: str, tip: str) -> QToolButton:
-    button = QToolButton()
-    button.setText(text)
+def _small_button(text: str, tip: str) -> QPushButton:
+    button = QPushButton(text)
     button.setToolTip(tip)
     return button

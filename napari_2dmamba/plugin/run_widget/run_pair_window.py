@@ -3,7 +3,15 @@
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QDialog, QLabel, QTreeWidget, QTreeWidgetItem, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QDialog,
+    QHeaderView,
+    QLabel,
+    QTreeWidget,
+    QTreeWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
 
 if TYPE_CHECKING:
     from napari_2dmamba.compare import RunPair
@@ -31,12 +39,14 @@ class RunPairWindow(QDialog):
                 item.setFont(column, font)
                 item.setToolTip(column, row[column])
             self.table.addTopLevelItem(item)
-        for column in range(3):
-            self.table.resizeColumnToContents(column)
-            self.table.setColumnWidth(column, min(260, self.table.columnWidth(column) + 12))
+        self.table.setWordWrap(True)
+        header = self.table.header()
+        assert header is not None
+        header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
         self.words = QLabel(pair.in_words)
         self.words.setWordWrap(True)
         layout = QVBoxLayout(self)
         layout.addWidget(self.table, 1)
         layout.addWidget(self.words)
-        self.resize(720, 140 + 24 * len(pair.rows))
+        self.resize(760, 180 + 26 * len(pair.rows))

@@ -21,8 +21,9 @@ from napari_2dmamba.export.run_library import RunSummary
 from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.section import Section
 
-_COLUMNS = "Made", "Model", "Answer", "Regions", "Title", "Slide"
+_COLUMNS = "Run", "Made", "Answer", "Regions", "Model", "Slide"
 _SLIDE = 5
+_WIDEST = 130  # of a column, in pixels: the tooltip has all
 _ROWS = 6  # that show without scrolling
 
 
@@ -61,6 +62,7 @@ class RunsSection(Section):
         self.table.setHeaderLabels(list(_COLUMNS))
         self.table.setRootIsDecorated(False)
         self.table.setAlternatingRowColors(True)
+        self.table.setTextElideMode(Qt.TextElideMode.ElideMiddle)  # numbers are at the end
         self.table.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         self.table.setAccessibleName("Saved runs")
         self.table.setFixedHeight((_ROWS + 2) * (self.fontMetrics().height() + 6))
@@ -115,6 +117,7 @@ class RunsSection(Section):
         self.table.setColumnHidden(_SLIDE, not of_all)
         for column in range(len(_COLUMNS)):
             self.table.resizeColumnToContents(column)
+            self.table.setColumnWidth(column, min(_WIDEST, self.table.columnWidth(column)))
         self.table.blockSignals(False)
         self.table.setVisible(bool(runs))
         self.empty.setVisible(not runs)
@@ -123,16 +126,17 @@ class RunsSection(Section):
         self._allow()
 
     def _add(self, run: RunSummary, *, is_chosen: bool) -> None:
-        made = "" if run.started is None else f"{run.started.astimezone():%Y-%m-%d %H:%M}"
-        verdict = f"damaged: {run.problem}" if run.problem else run.verdict
-        cells = (
-            made or run.folder.name, run.model, verdict, run.regions or "all tissue", run.title,
-            run.slide_name,
-        )  # fmt: skip
         if run.started is None:  # nothing is known of it but why
             cells = (f"{run.folder.name}: {run.problem}", "", "", "", "", "")
+        else:
+            cells = (
+                run.title or run.model, f"{run.started.astimezone():%Y-%m-%d %H:%M}",
+                f"damaged: {run.problem}" if run.problem else run.verdict,
+                run.regions or "all tissue", run.model, run.slide_name,
+            )  # fmt: skip
         item = QTreeWidgetItem(list(cells))
-        tip = "\n".join(filter(None, (run.problem, run.title, run.notes, str(run.folder))))
+        said = run.problem, run.display_name, run.verdict, run.notes, str(run.folder)
+        tip = "\n".join(filter(None, said))
         for column in range(len(_COLUMNS)):
             item.setToolTip(column, tip)
             font = item.font(column)
