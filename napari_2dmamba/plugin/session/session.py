@@ -15,6 +15,7 @@ from napari_2dmamba.explain.display import DisplaySettings, display_for
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.export.record import Explanations
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.preferences import tries_slides_apart
 from napari_2dmamba.plugin.region_layers import drawn_regions, show_regions
 from napari_2dmamba.plugin.session.slide_state import Choices, SlideState, Work
 from napari_2dmamba.plugin.shown_run import ShownRun
@@ -183,7 +184,7 @@ class Session:
         problems = []
         for path in paths:
             try:
-                self.add(open_slide(path))
+                self.add(open_slide(path, apart=tries_slides_apart()))
             except UserError as error:
                 problems.append(str(error))
         return tuple(problems)
