@@ -44,6 +44,7 @@ class ExportSection(Section):
         super().__init__("Export and saved runs", is_open=False)
         self._shown: ShownRun | None = None
         self._place: Path | None = None
+        self._is_busy = False
         self.kinds = QComboBox()
         for key, kind in KINDS.items():
             self.kinds.addItem(kind.title, key)
@@ -99,8 +100,7 @@ class ExportSection(Section):
         """Offer to export a run; None offers nothing."""
         is_other = shown is None or self._shown is None or shown.folder != self._shown.folder
         self._shown = shown
-        self.export.setEnabled(shown is not None)
-        self.all.setEnabled(shown is not None)
+        self._allow()
         if shown is None:
             self._show_place(None, "Nothing to export yet")
             self.set_summary("")
@@ -110,6 +110,16 @@ class ExportSection(Section):
         elif is_other:
             self._show_place(shown.folder, f"Saved in {shown.folder}")
             self.set_summary(f"saved in {shown.folder.name}")
+
+    def set_busy(self, is_busy: bool) -> None:
+        """Grey what cannot be done while something else is."""
+        self._is_busy = is_busy
+        self._allow()
+
+    def _allow(self) -> None:
+        for button in (self.export, self.all):
+            button.setEnabled(self._shown is not None and not self._is_busy)
+        self.open.setEnabled(not self._is_busy)
 
     def show_written(self, path: Path) -> None:
         """Say which file, or folder, was written last."""

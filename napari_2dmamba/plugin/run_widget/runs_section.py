@@ -55,6 +55,7 @@ class RunsSection(Section):
         super().__init__("Runs", is_open=False)
         self._runs: tuple[RunSummary, ...] = ()
         self._on_display: Path | None = None
+        self._is_busy = False
         self.message = Message()
         self.empty = QLabel()
         self.empty.setWordWrap(True)
@@ -160,6 +161,11 @@ class RunsSection(Section):
             assert item is not None
             item.setSelected(run.folder in folders)
 
+    def set_busy(self, is_busy: bool) -> None:
+        """Grey what can be done while something else is."""
+        self._is_busy = is_busy
+        self._allow()
+
     def _one(self) -> RunSummary:
         (run,) = self.chosen
         return run
@@ -167,12 +173,13 @@ class RunsSection(Section):
     def _allow(self) -> None:
         chosen = self.chosen
         whole = [one for one in chosen if one.problem is None]
-        single = len(chosen) == len(whole) == 1
+        free = not self._is_busy
+        single = free and len(chosen) == len(whole) == 1
         for button in (self.show_run, self.export, self.rename, self.notes):
             button.setEnabled(single)
         other = single and self._on_display not in (None, whole[0].folder)
-        self.compare.setEnabled(other or len(chosen) == len(whole) == 2)
-        self.bin.setEnabled(bool(chosen))
+        self.compare.setEnabled(other or (free and len(chosen) == len(whole) == 2))
+        self.bin.setEnabled(free and bool(chosen))
         buttons = self.show_run, self.compare, self.export, self.rename, self.notes, self.bin
         for action, button in zip(self.table.actions(), buttons, strict=True):
             action.setEnabled(button.isEnabled())

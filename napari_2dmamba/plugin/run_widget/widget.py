@@ -119,7 +119,8 @@ class RunWidget(DockedWidget):
         self.runs.said.connect(lambda words: self.footer.message.say(words, "good"))
         self.footer.run_clicked.connect(self.start_run)
         self.jobs.failed.connect(self._complain)
-        self.jobs.finished.connect(self._allow_run)
+        self.jobs.started.connect(lambda: self._set_busy(True))
+        self.jobs.finished.connect(lambda: self._set_busy(False))
         events = self.session.events
         self.listen(events.current, self._follow_current)
         self.listen(events.choices, self._follow_choices)
@@ -179,6 +180,13 @@ class RunWidget(DockedWidget):
         self.session.choose(
             checkpoint=section.chosen, grid=grid, features=self.features_section.settings
         )
+        self._allow_run()
+
+    def _set_busy(self, is_busy: bool) -> None:
+        """Grey what would be refused while one thing is done."""
+        for section in (self.runs_section, self.export_section):
+            section.set_busy(is_busy)
+        self.result_section.class_map.setEnabled(not is_busy)
         self._allow_run()
 
     def _allow_run(self) -> None:
