@@ -140,4 +140,4 @@ def _number(value: float | None) -> str:
 
 def _of_class(prediction: SlidePrediction, kind: str, name: str) -> str:
     values, names = getattr(prediction, kind), prediction.class_names
-    return f"{values[names.index(name)]:.4g}" if values is not None and name in names else ""
+    return f"{values[names.index(name)]:.5f}" if values is not None and name in names else ""

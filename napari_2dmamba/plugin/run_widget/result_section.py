@@ -68,7 +68,6 @@ class ResultSection(Section):
         self._map: GridMap | None = None
         self._patches: Patches | None = None
         self._record: RunRecord | None = None
-        self._prediction: SlidePrediction | None = None
         self._selected: tuple[int, int] | None = None
         self._ranks: np.ndarray | None = None
         self._percentiles: np.ndarray | None = None
@@ -86,7 +85,6 @@ class ResultSection(Section):
         self.classes.setSizeAdjustPolicy(
             QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
         )
-        self.classes.currentIndexChanged.connect(self._show_class)
         self.class_map = QPushButton("What speaks for it")
         self.class_map.setToolTip(
             "Shows which patches speak for this class and which against it: gradient times input. "
@@ -95,12 +93,10 @@ class ResultSection(Section):
         self.class_map.clicked.connect(
             lambda: self.class_map_wanted.emit(self.classes.currentIndex())
         )
-        self.class_words = QLabel()
         self.class_row = QWidget()
         row = QHBoxLayout(self.class_row)
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(self.classes, 1)
-        row.addWidget(self.class_words)
         row.addWidget(self.class_map)
         self.maps = QComboBox()
         self.maps.currentTextChanged.connect(self._choose_map)
@@ -213,24 +209,16 @@ class ResultSection(Section):
         )
         self.background.setVisible(mass is not None)
 
-    def _offer_classes(self, prediction: SlidePrediction) -> None:
-        self._prediction = prediction
-        self.classes.blockSignals(True)
-        self.classes.clear()
-        self.classes.addItems(prediction.class_names)
-        self.classes.setCurrentIndex(prediction.top_class)
-        self.classes.blockSignals(False)
-        self._show_class()
-
-    def _show_class(self) -> None:
-        """Say what the model gives the class that is chosen."""
-        number, said = self.classes.currentIndex(), self._prediction
-        if said is None or number < 0:
-            return
+    def _offer_classes(self, said: SlidePrediction) -> None:
         values = said.hazards if said.probabilities is None else said.probabilities
         assert values is not None
-        kind = "hazard" if said.probabilities is None else "probability"
-        self.class_words.setText(f"{kind} {values[number]:.3f}")
+        self.classes.clear()
+        for name, value in zip(said.class_names, values.tolist(), strict=True):
+            self.classes.addItem(f"{name}: {value:.3f}")
+        self.classes.setCurrentIndex(said.top_class)
+        survives = said.probabilities is None
+        kind = "time bin, and its hazard" if survives else "class, and its probability"
+        self.classes.setToolTip(f"A {kind}")
 
     def set_maps(self, names: list[str], current: str) -> None:
         """Offer the maps that are layers now."""
