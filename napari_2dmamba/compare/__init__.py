@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from napari_2dmamba.compare.ensemble import Ensemble
     from napari_2dmamba.compare.figure import FigureSettings, write_figure
     from napari_2dmamba.compare.folder import make_comparison_record, write_comparison
+    from napari_2dmamba.compare.saved_runs import RunPair, compare_runs
     from napari_2dmamba.compare.side_by_side import compare
 
 _PUBLIC = {
@@ -18,7 +19,9 @@ _PUBLIC = {
     "Entry": "comparison",
     "FigureSettings": "figure",
     "Reading": "comparison",
+    "RunPair": "saved_runs",
     "compare": "side_by_side",
+    "compare_runs": "saved_runs",
     "contenders_of": "contender",
     "make_comparison_record": "folder",
     "write_comparison": "folder",
@@ -32,7 +35,9 @@ __all__ = [
     "Entry",
     "FigureSettings",
     "Reading",
+    "RunPair",
     "compare",
+    "compare_runs",
     "contenders_of",
     "make_comparison_record",
     "write_comparison",

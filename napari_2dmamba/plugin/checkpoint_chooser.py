@@ -61,6 +61,13 @@ class CheckpointChooser(QComboBox):
                 self.setCurrentIndex(line)
                 return
 
+    def initStyleOption(self, option: Any) -> None:
+        """Let a name that is too long end in … and not be cut."""
+        super().initStyleOption(option)
+        room = self.width() - 2 * self.height()  # beside arrow and frame
+        elide = Qt.TextElideMode.ElideMiddle
+        option.currentText = self.fontMetrics().elidedText(option.currentText, elide, room)
+
     def _follow(self, line: int) -> None:
         # Lines that come and go before the chosen one change its number, and not the choice
         if self.location != self._last:

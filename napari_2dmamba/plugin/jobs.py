@@ -4,7 +4,6 @@ A core function reports ``on_progress(done, total, message)`` and polls ``should
 a `Job` turns these into Qt signals, which arrive in the thread that made the job.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -13,9 +12,8 @@ from typing import Any
 from qtpy.QtCore import QCoreApplication, QObject, QTimer, Signal
 
 from napari_2dmamba.errors import Cancelled, UserError
+from napari_2dmamba.last_net import sentence_for
 from napari_2dmamba.settings import ProgressCallback, StopCallback
-
-logger = logging.getLogger(__name__)
 
 Task = Callable[[ProgressCallback, StopCallback], Any]
 """What a job runs: ``task(on_progress, should_stop)``."""
@@ -34,7 +32,7 @@ class Job(QObject):
         At most `SIGNALS_PER_SECOND` times a second, besides the start and end of a stage.
     succeeded(result)
     failed(sentence)
-        What the user is told; unforeseen errors are also logged with their traceback.
+        What the user is told; of unforeseen errors it names a log file, see `last_net`.
     cancelled()
     held()
         The task waits at a pause that was asked for.
@@ -103,9 +101,8 @@ class Job(QObject):
             end = "cancelled", None
         except UserError as error:
             end = "failed", str(error)
-        except Exception as error:
-            logger.exception("A job ended with an error nobody foresaw")
-            end = "failed", unforeseen(error)
+        except Exception as error:  # noqa: BLE001 - the last net
+            end = "failed", sentence_for(error, "this step")
         self._ended.emit(end)
 
     def _should_stop(self) -> bool:
@@ -194,14 +191,6 @@ class LatestJob(QObject):
             self.finished.emit()
         elif not self._timer.isActive():
             self._start()
-
-
-def unforeseen(error: Exception) -> str:
-    """Return the sentence for an error that is our fault, not the user's."""
-    return (
-        f"Something unexpected went wrong ({type(error).__name__}: {error}); "
-        "nothing was lost. Please report it with the details from the terminal"
-    )
 
 
 def wait_for_jobs(seconds: float = 10.0) -> None:

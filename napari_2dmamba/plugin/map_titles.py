@@ -26,6 +26,21 @@ OF_ANSWER = {
 TITLES = OF_PATCH | OF_ANSWER
 """What the list offers; the decisive patches have a button of their own."""
 
+_EXPLAINED = {
+    "erf": "ERF, effective receptive field: the norm of the Jacobian, which is how much this "
+    "patch's output changes with the features of each patch",
+    "erf-average": "The mean of the receptive fields (ERF) of patches spread over the tissue",
+    "state-relevance": "LRP: layer-wise relevance propagation",
+    "relevance": "LRP: layer-wise relevance propagation",
+}
+
+
+def tip(name: str) -> str:
+    """Return the question a map answers, and what its title means."""
+    question = MAPS[name].question
+    return "\n".join(filter(None, (question, _EXPLAINED.get(name))))
+
+
 STARTING = ("provenance", "erf")
 
 

@@ -23,11 +23,13 @@ class OneJob(QObject):
     -------
     failed(sentence)
         Also where a task was refused because one runs.
+    started()
     finished()
         The job has ended, in whatever way.
     """
 
     failed = Signal(str)
+    started = Signal()
     finished = Signal()
 
     def __init__(self, footer: ProgressFooter, parent: QObject) -> None:
@@ -74,6 +76,7 @@ class OneJob(QObject):
         self.destroyed.connect(job.cancel)
         self._job = job
         self._footer.set_running(True, can_pause=can_pause)
+        self.started.emit()
         job.start()
         return job
 

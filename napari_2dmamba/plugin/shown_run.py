@@ -1,7 +1,7 @@
 """The run on display, whether it was just made or opened from a folder."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.export.record import RunRecord
-from napari_2dmamba.export.run_folder import open_run
+from napari_2dmamba.export.run_folder import SavedRun, open_run
 from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.slide import PatchGrid, open_slide
 
@@ -91,6 +91,18 @@ class ShownRun:
     def intended_use(self) -> str:
         """What the model's checkpoint says it is for."""
         return self.record.model.intended_use
+
+    def as_saved(self, display: DisplaySettings | None = None) -> SavedRun:
+        """Return the run as exports take it, with the maps that are on display.
+
+        Parameters
+        ----------
+        display
+            How its maps are shown; that of the record when absent.
+        """
+        record = self.record if display is None else replace(self.record, display=display)
+        folder = self.folder or self.slide.path.parent
+        return SavedRun(folder, record, self.grid, self.prediction, self.maps, self.regions)
 
     def patches(self, grid_map: GridMap) -> Patches:
         """Return the patches with their values on one of the maps."""

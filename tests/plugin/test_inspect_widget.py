@@ -267,6 +267,32 @@ def test_what_if(inspect: InspectWidget, viewer: Any, qtbot: Any) -> None:
     assert "With all patches" in section.words.text()  # replaced, not removed
 
 
+def test_what_if_says_which_canvas_it_means(inspect: InspectWidget, qtbot: Any) -> None:
+    inspected, section = inspect.live.inspected, inspect.what_if_section
+    assert inspected is not None
+    rows = inspected.subject.cells_of_patches[:, 0]
+    inspect._inspect(np.flatnonzero(rows == rows.min()).tolist())  # a whole outer row
+    settle(inspect, qtbot)
+    section.set_open(True)
+    assert not section.canvas.isVisibleTo(section)
+    section.apply.click()
+    assert not inspect.trust_section.stability.isEnabled()  # one thing at a time
+    assert not section.apply.isEnabled()
+    settle(inspect, qtbot)
+    assert inspect.trust_section.stability.isEnabled()
+    assert "The canvas was kept" in section.about_canvas.text()
+    edits = inspected.counterfactuals
+    kept = edits.current().after.logits
+    section.canvas.setCurrentIndex(1)
+    section.canvas.activated.emit(1)  # as a click does
+    settle(inspect, qtbot)
+    assert "The canvas is that of the patches left" in section.about_canvas.text()
+    assert not np.array_equal(edits.current().after.logits, kept)
+    section.reset.click()
+    settle(inspect, qtbot)
+    assert not section.canvas.isVisibleTo(section)
+
+
 def test_maps_are_in_the_exports_and_in_the_saved_run(
     inspect: InspectWidget, widgets: tuple[RunWidget, InspectWidget], viewer: Any, qtbot: Any,
     folder: Path,

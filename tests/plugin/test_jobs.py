@@ -1,9 +1,11 @@
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from napari_2dmamba import last_net
 from napari_2dmamba.errors import Cancelled, SlideError
 from napari_2dmamba.plugin.jobs import Job, LatestJob
 
@@ -51,18 +53,23 @@ def test_an_error_becomes_its_sentence(qtbot: Any) -> None:
     assert failed.args == ["x.svs is damaged; copy it again"]
 
 
-def test_an_unforeseen_error_is_told_and_logged(
-    qtbot: Any, caplog: pytest.LogCaptureFixture
+def test_an_unforeseen_error_is_a_sentence_with_a_log(
+    qtbot: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(last_net, "log_folder", lambda: tmp_path)
+
     def task(progress: Any, stop: Any) -> None:
         raise KeyError("oops")
 
     job = Job(task)
     with qtbot.waitSignal(job.failed) as failed:
         job.start()
-    assert "KeyError" in failed.args[0]
-    assert "Traceback" not in failed.args[0]
-    assert "Traceback" in caplog.text
+    (sentence,) = failed.args
+    (log,) = tmp_path.glob("error-*.log")
+    assert "KeyError" in sentence
+    assert str(log) in sentence
+    assert "in task" in log.read_text()
+    assert "Traceback" not in sentence + "".join(capfd.readouterr())
 
 
 def test_cancelling(qtbot: Any) -> None:

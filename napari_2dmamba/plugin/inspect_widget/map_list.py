@@ -5,7 +5,7 @@ from qtpy.QtWidgets import QLabel, QListWidget, QListWidgetItem, QVBoxLayout, QW
 
 from napari_2dmamba.explain.named_maps import MAPS
 from napari_2dmamba.models.architecture import Architecture
-from napari_2dmamba.plugin.map_titles import OF_ANSWER, OF_PATCH, STARTING
+from napari_2dmamba.plugin.map_titles import OF_ANSWER, OF_PATCH, STARTING, tip
 
 _ROLE = Qt.ItemDataRole.UserRole
 
@@ -36,7 +36,7 @@ class MapList(QWidget):
                 item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable)
                 on = name in STARTING
                 item.setCheckState(Qt.CheckState.Checked if on else Qt.CheckState.Unchecked)
-                item.setToolTip(MAPS[name].question)
+                item.setToolTip(tip(name))
                 self.list.addItem(item)
                 self._items[name] = item
         rows = sum(self.list.sizeHintForRow(row) for row in range(self.list.count()))
@@ -84,7 +84,7 @@ class MapList(QWidget):
             reason = MAPS[name].why_not(model)
             on = Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable
             item.setFlags(item.flags() & ~on if reason else item.flags() | on)
-            item.setToolTip(f"Not here: {reason}" if reason else MAPS[name].question)
+            item.setToolTip(f"Not here: {reason}" if reason else tip(name))
         self.list.blockSignals(False)
         ticked = self.ticked_names
         if ticked and self.current not in ticked:

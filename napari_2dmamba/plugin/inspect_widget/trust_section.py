@@ -25,6 +25,7 @@ class TrustSection(Section):
 
     def __init__(self) -> None:
         super().__init__("How far to trust it", is_open=False)
+        self._is_busy = False
         self.maps = QComboBox()
         self.check = QPushButton("Check this map")
         self.check.setToolTip(
@@ -61,7 +62,16 @@ class TrustSection(Section):
         self.maps.addItems(names)
         if current in names:
             self.maps.setCurrentText(current)
-        self.check.setEnabled(bool(names))
+        self._allow()
+
+    def set_busy(self, is_busy: bool) -> None:
+        """Grey the checks while the model is asked something."""
+        self._is_busy = is_busy
+        self._allow()
+
+    def _allow(self) -> None:
+        self.check.setEnabled(self.maps.count() > 0 and not self._is_busy)
+        self.stability.setEnabled(not self._is_busy)
 
     def show_check(self, name: str, found: Faithfulness, others: dict[str, Agreement]) -> None:
         """Show curves, verdict, and how alike other maps are."""

@@ -7,7 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject
 
-from napari_2dmamba.explain.counterfactual import Action, Counterfactual, Counterfactuals, Decisive
+from napari_2dmamba.explain.counterfactual import (
+    Action,
+    Canvas,
+    Counterfactual,
+    Counterfactuals,
+    Decisive,
+)
 from napari_2dmamba.plugin.inspect_widget.live import Live
 from napari_2dmamba.plugin.inspect_widget.map_list import MapList
 from napari_2dmamba.plugin.inspect_widget.questions import fewest_patches
@@ -61,6 +67,7 @@ class WhatIf(QObject):
         self._message = message
         section.draw_wanted.connect(self._draw)
         section.edit_wanted.connect(self._edit)
+        section.canvas_wanted.connect(self._set_canvas)
         section.undo_wanted.connect(self._undo)
         section.reset_wanted.connect(self._reset)
         section.search_wanted.connect(self._search)
@@ -90,6 +97,15 @@ class WhatIf(QObject):
             self._message.clear()
             patches = self._chosen_patches(where)
             self._change(lambda edits: edits.apply(patches, action))
+
+    def _set_canvas(self, canvas: Canvas) -> None:
+        """Answer once more, with the canvas kept or as the patches left have it."""
+
+        def again(edits: Counterfactuals) -> Counterfactual:
+            edits.canvas = canvas
+            return edits.current()
+
+        self._change(again)
 
     def _undo(self) -> None:
         self._change(lambda edits: edits.undo())

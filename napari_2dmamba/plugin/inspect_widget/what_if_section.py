@@ -1,9 +1,9 @@
 """The section *What if*: take tissue away and see what the model says then."""
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QLabel, QPushButton
 
-from napari_2dmamba.explain.counterfactual import ACTIONS, Action, Counterfactual
+from napari_2dmamba.explain.counterfactual import ACTIONS, Action, Canvas, Counterfactual
 from napari_2dmamba.plugin.inspect_widget.charts import AnswerChart
 from napari_2dmamba.plugin.section import Section
 
@@ -16,6 +16,11 @@ _TITLES: dict[Action, str] = {
     "similar": "Replace by similar patches",
 }
 
+_CANVASES: dict[Canvas, str] = {
+    "kept": "Stays: the removed become background",
+    "own": "That of the patches left",
+}
+
 
 class WhatIfSection(Section):
     """Choose patches and an action; shows the answers before and after.
@@ -25,17 +30,21 @@ class WhatIfSection(Section):
     draw_wanted()
     edit_wanted(where, action)
         ``where`` is `INSPECTED` or the name of a shapes layer.
+    canvas_wanted(canvas)
+        What becomes of the canvas, where that makes two answers of one.
     undo_wanted(), reset_wanted(), search_wanted()
     """
 
     draw_wanted = Signal()
     edit_wanted = Signal(str, str)
+    canvas_wanted = Signal(str)
     undo_wanted = Signal()
     reset_wanted = Signal()
     search_wanted = Signal()
 
     def __init__(self) -> None:
         super().__init__("What if", is_open=False)
+        self._steps, self._is_busy = 0, False
         self.where = QComboBox()
         self.where.addItem(INSPECTED)
         self.draw = QPushButton("Draw…")
@@ -47,6 +56,19 @@ class WhatIfSection(Section):
         self.action.currentIndexChanged.connect(self._hint)
         self.hint = QLabel()
         self.hint.setWordWrap(True)
+        self.action.setItemData(
+            self.action.findData("pad"),
+            "What the model puts into cells without tissue: a vector it learned",
+            Qt.ItemDataRole.ToolTipRole,
+        )
+        self.canvas = QComboBox()
+        for canvas, title in _CANVASES.items():
+            self.canvas.addItem(title, canvas)
+        self.canvas.setToolTip(
+            "The canvas is the grid of cells that the model scans. Without an outer row or column "
+            "of patches, a slide has a smaller one, and every other patch another place on it"
+        )
+        self.canvas.activated.connect(lambda: self.canvas_wanted.emit(self.canvas.currentData()))
         self.apply = QPushButton("Ask the model")
         self.apply.clicked.connect(
             lambda: self.edit_wanted.emit(self.where.currentText(), self.action.currentData())
@@ -64,13 +86,18 @@ class WhatIfSection(Section):
         self.words = QLabel()
         self.words.setWordWrap(True)
         self.words.hide()
+        self.about_canvas = QLabel()
+        self.about_canvas.setWordWrap(True)
+        self.about_canvas.hide()
         self.chart = AnswerChart()
         place = QHBoxLayout()
         place.addWidget(self.where, 1)
         place.addWidget(self.draw)
-        rows = QFormLayout()
+        self.rows = rows = QFormLayout()
         rows.addRow("Patches", place)
         rows.addRow("Do", self.action)
+        rows.addRow("Canvas", self.canvas)
+        rows.setRowVisible(self.canvas, False)
         buttons = QHBoxLayout()
         buttons.addWidget(self.apply, 1)
         buttons.addWidget(self.undo)
@@ -78,7 +105,7 @@ class WhatIfSection(Section):
         self.body.addLayout(rows)
         self.body.addWidget(self.hint)
         self.body.addLayout(buttons)
-        for part in (self.words, self.chart, self.search):
+        for part in (self.words, self.about_canvas, self.chart, self.search):
             self.body.addWidget(part)
         self._hint()
         self.set_steps(0)
@@ -92,13 +119,27 @@ class WhatIfSection(Section):
 
     def set_steps(self, steps: int) -> None:
         """Offer to undo where there is something to undo."""
-        self.undo.setEnabled(steps > 0)
-        self.reset.setEnabled(steps > 0)
+        self._steps = steps
+        self._allow()
+
+    def set_busy(self, is_busy: bool) -> None:
+        """Grey the questions while the model is asked something."""
+        self._is_busy = is_busy
+        self._allow()
+
+    def _allow(self) -> None:
+        for button in (self.apply, self.search, self.canvas):
+            button.setEnabled(not self._is_busy)
+        for button in (self.undo, self.reset):
+            button.setEnabled(self._steps > 0 and not self._is_busy)
 
     def show_change(self, found: Counterfactual, steps: int) -> None:
         """Show the answers before and after."""
         self.words.setText(change_words(found))
         self.words.show()
+        self.about_canvas.setText(f"<i>{found.about_canvas}</i>")
+        self.about_canvas.setVisible(found.canvases_differ)
+        self.rows.setRowVisible(self.canvas, found.canvases_differ)
         self.chart.show_change(found)
         self.set_steps(steps)
         self.set_summary("" if not steps else f"{int(found.present.sum())} patches left")
@@ -107,10 +148,14 @@ class WhatIfSection(Section):
         """Show a sentence above the chart."""
         self.words.setText(words)
         self.words.show()
+        self.about_canvas.hide()
 
     def clear(self) -> None:
         """Show that nothing was asked yet."""
         self.words.hide()
+        self.about_canvas.hide()
+        self.rows.setRowVisible(self.canvas, False)
+        self.canvas.setCurrentIndex(0)
         self.chart.hide()
         self.set_steps(0)
         self.set_summary("")

@@ -1,5 +1,6 @@
 """The widget *Inspect 2DMamba*: joins its sections, the viewer and the jobs."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -146,6 +147,9 @@ class InspectWidget(DockedWidget):
         self.link.toggled.connect(self.live.link)
         self.keep.clicked.connect(self._save)
         self._jobs.failed.connect(self._complain)
+        for section in (self.what_if_section, self.trust_section):
+            self._jobs.started.connect(partial(section.set_busy, True))
+            self._jobs.finished.connect(partial(section.set_busy, False))
         events = self.session.events
         self.listen(events.current, self._follow_current)
         self.listen(events.run, self._follow_run)
@@ -322,6 +326,7 @@ class InspectWidget(DockedWidget):
         if inspected is None or shown_on is None or not patches:
             return
         self.message.clear()
+        self.footer.message.clear()
         subject, slide = inspected.subject, inspected.shown.slide
         size = subject.bag.patch_size_level0
         corners = [subject.corner_of(patch) for patch in patches]

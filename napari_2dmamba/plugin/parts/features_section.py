@@ -1,15 +1,16 @@
 """The section *Features*: computed from the slide, or read from a file."""
 
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QRadioButton
 
-from napari_2dmamba.features import FeatureSettings
+from napari_2dmamba.features import FeatureFileSettings, FeatureSettings
 from napari_2dmamba.plugin.form import Form, PathEditor
 from napari_2dmamba.plugin.parts.message import Message
-from napari_2dmamba.plugin.section import Section
+from napari_2dmamba.plugin.section import Fold, Section
 from napari_2dmamba.plugin.session import Choices
 
 ENCODERS = "napari_2dmamba.encoders"
@@ -44,6 +45,8 @@ class FeaturesSection(Section):
 
     def __init__(self, *, of_many: bool = False) -> None:
         super().__init__("Features", is_open=False)
+        self._is_asked = False
+        self._facts_of: Path | None = None  # the file that the facts are about
         self.compute = QRadioButton("Compute from the slides" if of_many else _COMPUTE)
         text, more = _READ_FOLDER if of_many else _READ_FILE
         self.from_file = QRadioButton(text)
@@ -57,12 +60,18 @@ class FeaturesSection(Section):
         files = "Features (*.h5 *.hdf5 *.pt *.parquet);;All files (*)"
         self.file = PathEditor("Features", files, folder=of_many)
         self.stated = Message()
-        for widget in (self.compute, self.stated, self.form, self.from_file, self.file):
+        self.asked = Message()
+        self.facts_form: Form[FeatureFileSettings] = Form(FeatureFileSettings)
+        self.facts_form.changed.connect(self._follow)
+        for widget in (
+            self.compute, self.stated, self.form, self.from_file, self.file, self.asked,
+            self.facts_form,
+        ):  # fmt: skip
             self.body.addWidget(widget)
         self.compute.setChecked(True)
         self.compute.toggled.connect(self._follow)
         self.form.changed.connect(self._follow)
-        self.file.changed.connect(self._follow)
+        self.file.changed.connect(self._choose_file)
         self._follow()
 
     @property
@@ -82,11 +91,45 @@ class FeaturesSection(Section):
         path = self.file.get()
         return Path(path) if path else None
 
+    @property
+    def facts(self) -> FeatureFileSettings:
+        """What the user says of the patches of the file."""
+        return self.facts_form.settings()
+
+    def ask(self, missing: Sequence[str]) -> None:
+        """Ask for what a file does not say: fields of `FeatureFileSettings`; none asks nothing."""
+        if not missing:
+            return
+        self._is_asked = True
+        self.asked.say(
+            "The file does not say how wide its patches are: give their size on level 0, or their "
+            "size and resolution, as they were cut; then run again",
+            "warning",
+        )
+        for fold in self.facts_form.findChildren(Fold):
+            fold.set_open(True)
+        self.set_open(True)
+        self._follow()
+
+    def _choose_file(self) -> None:
+        """Take another file, of which nothing was said yet."""
+        if self.chosen_file == self._facts_of:
+            return
+        self._facts_of = self.chosen_file
+        self._is_asked = False
+        self.asked.clear()
+        self.facts_form.blockSignals(True)
+        self.facts_form.set_settings(FeatureFileSettings())
+        self.facts_form.blockSignals(False)
+        self._follow()
+
     def show_choices(self, choices: Choices) -> None:
         """Show what was chosen for another slide."""
         self.blockSignals(True)
         self.form.set_settings(choices.features)
+        self._facts_of = choices.feature_file
         self.file.set(choices.feature_file)
+        self.facts_form.set_settings(choices.feature_facts)
         (self.from_file if choices.from_file else self.compute).setChecked(True)
         self.blockSignals(False)
 
@@ -112,6 +155,9 @@ class FeaturesSection(Section):
         from_file = self.from_file.isChecked()
         self.form.setVisible(not from_file)
         self.file.setVisible(from_file)
+        told = self.facts != FeatureFileSettings()
+        self.facts_form.setVisible(from_file and (self._is_asked or told))
+        self.asked.setVisible(from_file and self._is_asked and not told)
         if from_file:
             path = self.file.get()
             self.set_summary(Path(path).name if path else "nothing chosen")

@@ -39,7 +39,11 @@ CHECKPOINT_FILTER = "Checkpoints (*.safetensors *.pt *.pth *.bin);;All files (*)
 class ForeignCheckpoint:
     """What a checkpoint of published code does not hold; the widget asks for it."""
 
-    canvas_rows: int = setting(100, "Rows of the canvas the model was trained on.", minimum=1)
+    canvas_rows: int = setting(
+        100,
+        "Rows of the canvas the model was trained on: the grid of cells it scans, one per patch.",
+        minimum=1,
+    )
     canvas_cols: int = setting(100, "Columns of that canvas.", label="Canvas columns", minimum=1)
     patch_size: int = setting(512, "Side of a training patch.", unit="px", minimum=1)
     task: str = setting(

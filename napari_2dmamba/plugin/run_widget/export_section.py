@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import QUrl, Signal
+from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import (
+    QApplication,
     QComboBox,
     QDoubleSpinBox,
     QFileDialog,
@@ -18,6 +20,9 @@ from napari_2dmamba.plugin.exports import KINDS
 from napari_2dmamba.plugin.section import ElidedLabel, Section
 from napari_2dmamba.plugin.shown_run import ShownRun
 
+EXPORTS = "exports"
+"""Folder in that of a run, for all of its exports."""
+
 
 class ExportSection(Section):
     """What to write and where.
@@ -26,15 +31,20 @@ class ExportSection(Section):
     -------
     export_wanted(kind, path, mpp)
         ``mpp`` is None for the resolution that suits.
+    all_wanted(folder)
+        Every format is to be written into a folder.
     open_wanted(folder)
     """
 
     export_wanted = Signal(str, str, object)
+    all_wanted = Signal(str)
     open_wanted = Signal(str)
 
     def __init__(self) -> None:
         super().__init__("Export and saved runs", is_open=False)
         self._shown: ShownRun | None = None
+        self._place: Path | None = None
+        self._is_busy = False
         self.kinds = QComboBox()
         for key, kind in KINDS.items():
             self.kinds.addItem(kind.title, key)
@@ -55,13 +65,29 @@ class ExportSection(Section):
         self.export.clicked.connect(self._browse)
         self.open = QPushButton("Open saved run…")
         self.open.clicked.connect(self._browse_run)
+        self.all = QPushButton("Export everything")
+        self.all.setToolTip(
+            "Every format, with all maps, into the folder exports of the run, as the command "
+            "line's export does"
+        )
+        self.all.clicked.connect(self._ask_for_all)
         self.folder = ElidedLabel()
+        self.open_folder = _small_button("Open folder", "Show the folder in the file manager")
+        self.open_folder.clicked.connect(self._open_folder)
+        self.copy = _small_button("Copy path", "Put the path of the folder into the clipboard")
+        self.copy.clicked.connect(self._copy)
+        place = QHBoxLayout()
+        place.addWidget(self.open_folder)
+        place.addWidget(self.copy)
+        place.addStretch(1)
         first = QHBoxLayout()
         first.addWidget(self.kinds, 1)
         first.addWidget(self.export)
         self.body.addLayout(first)
-        for widget in (self.hint, self.mpp_row, self.folder, self.open):
+        for widget in (self.hint, self.mpp_row, self.all, self.folder):
             self.body.addWidget(widget)
+        self.body.addLayout(place)
+        self.body.addWidget(self.open)
         self.set_run(None)
         self._follow()
 
@@ -72,16 +98,63 @@ class ExportSection(Section):
 
     def set_run(self, shown: ShownRun | None) -> None:
         """Offer to export a run; None offers nothing."""
+        is_other = shown is None or self._shown is None or shown.folder != self._shown.folder
         self._shown = shown
-        self.export.setEnabled(shown is not None)
+        self._allow()
         if shown is None:
-            self.folder.set_text("Nothing to export yet")
+            self._show_place(None, "Nothing to export yet")
             self.set_summary("")
-        elif shown.folder is not None:
-            self.folder.set_text(f"Saved in {shown.folder}")
+        elif shown.folder is None:
+            self._show_place(None, "Not saved")
+            self.set_summary("not saved")
+        elif is_other:
+            self._show_place(shown.folder, f"Saved in {shown.folder}")
             self.set_summary(f"saved in {shown.folder.name}")
-        else:
-            self.folder.set_text("Not saved")
+
+    def set_busy(self, is_busy: bool) -> None:
+        """Grey what cannot be done while something else is."""
+        self._is_busy = is_busy
+        self._allow()
+
+    def _allow(self) -> None:
+        for button in (self.export, self.all):
+            button.setEnabled(self._shown is not None and not self._is_busy)
+        self.open.setEnabled(not self._is_busy)
+
+    def show_written(self, path: Path) -> None:
+        """Say which file, or folder, was written last."""
+        folder = path if path.is_dir() else path.parent
+        self._show_place(folder, f"Written: {path}")
+
+    @property
+    def place(self) -> Path | None:
+        """The folder that can be opened: of the run, or of what was written last."""
+        return self._place
+
+    def _show_place(self, folder: Path | None, words: str) -> None:
+        self._place = folder
+        self.folder.set_text(words)
+        for button in (self.open_folder, self.copy):
+            button.setVisible(folder is not None)
+
+    def _open_folder(self) -> None:
+        if self._place is not None:
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._place)))
+
+    def _copy(self) -> None:
+        clipboard = QApplication.clipboard()
+        if self._place is not None and clipboard is not None:
+            clipboard.setText(str(self._place))
+
+    def _ask_for_all(self) -> None:
+        if self._shown is None:
+            return
+        if self._shown.folder is not None:
+            self.all_wanted.emit(str(self._shown.folder / EXPORTS))
+            return
+        folder = QFileDialog.getExistingDirectory(self, "Folder for all exports", str(Path.home()))
+        if folder:
+            self.all_wanted.emit(folder)
 
     def _follow(self) -> None:
         kind = KINDS[self.kind]
@@ -108,3 +181,9 @@ class ExportSection(Section):
         folder = QFileDialog.getExistingDirectory(self, "Open a saved run", str(runs_folder()))
         if folder:
             self.open_wanted.emit(folder)
+
+
+def _small_button(text: str, tip: str) -> QPushButton:
+    button = QPushButton(text)
+    button.setToolTip(tip)
+    return button

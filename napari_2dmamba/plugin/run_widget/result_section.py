@@ -1,10 +1,19 @@
 """The section *Result*: what the model says, how the map is shown, and its patches."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QHBoxLayout, QLabel, QWidget
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QWidget,
+)
 
 from napari_2dmamba.explain.display import (
     DisplaySettings,
@@ -14,6 +23,7 @@ from napari_2dmamba.explain.display import (
     ranks,
 )
 from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.export.record import RunRecord
 from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.plugin.form import Form
 from napari_2dmamba.plugin.heatmap_layer import COLOUR_MAPS, SIGNED_COLOUR_MAPS
@@ -41,6 +51,8 @@ class ResultSection(Section):
     display_changed(settings)
     map_chosen(name)
     map_shown(is_shown)
+    class_map_wanted(number)
+        What speaks for one of the classes, or time bins, is to be shown.
     patch_chosen(x, y)
         Level-0 corner of the patch to go to.
     """
@@ -48,12 +60,14 @@ class ResultSection(Section):
     display_changed = Signal(object)
     map_chosen = Signal(str)
     map_shown = Signal(bool)
+    class_map_wanted = Signal(int)
     patch_chosen = Signal(int, int)
 
     def __init__(self) -> None:
         super().__init__("Result", is_open=False)
         self._map: GridMap | None = None
         self._patches: Patches | None = None
+        self._record: RunRecord | None = None
         self._selected: tuple[int, int] | None = None
         self._ranks: np.ndarray | None = None
         self._percentiles: np.ndarray | None = None
@@ -63,9 +77,27 @@ class ResultSection(Section):
         self.headline.setWordWrap(True)
         self.warning = Message()
         self.other_mpp = Message()
+        self.remarks = Message()
         self.chart = PredictionChart()
         self.background = QLabel()
         self.background.setWordWrap(True)
+        self.classes = QComboBox()
+        self.classes.setSizeAdjustPolicy(
+            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
+        )
+        self.class_map = QPushButton("What speaks for it")
+        self.class_map.setToolTip(
+            "Shows which patches speak for this class and which against it: gradient times input. "
+            "Inspect has more such maps, and puts them into tables"
+        )
+        self.class_map.clicked.connect(
+            lambda: self.class_map_wanted.emit(self.classes.currentIndex())
+        )
+        self.class_row = QWidget()
+        row = QHBoxLayout(self.class_row)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.classes, 1)
+        row.addWidget(self.class_map)
         self.maps = QComboBox()
         self.maps.currentTextChanged.connect(self._choose_map)
         self.meaning = QLabel()
@@ -100,8 +132,8 @@ class ResultSection(Section):
             Fold("How the map is shown", self.form), self.readout, self.gallery,
         )  # fmt: skip
         for part in (
-            self.about, self.headline, self.other_mpp, self.warning, self.chart, self.background,
-            *self._parts,
+            self.about, self.headline, self.other_mpp, self.remarks, self.warning, self.chart,
+            self.class_row, self.background, *self._parts,
         ):  # fmt: skip
             self.body.addWidget(part)
         self.gallery.hide()
@@ -127,13 +159,17 @@ class ResultSection(Section):
             self.about.hide()
             self.headline.setText(_NOTHING)
             self.set_summary("")
-            for part in (self.warning, self.other_mpp):
+            for part in (self.warning, self.other_mpp, self.remarks):
                 part.clear()
-            for widget in (self.chart, self.background):
+            for widget in (self.chart, self.class_row, self.background):
                 widget.hide()
             self.gallery.show_patches(None, None)
             self._show_parts(False)
             return
+        if run.record is not self._record:
+            self._record = run.record
+            self.remarks.clear()
+            self._offer_classes(run.prediction)
         self.about.setText(f"{slide.name} · {run.model_name} · {run.regions_in_words}")
         self.about.setToolTip(f"{slide.slide.path}\n{run.folder or 'not saved'}")
         self.about.show()
@@ -142,6 +178,14 @@ class ResultSection(Section):
         else:
             self.other_mpp.clear()
         self._show_prediction(run.prediction, run.intended_use)
+
+    def show_remarks(self, remarks: Sequence[str]) -> None:
+        """Say what is not as it was when a saved run was made, until another run is shown."""
+        if remarks:
+            whole = (f"{one[:1].upper()}{one[1:].rstrip('.')}." for one in remarks)
+            self.remarks.say("\n".join(whole), "warning")
+        else:
+            self.remarks.clear()
 
     def _show_prediction(self, prediction: SlidePrediction, intended_use: str = "") -> None:
         if prediction.task == "survival":
@@ -158,11 +202,23 @@ class ResultSection(Section):
         else:
             self.warning.clear()
         self.chart.show_prediction(prediction)
+        self.class_row.show()
         mass = prediction.background_mass
         self.background.setText(
             "" if mass is None else f"{100 * mass:.1f} % of the attention fell on background."
         )
         self.background.setVisible(mass is not None)
+
+    def _offer_classes(self, said: SlidePrediction) -> None:
+        values = said.hazards if said.probabilities is None else said.probabilities
+        assert values is not None
+        self.classes.clear()
+        for name, value in zip(said.class_names, values.tolist(), strict=True):
+            self.classes.addItem(f"{name}: {value:.3f}")
+        self.classes.setCurrentIndex(said.top_class)
+        survives = said.probabilities is None
+        kind = "time bin, and its hazard" if survives else "class, and its probability"
+        self.classes.setToolTip(f"A {kind}")
 
     def set_maps(self, names: list[str], current: str) -> None:
         """Offer the maps that are layers now."""

@@ -10,8 +10,10 @@ from qtpy.QtCore import QSize
 from qtpy.QtWidgets import QVBoxLayout
 
 from napari_2dmamba.errors import UserError
-from napari_2dmamba.explain.display import DisplaySettings
+from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.export.run_folder import SavedRun
 from napari_2dmamba.export.run_library import new_run_folder
+from napari_2dmamba.features import MissingFeatureFactsError
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import RunResult, RunSettings, run
 from napari_2dmamba.plugin import docks
@@ -25,14 +27,18 @@ from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.preferences import features_folder, runs_folder
 from napari_2dmamba.plugin.region_layers import drawn_regions
 from napari_2dmamba.plugin.run_widget.arriving_features import ArrivingFeatures, remove_arriving
-from napari_2dmamba.plugin.run_widget.export_section import ExportSection
+from napari_2dmamba.plugin.run_widget.class_map import CLASS_DISPLAY, class_map
+from napari_2dmamba.plugin.run_widget.export_section import EXPORTS, ExportSection
+from napari_2dmamba.plugin.run_widget.opened_run import OpenedRun
 from napari_2dmamba.plugin.run_widget.result_control import ResultControl
 from napari_2dmamba.plugin.run_widget.result_section import ResultSection
+from napari_2dmamba.plugin.run_widget.runs_control import RunsControl
+from napari_2dmamba.plugin.run_widget.runs_section import RunsSection
 from napari_2dmamba.plugin.run_widget.slide_control import SlideControl
 from napari_2dmamba.plugin.run_widget.slide_section import SlideSection
 from napari_2dmamba.plugin.section import scrolling_column
 from napari_2dmamba.plugin.session import Session, SlideState
-from napari_2dmamba.plugin.shown_run import ShownRun, open_shown_run
+from napari_2dmamba.plugin.shown_run import ShownRun
 from napari_2dmamba.plugin.slide_layer import view_region
 from napari_2dmamba.plugin.trust_question import may_run
 from napari_2dmamba.settings import ProgressCallback, StopCallback
@@ -61,12 +67,14 @@ class RunWidget(DockedWidget):
         self.features_section = FeaturesSection()
         self.model_section = ModelSection()
         self.result_section = ResultSection()
+        self.runs_section = RunsSection()
         self.export_section = ExportSection()
         self.footer = ProgressFooter()
         self.jobs = OneJob(self.footer, self)
         self._lay_out()
         self._slides = SlideControl(self.session, self.slide_section, self, self._complain)
         self._result = ResultControl(self.session, self.result_section, self)
+        self.runs = RunsControl(self.session, self.runs_section, self.jobs, self)
         self._connect()
         self._start_with_choices()
         self._follow_current(self.session.current)
@@ -83,6 +91,7 @@ class RunWidget(DockedWidget):
             self.features_section,
             self.model_section,
             self.result_section,
+            self.runs_section,
             self.export_section,
         )
         layout = QVBoxLayout(self)
@@ -100,11 +109,18 @@ class RunWidget(DockedWidget):
         model.checkpoint_changed.connect(self._choose_checkpoint)
         model.form.changed.connect(lambda: self.session.choose(model=model.settings))
         model.table_wanted.connect(lambda: docks.show(self._viewer, docks.CHECKPOINTS))
+        self.result_section.class_map_wanted.connect(self.show_class_map)
         self.export_section.export_wanted.connect(self._export)
+        self.export_section.all_wanted.connect(self._export_all)
         self.export_section.open_wanted.connect(self.open_saved_run)
+        self.runs_section.show_wanted.connect(self.open_saved_run)
+        self.runs_section.export_wanted.connect(self._export_saved)
+        self.runs.failed.connect(self._complain)
+        self.runs.said.connect(lambda words: self.footer.message.say(words, "good"))
         self.footer.run_clicked.connect(self.start_run)
         self.jobs.failed.connect(self._complain)
-        self.jobs.finished.connect(self._allow_run)
+        self.jobs.started.connect(lambda: self._set_busy(True))
+        self.jobs.finished.connect(lambda: self._set_busy(False))
         events = self.session.events
         self.listen(events.current, self._follow_current)
         self.listen(events.choices, self._follow_choices)
@@ -118,6 +134,7 @@ class RunWidget(DockedWidget):
         super().let_go()
         self._slides.cancel()
         self._result.let_go()
+        self.runs.let_go()
         self.model_section.cancel()
         for arriving in self.findChildren(ArrivingFeatures):
             arriving.let_go()
@@ -150,6 +167,7 @@ class RunWidget(DockedWidget):
             features=section.settings,
             from_file=section.from_file.isChecked(),
             feature_file=section.chosen_file,
+            feature_facts=section.facts,
         )
 
     def _choose_checkpoint(self, header: CheckpointHeader | None) -> None:
@@ -162,6 +180,13 @@ class RunWidget(DockedWidget):
         self.session.choose(
             checkpoint=section.chosen, grid=grid, features=self.features_section.settings
         )
+        self._allow_run()
+
+    def _set_busy(self, is_busy: bool) -> None:
+        """Grey what would be refused while one thing is done."""
+        for section in (self.runs_section, self.export_section):
+            section.set_busy(is_busy)
+        self.result_section.class_map.setEnabled(not is_busy)
         self._allow_run()
 
     def _allow_run(self) -> None:
@@ -195,6 +220,7 @@ class RunWidget(DockedWidget):
     def _follow_run(self, slide: SlideState) -> None:
         if slide is not self.session.current:
             return
+        self._forget_message()
         self._show_device()
         self._offer_exports(slide)
         if slide.run is not None:
@@ -250,20 +276,25 @@ class RunWidget(DockedWidget):
             self._complain(str(error))
             return
         arriving = ArrivingFeatures(self.session, slide, self)
+        missing: list[str] = []  # what the file with features does not say
 
         def task(progress: ProgressCallback, stop: StopCallback) -> RunResult:
-            return run(
-                opened,
-                checkpoint,
-                settings,
-                features=features,
-                regions=regions,
-                out=out,
-                cache=features_folder(opened),
-                on_progress=progress,
-                on_batch=arriving.on_batch,
-                should_stop=stop,
-            )
+            try:
+                return run(
+                    opened,
+                    checkpoint,
+                    settings,
+                    features=features,
+                    regions=regions,
+                    out=out,
+                    cache=features_folder(opened),
+                    on_progress=progress,
+                    on_batch=arriving.on_batch,
+                    should_stop=stop,
+                )
+            except MissingFeatureFactsError as error:
+                missing.extend(error.missing)
+                raise
 
         def show(result: RunResult) -> None:
             arriving.end()
@@ -285,6 +316,7 @@ class RunWidget(DockedWidget):
         self.session.begin(slide, job)
         job.held.connect(arriving.show)
         job.failed.connect(arriving.end)
+        job.failed.connect(lambda _: self.features_section.ask(missing))
         job.cancelled.connect(arriving.end)
         job.finished.connect(lambda: self.session.end(slide, job))
 
@@ -325,6 +357,28 @@ class RunWidget(DockedWidget):
         self.footer.message.say(sentence, "error")
         show_error(sentence)
 
+    def show_class_map(self, number: int) -> None:
+        """Show which patches speak for a class, or for the hazard of a time bin."""
+        slide, shown = self.session.current, self.shown
+        if slide is None or shown is None or self.is_running:
+            return
+
+        def task(progress: ProgressCallback, stop: StopCallback) -> GridMap:
+            return class_map(shown, number, progress, stop)
+
+        def show(found: GridMap) -> None:
+            if slide.run is None or slide.run.prediction is not shown.prediction:
+                return  # another run is on display meanwhile
+            layer = self.session.show_map(slide, found, CLASS_DISPLAY)
+            slide.map_name = layer.name
+            self.session.look_at(slide, layer)
+            self.session.events.maps.emit(slide)
+
+        job = self.jobs.start(task, show, "Stopped; no map was made.")
+        assert job is not None  # nothing else runs
+        self.session.begin(slide, job)
+        job.finished.connect(lambda: self.session.end(slide, job))
+
     # -- saving and opening -----------------------------------------------------------------
 
     def _export(self, kind: str, path: str, mpp: float | None) -> None:
@@ -336,24 +390,46 @@ class RunWidget(DockedWidget):
         grid_map = replace(grid_map, mpp=shown.mpp)  # of the run, whatever it is laid on
         view = view_region(self._viewer, slide.unit)
         export = Export(kind, Path(path), shown, grid_map, display, view, mpp)
+        self.jobs.start(export.write, self._tell_written, "Stopped; nothing was written.")
 
-        def tell(written: Path) -> None:
-            self.footer.message.say(f"Written: {written}", "good")
+    def _export_all(self, out: str) -> None:
+        """Write the run on display, with the maps and the look it has now, in every format."""
+        shown, layer = self.shown, self.map_layer
+        if shown is not None:
+            display = self.result_section.display if layer is None else layer.display
+            self._write_all(shown.as_saved(display), Path(out), shown.slide.path)
 
-        self.jobs.start(export.write, tell, "Stopped; nothing was written.")
+    def _export_saved(self, folder: Path) -> None:
+        """Write a saved run in every format, as the command line does."""
+        self._write_all(folder, folder / EXPORTS)
+
+    def _write_all(self, run: SavedRun | Path, out: Path, slide_path: Path | None = None) -> None:
+        def task(progress: ProgressCallback, stop: StopCallback) -> Path:
+            from napari_2dmamba.export.formats import export_run
+
+            export_run(
+                run, out=out, slide_path=slide_path, on_progress=progress, should_stop=stop
+            )  # fmt: skip
+            return out
+
+        stopped = f"Stopped; files that were finished are in {out}."
+        self.jobs.start(task, self._tell_written, stopped)
+
+    def _tell_written(self, written: Path) -> None:
+        self.footer.message.say(f"Written: {written.name}", "good")
+        self.export_section.show_written(written)
 
     def open_saved_run(self, folder: str | Path) -> None:
-        """Open a saved run with its slide, maps, regions and settings."""
+        """Open a saved run with its slide, regions, maps, µm per pixel, settings and model."""
         if self.is_running:
             return
         already_open = [slide.slide for slide in self.session.slides]
 
-        def task(
-            progress: ProgressCallback, stop: StopCallback
-        ) -> tuple[ShownRun, DisplaySettings]:
-            return open_shown_run(folder, already_open)
+        def task(progress: ProgressCallback, stop: StopCallback) -> OpenedRun:
+            return OpenedRun.of(folder, already_open)
 
-        def show(opened: tuple[ShownRun, DisplaySettings]) -> None:
-            self.session.show_saved_run(*opened)
+        def show(opened: OpenedRun) -> None:
+            remarks = opened.put_on_display(self.session)
+            self.result_section.show_remarks(remarks)
 
         self.jobs.start(task, show, "Stopped; nothing was opened.")

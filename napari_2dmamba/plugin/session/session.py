@@ -377,6 +377,12 @@ class Session:
         self.show_run(slide, run, display)
         return slide
 
+    def change_run(self, slide: SlideState, **changes: Any) -> None:
+        """Take over what was changed of the run on display where it is saved: names, folder."""
+        if slide.run is not None:
+            slide.run = replace(slide.run, **changes)
+            self.events.maps.emit(slide)
+
     def set_more_maps(
         self, slide: SlideState, maps: Sequence[GridMap], explanations: Explanations
     ) -> None:

@@ -8,7 +8,7 @@ from weakref import ReferenceType, WeakSet
 
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
-from napari_2dmamba.features import FeatureSettings
+from napari_2dmamba.features import FeatureFileSettings, FeatureSettings
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.models.settings import ModelSettings
 from napari_2dmamba.pipeline import RunSettings
@@ -81,6 +81,8 @@ class Choices:
         Whether to work in pixels where the slide states no µm per pixel.
     from_file, feature_file
         Whether features are read from a file, and which (None while none is chosen).
+    feature_facts
+        What that file does not say of its patches.
     checkpoint
         The model.
     """
@@ -92,6 +94,7 @@ class Choices:
     in_pixels: bool = False
     from_file: bool = False
     feature_file: Path | None = None
+    feature_facts: FeatureFileSettings = field(default_factory=FeatureFileSettings)
     checkpoint: ChosenCheckpoint = field(default_factory=ChosenCheckpoint)
 
     @property
@@ -102,6 +105,7 @@ class Choices:
             grid=self.grid,
             features=self.features,
             model=self.model,
+            feature_file=self.feature_facts,
             in_pixels=self.in_pixels,
         )
 
@@ -117,7 +121,10 @@ class Choices:
 
     def for_another_slide(self) -> "Choices":
         """Return what holds for a further slide too: not what is about this one's file."""
-        return replace(self, in_pixels=False, from_file=False, feature_file=None)
+        return replace(
+            self, in_pixels=False, from_file=False, feature_file=None,
+            feature_facts=FeatureFileSettings(),
+        )  # fmt: skip
 
 
 @dataclass(eq=False)

@@ -1,0 +1,150 @@
+"""A saved run opened to be worked with: what was chosen for it comes back with it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shapely import unary_union
+
+from napari_2dmamba.errors import UserError
+from napari_2dmamba.explain.display import DisplaySettings
+from napari_2dmamba.models import load_checkpoint, read_header
+from napari_2dmamba.pipeline import settings_of
+from napari_2dmamba.plugin.region_layers import drawn_regions
+from napari_2dmamba.plugin.session import ChosenCheckpoint, Session, SlideState
+from napari_2dmamba.plugin.shown_run import ShownRun, open_shown_run
+from napari_2dmamba.slide import Regions
+
+if TYPE_CHECKING:
+    from napari_2dmamba.slide import Slide
+
+_GIVEN = "given by the user"
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A saved run with the choices it was made with.
+
+    Attributes
+    ----------
+    shown, display
+        The run, and how its maps are shown.
+    choices
+        Fields of `session.Choices` that can be restored.
+    remarks
+        A sentence for each that cannot.
+    """
+
+    shown: ShownRun
+    display: DisplaySettings
+    choices: dict[str, Any]
+    remarks: tuple[str, ...]
+
+    @classmethod
+    def of(cls, folder: str | Path, already_open: "Sequence[Slide]" = ()) -> "OpenedRun":
+        """Open a saved run, off the GUI thread.
+
+        Raises
+        ------
+        UserError
+            When run or slide cannot be opened; see `open_shown_run`.
+        """
+        shown, display = open_shown_run(folder, already_open)
+        choices: dict[str, Any] = {}
+        remarks = []
+        for restored in (_settings, _feature_file, _checkpoint):
+            try:
+                choices |= restored(shown)
+            except UserError as error:
+                remarks.append(str(error))
+        return cls(shown, display, choices, tuple(remarks))
+
+    def put_on_display(self, session: Session) -> tuple[str, ...]:
+        """Show the run on its slide with regions, µm per pixel and choices as they were.
+
+        Returns
+        -------
+        tuple of str
+            A sentence for each thing that is not as it was when the run was made.
+        """
+        slide = session.show_saved_run(self.shown, self.display)
+        remarks = [*self.remarks, *_other_regions(session, slide), *self._set_mpp(session, slide)]
+        session.choose(**self.choices)
+        return tuple(remarks)
+
+    def _set_mpp(self, session: Session, slide: SlideState) -> list[str]:
+        before, then = slide.slide.mpp, self.shown.record.slide
+        if before == then.mpp:
+            return []
+        try:
+            session.set_mpp(slide, then.mpp if then.mpp_source == _GIVEN else None)
+        except UserError as error:
+            return [str(error)]
+        if slide.slide.mpp != then.mpp:
+            return [slide.other_mpp]
+        return [f"{slide.name} is shown {_at(then.mpp)} now, as in this run, and no more "
+                f"{_at(before)}"]  # fmt: skip
+
+
+def _at(mpp: float | None) -> str:
+    return "in pixels" if mpp is None else f"with {mpp:.4g} µm per pixel"
+
+
+def _settings(shown: ShownRun) -> dict[str, Any]:
+    said = settings_of(shown.record)
+    found: dict[str, Any] = {
+        "tissue": said.tissue,
+        "features": said.features,
+        "model": said.model,
+        "in_pixels": said.in_pixels,
+        "feature_facts": said.feature_file,
+        "from_file": False,
+    }
+    return found if said.grid is None else {**found, "grid": said.grid}
+
+
+def _feature_file(shown: ShownRun) -> dict[str, Any]:
+    if not shown.record.features.given:
+        return {}
+    path = shown.as_saved().find_features()
+    if path is None:
+        raise UserError(
+            "the file with the features of this run is gone; put it back, or choose another one "
+            "under Features before you run again"
+        )
+    return {"from_file": True, "feature_file": path}
+
+
+def _checkpoint(shown: ShownRun) -> dict[str, Any]:
+    said = shown.record.model
+    if said.checkpoint is None:
+        raise UserError("the model of this run lay in no file; choose one before you run again")
+    path = shown.as_saved().find_checkpoint()
+    loaded = None
+    try:
+        header = read_header(path)
+    except UserError:  # published weights: what the user said of them is in the record
+        loaded = load_checkpoint(path, **said.told)
+        header = loaded.header
+    return {"checkpoint": ChosenCheckpoint(str(path), path, header, dict(said.told), loaded)}
+
+
+def _other_regions(session: Session, slide: SlideState) -> list[str]:
+    """Say where the regions that were drawn already are not those of the run."""
+    drawn, run = drawn_regions(session, slide), slide.run
+    assert run is not None
+    if drawn is None or (run.regions and _same_areas(drawn, run.regions)):
+        return []
+    return [
+        f"the regions drawn on {slide.name} are not those of this run ({run.regions_in_words}), "
+        "and stay; remove them and show the run again to have its own"
+    ]
+
+
+def _same_areas(drawn: Regions, others: Regions) -> bool:
+    """Whether regions cover the same, to a pixel: drawn ones have their holes cut open."""
+    pairs = (drawn.include, others.include), (drawn.exclude, others.exclude)
+    return all(
+        unary_union(one).symmetric_difference(unary_union(other)).area < 1 for one, other in pairs
+    )
