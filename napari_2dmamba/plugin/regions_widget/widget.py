@@ -88,19 +88,23 @@ class RegionsWidget(DockedWidget):
         for tool in TOOLS:
             button = QPushButton(tool.name)
             button.setCheckable(True)
+            button.setMinimumWidth(20)
             button.setToolTip(tool.how)
             button.clicked.connect(lambda _, one=tool: self._take(one))
             self.tools[tool.name] = button
             first.addWidget(button)
         second = QHBoxLayout()
-        second.addWidget(QLabel("Draw to"))
+        second.addWidget(QLabel("Draw as"))
         second.addWidget(self.role, 1)
         self.undo.setToolTip("Take the last change back (Ctrl+Z)")
         self.redo.setToolTip("Make it again (Ctrl+Shift+Z)")
         self.bring.setToolTip("Add the annotations of a GeoJSON file, as QuPath exports them")
         self.export.setToolTip("Save all as GeoJSON with names, classes and colours, for QuPath")
-        for button in (self.undo, self.redo, self.bring, self.export):
+        for button in (self.undo, self.redo):
             second.addWidget(button)
+        files = QHBoxLayout()
+        for button in (self.bring, self.export):
+            files.addWidget(button)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(6, 6, 6, 6)
         layout.addLayout(first)
@@ -109,6 +113,7 @@ class RegionsWidget(DockedWidget):
         layout.addWidget(self.message)
         layout.addWidget(self.table, 1)
         layout.addWidget(self.form)
+        layout.addLayout(files)
         layout.addWidget(self.threshold)
 
     def _connect(self) -> None:
