@@ -71,6 +71,7 @@ def outline_patch(
         metadata={_OUTLINE_KEY: True},
         face_color="transparent",
         edge_color=_OUTLINE_COLOUR,
+        opacity=1.0,
         axis_labels=("y", "x"),
         **placement(slide.slide.mpp),
     )

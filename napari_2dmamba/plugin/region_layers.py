@@ -238,15 +238,24 @@ def hex_of(colour: Colour | None) -> str:
 
 
 def show_regions(session: "Session", slide: "SlideState", regions: Regions) -> None:
-    """Add regions to the layers of their roles."""
+    """Add regions to the layers of their roles, and tell of them when all are there."""
+    _tell(_draw(session, slide, regions))
+
+
+def _draw(session: "Session", slide: "SlideState", regions: Regions) -> list[Shapes | Points]:
+    """Add regions in silence; returns the layers that have changed."""
+    changed: list[Shapes | Points] = []
     for role in ROLES:
         of_role = [one for one in regions if one.role == role]
         shapes = [one for one in of_role if one.geometry.geom_type != "Point"]
         points = [one for one in of_role if one.geometry.geom_type == "Point"]
         if shapes:
-            _add_shapes(ensure_region_layer(session, slide, role), shapes)
+            changed.append(ensure_region_layer(session, slide, role))
+            _add_shapes(changed[-1], shapes)
         if points:
-            _add_points(ensure_points_layer(session, slide), points)
+            changed.append(ensure_points_layer(session, slide))
+            _add_points(changed[-1], points)
+    return changed
 
 
 def _add_shapes(layer: Shapes, regions: list[Region]) -> None:
@@ -267,14 +276,13 @@ def _add_shapes(layer: Shapes, regions: list[Region]) -> None:
         kinds += [kind] * len(pieces)
         colours += [hex_of(region.colour) or ROLE_COLOURS[role]] * len(pieces)
         _say(rows, region, group, len(pieces))
-    before, width = layer.features, layer.current_edge_width
+    before, width = layer.features.iloc[: layer.nshapes], layer.current_edge_width
     with layer.events.data.blocker():  # nobody is to read shapes without their names
         layer.add(
             outlines, shape_type=kinds, edge_color=colours, face_color="transparent",
             edge_width=width,
         )  # fmt: skip
         _set_features(layer, before, rows)
-    _tell(layer, ActionType.ADDED)
 
 
 def _add_points(layer: Points, regions: list[Region]) -> None:
@@ -292,7 +300,6 @@ def _add_points(layer: Points, regions: list[Region]) -> None:
             rgb = tuple(bytes.fromhex((hex_of(one.colour) or ROLE_COLOURS["note"])[1:]))
             colours[place, :3] = np.array(rgb) / 255
         layer.face_color = colours
-    _tell(layer, ActionType.ADDED)
 
 
 def _say(rows: dict[str, list[str]], region: Region, group: str, times: int) -> None:
@@ -307,26 +314,28 @@ def _set_features(layer: Shapes | Points, before: Any, rows: dict[str, list[str]
     layer.feature_defaults = dict.fromkeys(rows, "")  # what is drawn next has no name yet
 
 
-def _tell(layer: Shapes | Points, action: ActionType) -> None:
-    layer.events.data(
-        value=layer.data, action=action, data_indices=(-1,), vertex_indices=((),)
-    )  # fmt: skip
+def _tell(layers: Sequence[Shapes | Points]) -> None:
+    for layer in layers:
+        layer.events.data(
+            value=layer.data, action=ActionType.CHANGED, data_indices=(-1,), vertex_indices=((),)
+        )
 
 
 def replace_regions(session: "Session", slide: "SlideState", regions: Regions) -> None:
     """Let exactly these regions be drawn on a slide."""
-    for role in ROLES:
-        for kind in (Shapes, Points):
-            layer = region_layer(session, slide, role, kind)
-            if layer is not None and len(layer.data):
-                with layer.events.data.blocker():
-                    if kind is Shapes:
-                        layer.remove(list(range(layer.nshapes)))
-                    else:
-                        layer.data = np.empty((0, 2))
-                _kept(layer.metadata).clear()
-                _tell(layer, ActionType.REMOVED)
-    show_regions(session, slide, regions)
+    changed: list[Shapes | Points] = []
+    for layer in session.layers_of(slide):
+        if REGION_KEY not in layer.metadata or not len(layer.data):
+            continue
+        with layer.events.data.blocker():
+            if isinstance(layer, Shapes):
+                layer.remove(list(range(layer.nshapes)))
+            else:
+                layer.data = np.empty((0, 2))
+        _kept(layer.metadata).clear()
+        changed.append(layer)
+    changed += [one for one in _draw(session, slide, regions) if one not in changed]
+    _tell(changed)
 
 
 def import_regions(session: "Session", slide: "SlideState", path: str | Path) -> Regions:

@@ -306,6 +306,7 @@ class RegionsWidget(DockedWidget):
         except UserError as error:
             self.message.say(str(error), "error")
             return
+        self.drawing.cancel()
         show_regions(self.session, slide, Regions(tuple(replace(one, role=role) for one in found)))
         count = len(found)
         self.message.say(
@@ -325,6 +326,7 @@ class RegionsWidget(DockedWidget):
         slide = self.session.current
         if slide is None:
             return
+        self.drawing.cancel()
         try:
             found = import_regions(self.session, slide, path)
         except UserError as error:
