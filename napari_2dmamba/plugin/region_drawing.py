@@ -10,11 +10,10 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_2dmamba.plugin.region_layers import (
     ROLE_COLOURS,
-    Colour,
     ensure_points_layer,
     ensure_region_layer,
-    hex_of,
 )
+from napari_2dmamba.plugin.region_words import Colour, hex_of
 from napari_2dmamba.slide.regions import Role
 
 if TYPE_CHECKING:

@@ -15,18 +15,17 @@ import shapely
 from napari.layers import Points, Shapes
 from napari.layers.base import ActionType
 from numpy.typing import NDArray
-from shapely import LineString, Point, Polygon, box
-from shapely.validation import make_valid
+from shapely import LineString, Point
 
 from napari_2dmamba.plugin.line_width import LineWidths
+from napari_2dmamba.plugin.region_shapes import to_polygons, to_shape, without_holes
+from napari_2dmamba.plugin.region_words import Colour, hex_of, length_words
 from napari_2dmamba.plugin.slide_layer import REGION_KEY, SLIDE_KEY, placement
 from napari_2dmamba.slide import Region, Regions, read_regions
 from napari_2dmamba.slide.regions import Role
 
 if TYPE_CHECKING:
     from napari_2dmamba.plugin.session import Session, SlideState
-
-Colour = tuple[int, int, int]
 
 ROLES: tuple[Role, ...] = ("include", "exclude", "note")
 POINTS = "Points"
@@ -43,9 +42,8 @@ _SAID = ("name", "classification", "colour", "group")  # of a region, as feature
 _LABEL = "label"  # what is written at a line
 _LINE_PIXELS = 2.5
 _POINT_PIXELS = 11
-_ELLIPSE_CORNERS = 64
 
-Kept = dict[str, tuple[Region, list[NDArray[np.float64]]]]
+Kept = dict[str, tuple[Region, list[NDArray[np.float32]]]]
 
 
 @dataclass(frozen=True)
@@ -142,8 +140,9 @@ def annotations(session: "Session", slide: "SlideState") -> list[Annotation]:
             found += [Annotation(region, layer, places) for region, places in drawn]
     points: Points | None = region_layer(session, slide, "note", Points)
     if points is not None:
-        for place, (y, x) in enumerate(np.asarray(points.data, dtype=np.float64)):
-            said = _said(points.features, place)
+        corners = np.asarray(points.data, dtype=np.float64)
+        of_points = _all_said(points.features, len(corners))
+        for place, ((y, x), said) in enumerate(zip(corners, of_points, strict=True)):
             kept = _kept(points.metadata).get(said["group"])
             base = Region(Point(), "note") if kept is None else kept[0]
             region = _as_said(replace(base, geometry=Point(x + 0.5, y + 0.5)), said)
@@ -169,14 +168,15 @@ def regions_of_shapes(
     region; otherwise it is what its shapes cover now, without what was measured on it.
     """
     groups: dict[object, list[int]] = {}
-    for place in range(len(data)):
-        groups.setdefault(_said(features, place)["group"] or place, []).append(place)
+    of_shapes = _all_said(features, len(data))
+    for place, said in enumerate(of_shapes):
+        groups.setdefault(said["group"] or place, []).append(place)
     found = []
     for places in groups.values():
-        said = _said(features, places[0])
+        said = of_shapes[places[0]]
         kept, outlines = _kept(metadata).get(said["group"], (None, []))
         as_put = len(outlines) == len(places) and all(
-            np.array_equal(outline, data[place])
+            np.array_equal(outline, np.asarray(data[place], dtype=np.float32))
             for outline, place in zip(outlines, places, strict=True)
         )
         if kept is not None and as_put:
@@ -206,14 +206,14 @@ def _kept(metadata: dict[str, Any]) -> Kept:
     return metadata.get(_KEPT_KEY, {})
 
 
-def _said(features: Any, place: int) -> dict[str, str]:
-    if features is None or place >= len(features):
-        return dict.fromkeys(_SAID, "")
-    has = features.columns
-    return {
-        name: said if name in has and isinstance(said := features[name].iloc[place], str) else ""
-        for name in _SAID
-    }
+def _all_said(features: Any, count: int) -> list[dict[str, str]]:
+    """Return what the features of shapes say of their regions; columns are read at once."""
+    columns = {}
+    for name in _SAID:
+        words = [] if features is None or name not in features else list(features[name])[:count]
+        words += [""] * (count - len(words))
+        columns[name] = [word if isinstance(word, str) else "" for word in words]
+    return [dict(zip(_SAID, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _as_said(region: Region, said: dict[str, str]) -> Region:
@@ -227,11 +227,6 @@ def _as_said(region: Region, said: dict[str, str]) -> Region:
             else (int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16))
         ),
     )  # fmt: skip
-
-
-def hex_of(colour: Colour | None) -> str:
-    """Return a colour as ``#rrggbb``, empty for none."""
-    return "" if colour is None else "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 # -- regions to drawn -----------------------------------------------------------------------
@@ -259,8 +254,8 @@ def _draw(session: "Session", slide: "SlideState", regions: Regions) -> list[Sha
 
 
 def _add_shapes(layer: Shapes, regions: list[Region]) -> None:
-    role: Role = regions[0].role
     outlines, kinds, colours = [], [], []
+    kept = _kept(layer.metadata)
     rows: dict[str, list[str]] = {name: [] for name in (*_SAID, _LABEL)}
     for region in regions:
         group = uuid4().hex
@@ -271,10 +266,11 @@ def _add_shapes(layer: Shapes, regions: list[Region]) -> None:
         else:
             pieces = [to_shape(p) for area in region.polygons for p in without_holes(area)]
             kind = "polygon"
-        _kept(layer.metadata)[group] = region, pieces
+        # single precision, as napari keeps corners
+        kept[group] = region, [piece.astype(np.float32) for piece in pieces]
         outlines += pieces
         kinds += [kind] * len(pieces)
-        colours += [hex_of(region.colour) or ROLE_COLOURS[role]] * len(pieces)
+        colours += [hex_of(_ink(region))] * len(pieces)
         _say(rows, region, group, len(pieces))
     before, width = layer.features.iloc[: layer.nshapes], layer.current_edge_width
     with layer.events.data.blocker():  # nobody is to read shapes without their names
@@ -297,8 +293,7 @@ def _add_points(layer: Points, regions: list[Region]) -> None:
         _set_features(layer, before, rows)
         colours = np.array(layer.face_color)
         for place, one in enumerate(regions, start=count):
-            rgb = tuple(bytes.fromhex((hex_of(one.colour) or ROLE_COLOURS["note"])[1:]))
-            colours[place, :3] = np.array(rgb) / 255
+            colours[place, :3] = np.array(_ink(one)) / 255
         layer.face_color = colours
 
 
@@ -322,20 +317,93 @@ def _tell(layers: Sequence[Shapes | Points]) -> None:
 
 
 def replace_regions(session: "Session", slide: "SlideState", regions: Regions) -> None:
-    """Let exactly these regions be drawn on a slide."""
-    changed: list[Shapes | Points] = []
-    for layer in session.layers_of(slide):
-        if REGION_KEY not in layer.metadata or not len(layer.data):
-            continue
+    """Let exactly these regions be drawn on a slide; what is there already stays there."""
+    of_layer: dict[Shapes | Points, list[Annotation]] = {
+        layer: []
+        for layer in session.layers_of(slide)
+        if isinstance(layer, Shapes | Points) and REGION_KEY in layer.metadata
+    }
+    for one in annotations(session, slide):
+        of_layer[one.layer].append(one)
+    changed, missing = [], list(regions)
+    for layer, drawn in of_layer.items():
+        is_points = isinstance(layer, Points)
+        wanted = [
+            one
+            for one in regions
+            if one.role == layer.metadata[REGION_KEY]
+            and (one.geometry.geom_type == "Point") == is_points
+        ]
         with layer.events.data.blocker():
-            if isinstance(layer, Shapes):
-                layer.remove(list(range(layer.nshapes)))
-            else:
-                layer.data = np.empty((0, 2))
-        _kept(layer.metadata).clear()
-        changed.append(layer)
-    changed += [one for one in _draw(session, slide, regions) if one not in changed]
+            count, has_changed = _retain(layer, drawn, wanted)
+        there = {id(one) for one in wanted[:count]}
+        missing = [one for one in missing if id(one) not in there]
+        if has_changed:
+            changed.append(layer)
+    changed += [one for one in _draw(session, slide, Regions(tuple(missing))) if one not in changed]
     _tell(changed)
+
+
+def _retain(
+    layer: Shapes | Points, drawn: list[Annotation], wanted: list[Region]
+) -> tuple[int, bool]:
+    """Remove what is not among the wanted, and let the rest be called as wanted.
+
+    Returns
+    -------
+    int, bool
+        How many of the wanted are there now, from the first; whether something has changed.
+    """
+    stays: list[Annotation] = []
+    for one in drawn:
+        if len(stays) < len(wanted) and _is_same(one.region, wanted[len(stays)]):
+            stays.append(one)
+    alive = sorted(place for one in stays for place in one.places)
+    gone = sorted(set(range(len(layer.data))) - set(alive))
+    if gone and isinstance(layer, Shapes):
+        layer.remove(gone)
+    elif gone:
+        layer.selected_data = set(gone)
+        layer.remove_selected()
+    renamed = [
+        ([alive.index(place) for place in one.places], region)
+        for one, region in zip(stays, wanted, strict=False)
+        if one.region != region
+    ]
+    if renamed:
+        features = layer.features.iloc[: len(layer.data)].copy()
+        rgba = np.array(layer.edge_color if isinstance(layer, Shapes) else layer.face_color)
+        for places, region in renamed:
+            for name in ("name", "classification"):
+                features[name] = _changed(features[name], places, getattr(region, name))
+            features["colour"] = _changed(features["colour"], places, hex_of(region.colour))
+            rgba[places, :3] = np.array(_ink(region)) / 255
+        defaults, layer.features = layer.feature_defaults, features
+        layer.feature_defaults = defaults
+        if isinstance(layer, Shapes):
+            layer.edge_color = rgba
+        else:
+            layer.face_color = rgba
+    return len(stays), bool(gone or renamed)
+
+
+def _is_same(one: Region, other: Region) -> bool:
+    """Whether two regions differ in name, class and colour at most."""
+    same = one.id == other.id and one.properties == other.properties
+    return same and one.role == other.role and bool(one.geometry == other.geometry)
+
+
+def _changed(column: Any, places: list[int], word: str) -> list[str]:
+    words = list(column)
+    for place in places:
+        words[place] = word
+    return words
+
+
+def _ink(region: Region) -> Colour:
+    """Return the colour that a region is drawn in."""
+    red, green, blue = bytes.fromhex(ROLE_COLOURS[region.role][1:])
+    return region.colour or (red, green, blue)
 
 
 def import_regions(session: "Session", slide: "SlideState", path: str | Path) -> Regions:
@@ -356,31 +424,6 @@ def import_regions(session: "Session", slide: "SlideState", path: str | Path) ->
     return regions
 
 
-# -- words ----------------------------------------------------------------------------------
-
-
-def region_names(regions: Sequence[Region]) -> list[str]:
-    """Return what regions are called: by name, else by class or form and number; no name twice."""
-    found: list[str] = []
-    for number, one in enumerate(regions, start=1):
-        form = {"Point": "Point", "LineString": "Line"}.get(one.geometry.geom_type, "Area")
-        name = plain = one.name or f"{one.classification or form} {number}"
-        copies = 1
-        while name in found:
-            copies += 1
-            name = f"{plain} ({copies})"
-        found.append(name)
-    return found
-
-
-def length_words(pixels: float, mpp: float | None) -> str:
-    """Say how long something of so many level-0 pixels is."""
-    if mpp is None:
-        return f"{pixels:,.0f} px".replace(",", "\u2009")
-    micrometres = pixels * mpp
-    return f"{micrometres:.1f} µm" if micrometres < 1000 else f"{micrometres / 1000:.3f} mm"
-
-
 def _label_lines(event: Any) -> None:
     """Write its length at every line of a layer."""
     layer: Shapes = event.source
@@ -398,42 +441,3 @@ def _label_lines(event: Any) -> None:
         layer.features = features
         layer.feature_defaults = defaults
         layer.refresh_text()
-
-
-# -- shapes and polygons ----------------------------------------------------------------------
-
-
-def to_polygons(corners: NDArray[np.floating], kind: str) -> list[Polygon]:
-    """Return the areas of one napari shape in level-0 pixels; lines have none.
-
-    napari's whole numbers are pixel centres, ours are pixel corners: half a pixel is added.
-    """
-    points = np.asarray(corners, dtype=np.float64)[:, ::-1] + 0.5
-    if kind == "ellipse":  # given by the corners of its box
-        centre = points.mean(axis=0)
-        angle = np.linspace(0, 2 * np.pi, _ELLIPSE_CORNERS, endpoint=False)[:, None]
-        half_x, half_y = (points[1] - points[0]) / 2, (points[3] - points[0]) / 2
-        points = centre + np.cos(angle) * half_x + np.sin(angle) * half_y
-    if kind == "line" or len(points) < 3:
-        return []
-    shape = make_valid(Polygon(points))
-    return [part for part in getattr(shape, "geoms", [shape]) if part.geom_type == "Polygon"]
-
-
-def to_shape(polygon: Polygon) -> NDArray[np.float64]:
-    """Return the outline of a polygon as napari corners: the inverse of `to_polygons`."""
-    return np.asarray(polygon.exterior.coords)[:-1, 1::-1] - 0.5
-
-
-def without_holes(polygon: Polygon) -> list[Polygon]:
-    """Cut a polygon through its holes, since a napari shape has none."""
-    if not polygon.interiors:
-        return [polygon]
-    left, bottom, right, top = polygon.bounds
-    cut = polygon.interiors[0].centroid.x
-    halves = [
-        polygon.intersection(box(left, bottom, cut, top)),
-        polygon.intersection(box(cut, bottom, right, top)),
-    ]
-    parts = [part for half in halves for part in getattr(half, "geoms", [half])]
-    return [piece for part in parts if part.geom_type == "Polygon" for piece in without_holes(part)]

@@ -162,6 +162,14 @@ def test_an_edited_ring_keeps_its_hole_and_loses_what_was_measured(
     assert moved.properties == {"isLocked": False}
 
 
+def test_what_a_map_measured_stays_while_nobody_edits(viewer: Any, slide: SlideState) -> None:
+    session = Session.of(viewer)
+    odd = Point(700.1, 500.3).buffer(123.4)  # corners that single precision does not hold
+    regions = Regions((Region(odd, "include", properties={"measurements": {"mean": 0.5}}),))
+    show_regions(session, slide, regions)
+    assert drawn_regions(session, slide) == regions
+
+
 def test_the_list_tells_area_and_length(widget: RegionsWidget, slide: SlideState) -> None:
     session = widget.session
     show_regions(session, slide, ALL)

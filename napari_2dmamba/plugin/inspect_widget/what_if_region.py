@@ -10,7 +10,9 @@ from shapely import Polygon
 
 from napari_2dmamba.explain.subject import Subject
 from napari_2dmamba.plugin.line_width import LineWidths
-from napari_2dmamba.plugin.region_layers import annotations, region_names, to_polygons
+from napari_2dmamba.plugin.region_layers import annotations
+from napari_2dmamba.plugin.region_shapes import to_polygons
+from napari_2dmamba.plugin.region_words import region_names
 from napari_2dmamba.plugin.slide_layer import REGION_KEY, placement
 
 if TYPE_CHECKING:

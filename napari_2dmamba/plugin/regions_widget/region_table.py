@@ -6,14 +6,8 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem
 
-from napari_2dmamba.plugin.region_layers import (
-    ROLE_COLOURS,
-    Annotation,
-    hex_of,
-    length_words,
-    region_names,
-)
-from napari_2dmamba.slide import Region
+from napari_2dmamba.plugin.region_layers import ROLE_COLOURS, Annotation
+from napari_2dmamba.plugin.region_words import area_words, hex_of, length_words, region_names
 from napari_2dmamba.slide.regions import Role
 
 ROLE_WORDS: dict[Role, str] = {
@@ -99,16 +93,6 @@ class RegionTable(QTableWidget):
                 item = self.item(row, column)
                 if item is not None:
                     item.setSelected(True)
-
-
-def area_words(region: Region, mpp: float | None) -> str:
-    """Say how large a region is; lines and points are not."""
-    area = sum(polygon.area for polygon in region.polygons)
-    if not region.polygons:
-        return ""
-    if mpp is None:
-        return f"{area:,.0f} px²".replace(",", "\u2009")
-    return f"{area * mpp**2 / 1e6:.3g} mm²"
 
 
 def _swatch(colour: str) -> QIcon:

@@ -24,12 +24,12 @@ from napari_2dmamba.plugin.region_history import RegionHistory
 from napari_2dmamba.plugin.region_layers import (
     ROLES,
     Annotation,
-    Colour,
     annotations,
     import_regions,
     replace_regions,
     show_regions,
 )
+from napari_2dmamba.plugin.region_words import Colour
 from napari_2dmamba.plugin.regions_widget.edit_form import CLASS_COLOURS, EditForm
 from napari_2dmamba.plugin.regions_widget.region_table import ROLE_WORDS, RegionTable
 from napari_2dmamba.plugin.regions_widget.threshold_section import ThresholdSection
