@@ -9,16 +9,16 @@ Colour = tuple[int, int, int]
 
 def region_names(regions: Sequence[Region]) -> list[str]:
     """Return what regions are called: by name, else by class or form and number; no name twice."""
-    found: list[str] = []
+    found: dict[str, None] = {}
+    copies: dict[str, int] = {}
     for number, one in enumerate(regions, start=1):
         form = {"Point": "Point", "LineString": "Line"}.get(one.geometry.geom_type, "Area")
         name = plain = one.name or f"{one.classification or form} {number}"
-        copies = 1
         while name in found:
-            copies += 1
-            name = f"{plain} ({copies})"
-        found.append(name)
-    return found
+            copies[plain] = copies.get(plain, 1) + 1
+            name = f"{plain} ({copies[plain]})"
+        found[name] = None
+    return list(found)
 
 
 def length_words(pixels: float, mpp: float | None) -> str:
