@@ -89,7 +89,7 @@ def ensure_region_layer(session: "Session", slide: "SlideState", role: Role) -> 
     if role == "note":
         layer.text = {
             "string": "{" + _LABEL + "}\n\u00a0",  # an empty line below: the words stand above it
-            "color": ROLE_COLOURS[role], "size": 11,
+            "color": "black", "size": 14,
             "anchor": "center", "translation": (0, 0),
         }  # fmt: skip
         layer.events.data.connect(_label_lines)
@@ -107,7 +107,7 @@ def ensure_points_layer(session: "Session", slide: "SlideState") -> Points:
             ndim=2,
             name=POINTS,
             face_color=ROLE_COLOURS["note"],
-            border_width=0,
+            border_color="white",
             canvas_size_limits=(_POINT_PIXELS, _POINT_PIXELS),
             **_options(slide, "note"),
         )
