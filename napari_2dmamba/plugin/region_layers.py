@@ -419,7 +419,7 @@ def import_regions(session: "Session", slide: "SlideState", path: str | Path) ->
     GridError
         When the file is no GeoJSON, or holds nothing to show; nothing has changed then.
     """
-    regions = read_regions(path, offset=slide.slide.bounds[:2])
+    regions = read_regions(path, offset=slide.slide.bounds[:2], notes_suffice=True)
     show_regions(session, slide, regions)
     return regions
 

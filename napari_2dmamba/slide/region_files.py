@@ -33,7 +33,9 @@ _NOTE = "annotation_only"
 """Property of a feature that is a note: QuPath keeps it and shows it among the metadata."""
 
 
-def read_regions(path: str | Path, *, offset: tuple[float, float] = (0, 0)) -> Regions:
+def read_regions(
+    path: str | Path, *, offset: tuple[float, float] = (0, 0), notes_suffice: bool = False
+) -> Regions:
     """Read a GeoJSON file as QuPath writes it, gzipped or not.
 
     A feature is excluded when its property ``exclude`` is true; without this property, when its
@@ -46,6 +48,8 @@ def read_regions(path: str | Path, *, offset: tuple[float, float] = (0, 0)) -> R
     offset
         Added to every coordinate: the first two of `Slide.bounds`, since QuPath counts from
         the corner of the scanned part.
+    notes_suffice
+        Whether a file may hold notes alone: who restricts an analysis would get the whole slide.
 
     Raises
     ------
@@ -72,6 +76,11 @@ def read_regions(path: str | Path, *, offset: tuple[float, float] = (0, 0)) -> R
         raise GridError(f"{path.name} is not GeoJSON ({reason}); export it from QuPath") from error
     if not regions:
         raise GridError(f"{path.name} holds no areas; draw polygons or rectangles and export them")
+    if not notes_suffice and all(one.role == "note" for one in regions):
+        raise GridError(
+            f"{path.name} holds annotations only, which restrict nothing; give a region the role "
+            "include or exclude and export again"
+        )
     return regions
 
 

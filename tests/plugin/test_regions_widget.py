@@ -14,6 +14,7 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 from shapely import LineString, Point, Polygon, box
 
+from napari_2dmamba.errors import GridError
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.plugin.inspect_widget.what_if_region import places
 from napari_2dmamba.plugin.line_width import LineWidths
@@ -347,7 +348,9 @@ def test_a_map_becomes_regions(
     (feature,) = json.loads(path.read_text())["features"]
     assert feature["properties"]["classification"] == {"name": "Tumor", "color": [200, 0, 0]}
     assert feature["properties"]["measurements"]["Patches"] == 6
-    (region,) = read_regions(path)
+    with pytest.raises(GridError, match="restrict nothing"):
+        read_regions(path)  # a run in them would be one on the whole slide
+    (region,) = read_regions(path, notes_suffice=True)
     assert region.geometry.equals(box(512, 512, 5 * 256, 4 * 256))
     widget.zoom_to(0)
     center_y, center_x = viewer.scene.camera.center[-2:]

@@ -50,6 +50,8 @@ class RegionTable(QTableWidget):
         assert header is not None
         assert numbers is not None
         numbers.hide()
+        self.setWordWrap(False)
+        self.setMinimumHeight(90)
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         self.doubleClicked.connect(lambda index: self.zoom_wanted.emit(index.row()))
@@ -75,6 +77,7 @@ class RegionTable(QTableWidget):
                     item.setTextAlignment(
                         Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
                     )
+                item.setToolTip(word)
                 if column == 0:
                     item.setIcon(_swatch(hex_of(region.colour) or ROLE_COLOURS[region.role]))
                 self.setItem(row, column, item)
