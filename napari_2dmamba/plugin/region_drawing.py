@@ -102,6 +102,9 @@ class Drawing(QObject):
             layer.current_face_color = ink
         else:
             layer.current_edge_color = ink
+        for other in self._session.layers_of(slide):  # one pen at a time
+            if isinstance(other, Shapes | Points) and other is not layer:
+                other.mode = "pan_zoom"
         layer.visible = True
         self._session.viewer.layers.selection.active = layer
         layer.mode = tool.mode

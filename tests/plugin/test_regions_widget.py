@@ -26,6 +26,7 @@ from napari_2dmamba.plugin.region_layers import (
     replace_regions,
     show_regions,
 )
+from napari_2dmamba.plugin.region_words import area_words, length_words
 from napari_2dmamba.plugin.regions_widget import RegionsWidget
 from napari_2dmamba.plugin.session import Session, SlideState
 from napari_2dmamba.slide import Region, Regions, open_slide, read_regions, write_regions
@@ -187,6 +188,13 @@ def test_the_list_tells_area_and_length(widget: RegionsWidget, slide: SlideState
     session.set_mpp(slide, 1.0)
     assert texts(widget)[0][3:] == ["0.5 mm²", "3.000 mm"]
     assert "500.0 µm" in list(region_layer(session, slide, "note").features["label"])
+
+
+def test_sizes_without_microns_are_pixels() -> None:
+    assert area_words(ALL.regions[0], None) == "500\u2009000 px²"
+    assert length_words(3000.0, None) == "3\u2009000 px"
+    assert length_words(3000.0, 0.25) == "750.0 µm"
+    assert area_words(ALL.regions[3], 0.5) == ""  # a line
 
 
 def test_changes_are_made_taken_back_and_made_again(

@@ -135,7 +135,11 @@ class RegionsWidget(DockedWidget):
         rename = QShortcut(QKeySequence(Qt.Key.Key_F2), self.table)
         rename.setContext(Qt.ShortcutContext.WidgetShortcut)
         rename.activated.connect(self.form.name.setFocus)
-        for keys, method in (("Ctrl+Z", self.take_back), ("Ctrl+Shift+Z", self.make_again)):
+        for keys, method in (
+            ("Ctrl+Z", self.take_back),
+            ("Ctrl+Shift+Z", self.make_again),
+            ("Escape", self.drawing.cancel),
+        ):
             shortcut = QShortcut(QKeySequence(keys), self)
             shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
             shortcut.activated.connect(method)
