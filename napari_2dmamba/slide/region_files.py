@@ -342,7 +342,11 @@ def _region(feature: dict[str, Any], shape: Any, number: int) -> Region:
         name,
         colour,
         identifier if isinstance(identifier, str) else "",
-        {k: v for k, v in properties.items() if k not in _OWN_PROPERTIES},
+        {
+            k: v
+            for k, v in properties.items()
+            if k not in _OWN_PROPERTIES and (k, v) != ("objectType", "annotation")  # as all are
+        },
     )
 
 
