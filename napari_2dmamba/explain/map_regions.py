@@ -152,5 +152,5 @@ def _region(
         class_name,
         colour,
         "",
-        {"objectType": "annotation", "isLocked": False, "measurements": measurements},
+        {"isLocked": False, "measurements": measurements},
     )

@@ -491,11 +491,12 @@ def make_record(
 
 
 def regions_record(regions: Regions | None) -> RegionsRecord | None:
-    """Return what a record says of regions; None for none."""
-    if not regions:
+    """Return what a record says of regions; None for none, as notes change nothing."""
+    roles = [region.role for region in regions or ()]
+    included, excluded = roles.count("include"), roles.count("exclude")
+    if regions is None or not included + excluded:
         return None
-    included = sum(region.role == "include" for region in regions)
-    return RegionsRecord(included, len(regions) - included, regions.content_hash())
+    return RegionsRecord(included, excluded, regions.content_hash())
 
 
 def _integers(values: Sequence[Any]) -> Any:

@@ -394,13 +394,13 @@ def _check_together(
 
 
 def _regions_in(folder: Path, data: dict[str, Any], record: RunRecord) -> Regions | None:
-    if record.regions is None:
-        return None
     path = folder / REGIONS_FILE
+    if record.regions is None and REGIONS_FILE not in data.get("checksums", {}):
+        return None  # else there are notes, which restrict nothing
     if not path.is_file():
         raise ExportError(f"{path} is missing from the saved run; {_AGAIN}")
     _check_sum(data, path)
-    return read_regions(path)
+    return read_regions(path, notes_suffice=True)
 
 
 def _check_sum(data: dict[str, Any], path: Path) -> None:

@@ -103,6 +103,7 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     overview = docks.show(viewer, docks.OVERVIEW)
     run_widget = docks.show(viewer, docks.RUN)
     inspect_widget = docks.show(viewer, docks.INSPECT)
+    docks.show(viewer, docks.REGIONS)
     compare_widget = docks.show(viewer, docks.COMPARE)
     docks.raise_dock(run_widget)  # the first thing to do
     cohort_widget = docks.show(viewer, docks.COHORT)

@@ -42,6 +42,7 @@ _HERE = "napari_2dmamba.plugin"
 OVERVIEW = Dock("Slide overview", f"{_HERE}.overview:SlideOverview", "left")
 RUN = Dock("Run 2DMamba", f"{_HERE}.run_widget:RunWidget", "right")
 INSPECT = Dock("Inspect 2DMamba", f"{_HERE}.inspect_widget:InspectWidget", "right")
+REGIONS = Dock("Regions", f"{_HERE}.regions_widget:RegionsWidget", "right")
 COMPARE = Dock("Compare 2DMamba", f"{_HERE}.compare_widget:CompareWidget", "right")
 COHORT = Dock("Cohort 2DMamba", f"{_HERE}.cohort_widget:CohortWidget", "bottom")
 CHECKPOINTS = Dock("Checkpoints", f"{_HERE}.checkpoints_widget:CheckpointsWidget", "bottom")

@@ -6,6 +6,7 @@ import numpy as np
 from napari.layers import Shapes
 
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.line_width import LineWidths
 from napari_2dmamba.plugin.slide_layer import placement
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _OUTLINE_KEY = "2dmamba selected patch"
 _OUTLINE_COLOUR = "#00d5ff"  # neither in H&E nor in the colour maps
+_OUTLINE_PIXELS = 3.0
 _PATCH_SHARE = 0.35  # of the canvas, when the view goes to a patch
 
 
@@ -69,9 +71,10 @@ def outline_patch(
         metadata={_OUTLINE_KEY: True},
         face_color="transparent",
         edge_color=_OUTLINE_COLOUR,
-        edge_width=size / 40,
+        opacity=1.0,
         axis_labels=("y", "x"),
         **placement(slide.slide.mpp),
     )
     session.add_layer(slide, layer, of_run=True)
+    LineWidths.of(session.viewer).follow(layer, _OUTLINE_PIXELS)
     layer.editable = False

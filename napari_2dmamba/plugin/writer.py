@@ -3,9 +3,10 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from napari_2dmamba.errors import ExportError
-from napari_2dmamba.plugin.region_layers import to_polygons
+from napari_2dmamba.plugin.region_layers import regions_of_shapes
 from napari_2dmamba.plugin.slide_layer import REGION_KEY, SLIDE_KEY
 from napari_2dmamba.slide import Regions, write_regions
 
@@ -13,25 +14,30 @@ from napari_2dmamba.slide import Regions, write_regions
 def write_region_layers(path: str, layers: list[tuple[Any, dict[str, Any], str]]) -> list[str]:
     """Write shapes layers as GeoJSON that QuPath and this plugin read.
 
-    Areas of a layer that excludes are classified "Exclude", all others "Include". Coordinates
-    are level-0 pixels of the slide the regions were drawn on.
+    With names, classes, colours and holes. What has no class is classified "Exclude" where its
+    layer excludes, otherwise "Include"; notes get none. Coordinates are level-0 pixels of the
+    slide the regions were drawn on.
 
     Raises
     ------
     ExportError
         When nothing is drawn, or the file cannot be written.
     """
-    found: dict[str, list[Any]] = {"include": [], "exclude": []}
+    found = []
     offset = (0, 0)
     for corners_of_shapes, attributes, _ in layers:
         metadata = attributes.get("metadata", {})
-        kinds = np.atleast_1d(attributes["shape_type"])
-        areas = found[metadata.get(REGION_KEY, "include")]
-        for corners, kind in zip(corners_of_shapes, kinds, strict=True):
-            areas += to_polygons(corners, str(kind))
+        kinds = [str(kind) for kind in np.atleast_1d(attributes["shape_type"])]
+        features = attributes.get("features")
+        if isinstance(features, dict):
+            features = pd.DataFrame(features)
+        drawn = regions_of_shapes(
+            corners_of_shapes, kinds, features, metadata, metadata.get(REGION_KEY, "include")
+        )
+        found += [region for region, _ in drawn]
         if SLIDE_KEY in metadata:
             offset = metadata[SLIDE_KEY].bounds[:2]
-    regions = Regions.of(found["include"], found["exclude"])
+    regions = Regions(tuple(found))
     if not regions:
         raise ExportError(f"{path} was not written, because no areas are drawn in these layers")
     try:

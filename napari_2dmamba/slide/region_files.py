@@ -23,25 +23,33 @@ _FARTHEST = 1e9
 """Level-0 pixels; no slide is near as wide."""
 
 _DEEPEST = 50
-_ROLE_CLASSES: dict[Role, tuple[str, tuple[int, int, int]]] = {
+_ROLE_CLASSES: dict[str, tuple[str, tuple[int, int, int]]] = {
     "include": ("Include", (0, 160, 80)),
     "exclude": ("Exclude", (200, 60, 40)),
 }
-"""Class and colour of regions that have none of their own, for QuPath to show."""
+"""Class and colour of regions that have none of their own, for QuPath to show; notes need none."""
+
+_NOTE = "annotation_only"
+"""Property of a feature that is a note: QuPath keeps it and shows it among the metadata."""
 
 
-def read_regions(path: str | Path, *, offset: tuple[float, float] = (0, 0)) -> Regions:
+def read_regions(
+    path: str | Path, *, offset: tuple[float, float] = (0, 0), notes_suffice: bool = False
+) -> Regions:
     """Read a GeoJSON file as QuPath writes it, gzipped or not.
 
     A feature is excluded when its property ``exclude`` is true; without this property, when its
     classification is called "exclude" or starts with "ignore" (in any case; QuPath writes
-    "Ignore*"). Outlines that cross themselves are filled. Points and lines are left aside.
+    "Ignore*"). A feature whose property ``annotation_only`` is true is a note. Outlines that cross
+    themselves are filled. Points and lines are left aside, unless they are notes.
 
     Parameters
     ----------
     offset
         Added to every coordinate: the first two of `Slide.bounds`, since QuPath counts from
         the corner of the scanned part.
+    notes_suffice
+        Whether a file may hold notes alone: who restricts an analysis would get the whole slide.
 
     Raises
     ------
@@ -68,6 +76,11 @@ def read_regions(path: str | Path, *, offset: tuple[float, float] = (0, 0)) -> R
         raise GridError(f"{path.name} is not GeoJSON ({reason}); export it from QuPath") from error
     if not regions:
         raise GridError(f"{path.name} holds no areas; draw polygons or rectangles and export them")
+    if not notes_suffice and all(one.role == "note" for one in regions):
+        raise GridError(
+            f"{path.name} holds annotations only, which restrict nothing; give a region the role "
+            "include or exclude and export again"
+        )
     return regions
 
 
@@ -126,19 +139,21 @@ def regions_from_geojson(data: Any, *, offset: tuple[float, float] = (0, 0)) -> 
     """
     features: list[dict[str, Any]] = []
     outlines: list[list[Any]] = []
+    marks: list[Region] = []
     for feature in _features(data, 0):
         outline = _outline(feature["geometry"], len(features))
         if outline:
             features.append(feature)
             outlines.append(outline)
-    if not features:
-        return Regions()
-    shapes = _shapes(outlines, offset)
+        elif _is_note(feature.get("properties")):
+            marks += _mark(feature, offset, len(features) + len(marks))
     regions = []
-    for number, (feature, shape) in enumerate(zip(features, shapes, strict=True)):
-        if shape is not None:
-            regions.append(_region(feature, shape, number))
-    return Regions(tuple(regions))
+    if features:
+        shapes = _shapes(outlines, offset)
+        for number, (feature, shape) in enumerate(zip(features, shapes, strict=True)):
+            if shape is not None:
+                regions.append(_region(feature, shape, number))
+    return Regions((*regions, *marks))
 
 
 def _unpacked(path: Path) -> bytes:
@@ -211,6 +226,21 @@ def _outline(geometry: Any, number: int, depth: int = 0) -> list[list[Any]]:
     coordinates = _list(geometry.get("coordinates"), number)
     polygons = [coordinates] if kind == "Polygon" else coordinates
     return [polygon for polygon in polygons if _list(polygon, number) and polygon[0]]
+
+
+def _mark(feature: dict[str, Any], offset: tuple[float, float], number: int) -> list[Region]:
+    """Return the line or point of a note; other geometries without area are left aside."""
+    import shapely
+
+    kind, corners = feature["geometry"].get("type"), feature["geometry"].get("coordinates")
+    if kind not in ("Point", "LineString"):
+        return []
+    corners = [corners] if kind == "Point" else _list(corners, number)
+    if kind == "LineString" and len(corners) < 2:
+        raise _unreadable(number, "a line needs two ends")
+    points = _points([corners], np.array([len(corners)]), np.array([number])) + offset
+    shape = shapely.Point(points[0]) if kind == "Point" else shapely.LineString(points)
+    return [_region(feature, shape, number)]
 
 
 def _list(value: Any, number: int) -> list[Any]:
@@ -299,7 +329,9 @@ def _region(feature: dict[str, Any], shape: Any, number: int) -> Region:
         raise _unreadable(number, "its properties are no object")
     name, colour = _class_of(properties.get("classification"), number)
     role: Role = "exclude" if _is_excluded(properties, name) else "include"
-    if name.casefold() in _ROLE_CLASSES:  # the role's own class, as `write_regions` writes it
+    if _is_note(properties):
+        role = "note"
+    elif name.casefold() in _ROLE_CLASSES:  # the role's own class, as `write_regions` writes it
         own = _ROLE_CLASSES["include" if name.casefold() == "include" else "exclude"][1]
         name, colour = "", None if colour == own else colour
     called, identifier = properties.get("name"), feature.get("id")
@@ -310,7 +342,11 @@ def _region(feature: dict[str, Any], shape: Any, number: int) -> Region:
         name,
         colour,
         identifier if isinstance(identifier, str) else "",
-        {k: v for k, v in properties.items() if k not in ("name", "classification", "exclude")},
+        {
+            k: v
+            for k, v in properties.items()
+            if k not in _OWN_PROPERTIES and (k, v) != ("objectType", "annotation")  # as all are
+        },
     )
 
 
@@ -342,6 +378,13 @@ def _class_of(classification: Any, number: int) -> tuple[str, tuple[int, int, in
     return name, None
 
 
+_OWN_PROPERTIES = ("name", "classification", "exclude", _NOTE)
+
+
+def _is_note(properties: Any) -> bool:
+    return isinstance(properties, dict) and properties.get(_NOTE) is True
+
+
 def _is_excluded(properties: dict[str, Any], class_name: str) -> bool:
     if "exclude" in properties:
         return bool(properties["exclude"])
@@ -356,16 +399,24 @@ def _names_an_exclusion(class_name: str) -> bool:
 
 
 def _properties_of(region: Region) -> dict[str, Any]:
-    name, colour = _ROLE_CLASSES[region.role]
-    classification: dict[str, Any] = {"name": region.classification or name}
-    if not region.classification:
-        classification["color"] = list(region.colour or colour)
-    elif region.colour is not None:
-        classification["color"] = list(region.colour)
     properties: dict[str, Any] = {"objectType": "annotation", **region.properties}
     if region.name:
         properties["name"] = region.name
-    properties["classification"] = classification
-    if _names_an_exclusion(classification["name"]) != (region.role == "exclude"):
-        properties["exclude"] = region.role == "exclude"
+    colour = region.colour
+    if region.role == "note":
+        properties[_NOTE] = True
+        called = region.classification
+    else:
+        called, own = _ROLE_CLASSES[region.role]
+        if region.classification:
+            called = region.classification
+        elif colour is None:
+            colour = own
+        if _names_an_exclusion(called) != (region.role == "exclude"):
+            properties["exclude"] = region.role == "exclude"
+    if called or colour is not None:
+        classification: dict[str, Any] = {"name": called}
+        if colour is not None:
+            classification["color"] = list(colour)
+        properties["classification"] = classification
     return properties

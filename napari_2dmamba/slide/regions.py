@@ -1,4 +1,4 @@
-"""Regions to include in an analysis or to exclude from it, as drawn or as QuPath saves them."""
+"""Regions to include in an analysis or exclude from it, and notes, as drawn or saved by QuPath."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from shapely import MultiPolygon, Polygon
+    from shapely import LineString, MultiPolygon, Point, Polygon
 
 CHECKED_CORNERS = 20_000
 """Corners up to which outlines are made valid when they are read; the time of the check may grow
 with their square."""
 
-Role = Literal["include", "exclude"]
+Role = Literal["include", "exclude", "note"]
+"""What a region does to an analysis; a note does nothing, it is only kept and shown."""
 
 _CROSSINGS_AT_ONCE = 4_000_000
 """Crossings of edges and rows of pixels that are held in memory at a time (32 bytes each)."""
@@ -23,7 +24,7 @@ _CROSSINGS_AT_ONCE = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """An area of a slide.
+    """An area of a slide; a note may be a line or a point as well.
 
     Attributes
     ----------
@@ -31,7 +32,7 @@ class Region:
         Polygon, or several that belong together, in level-0 pixels; may have holes. Valid, but
         for outlines of more than `CHECKED_CORNERS` corners.
     role
-        ``"include"`` or ``"exclude"``.
+        ``"include"``, ``"exclude"`` or ``"note"``.
     name
         What somebody called it.
     classification
@@ -44,7 +45,7 @@ class Region:
         What else a file said of it, such as measurements; written again as it was.
     """
 
-    geometry: "Polygon | MultiPolygon"
+    geometry: "Polygon | MultiPolygon | LineString | Point"
     role: Role = "include"
     name: str = ""
     classification: str = ""
@@ -54,8 +55,9 @@ class Region:
 
     @property
     def polygons(self) -> tuple["Polygon", ...]:
-        """The polygons of the area, one or more."""
-        return tuple(getattr(self.geometry, "geoms", (self.geometry,)))
+        """The polygons of the area, one or more; a line or a point has none."""
+        parts = getattr(self.geometry, "geoms", (self.geometry,))
+        return tuple(part for part in parts if part.geom_type == "Polygon")
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ class Regions:
     Attributes
     ----------
     regions
-        Include and exclude alike. With regions to include, only what lies in one of them
-        counts; nothing in a region to exclude does.
+        Of all roles. With regions to include, only what lies in one of them counts; nothing in
+        a region to exclude does; notes change nothing.
     """
 
     regions: tuple[Region, ...] = ()
@@ -122,6 +124,8 @@ class Regions:
 
         digest = hashlib.sha256()
         for one in self.regions:
+            if one.role == "note":
+                continue
             digest.update(one.role.encode())
             digest.update(shapely.to_wkb(shapely.normalize(one.geometry), byte_order=1))
         return digest.hexdigest()

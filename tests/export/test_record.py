@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from shapely import LineString
 
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.display import DisplaySettings
@@ -28,7 +29,7 @@ from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.features.files import read_features, write_features
 from napari_2dmamba.models import Aggregator, CheckpointHeader
 from napari_2dmamba.models.mamba2d import Mamba2DConfig, Mamba2DMIL
-from napari_2dmamba.slide import Slide, open_slide
+from napari_2dmamba.slide import Region, Regions, Slide, open_slide
 from napari_2dmamba.slide.grid import GridSettings, PatchGrid
 
 from .material import ATTENTION, COORDS, SIZE, TISSUE, attention_map, classification, survival
@@ -67,6 +68,19 @@ def saved(slide: Slide, folder: Path, prediction=None) -> Path:
         maps=[attention_map(), signed],
         display=DisplaySettings(transform="log", clip_high=98.0, opacity=0.3),
     )
+
+
+def test_a_run_with_notes_alone_brings_them_back(slide: Slide, tmp_path: Path) -> None:
+    notes = Regions((Region(LineString([(1, 2), (4, 6)]), "note", "diameter"),))
+    prediction = classification()
+    record = record_of(slide, prediction=prediction, regions=notes)
+    assert record.regions is None  # it was a run on all tissue
+    save_run(tmp_path, record, grid=GRID, prediction=prediction, maps=[], regions=notes)
+    found = open_run(tmp_path).regions
+    assert found is not None
+    (note,) = found
+    assert (note.role, note.name) == ("note", "diameter")
+    assert note.geometry == LineString([(1, 2), (4, 6)])
 
 
 def assert_same(found, expected) -> None:

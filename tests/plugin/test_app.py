@@ -39,7 +39,8 @@ def test_the_window(
     process_events()
     assert viewer.title == f"pink.tif - {app.TITLE}"
     docked = {
-        "Slide overview", "Run 2DMamba", "Inspect 2DMamba", "Compare 2DMamba", "Cohort 2DMamba",
+        "Slide overview", "Run 2DMamba", "Inspect 2DMamba", "Regions", "Compare 2DMamba",
+        "Cohort 2DMamba",
     }  # fmt: skip
     assert set(viewer.window.dock_widgets) == docked
     assert not application.cohort_widget.isVisible()  # one slide is what most begin with

@@ -13,10 +13,8 @@ from napari_2dmamba.plugin.region_layers import (
     drawn_regions,
     ensure_region_layer,
     show_regions,
-    to_polygons,
-    to_shape,
-    without_holes,
 )
+from napari_2dmamba.plugin.region_shapes import to_polygons, to_shape, without_holes
 from napari_2dmamba.plugin.session import Session
 from napari_2dmamba.plugin.writer import write_region_layers
 from napari_2dmamba.slide import (

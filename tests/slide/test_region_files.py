@@ -32,7 +32,7 @@ def test_what_quppath_wrote_comes_back(tmp_path: Path) -> None:
     two = MultiPolygon([Polygon(box(0, 0, 90, 90).exterior, [box(10, 10, 30, 30).exterior]),
                         box(100, 0, 120, 50)])  # fmt: skip
     regions = Regions((
-        Region(two, "include", "core", "Tumor", (200, 0, 0), "a-b", {"objectType": "annotation",
+        Region(two, "include", "core", "Tumor", (200, 0, 0), "a-b", {
                "isLocked": True, "measurements": {"Area µm^2": 1.5}}),
         Region(box(1, 2, 3.25, 1 / 3 + 4), "exclude", "", "Tumor", None),
         Region(box(1, 2, 3, 4), "include", "", "Ignore*", (1, 2, 3)),

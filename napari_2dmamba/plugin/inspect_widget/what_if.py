@@ -18,7 +18,8 @@ from napari_2dmamba.plugin.inspect_widget.live import Live
 from napari_2dmamba.plugin.inspect_widget.map_list import MapList
 from napari_2dmamba.plugin.inspect_widget.questions import fewest_patches
 from napari_2dmamba.plugin.inspect_widget.what_if_region import (
-    patches_drawn,
+    drawing_layer,
+    patches_in,
     places,
     start_drawing,
 )
@@ -88,9 +89,10 @@ class WhatIf(QObject):
             return np.array(self._live.patches, dtype=np.int64)
         slide = self._live.layers.slide
         assert slide is not None
-        layer = places(self._session, slide)[where]
-        layer.mode = "pan_zoom"  # clicks inspect again
-        return patches_drawn(layer, inspected.subject, slide)
+        layer = drawing_layer(self._session, slide)
+        if layer is not None:
+            layer.mode = "pan_zoom"  # clicks inspect again
+        return patches_in(places(self._session, slide)[where], inspected.subject)
 
     def _edit(self, where: str, action: Action) -> None:
         if self._live.inspected is not None:

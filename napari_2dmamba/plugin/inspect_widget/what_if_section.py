@@ -111,7 +111,7 @@ class WhatIfSection(Section):
         self.set_steps(0)
 
     def set_places(self, names: list[str]) -> None:
-        """Offer shapes layers by name, besides the inspected patches."""
+        """Offer regions by name, besides the inspected patches."""
         current = self.where.currentText()
         self.where.clear()
         self.where.addItems([INSPECTED, *names])

@@ -155,6 +155,7 @@ class InspectWidget(DockedWidget):
         self.listen(events.run, self._follow_run)
         self.listen(events.patch, self._follow_patch)
         self.listen(events.layers, self._follow_layers)
+        self.listen(events.regions, self._offer_regions)
 
     def let_go(self) -> None:
         """Disconnect from the viewer and stop what runs."""
@@ -373,10 +374,14 @@ class InspectWidget(DockedWidget):
     def _follow_layers(self, slide: SlideState | None) -> None:
         if slide is not self.session.current:
             return
-        self.what_if_section.set_places(list(places(self.session, slide)))
+        self._offer_regions(slide)
         if slide is not None and slide is self.live.layers.slide:
             self.trust_section.set_maps([one.name for one in self.session.maps_of(slide)])
             self.live.follow_layers()
+
+    def _offer_regions(self, slide: SlideState | None) -> None:
+        if slide is self.session.current:
+            self.what_if_section.set_places(list(places(self.session, slide)))
 
     def _save(self) -> None:
         shown = self._shown

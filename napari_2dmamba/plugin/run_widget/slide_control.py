@@ -9,16 +9,13 @@ from napari_2dmamba.pipeline import prepare_grid
 from napari_2dmamba.plugin.docked import DockedWidget
 from napari_2dmamba.plugin.jobs import LatestJob
 from napari_2dmamba.plugin.preview import show_patches, show_tissue
-from napari_2dmamba.plugin.region_layers import (
-    Role,
-    drawn_regions,
-    ensure_region_layer,
-    show_regions,
-)
+from napari_2dmamba.plugin.region_drawing import POLYGON, Drawing
+from napari_2dmamba.plugin.region_layers import drawn_regions, import_regions
 from napari_2dmamba.plugin.run_widget.slide_section import SlideSection
 from napari_2dmamba.plugin.session import Session, SlideState
 from napari_2dmamba.settings import ProgressCallback, StopCallback
-from napari_2dmamba.slide import PatchGrid, TissueMask, read_regions
+from napari_2dmamba.slide import PatchGrid, TissueMask
+from napari_2dmamba.slide.regions import Role
 
 Found = tuple[SlideState, TissueMask | None, PatchGrid | None, str]
 
@@ -45,6 +42,9 @@ class SlideControl(QObject):
     ) -> None:
         super().__init__(parent)
         self._session, self._section, self._complain = session, section, complain
+        self._drawing = Drawing(session, self)
+        self._drawing.began.connect(section.say_how_to_draw)
+        self._drawing.ended.connect(self._end_drawing)
         self._counting = LatestJob(self, delay_ms=300)
         self._counting.started.connect(section.show_counting)
         self._counting.succeeded.connect(self._take_patches)
@@ -67,8 +67,9 @@ class SlideControl(QObject):
         self._follow(session.current)
 
     def cancel(self) -> None:
-        """Stop counting."""
+        """Stop counting, and put the pen away."""
         self._counting.cancel()
+        self._drawing.cancel()
 
     # -- the section follows the session ----------------------------------------------------
 
@@ -160,17 +161,17 @@ class SlideControl(QObject):
     def _draw_region(self, role: Role) -> None:
         slide = self._session.current
         if slide is not None:
-            layer = ensure_region_layer(self._session, slide, role)
-            self._session.viewer.layers.selection.active = layer
-            layer.mode = "add_polygon"
+            self._drawing.start(slide, POLYGON, role)
+
+    def _end_drawing(self) -> None:
+        slide = self._session.current
+        self._section.show_regions(None if slide is None else drawn_regions(self._session, slide))
 
     def _import_regions(self, path: str) -> None:
         slide = self._session.current
         if slide is None:
             return
         try:
-            regions = read_regions(path, offset=slide.slide.bounds[:2])
+            import_regions(self._session, slide, path)
         except UserError as error:
             self._complain(str(error))
-            return
-        show_regions(self._session, slide, regions)

@@ -39,6 +39,8 @@ class SlideSection(Section):
     region_wanted(role)
         The user wants to draw: ``"include"`` or ``"exclude"``.
     regions_file_chosen(path)
+    regions_wanted()
+        The user wants the list of regions.
     slides_wanted(paths)
         The user wants to open slide files.
     close_wanted()
@@ -52,6 +54,7 @@ class SlideSection(Section):
     previews_changed = Signal()
     region_wanted = Signal(str)
     regions_file_chosen = Signal(str)
+    regions_wanted = Signal()
     slides_wanted = Signal(list)
     close_wanted = Signal()
     cohort_wanted = Signal()
@@ -91,6 +94,7 @@ class SlideSection(Section):
         for form in (self.grid_form, self.tissue_form):
             form.changed.connect(self.settings_changed)
         self.regions_about = QLabel()
+        self.regions_about.setWordWrap(True)
         choose = QHBoxLayout()
         choose.addWidget(self.slides, 1)
         for button in (self.open, self.close_slide, self.many):
@@ -175,11 +179,17 @@ class SlideSection(Section):
 
     def show_regions(self, regions: Regions | None) -> None:
         """Say how many regions are drawn."""
+        roles = [region.role for region in regions or ()]
+        include, exclude = roles.count("include"), roles.count("exclude")
         self.regions_about.setText(
-            f"{len(regions.include)} to include, {len(regions.exclude)} to exclude."
-            if regions
+            f"{include} to include, {exclude} to exclude."
+            if include + exclude
             else "None drawn: all tissue counts."
         )
+
+    def say_how_to_draw(self, how: str) -> None:
+        """Say how the tool in hand is used."""
+        self.regions_about.setText(f"<b>{how}</b>")
 
     def _show_grid(self, slide: SlideState, grid: PatchGrid) -> None:
         size, area = f"{grid.patch_size_level0} px", ""
@@ -214,10 +224,13 @@ class SlideSection(Section):
         include.setToolTip("Draw areas; only tissue in them counts")
         exclude.setToolTip("Draw areas; tissue in them does not count")
         bring.setToolTip("Import annotations that QuPath exported for this slide")
+        every = QPushButton("List…")
+        every.setToolTip("All regions of the slide with name, class and area, and more tools")
+        every.clicked.connect(self.regions_wanted)
         include.clicked.connect(lambda: self.region_wanted.emit("include"))
         exclude.clicked.connect(lambda: self.region_wanted.emit("exclude"))
         bring.clicked.connect(self._browse_regions)
-        for button in (include, exclude, bring):
+        for button in (include, exclude, bring, every):
             buttons.addWidget(button)
         layout.addLayout(buttons)
         layout.addWidget(self.regions_about)

@@ -104,6 +104,7 @@ class RunWidget(DockedWidget):
     def _connect(self) -> None:
         self.slide_section.slides_wanted.connect(self.open_slides)
         self.slide_section.cohort_wanted.connect(lambda: docks.show(self._viewer, docks.COHORT))
+        self.slide_section.regions_wanted.connect(lambda: docks.show(self._viewer, docks.REGIONS))
         self.features_section.changed.connect(self._choose_features)
         model = self.model_section
         model.checkpoint_changed.connect(self._choose_checkpoint)

@@ -18,7 +18,7 @@ class SessionEvents(SignalGroup):
         Tissue and patches were found, or are outdated, or cannot be found; or they are to be
         drawn or not.
     regions(slide)
-        What is drawn to include or exclude.
+        What is drawn: regions to include or exclude, and notes.
     run(slide)
         Another run is on display, or none.
     maps(slide)

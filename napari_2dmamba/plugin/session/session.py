@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
 from napari.layers import Image, Layer
+from napari.layers.base import ActionType
 
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.display import DisplaySettings, display_for
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 SLIDE_ID = "2dmamba slide id"
 """Every layer holds the key of its slide under this name in its metadata."""
 
+_DONE = (ActionType.ADDED, ActionType.CHANGED, ActionType.REMOVED)  # not what is about to be
 _OF_RUN = "2dmamba of a run"  # such layers go when another run is shown
 _ADOPTED = "2dmamba adopted"  # drawn or opened by the user: never removed by us
 
@@ -114,6 +116,10 @@ class Session:
     def layers_of(self, slide: SlideState) -> list[Layer]:
         """Return all layers of a slide, the lowest first."""
         return [one for one in self.viewer.layers if one.metadata.get(SLIDE_ID) == slide.key]
+
+    def is_users_own(self, layer: Layer) -> bool:
+        """Whether the user made or opened a layer, and none of our widgets did."""
+        return bool(layer.metadata.get(_ADOPTED))
 
     def pyramid_of(self, slide: SlideState) -> list[Layer]:
         """Return the layers that show the slide itself: one, or one per channel."""
@@ -547,7 +553,11 @@ class Session:
 
     def _on_region(self, event: Any) -> None:
         owner = self.owner_of(event.source)
-        if owner is not None:
+        if owner is None or event.action not in _DONE:
+            return
+        if event.source.metadata[REGION_KEY] == "note":  # changes no analysis
+            self.events.regions.emit(owner)
+        else:
             self._regions_changed(owner)
 
     def _regions_changed(self, slide: SlideState) -> None:
