@@ -39,6 +39,7 @@ class Dock:
 
 
 _HERE = "napari_2dmamba.plugin"
+SLIDES = Dock("Slides", f"{_HERE}.slides_widget:SlidesWidget", "left")
 OVERVIEW = Dock("Slide overview", f"{_HERE}.overview:SlideOverview", "left")
 RUN = Dock("Run 2DMamba", f"{_HERE}.run_widget:RunWidget", "right")
 INSPECT = Dock("Inspect 2DMamba", f"{_HERE}.inspect_widget:InspectWidget", "right")

@@ -1,5 +1,6 @@
 """The widget *Run 2DMamba*: its sections, joined to the session, and the run itself."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import RunResult, RunSettings, run
 from napari_2dmamba.plugin import docks
 from napari_2dmamba.plugin.docked import DockedWidget
+from napari_2dmamba.plugin.dropped import accept_drops
 from napari_2dmamba.plugin.exports import Export
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.one_job import OneJob
@@ -69,6 +71,7 @@ class RunWidget(DockedWidget):
         self._result = ResultControl(self.session, self.result_section, self)
         self._connect()
         self._start_with_choices()
+        accept_drops(self._viewer)
         self._follow_current(self.session.current)
 
     def sizeHint(self) -> QSize:
@@ -112,6 +115,7 @@ class RunWidget(DockedWidget):
         self.listen(events.regions, self._forget_message)
         self.listen(events.run, self._follow_run)
         self.listen(events.maps, self._offer_exports)
+        self.listen(events.said, self.footer.message.say)
 
     def let_go(self) -> None:
         """Disconnect from the viewer and stop what runs."""
@@ -252,6 +256,8 @@ class RunWidget(DockedWidget):
         arriving = ArrivingFeatures(self.session, slide, self)
 
         def task(progress: ProgressCallback, stop: StopCallback) -> RunResult:
+            if "torch" not in sys.modules:
+                progress(0, 0, "loading PyTorch, once after the start of the viewer…")
             return run(
                 opened,
                 checkpoint,

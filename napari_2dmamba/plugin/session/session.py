@@ -73,6 +73,8 @@ class SessionEvents(SignalGroup):
         Another comparison is on display.
     layers(slide)
         Any of its layers has come or gone.
+    said(sentence, kind)
+        Something is to be told in the panel; kinds are those of `parts.message.Message`.
     """
 
     slides = Signal()
@@ -87,6 +89,7 @@ class SessionEvents(SignalGroup):
     work = Signal(object)
     comparison = Signal(object)
     layers = Signal(object)
+    said = Signal(str, str)
 
 
 class Session:
