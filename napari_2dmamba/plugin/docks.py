@@ -3,11 +3,14 @@
 A widget that leads to another one asks here, so that widgets import nothing of one another.
 """
 
+import contextlib
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtWidgets import QDockWidget, QWidget
+from qtpy.QtCore import QObject, QSize, Qt
+from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -32,11 +35,22 @@ class Dock:
     area: str
 
     @property
+    def name(self) -> str:
+        """Name of the dock as napari's own menu gives it, which then makes no second one."""
+        return f"{self.title} ({PLUGIN_TITLE})"
+
+    @property
     def widget_class(self) -> type[QWidget]:
         """The class, imported when it is asked for."""
         module, name = self.python_name.split(":")
         return getattr(import_module(module), name)
 
+
+PLUGIN_TITLE = "2DMamba"
+"""``display_name`` in the manifest."""
+
+SMALL_SCREEN = 900
+"""Heights of a screen, in pixels, below which nothing fits under the slide."""
 
 _HERE = "napari_2dmamba.plugin"
 SLIDES = Dock("Slides", f"{_HERE}.slides_widget:SlidesWidget", "left")
@@ -46,6 +60,15 @@ INSPECT = Dock("Inspect 2DMamba", f"{_HERE}.inspect_widget:InspectWidget", "righ
 COMPARE = Dock("Compare 2DMamba", f"{_HERE}.compare_widget:CompareWidget", "right")
 COHORT = Dock("Cohort 2DMamba", f"{_HERE}.cohort_widget:CohortWidget", "bottom")
 CHECKPOINTS = Dock("Checkpoints", f"{_HERE}.checkpoints_widget:CheckpointsWidget", "bottom")
+
+ALL = (SLIDES, OVERVIEW, RUN, INSPECT, COMPARE, COHORT, CHECKPOINTS)
+"""In the order of the menu."""
+
+_AREAS = {
+    "left": Qt.DockWidgetArea.LeftDockWidgetArea,
+    "right": Qt.DockWidgetArea.RightDockWidgetArea,
+    "bottom": Qt.DockWidgetArea.BottomDockWidgetArea,
+}
 
 
 def docked(viewer: "Viewer", dock: Dock) -> Any:
@@ -60,11 +83,66 @@ def show(viewer: "Viewer", dock: Dock) -> Any:
     if widget is not None:
         raise_dock(widget)
         return widget
+    window = viewer.window._qt_window  # napari's public parts do not tell of sizes and tabs
+    area = _AREAS[dock.area]
+    beside = _visible(window, area)
     widget = dock.widget_class(viewer)
     in_tabs = dock.area != "left"  # where napari's own docks are
-    viewer.window.add_dock_widget(widget, name=dock.title, area=dock.area, tabify=in_tabs)
+    made = viewer.window.add_dock_widget(widget, name=dock.name, area=dock.area, tabify=in_tabs)
+    made.setWindowTitle(dock.title)  # tabs are narrow
+    made.title.title.setText(dock.title)
+    if dock is SLIDES:
+        _put_below_overview(viewer, made)
+    if dock.area == "bottom" and is_small_screen(window):
+        _float(window, made)
+    elif beside:
+        made.destroyed.connect(partial(_give_back, window, area, beside[0].size()))
     raise_dock(widget)
     return widget
+
+
+def _put_below_overview(viewer: "Viewer", slides: QDockWidget) -> None:
+    """Let slides and overview share their place where the screen is too low for both."""
+    overview = docked(viewer, OVERVIEW)
+    window = viewer.window._qt_window
+    if overview is not None and is_small_screen(window):
+        window.tabifyDockWidget(dock_of(overview), slides)
+
+
+def is_small_screen(window: QWidget) -> bool:
+    """Return whether a window is on a screen that is too low for docks below the slide."""
+    screen = window.screen()
+    return screen is not None and screen.availableGeometry().height() < SMALL_SCREEN
+
+
+def _float(window: QMainWindow, dock: QDockWidget) -> None:
+    """Let a dock lie over the window, within the screen."""
+    screen = window.screen()
+    assert screen is not None
+    room = screen.availableGeometry()
+    dock.setFloating(True)
+    dock.resize(min(1000, room.width() - 120), min(560, room.height() - 120))
+    dock.move(room.center() - dock.rect().center())
+
+
+def _visible(window: QMainWindow, area: Qt.DockWidgetArea) -> list[QDockWidget]:
+    return [
+        one
+        for one in window.findChildren(QDockWidget)
+        if window.dockWidgetArea(one) == area and one.isVisible() and not one.isFloating()
+    ]
+
+
+def _give_back(
+    window: QMainWindow, area: Qt.DockWidgetArea, before: QSize, gone: QObject | None = None
+) -> None:
+    """Let an area have the size it had before a dock came that is gone now."""
+    with contextlib.suppress(RuntimeError):  # the window itself has gone
+        left = _visible(window, area)[:1]
+        across = area == _AREAS["bottom"]
+        size = before.height() if across else before.width()
+        how = Qt.Orientation.Vertical if across else Qt.Orientation.Horizontal
+        window.resizeDocks(left, [size] * len(left), how)
 
 
 def raise_dock(widget: QWidget) -> None:

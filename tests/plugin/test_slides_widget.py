@@ -60,11 +60,11 @@ def drop(viewer: Any, *paths: Path) -> bool:
     data.setUrls([QUrl.fromLocalFile(str(path)) for path in paths])
     how = Qt.DropAction.CopyAction, data, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
     canvas = viewer.window._qt_viewer.canvas.native
-    event: Any = QDragEnterEvent(QPoint(5, 5), *how)
-    for event in (event, QDropEvent(QPointF(5, 5), *how)):
-        QApplication.sendEvent(canvas, event)
+    dropping = QDropEvent(QPointF(5, 5), *how)
+    QApplication.sendEvent(canvas, QDragEnterEvent(QPoint(5, 5), *how))
+    QApplication.sendEvent(canvas, dropping)
     process_events()
-    return bool(event.isAccepted())
+    return bool(dropping.isAccepted())
 
 
 def wait_for_drop(qtbot: Any, session: Session) -> None:
