@@ -16,7 +16,7 @@ from napari_2dmamba.cli.export import add_export_command
 from napari_2dmamba.cli.output import complain
 from napari_2dmamba.cli.rerun import add_rerun_command
 from napari_2dmamba.cli.run import add_extract_command, add_run_command
-from napari_2dmamba.cli.view import add_demo_command, add_view_command
+from napari_2dmamba.cli.view import add_demo_command, add_view_command, can_view
 from napari_2dmamba.errors import Cancelled, UserError
 from napari_2dmamba.last_net import sentence_for
 
@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser, names = command_parser()
+    if not given and can_view():
+        given = ["view"]
     if given and given[0] not in names and not given[0].startswith("-"):
         given.insert(0, "view")
     options = parser.parse_args(given)
@@ -81,7 +83,8 @@ def command_parser() -> tuple[argparse.ArgumentParser, frozenset[str]]:
         prog="napari-2dmamba",
         description="Open a gigapixel slide, run 2DMambaMIL, and see why the model decided "
         "what it did.",
-        epilog="napari-2dmamba SLIDE... is short for napari-2dmamba view SLIDE...",
+        epilog="napari-2dmamba SLIDE... is short for napari-2dmamba view SLIDE...; without "
+        "anything it opens the viewer on the recent slides and saved runs.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PLUGIN_NAME = "napari-2dmamba"
 TITLE = "2DMamba"
+LEAST_SIZE = 1100, 660
+"""Of a window, in pixels: a smaller screen shows a part of it."""
 
 
 def view(paths: Sequence[Path | str] = (), *, run_folder: Path | str | None = None) -> int:
@@ -109,6 +111,8 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     naming = partial(name_window, ref(viewer))
     session.events.current.connect(naming)
     if show:
+        if docks.is_small_screen(viewer.window._qt_window):
+            docks.share_places(viewer)
         viewer.window.show()  # with the size it had
         fit_window(viewer)
         QApplication.processEvents()  # the canvas gets its size, so that slides fit into it
@@ -137,7 +141,9 @@ def fit_window(viewer: "Viewer") -> None:
     if screen is None:
         return
     room = screen.availableGeometry()
-    wide, high = room.width() - 40, room.height() - 60  # the frame of the window takes some
+    # the frame of the window takes some; below the least size nothing is left for the slide
+    wide = max(room.width() - 40, LEAST_SIZE[0])
+    high = max(room.height() - 60, LEAST_SIZE[1])
     if get_settings().application.window_size is None:
         window.resize(min(1700, wide), min(1080, high))
     elif window.width() > wide or window.height() > high:

@@ -9,7 +9,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, QSize, Qt
+from qtpy.QtCore import QObject, QSize, Qt, QTimer
 from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
 if TYPE_CHECKING:
@@ -85,28 +85,30 @@ def show(viewer: "Viewer", dock: Dock) -> Any:
         return widget
     window = viewer.window._qt_window  # napari's public parts do not tell of sizes and tabs
     area = _AREAS[dock.area]
-    beside = _visible(window, area)
+    beside, size = _visible(window, area), window.size()
     widget = dock.widget_class(viewer)
     in_tabs = dock.area != "left"  # where napari's own docks are
     made = viewer.window.add_dock_widget(widget, name=dock.name, area=dock.area, tabify=in_tabs)
     made.setWindowTitle(dock.title)  # tabs are narrow
     made.title.title.setText(dock.title)
-    if dock is SLIDES:
-        _put_below_overview(viewer, made)
     if dock.area == "bottom" and is_small_screen(window):
         _float(window, made)
+        QTimer.singleShot(0, partial(_resize, window, size))  # it had made room for the dock
     elif beside:
         made.destroyed.connect(partial(_give_back, window, area, beside[0].size()))
     raise_dock(widget)
     return widget
 
 
-def _put_below_overview(viewer: "Viewer", slides: QDockWidget) -> None:
-    """Let slides and overview share their place where the screen is too low for both."""
-    overview = docked(viewer, OVERVIEW)
+def share_places(viewer: "Viewer") -> None:
+    """Put docks on the left into tabs, for a screen too low for four of them."""
     window = viewer.window._qt_window
-    if overview is not None and is_small_screen(window):
-        window.tabifyDockWidget(dock_of(overview), slides)
+    napari = window._qt_viewer
+    slides, overview = docked(viewer, SLIDES), docked(viewer, OVERVIEW)
+    window.tabifyDockWidget(napari.dockLayerList, napari.dockLayerControls)
+    if slides is not None and overview is not None:
+        window.tabifyDockWidget(dock_of(overview), dock_of(slides))
+    napari.dockLayerList.raise_()
 
 
 def is_small_screen(window: QWidget) -> bool:
@@ -123,6 +125,11 @@ def _float(window: QMainWindow, dock: QDockWidget) -> None:
     dock.setFloating(True)
     dock.resize(min(1000, room.width() - 120), min(560, room.height() - 120))
     dock.move(room.center() - dock.rect().center())
+
+
+def _resize(window: QMainWindow, size: QSize) -> None:
+    with contextlib.suppress(RuntimeError):  # it has gone
+        window.resize(size)
 
 
 def _visible(window: QMainWindow, area: Qt.DockWidgetArea) -> list[QDockWidget]:

@@ -76,7 +76,10 @@ class Thumbnails(QObject):
 
     def _take(self, found: tuple[Path, NDArray[np.uint8] | None]) -> None:
         path, picture = found
-        self._icons[path] = QIcon(_on_square(picture))
+        pixmap = _on_square(picture)
+        icon = QIcon(pixmap)
+        icon.addPixmap(pixmap, QIcon.Mode.Selected)  # no tint over the colours of the slide
+        self._icons[path] = icon
         self.loaded.emit()
 
 

@@ -147,6 +147,8 @@ class SlidesWidget(DockedWidget):
             self._add_heading("Saved runs")
             for run in self._runs[:_SAVED_RUNS]:
                 self._add(f"{run.slide_name}\n{run.display_name} · {run.verdict}", run, "")
+        if not self.list.count():
+            self._add_heading("No slide yet: open one, or drop it here")
         self.list.blockSignals(False)
         self._follow_selection()
         self._show_icons()
