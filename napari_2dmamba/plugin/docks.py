@@ -9,7 +9,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, QSize, Qt, QTimer
+from qtpy.QtCore import QObject, QRect, QSize, Qt, QTimer
 from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class Dock:
 PLUGIN_TITLE = "2DMamba"
 """``display_name`` in the manifest."""
 
-SMALL_SCREEN = 900
-"""Heights of a screen, in pixels, below which nothing fits under the slide."""
+SMALL_SCREEN = 1000
+"""Height of a screen, in pixels, below which the docks on the left do not fit one below another."""
 
 _HERE = "napari_2dmamba.plugin"
 SLIDES = Dock("Slides", f"{_HERE}.slides_widget:SlidesWidget", "left")
@@ -85,13 +85,14 @@ def show(viewer: "Viewer", dock: Dock) -> Any:
         return widget
     window = viewer.window._qt_window  # napari's public parts do not tell of sizes and tabs
     area = _AREAS[dock.area]
-    beside, size = _visible(window, area), window.size()
+    beside, size, least = _visible(window, area), window.size(), window.minimumSizeHint()
     widget = dock.widget_class(viewer)
     in_tabs = dock.area != "left"  # where napari's own docks are
     made = viewer.window.add_dock_widget(widget, name=dock.name, area=dock.area, tabify=in_tabs)
     made.setWindowTitle(dock.title)  # tabs are narrow
     made.title.title.setText(dock.title)
-    if dock.area == "bottom" and is_small_screen(window):
+    height = least.height() + made.minimumSizeHint().height()
+    if dock.area == "bottom" and height > _room(window).height():
         _float(window, made)
         QTimer.singleShot(0, partial(_resize, window, size))  # it had made room for the dock
     elif beside:
@@ -112,16 +113,19 @@ def share_places(viewer: "Viewer") -> None:
 
 
 def is_small_screen(window: QWidget) -> bool:
-    """Return whether a window is on a screen that is too low for docks below the slide."""
+    """Return whether a window is on a screen too low for all docks on the left."""
+    return _room(window).height() < SMALL_SCREEN
+
+
+def _room(window: QWidget) -> QRect:
     screen = window.screen()
-    return screen is not None and screen.availableGeometry().height() < SMALL_SCREEN
+    assert screen is not None, "a window is always on a screen"
+    return screen.availableGeometry()
 
 
 def _float(window: QMainWindow, dock: QDockWidget) -> None:
     """Let a dock lie over the window, within the screen."""
-    screen = window.screen()
-    assert screen is not None
-    room = screen.availableGeometry()
+    room = _room(window)
     dock.setFloating(True)
     dock.resize(min(1000, room.width() - 120), min(560, room.height() - 120))
     dock.move(room.center() - dock.rect().center())

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from napari.settings import get_settings
+from qtpy.QtCore import Qt
 
 from napari_2dmamba.plugin import app, commands, docks
 from napari_2dmamba.plugin.keys import KEYS, as_markdown
@@ -163,3 +164,39 @@ def test_keys(make_napari_viewer: Any, slide_path: Path, tmp_path: Path, qtbot: 
 def test_the_page_of_keys_is_the_table() -> None:
     page = Path(__file__).parents[2] / "docs" / "keys.md"
     assert as_markdown() in page.read_text(encoding="utf-8")
+
+
+def test_what_does_not_fit_below_the_slide_lies_over_it(
+    application: app.Application, qtbot: Any
+) -> None:
+    viewer, window = application.viewer, application.viewer.window._qt_window
+    before = window.size()
+    widget = docks.show(viewer, docks.CHECKPOINTS)
+    dock = docks.dock_of(widget)
+    room = window.screen().availableGeometry()
+    if dock.isFloating():  # the screen of the test decides
+        process_events()
+        assert room.contains(dock.geometry().center())
+        assert dock.height() <= room.height()
+    else:
+        assert window.minimumSizeHint().height() <= room.height()
+    qtbot.waitUntil(lambda: window.size() == before or not dock.isFloating(), timeout=LONG)
+    assert docks.show(viewer, docks.CHECKPOINTS) is widget
+    get_settings().experimental.async_ = False
+
+
+def test_the_width_comes_back_when_a_dock_closes(make_napari_viewer: Any, qtbot: Any) -> None:
+    viewer = make_napari_viewer(show=True)
+    viewer.window.resize(1400, 700)
+    run = docks.dock_of(docks.show(viewer, docks.RUN))
+    window = viewer.window._qt_window
+    process_events()
+    window.resizeDocks([run], [400], Qt.Orientation.Horizontal)
+    process_events()
+    before = run.width()
+    inspect = docks.dock_of(docks.show(viewer, docks.INSPECT))
+    window.resizeDocks([inspect], [700], Qt.Orientation.Horizontal)
+    process_events()
+    inspect.destroyOnClose()
+    qtbot.waitUntil(lambda: run.width() == before, timeout=LONG)
+    docks.docked(viewer, docks.RUN).let_go()
