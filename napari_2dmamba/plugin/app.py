@@ -12,6 +12,7 @@ from napari_2dmamba.plugin.reader import SLIDE_PATTERNS
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
+    from qtpy.QtWidgets import QSplashScreen
 
     from napari_2dmamba.plugin.compare_widget import CompareWidget
     from napari_2dmamba.plugin.inspect_widget import InspectWidget
@@ -44,11 +45,34 @@ def view(paths: Sequence[Path | str] = (), *, run_folder: Path | str | None = No
     keep_settings_apart()
     import napari
 
+    welcome = show_welcome()
     window = make_viewer(paths)
+    welcome.finish(window.viewer.window._qt_window)
     if run_folder is not None:
         window.run_widget.open_saved_run(run_folder)
     napari.run()
     return 1 if window.problems else 0
+
+
+def show_welcome() -> "QSplashScreen":
+    """Say what is being loaded, for half a minute at the first start, until the window is there."""
+    from napari.qt import get_qapp
+    from qtpy.QtCore import Qt
+    from qtpy.QtGui import QColor, QPixmap
+    from qtpy.QtWidgets import QSplashScreen
+
+    application = get_qapp()
+    picture = QPixmap(460, 120)
+    picture.fill(QColor("white"))
+    welcome = QSplashScreen(picture)
+    welcome.showMessage(
+        f"{TITLE}: loading the viewer and PyTorch\n(the first start takes longest)",
+        int(Qt.AlignmentFlag.AlignCenter),
+        QColor("#12385f"),
+    )
+    welcome.show()
+    application.processEvents()
+    return welcome
 
 
 def keep_settings_apart() -> None:
@@ -154,8 +178,12 @@ def fit_window(viewer: "Viewer") -> None:
 def name_window(viewer: "ReferenceType[Viewer]", slide: "SlideState | None") -> None:
     """Put the name of the slide that is looked at into the title."""
     window = viewer()
-    if window is not None:
-        window.title = TITLE if slide is None else f"{slide.name} - {TITLE}"
+    if window is None:
+        return
+    window.title = TITLE if slide is None else f"{slide.name} - {TITLE}"
+    if slide is None:  # what was said of the last one
+        window.canvas.overlays.scale_bar.visible = False
+        window.status = "Ready"
 
 
 def suit_slides() -> None:

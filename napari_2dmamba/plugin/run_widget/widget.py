@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -256,8 +257,7 @@ class RunWidget(DockedWidget):
         arriving = ArrivingFeatures(self.session, slide, self)
 
         def task(progress: ProgressCallback, stop: StopCallback) -> RunResult:
-            if "torch" not in sys.modules:
-                progress(0, 0, "loading PyTorch, once after the start of the viewer…")
+            load_torch(progress)
             return run(
                 opened,
                 checkpoint,
@@ -363,3 +363,11 @@ class RunWidget(DockedWidget):
             self.session.show_saved_run(*opened)
 
         self.jobs.start(task, show, "Stopped; nothing was opened.")
+
+
+def load_torch(progress: ProgressCallback) -> None:
+    """Load the part of PyTorch that models need, which takes seconds, and say so."""
+    name = "torch._dynamo"  # what the first model imports, and nothing before
+    if name not in sys.modules:
+        progress(0, 0, "loading PyTorch, for the first run only…")
+        import_module(name)

@@ -146,7 +146,7 @@ class SlidesWidget(DockedWidget):
         if self._runs and not self.session.slides:
             self._add_heading("Saved runs")
             for run in self._runs[:_SAVED_RUNS]:
-                self._add(f"{run.slide_name}\n{run.display_name} · {run.verdict}", run, "")
+                self._add(f"{run.slide_name}: {run.verdict}\n{run.display_name}", run, "")
         if not self.list.count():
             self._add_heading("No slide yet: open one, or drop it here")
         self.list.blockSignals(False)
