@@ -20,11 +20,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from napari_2dmamba.evaluation import predict
+from napari_2dmamba.evaluation.classification import ranking_auroc
+from napari_2dmamba.evaluation.scoring import point_scores
 from napari_2dmamba.features.stain_texture import FEATURE_NAMES
 from napari_2dmamba.models import Aggregator, load_checkpoint
 from napari_2dmamba.sample import demo_checkpoint, demo_survival_checkpoint, sample_slide
-from napari_2dmamba.training import score
-from napari_2dmamba.training.metrics import patch_auroc
 from sample_data.demo_checkpoints import HELD_OUT, Case, case_of_file, case_of_seed, labelled
 
 Scorer = Callable[[Case], np.ndarray]
@@ -73,8 +74,10 @@ def main() -> None:
     scorers["mean haematoxylin alone"] = haematoxylin
     print(f"{'AUROC of':26}{'sample':>8}{'held-out mean':>15}{'min':>7}{'max':>7}{'slides':>8}")
     for name, scorer in scorers.items():
-        on_sample = patch_auroc(scorer(sample), positive)
-        values = [patch_auroc(scorer(case), case.tumour_share > 0.5) for case in held_out.values()]
+        on_sample = ranking_auroc(scorer(sample), positive)
+        values = [
+            ranking_auroc(scorer(case), case.tumour_share > 0.5) for case in held_out.values()
+        ]
         found = [value for value in values if value is not None]
         print(
             f"{name:26}{on_sample:8.3f}{np.mean(found):15.3f}{min(found):7.3f}{max(found):7.3f}"
@@ -88,7 +91,7 @@ def main() -> None:
             f"{name}: {attention[positive].sum():.1%} of the attention on the sample's tumour, "
             f"{positive.mean():.1%} of its patches"
         )
-        print(f"{name}: {len(examples)} held-out slides: {score(model, examples)}")
+        print(f"{name}: {len(examples)} held-out slides: {point_scores(predict(model, examples))}")
 
 
 if __name__ == "__main__":

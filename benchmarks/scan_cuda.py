@@ -1,12 +1,16 @@
 """Time the CUDA kernels of the scan: forward, backward, floors, and what they replace.
 
-usage: python benchmarks/scan_cuda.py [--repeats 30]
+usage: python benchmarks/scan_cuda.py [--repeats 30] [--only HEIGHT]
 
 Times are medians over CUDA events, after a warm-up, over inputs that together exceed the
-cache of the GPU, so that each run reads from memory. Prints the setting with the numbers.
+cache of the GPU, so that each run reads from memory. Prints the setting with the numbers. The
+floors are a copy of as many bytes, and as many exponentials in chains in registers, which touch
+no memory: their number is known, and the hardware's is 16 per clock and multiprocessor.
 """
 
 import argparse
+import ctypes
+import functools
 import itertools
 import math
 import statistics
@@ -19,22 +23,38 @@ from torch import Tensor
 from napari_2dmamba.scan import cuda
 from napari_2dmamba.scan.definition import scan_2d
 
-# (H, W, d_inner, d_state, dtype): the target, the largest published canvas, a layer of
-# 2DVMamba, half precision, and PANDA's canvas.
+# (batch, H, W, d_inner, d_state, dtype): the target, half precision, the largest published canvas,
+# PANDA's canvas, a layer of 2DVMamba for one image and for 16.
 CASES = [
-    (200, 200, 256, 16, torch.float32),
-    (200, 200, 256, 16, torch.bfloat16),
-    (820, 410, 256, 16, torch.float32),
-    (93, 190, 256, 16, torch.float32),
-    (56, 56, 384, 1, torch.float32),
+    (1, 200, 200, 256, 16, torch.float32),
+    (1, 200, 200, 256, 16, torch.bfloat16),
+    (1, 820, 410, 256, 16, torch.float32),
+    (1, 93, 190, 256, 16, torch.float32),
+    (1, 56, 56, 384, 1, torch.float32),
+    (16, 56, 56, 384, 1, torch.float32),
 ]
+
+CHAINS = """
+extern "C" __global__ void exponentials(float* out, int turns) {
+    float v[8];
+    for (int e = 0; e < 8; ++e) v[e] = threadIdx.x * 0.001f + e;
+    for (int turn = 0; turn < turns; ++turn)
+#pragma unroll
+        for (int e = 0; e < 8; ++e) asm volatile("ex2.approx.ftz.f32 %0, %0;" : "+f"(v[e]));
+    float sum = 0.f;
+    for (int e = 0; e < 8; ++e) sum += v[e];
+    out[blockIdx.x * blockDim.x + threadIdx.x] = sum;
+}
+"""
 
 
 def main() -> int:
     """Print the table, or say why there is none."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=30)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--only", type=int, help="the cases of this height")
+    options = parser.parse_args()
+    repeats = options.repeats
     available, why = cuda.availability()
     if not available:
         print(
@@ -44,27 +64,43 @@ def main() -> int:
         )
         return 0
     print(f"{why}; torch {torch.__version__}; medians of {repeats}, inputs beyond the cache")
+    rate = exponentials_per_millisecond(repeats)
+    processors = torch.cuda.get_device_properties(0).multi_processor_count
+    print(
+        f"exponentials: {rate / 1e9:.2f} per ps, which 16 per clock on each of {processors}"
+        f" multiprocessors are at {rate / 16e6 / processors:.2f} GHz"
+    )
     for case in CASES:
-        measure(*case, repeats)
+        if options.only in (None, case[1]):
+            measure(*case, repeats)
     return 0
 
 
 def measure(
-    height: int, width: int, d_inner: int, d_state: int, dtype: torch.dtype, repeats: int
+    batch: int,
+    height: int,
+    width: int,
+    d_inner: int,
+    d_state: int,
+    dtype: torch.dtype,
+    repeats: int,
 ) -> None:
     """Print the times of one case."""
-    cells = height * width
-    one = inputs(height, width, d_inner, d_state, dtype)
+    cells = batch * height * width
+    one = inputs(batch, height, width, d_inner, d_state, dtype)
     bytes_read = sum(t.numel() * t.element_size() for t in one if t is not None)
     cache = torch.cuda.get_device_properties(0).L2_cache_size
     copies = min(8, 1 + math.ceil(2 * cache / bytes_read))
-    sets = [one, *(inputs(height, width, d_inner, d_state, dtype) for _ in range(copies - 1))]
+    sets = [
+        one,
+        *(inputs(batch, height, width, d_inner, d_state, dtype) for _ in range(copies - 1)),
+    ]
     x = one[0]
     assert x is not None
     grad = torch.randn_like(x)
     saved = [cuda.forward(*s, True)[1] for s in sets]
 
-    print(f"\n{height} x {width} cells, d_inner {d_inner}, d_state {d_state}, {dtype}")
+    print(f"\n{batch} x {height} x {width} cells, d_inner {d_inner}, d_state {d_state}, {dtype}")
     forward = median(lambda s: cuda.forward(*s, True, keep=False), sets, repeats)
     row("forward, inference", forward)
     kept = median(lambda s: cuda.forward(*s, True), sets, repeats)
@@ -75,11 +111,10 @@ def measure(
 
     moved = bytes_read + x.numel() * x.element_size()
     row("floor: its bytes, copied", copying(moved // 2, repeats), forward)
-    some = torch.rand(min(cells * d_inner * d_state, 2**27), device="cuda")
-    scale = cells * d_inner * d_state / some.numel()
-    in_registers = exponentials(some, repeats) * scale
+    in_registers = cells * d_inner * d_state / exponentials_per_millisecond(repeats)
     row("floor: its exponentials", in_registers, forward)
-    del some
+    kept_bytes = cuda.kept_bytes(batch, height, width, d_inner, d_state, gated=True)
+    print(f"  kept for backward {kept_bytes / 1e6:.0f} MB")
 
     if cells * d_inner <= 200 * 200 * 256:
         slow = median(lambda s: scan_2d(*s, True), sets[:1], 3)
@@ -103,30 +138,35 @@ def copying(size: int, repeats: int) -> float:
     return median(target.copy_, [source], repeats)
 
 
-def exponentials(values: Tensor, repeats: int) -> float:
-    """Return the time of one exponential per value, without the time of moving it.
+@functools.cache
+def exponentials_per_millisecond(repeats: int) -> float:
+    """Return how many exponentials the GPU computes in chains in registers, of a known number."""
+    from napari_2dmamba.scan import cuda_compiler, cuda_driver
 
-    The chain of 16 exponentials of a fused kernel, less the same kernel with one of them,
-    divided by 15.
-    """
+    gpu = cuda_driver.gpu(torch.cuda.current_device())
+    options = cuda_compiler._options({}, gpu.architecture)
+    image = cuda_compiler._compile({"chains.cu": CHAINS}, "chains.cu", options)
+    module = cuda_driver._call("load the chains", "cuModuleLoadData", image)
+    function = int(cuda_driver._call("find them", "cuModuleGetFunction", module, b"exponentials"))
+    launch, _ = cuda_driver.load_calls()
+    blocks, threads, turns = 8 * gpu.multiprocessors, 256, 2048
+    out = torch.empty(blocks * threads, device="cuda")
+    values = ctypes.c_void_p(out.data_ptr()), ctypes.c_int(turns)
+    places = (ctypes.c_void_p * 2)(*(ctypes.addressof(v) for v in values))
 
-    def chain(length: int) -> Callable[[Tensor], Tensor]:
-        def run(v: Tensor) -> Tensor:
-            for _ in range(length):
-                v = torch.exp2(-v)
-            return v
+    def run(_: object) -> None:
+        stream = torch.cuda.current_stream().cuda_stream
+        status = launch(function, blocks, 1, 1, threads, 1, 1, 0, stream, places, None)
+        assert status == 0, f"cuLaunchKernel returned {status}"
 
-        return torch.compile(run)
-
-    long, short = chain(16), chain(1)
-    return (median(long, [values], repeats) - median(short, [values], repeats)) / 15
+    return blocks * threads * turns * 8 / median(run, [None], repeats)
 
 
 def inputs(
-    height: int, width: int, d_inner: int, d_state: int, dtype: torch.dtype
+    batch: int, height: int, width: int, d_inner: int, d_state: int, dtype: torch.dtype
 ) -> tuple[Tensor | None, ...]:
     """Return random inputs in the layouts of the model: B and C are slices of a projection."""
-    cells = (1, height, width)
+    cells = (batch, height, width)
     x, z = torch.randn(*cells, 2 * d_inner, device="cuda").to(dtype).chunk(2, 3)
     dt = torch.randn(*cells, d_inner, device="cuda").to(dtype)
     projected = torch.randn(*cells, 8 + 2 * d_state, device="cuda").to(dtype)

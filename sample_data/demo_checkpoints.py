@@ -16,14 +16,18 @@ import tifffile
 import torch
 from numpy.typing import NDArray
 
+from napari_2dmamba.evaluation import predict
+from napari_2dmamba.evaluation.classification import ranking_auroc
+from napari_2dmamba.evaluation.scoring import point_scores
 from napari_2dmamba.features import extract_features, read_features, write_features
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.models import Aggregator, CheckpointHeader, save_checkpoint
 from napari_2dmamba.models.checkpoint import build_model
 from napari_2dmamba.slide import GridSettings, detect_tissue, make_grid, open_slide
 from napari_2dmamba.slide.tissue import TissueSettings
-from napari_2dmamba.training import FitSettings, LabelledBag, fit, score
-from napari_2dmamba.training.metrics import patch_auroc
+from napari_2dmamba.tasks import LabelledBag
+from napari_2dmamba.training import FitSettings, fit
+from napari_2dmamba.training.fitting import Epoch, sentence
 from sample_data.cohort import BIN_EDGES, FIRST_SEED, outcome_of, recipe_of
 from sample_data.synthetic_slide import SyntheticSlide, write_pyramid, write_truth
 
@@ -102,7 +106,7 @@ def attention_aurocs(aggregator: Aggregator, cases: Sequence[Case]) -> list[floa
     found = []
     for case in cases:
         attention = aggregator.predict(case.bag).attention
-        value = patch_auroc(attention, case.tumour_share > 0.5)
+        value = ranking_auroc(attention, case.tumour_share > 0.5)
         if value is not None:
             found.append(value)
     return found
@@ -166,18 +170,18 @@ def train(
     def part(seeds: range) -> list[LabelledBag]:
         return [labelled(seed, cases[seed], task) for seed in seeds]
 
-    def tell(done: int, total: int, message: str) -> None:
+    def tell(epoch: Epoch) -> None:
         if verbose:
-            print(f"  {message}", flush=True)
+            print(f"  {sentence(epoch)}", flush=True)
 
-    result = fit(untrained, part(TRAINING), part(VALIDATION), settings, on_progress=tell)
-    held_out = score(result.aggregator, part(HELD_OUT))
+    result = fit(untrained, part(TRAINING), part(VALIDATION), settings, on_epoch=tell)
+    held_out = point_scores(predict(result.aggregator, part(HELD_OUT)))
     aurocs = attention_aurocs(result.aggregator, [cases[seed] for seed in HELD_OUT])
     training = {
         "data": f"{len(TRAINING)} synthetic slides (sample_data/make.py), slide labels only",
         **result.summary(settings),
         "held_out_slides": len(HELD_OUT),
-        "held_out": {k: v for k, v in dataclasses.asdict(held_out).items() if v is not None},
+        "held_out": {k: v for k, v in held_out.items() if v is not None},
         "held_out_attention_auroc_mean": float(np.mean(aurocs)),
         "held_out_attention_auroc_min": float(np.min(aurocs)),
         "held_out_attention_slides": len(aurocs),
@@ -186,10 +190,11 @@ def train(
     return Aggregator(result.aggregator.model, header)
 
 
-_FIT = FitSettings(epochs=12, learning_rate=5e-4, weight_decay=1e-2, device="cpu")
-_SURVIVAL_FIT = FitSettings(
-    epochs=12, learning_rate=3e-4, weight_decay=1e-2, accumulate=4, device="cpu"
-)
+_FIT = FitSettings(
+    epochs=12, learning_rate=5e-4, weight_decay=1e-2, accumulate=1, patience=0, clip=0.0,
+    class_weights=False, device="cpu",
+)  # fmt: skip
+_SURVIVAL_FIT = dataclasses.replace(_FIT, learning_rate=3e-4, accumulate=4)
 _2DMAMBA = {"d_model": 64, "d_state": 16, "canvas_mode": "slide", "attention_over": "tissue"}
 _MAMBA = {"d_model": 64, "attention_hidden": 32}
 

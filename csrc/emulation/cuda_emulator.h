@@ -4,11 +4,13 @@
 // seed, among all threads of several blocks at once, so that code which relies on lock step,
 // on the order of warps or on the order of blocks computes something else or is reported:
 //  - a barrier that some threads of a block never reach, lanes that meet at different
-//    collectives, a warp that waits for ever: an error;
+//    collectives, a warp that waits for ever, at a barrier or polling a counter: an error;
 //  - shared memory is a heap allocation of exactly the size of the launch, filled with NaN:
 //    AddressSanitizer sees what lies outside, results show what was never written;
 //  - under ThreadSanitizer switching fibers orders nothing, only barriers do: two threads of
-//    a warp, a block or of different blocks that touch the same word are reported.
+//    a warp, a block or of different blocks that touch the same word are reported;
+//  - loads with acquire and stores with release are those of C++, so that ThreadSanitizer sees
+//    what they order, and what a relaxed one would not. A thread that polls lets others run.
 // x86-64 only (the stack switch is nine instructions). Not modelled: the contraction of
 // a * b + c, the error of ex2.approx, asynchronous copies, clusters.
 #pragma once
@@ -122,6 +124,7 @@ struct Machine {
     std::vector<void*> allocations;  // shared memory, freed when the whole grid has run
     std::vector<std::unique_ptr<char[]>> used_stacks;
     std::string error;
+    size_t idle = 0;  // turns in a row in which threads only polled
 };
 
 inline Machine* machine = nullptr;
@@ -196,6 +199,38 @@ EMU_UNTRACED inline float shuffle_xor(unsigned mask, float value, int bits) {
     return result;
 }
 
+EMU_UNTRACED inline float shuffle_from(unsigned mask, float value, int source) {
+    Fiber* me = current;
+    float* slot = me->block->warps[me->warp].slot;
+    slot[me->lane] = value;
+    sync_warp(mask, 300);
+    const float result = slot[source & 31];
+    sync_warp(mask, 400);
+    return result;
+}
+EMU_UNTRACED inline int shuffle_from(unsigned mask, int value, int source) {
+    float bits;
+    std::memcpy(&bits, &value, 4);
+    bits = shuffle_from(mask, bits, source);
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+// Whether this run has fault number k, of kernels that tests have broken on purpose.
+EMU_UNTRACED inline bool faulty(int k) {
+    static const char* const chosen = std::getenv("SCAN_FAULT");
+    static const int fault = chosen ? std::atoi(chosen) : 0;
+    return fault == k;
+}
+
+// Lets others run; what a thread does that polls. It stays ready.
+EMU_UNTRACED inline void poll() {
+    ++machine->idle;
+    leave(current);
+}
+// Called by whatever may end the waiting of a thread that polls.
+EMU_UNTRACED inline void progress() { machine->idle = 0; }
+
 EMU_UNTRACED inline void fail(const Fiber* fiber, const std::string& what) {
     const Dim b = fiber->block->index, t = fiber->thread;
     throw std::runtime_error(what + " (block " + std::to_string(b.x) + "," + std::to_string(b.y) + "," + std::to_string(b.z)
@@ -214,6 +249,13 @@ EMU_UNTRACED inline void release(Block& block, int state, int warp) {
 // Book-keeping after a fiber stopped; runs on the host's stack, so that no fiber touches it.
 EMU_UNTRACED inline void stopped(Fiber* fiber) {
     Block& block = *fiber->block;
+    if (fiber->state == Fiber::READY) {  // it polls
+        machine->ready.push_back(fiber);
+        // Drawn at random, so that each had its turn many times over.
+        if (machine->idle > 50 * machine->ready.size() + 1000) fail(fiber, "deadlock: threads poll for what nobody writes");
+        return;
+    }
+    progress();
     if (fiber->state == Fiber::AT_WARP) {
         Warp& warp = block.warps[fiber->warp];
         if (fiber->mask != 0xffffffffu || warp.lanes != 32) fail(fiber, "only collectives of whole warps are emulated");
@@ -327,6 +369,7 @@ EMU_UNTRACED inline void launch(Dim grid, Dim block_shape, size_t shared_bytes, 
 #define __syncthreads() emu::sync_block()
 #define __syncwarp() emu::sync_warp(0xffffffffu, 1)
 #define __shfl_xor_sync(mask, value, bits) emu::shuffle_xor(mask, value, bits)
+#define __shfl_sync(mask, value, source) emu::shuffle_from(mask, value, source)
 #define SCAN_DYNAMIC_SHARED(name) float* name = emu::current->block->shared
 
 inline unsigned __float_as_uint(float v) {
@@ -339,7 +382,20 @@ inline float __uint_as_float(unsigned v) {
     std::memcpy(&r, &v, 4);
     return r;
 }
-inline float __fdividef(float a, float b) { return a / b; }
+inline int load_acquire_cta(const int* p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+inline int load_acquire_gpu(const int* p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+inline void store_release_cta(int* p, int v) {
+    __atomic_store_n(p, v, __ATOMIC_RELEASE);
+    emu::progress();
+}
+inline void store_release_gpu(int* p, int v) { store_release_cta(p, v); }
+inline int atomicAdd(int* p, int v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
+inline void poll_again(int) { emu::poll(); }
+inline void poll_later(int) { emu::poll(); }
+inline float load_from_l2(const float* p) { return *p; }
+inline void load_four_from_l2(const float* p, float& a, float& b, float& c, float& d) { a = p[0], b = p[1], c = p[2], d = p[3]; }
+inline void store_streaming(float* p, float v) { *p = v; }
+inline float reciprocal_fast(float v) { return 1.f / v; }
 inline float exp2_fast(float v) { return std::exp2(v); }
 inline float half_to_float(unsigned short v) {
     const int exponent = v >> 10 & 31, mantissa = v & 1023;

@@ -6,8 +6,11 @@
 // writes it. Exit status 0; 3 with a sentence on stderr when the emulation finds a fault.
 #include "cuda_emulator.h"
 
-#include "backward.cu"
+#ifdef FORWARD_LANES  // a constant of the forward pass alone
 #include "forward.cu"
+#else
+#include "backward.cu"
+#endif
 
 struct Header {
     char kernel[32];
@@ -49,11 +52,16 @@ int main(int argc, char** argv) {
     }
 
     const std::string name = h.kernel;
-    void (*kernel)(Scan) = name == "scan_left_edges"       ? scan_left_edges
-                           : name == "scan_forward"        ? scan_forward
-                           : name == "scan_gradient_edges" ? scan_gradient_edges
-                           : name == "scan_backward"       ? scan_backward
-                                                           : nullptr;
+#ifdef FORWARD_LANES
+    void (*kernel)(Scan) = name == "scan_forward" ? scan_forward : nullptr;
+#else
+    void (*kernel)(Scan) = name == "scan_gradient_edges" ? scan_gradient_edges
+                           : name == "scan_right_edges"  ? scan_right_edges
+                           : name == "scan_join_edges"   ? scan_join_edges
+                           : name == "scan_backward"     ? scan_backward
+                           : name == "scan_add_parts"    ? scan_add_parts
+                                                         : nullptr;
+#endif
     need(kernel, "no such kernel");
     try {
         emu::launch({h.grid[0], h.grid[1], h.grid[2]}, {h.block[0], h.block[1], h.block[2]}, h.shared_bytes, h.resident,

@@ -27,6 +27,7 @@ from napari_2dmamba.models.architecture import (
     keep,
     xavier_init,
 )
+from napari_2dmamba.models.spread import spread
 from napari_2dmamba.scan import selective_scan_2d
 
 ATTENTION_HIDDEN = 128
@@ -150,7 +151,7 @@ class Cells:
 
 
 def _spread(rows: Tensor, index: Tensor | None) -> Tensor:
-    return rows if index is None else rows.index_select(0, index)
+    return rows if index is None else spread(rows, index)
 
 
 class ScanWeights(nn.Module):
@@ -280,7 +281,7 @@ class MambaBlock(ScanWeights):
         x_index[where] = torch.arange(len(where), device=index.device)
         windows = torch.cat([windows[where], torch.full_like(windows[:1], pad)])
         rows = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
-        return self._weigh(rows.index_select(0, taps) for taps in windows.unbind(1)), x_index
+        return self._weigh(spread(rows, taps) for taps in windows.unbind(1)), x_index
 
     def _weigh(self, taps: Iterable[Tensor]) -> Tensor:
         """Weigh each cell's predecessors and itself, ``(V, d_inner)`` each, add, and SiLU."""

@@ -109,10 +109,10 @@ class Form(QWidget, Generic[Settings]):
         """Show ``settings``; emits `changed` once, and only when something changed."""
         before = self.settings()
         self._start = settings
-        self.blockSignals(True)
+        was_blocked = self.blockSignals(True)
         for name, editor in self._editors.items():
             editor.set(getattr(settings, name))
-        self.blockSignals(False)
+        self.blockSignals(was_blocked)
         if self.settings() != before:
             self.changed.emit()
 

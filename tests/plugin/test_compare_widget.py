@@ -26,6 +26,7 @@ from napari_2dmamba.plugin.compare_widget.export_section import figure_files
 from napari_2dmamba.plugin.compare_widget.grid_window import GridWindow
 from napari_2dmamba.plugin.compare_widget.widget import compared_layers
 from napari_2dmamba.plugin.run_widget import RunWidget
+from napari_2dmamba.plugin.session import Session
 from napari_2dmamba.sample import (
     demo_checkpoint,
     demo_rivals,
@@ -283,12 +284,14 @@ def test_ranges_differences_and_ensembles(compared: CompareWidget, viewer: Any, 
 
     window.panel_list.tick("entry 0", False)
     window.to_layers.click()
-    layers = compared_layers(viewer)
+    session = Session.of(viewer)
+    (on,) = session.slides
+    layers = compared_layers(session, on)
     names = ["second", "Mean of 2 models", "Spread of 2 models", "first − second"]
     assert [layer.name for layer in layers] == names
     assert [layer.visible for layer in layers] == [False, False, False, True]
     window.to_layers.click()  # again: in place of those
-    assert [layer.name for layer in compared_layers(viewer)] == names
+    assert [layer.name for layer in compared_layers(session, on)] == names
 
     window.follow.setChecked(True)
     viewer.scene.camera.zoom *= 2

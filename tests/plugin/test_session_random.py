@@ -19,7 +19,7 @@ from tests.plugin.conftest import process_events, tissue_pixels, write_slide
 from tests.plugin.test_run_widget import checkpoint, finish, runs, widget
 
 __all__ = ["checkpoint", "runs", "widget"]  # fixtures
-STEPS = 30
+STEPS = 20
 
 
 @pytest.fixture
@@ -152,7 +152,10 @@ class Walk:
         np.testing.assert_array_equal(slide.run.prediction.logits, logits)
         if not before.get(slide.key):  # nothing was drawn: those of the run have come
             drawn = drawn_regions(self.session, slide)
-            assert drawn == slide.run.regions
+            made_in = slide.run.regions
+            covers = [one.content_hash() for one in (drawn, made_in) if one]
+            assert len(covers) in (0, 2)
+            assert len(set(covers)) <= 1
             self.regions[slide.key] = len(drawn or ())
 
     def check(self) -> None:

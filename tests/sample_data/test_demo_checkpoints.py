@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_2dmamba.evaluation.classification import ranking_auroc
 from napari_2dmamba.models import read_header
 from napari_2dmamba.pipeline import RunResult, run
 from napari_2dmamba.sample import (
@@ -12,7 +13,6 @@ from napari_2dmamba.sample import (
     demo_survival_checkpoint,
     sample_slide,
 )
-from napari_2dmamba.training.metrics import patch_auroc
 from sample_data.demo_checkpoints import DEMOS, WARNING, tumour_share_of
 
 TRUTH = sample_slide().with_name("synthetic-he-truth.tif")
@@ -25,7 +25,7 @@ def result() -> RunResult:
 
 def found(result: RunResult) -> float | None:
     share = tumour_share_of(result.bag, tifffile.imread(TRUTH) > 0)
-    return patch_auroc(result.prediction.attention, share > 0.5)
+    return ranking_auroc(result.prediction.attention, share > 0.5)
 
 
 def test_the_attention_finds_the_tumour_of_the_sample(result: RunResult) -> None:
@@ -48,7 +48,12 @@ def test_the_survival_demo_finds_it_too(result: RunResult) -> None:
     assert auroc > 0.95
 
 
-@pytest.mark.parametrize("path", sorted(demo_checkpoint().parent.glob("demo-*.safetensors")))
+SYNTHETIC = sorted(
+    path for path in demo_checkpoint().parent.glob("demo-*.safetensors") if path.stem != "demo-real"
+)
+
+
+@pytest.mark.parametrize("path", SYNTHETIC)
 def test_the_header_says_what_the_model_is_and_is_not(path: Path) -> None:
     header = read_header(path)
     assert header.intended_use == WARNING
@@ -61,9 +66,9 @@ def test_the_header_says_what_the_model_is_and_is_not(path: Path) -> None:
 
 def test_every_demo_checkpoint_is_packed_into_the_wheel() -> None:
     packed = (demo_checkpoint().parents[1] / "CMakeLists.txt").read_text()
-    for demo in DEMOS:
-        assert f"sample_data/{demo.file}" in packed
-        assert demo_checkpoint().with_name(demo.file).is_file()
+    for file in (*(demo.file for demo in DEMOS), "demo-real.safetensors", "demo-real.md"):
+        assert f"sample_data/{file}" in packed
+        assert demo_checkpoint().with_name(file).is_file()
     assert len(demo_rivals()) == 6
 
 

@@ -16,7 +16,7 @@ from tests.scan.cases import GOLDEN, IN_FILES, NAMES, draw, golden, relative_err
 
 pytestmark = pytest.mark.skipif(cpu.why_not() is not None, reason=str(cpu.why_not()))
 LEVELS = [] if cpu.why_not() else list(range(len(cpu.instruction_sets())))
-NOTHING = (torch.empty(0),) * 3
+NOTHING = torch.empty(0)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ Needs NVRTC (the wheel nvidia-cuda-nvrtc), no GPU.
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 from napari_2dmamba.errors import BackendError
 from napari_2dmamba.scan import cuda, cuda_compiler, cuda_driver
 from napari_2dmamba.scan.cuda_compiler import compile_kernels, source_folder
-from napari_2dmamba.scan.cuda_launch import Shape
+from napari_2dmamba.scan.cuda_launch import FORWARD_WARPS, Shape
 from tests.scan import cubin, emulation
 
 try:
@@ -24,43 +25,86 @@ except BackendError as error:
 
 # Most shared memory of a block, in KB, from the CUDA programming guide.
 SHARED_KB = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
+# What is compiled: architecture, d_state, dtype, whether the forward pass keeps anything, and
+# the batch: 16 items let one lane of the forward pass have a channel alone where states are few.
 VARIANTS = [
-    *((a, 16, torch.float32) for a in SHARED_KB),
-    *((a, 1, torch.float32) for a in (75, 90, 120)),
-    *((90, 16, t) for t in (torch.float16, torch.bfloat16)),
-    (75, 16, torch.bfloat16),
-    (90, 17, torch.float32),
+    *((a, 16, torch.float32, True, 1) for a in SHARED_KB),
+    *((a, 16, torch.float32, False, 1) for a in (75, 90)),
+    *((a, 1, torch.float32, True, 1) for a in (75, 90, 120)),
+    *((a, 1, torch.float32, True, 16) for a in (75, 90, 120)),
+    *((90, 16, t, True, 1) for t in (torch.float16, torch.bfloat16)),
+    (75, 16, torch.bfloat16, True, 1),
+    (90, 17, torch.float32, True, 1),
+    (90, 5, torch.float32, False, 1),
 ]
-SMALL = Shape.of(torch.float32, 1, 64 * 1024).constants("forward")
+SMALL = Shape.of(torch.float32, 1).constants("forward")
+SPILLED = 64  # bytes a thread of a backward kernel may keep in local memory, outside its inner loop
 
 
-@pytest.mark.parametrize(("architecture", "d_state", "dtype"), VARIANTS, ids=str)
-def test_kernels_fit_the_architecture(architecture: int, d_state: int, dtype: torch.dtype) -> None:
-    """No spills, and registers and shared memory of a CTA that an SM can hold."""
+def _shapes(
+    d_state: int, dtype: torch.dtype, keep: bool, batch: int, shared: int
+) -> tuple[Shape, Shape]:
+    forward = cuda._forward_shape(dtype, batch, 56, 384, 1, d_state, keep)
+    single, vector = int(d_state <= 16), 4 if d_state % 4 == 0 else 1
+    forward = replace(forward, softplus=1, gated=1, keep=int(keep), single=single, vector=vector)
+    return forward, cuda._backward_shape(dtype, d_state, shared)
+
+
+@pytest.mark.parametrize(("architecture", "d_state", "dtype", "keep", "batch"), VARIANTS, ids=str)
+def test_kernels_fit_the_architecture(
+    architecture: int, d_state: int, dtype: torch.dtype, keep: bool, batch: int
+) -> None:
+    """Registers and shared memory of CTAs that an SM can hold; no spills where it matters."""
     shared = SHARED_KB[architecture] * 1024
-    shape = Shape.of(dtype, d_state, shared)
+    forward, backward = _shapes(d_state, dtype, keep, batch, shared)
     found = {}
-    for file, names in cuda_driver.KERNELS.items():
+    for file, shape in (("forward", forward), ("backward", backward)):
         image = compile_kernels(file, shape.constants(file), architecture, cache=emulation.BUILDS)
         kernels = cubin.kernels(image)
-        assert set(kernels) == set(names)
+        assert set(kernels) == set(cuda_driver.KERNELS[file])
         found |= kernels
-    # NVRTC 12.8 keeps two or four values of scan_backward in local memory, 13 none.
+    # 65536 registers of an SM: a forward CTA of 16 warps, 12 backward warps, 24 of the edges.
+    most = {
+        "scan_forward": 128,
+        "scan_gradient_edges": 80,
+        "scan_right_edges": 128 if d_state > 2 else 255,
+        "scan_join_edges": 128,
+        "scan_backward": 168,
+        "scan_add_parts": 128,
+    }
+    for name, kernel in found.items():
+        assert kernel.registers <= most[name], (name, kernel)
+    # NVRTC 12.8 keeps a few values of the forward pass in local memory, 13 none.
     allowed = 0 if cuda_compiler.nvrtc_version() >= (13, 0) else 16
-    assert max(k.frame for k in found.values()) <= allowed, found
-    # 65536 registers per SM: one forward CTA of 8 warps, two of 4 backward warps.
-    assert found["scan_forward"].registers <= 255
-    assert found["scan_backward"].registers <= 255
-    assert found["scan_left_edges"].registers <= 128
-    assert found["scan_gradient_edges"].registers <= 128
-    assert shape.backward_bytes <= shared
-    assert shape.forward_bytes(8) <= 48 * 1024
+    assert found["scan_forward"].frame <= allowed, found
+    assert max(k.frame for k in found.values()) <= SPILLED, found
+    most_warps = FORWARD_WARPS - 2
+    for bytes_ in (backward.backward_bytes, backward.gradient_bytes, backward.sweep_bytes):
+        assert bytes_ <= shared
+    assert forward.forward_bytes(most_warps) <= shared
 
 
-def test_two_backward_blocks_share_a_multiprocessor_of_an_h100() -> None:
-    shape = Shape.of(torch.float32, 16, SHARED_KB[90] * 1024)
-    assert shape.backward_warps == 4
-    assert 2 * (shape.backward_bytes + 1024) <= 228 * 1024
+def test_four_backward_warps_fit_everywhere_and_three_times_into_an_h100() -> None:
+    for kilobytes in SHARED_KB.values():
+        shape = cuda._backward_shape(torch.float32, 16, kilobytes * 1024)
+        assert shape.backward_warps == 4
+    assert shape.backward_ctas == 3
+    assert 3 * (shape.backward_bytes + 1024) <= 228 * 1024
+
+
+def test_counters_are_acquired_and_released(tmp_path: Path) -> None:
+    """What orders the row states is in the code that a GPU gets, which the emulation replaces."""
+    forward = replace(Shape.of(torch.float32, 16), keep=1)
+    image = compile_kernels("forward", forward.constants("forward"), 999, cache=tmp_path).decode()
+    for instruction in (
+        "ld.acquire.cta.shared.s32",
+        "st.release.cta.shared.s32",
+        "ld.acquire.gpu.global.s32",
+        "st.release.gpu.global.s32",
+        "ld.global.cg.v4.f32",
+        "trap;",
+    ):
+        assert instruction in image
 
 
 def test_an_older_gpu_is_refused(tmp_path: Path) -> None:
@@ -117,7 +161,7 @@ def test_source_constants_and_architecture_have_entries_of_their_own(
     cache = tmp_path / "cache"
     compile_kernels("forward", SMALL, 90, cache=cache)
     compile_kernels("forward", SMALL, 80, cache=cache)
-    compile_kernels("forward", SMALL | {"COLUMNS": 2}, 90, cache=cache)
+    compile_kernels("forward", SMALL | {"DEPTH": 4}, 90, cache=cache)
     changed = tmp_path / "changed"
     changed.mkdir()
     for source in source_folder().iterdir():

@@ -71,13 +71,12 @@ def test_opcheck(options: bool) -> None:
     if not options:
         inputs[5:] = [None, None, None]
     needing_gradients = [t if t is None else t.clone().requires_grad_() for t in inputs]
-    empty = [torch.empty(0)] * 3
     torch.library.opcheck(
         operator_module._forward, (*needing_gradients, options, BACKENDS[-1], True)
     )
     torch.library.opcheck(
         operator_module._backward,
-        (torch.ones(1, 2, 3, 4), *inputs, *empty, options, BACKENDS[-1]),
+        (torch.ones(1, 2, 3, 4), *inputs, torch.empty(0), options, BACKENDS[-1]),
     )
 
 

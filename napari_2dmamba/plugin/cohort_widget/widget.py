@@ -472,6 +472,7 @@ class CohortWidget(DockedWidget):
         if row.good and row.folder and Path(row.folder, RECORD_FILE).is_file():
             folder, already_open = row.folder, [one.slide for one in self.session.slides]
             self._opening_run.request(lambda *_: open_shown_run(folder, already_open))
+            docks.show(self._viewer, docks.RUN)
             return
         for slide in self.session.slides:
             if str(slide.slide.path) == row.slide:
@@ -485,7 +486,6 @@ class CohortWidget(DockedWidget):
 
     def _show_run(self, opened: tuple[ShownRun, DisplaySettings]) -> None:
         self.session.show_saved_run(*opened)
-        docks.show(self._viewer, docks.RUN)
 
     def _show_folder(self, row: SlideStatus) -> None:
         if not QDesktopServices.openUrl(QUrl.fromLocalFile(row.folder)):

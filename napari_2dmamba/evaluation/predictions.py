@@ -1,0 +1,313 @@
+"""What models said of slides, beside what is known: the table that every score is made of."""
+
+import csv
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_2dmamba.errors import EvaluationError, UserError
+from napari_2dmamba.models.aggregator import Aggregator
+from napari_2dmamba.models.settings import ModelSettings
+from napari_2dmamba.settings import ProgressCallback, StopCallback
+from napari_2dmamba.tasks.bags import LabelledBag
+from napari_2dmamba.whole_files import written_whole
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions for slides whose outcome is known; one row per slide and model.
+
+    Attributes
+    ----------
+    kind
+        ``"classification"``, ``"ordinal"`` or ``"survival"``.
+    class_names
+        Classes, or time bins.
+    slides
+        ``(n,)`` names.
+    groups
+        ``(n,)`` int64; rows of one group are of one patient. The patients' names are not kept.
+    models
+        ``(n,)`` names of the models that predicted, such as ``fold 0``.
+    values
+        ``(n, K)`` probabilities; for survival the probability of surviving each bin.
+    labels
+        ``(n,)`` int64 class; for survival the time bin.
+    times, events, risks
+        ``(n,)`` for survival.
+    edges
+        ``(n, bins + 1)``: edges of the time bins of the model that predicted each row; None
+        where a model has none (Cox).
+    """
+
+    kind: str
+    class_names: tuple[str, ...]
+    slides: tuple[str, ...]
+    groups: NDArray[np.int64]
+    models: tuple[str, ...]
+    values: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    times: NDArray[np.float64] | None = None
+    events: NDArray[np.bool_] | None = None
+    risks: NDArray[np.float64] | None = None
+    edges: NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.slides)
+
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "Predictions":
+        """Return some of the rows."""
+        index = np.arange(len(self))[rows]
+
+        def part(values: NDArray | None) -> NDArray | None:
+            return None if values is None else values[index]
+
+        return dataclasses.replace(
+            self,
+            slides=tuple(self.slides[i] for i in index),
+            models=tuple(self.models[i] for i in index),
+            groups=self.groups[index],
+            values=self.values[index],
+            labels=self.labels[index],
+            times=part(self.times),
+            events=part(self.events),
+            risks=part(self.risks),
+            edges=part(self.edges),
+        )
+
+    def require_finite(self) -> None:
+        """Refuse predictions that are not numbers.
+
+        Raises
+        ------
+        EvaluationError
+            Naming the first slide.
+        """
+        broken = ~np.isfinite(self.values).all(1)
+        if self.risks is not None:
+            broken |= ~np.isfinite(self.risks)
+        if broken.any():
+            first = self.slides[int(np.argmax(broken))]
+            raise EvaluationError(
+                f"the prediction for {int(broken.sum())} slides (first {first}) is not a number; "
+                "the model is broken: train it again"
+            )
+
+
+def predict(
+    aggregator: Aggregator,
+    bags: Sequence[LabelledBag] | Iterable[LabelledBag],
+    settings: ModelSettings | None = None,
+    *,
+    kind: str = "",
+    model: str = "",
+    edges: Sequence[float] | None = None,
+    on_progress: ProgressCallback | None = None,
+    should_stop: StopCallback | None = None,
+) -> Predictions:
+    """Run a model on labelled bags, by the same call as everywhere else.
+
+    Parameters
+    ----------
+    kind
+        Taken from the header when empty.
+    model
+        What the rows call the model.
+    edges
+        Survival: the edges of its time bins.
+
+    Raises
+    ------
+    CheckpointError, GridError, FeatureError, BackendError
+        When a bag does not fit the model; the sentence names the slide.
+    EvaluationError
+        When a prediction is not a number, or there is no bag.
+    Cancelled
+        When ``should_stop()`` said so.
+    """
+    kind = kind or aggregator.header.task
+    total = len(bags) if isinstance(bags, Sequence) else 0
+    rows, values, risks = [], [], []
+    for number, example in enumerate(bags):
+        if on_progress is not None:
+            on_progress(number, total, "Predicting")
+        with named(example.name):
+            said = aggregator.predict(example.bag, settings, should_stop=should_stop)
+        if kind == "survival":
+            assert said.survival is not None
+            assert said.risk is not None
+            values.append(said.survival)
+            risks.append(said.risk)
+        else:
+            assert said.probabilities is not None
+            values.append(said.probabilities)
+        # Without its bag: a thousand of them are not to be held
+        rows.append(dataclasses.replace(example, bag=None))  # type: ignore[arg-type]
+    if not rows:
+        raise EvaluationError("there is no slide to predict; give at least one")
+    patients = [row.patient or row.name or str(i) for i, row in enumerate(rows)]
+    survival = kind == "survival"
+    found = Predictions(
+        kind,
+        aggregator.header.class_names,
+        tuple(row.name or f"bag {i}" for i, row in enumerate(rows)),
+        np.unique(patients, return_inverse=True)[1].astype(np.int64),
+        (model,) * len(rows),
+        np.stack(values),
+        np.array([row.label for row in rows], np.int64),
+        times=np.array([row.label if row.time is None else row.time for row in rows], np.float64)
+        if survival
+        else None,
+        events=np.array([not row.censored for row in rows]) if survival else None,
+        risks=np.array(risks) if survival else None,
+        edges=None if edges is None or not survival else np.tile(np.asarray(edges), (len(rows), 1)),
+    )
+    found.require_finite()
+    return found
+
+
+@contextmanager
+def named(slide: str) -> Iterator[None]:
+    """Put the slide's name into what goes wrong with its bag."""
+    try:
+        yield
+    except UserError as error:
+        if slide and slide not in str(error):
+            error.args = (f"slide {slide}: {error}",)
+        raise
+
+
+def together(parts: Sequence[Predictions], patients: Sequence[Sequence[str]]) -> Predictions:
+    """Put predictions of several models into one table.
+
+    Parameters
+    ----------
+    parts
+        Of one task.
+    patients
+        For each part the patient of each row, so that groups agree across parts.
+    """
+    first = parts[0]
+    everyone = [patient for some in patients for patient in some]
+    groups = np.unique(everyone, return_inverse=True)[1].astype(np.int64)
+
+    def joined(name: str) -> NDArray | None:
+        arrays = [getattr(part, name) for part in parts]
+        return None if any(a is None for a in arrays) else np.concatenate(arrays)
+
+    values, labels = joined("values"), joined("labels")
+    assert values is not None
+    assert labels is not None
+    return dataclasses.replace(
+        first,
+        slides=tuple(name for part in parts for name in part.slides),
+        models=tuple(name for part in parts for name in part.models),
+        groups=groups,
+        values=values,
+        labels=labels,
+        times=joined("times"),
+        events=joined("events"),
+        risks=joined("risks"),
+        edges=joined("edges"),
+    )
+
+
+def write_predictions(found: Predictions, path: str | os.PathLike[str]) -> Path:
+    """Write a CSV of one row per slide and model; numbers in full precision.
+
+    Raises
+    ------
+    ExportError
+        When the file cannot be written.
+    """
+    path = Path(path)
+    columns: dict[str, Sequence[object]] = {
+        "slide": found.slides,
+        "group": found.groups.tolist(),
+        "model": found.models,
+    }
+    if found.kind == "survival":
+        assert found.times is not None
+        assert found.events is not None
+        assert found.risks is not None
+        columns |= {
+            "time": found.times.tolist(),
+            "event": found.events.astype(int).tolist(),
+            "time_bin": found.labels.tolist(),
+            "risk": found.risks.tolist(),
+        }
+        columns |= {
+            f"survival {name}": found.values[:, k].tolist()
+            for k, name in enumerate(found.class_names)
+        }
+        if found.edges is not None:
+            columns |= {
+                f"edge {k}": found.edges[:, k].tolist() for k in range(found.edges.shape[1])
+            }
+    else:
+        columns["label"] = [found.class_names[label] for label in found.labels]
+        columns["prediction"] = [found.class_names[k] for k in found.values.argmax(1)]
+        columns |= {
+            f"probability {name}": found.values[:, k].tolist()
+            for k, name in enumerate(found.class_names)
+        }
+        columns["kind"] = [found.kind] * len(found)
+    with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    return path
+
+
+def read_predictions(path: str | os.PathLike[str]) -> Predictions:
+    """Read what `write_predictions` wrote.
+
+    Raises
+    ------
+    EvaluationError
+        When the file is not such a table.
+    """
+    path = Path(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise EvaluationError(f"{path} cannot be read ({error}); check the name") from error
+    try:
+        header = list(rows[0])
+        survival = "risk" in header
+        mark = "survival " if survival else "probability "
+        names = tuple(name.removeprefix(mark) for name in header if name.startswith(mark))
+        edges = [name for name in header if name.startswith("edge ")]
+
+        def column(name: str) -> NDArray[np.float64]:
+            return np.array([float(row[name]) for row in rows])
+
+        found = Predictions(
+            "survival" if survival else rows[0]["kind"],
+            names,
+            tuple(row["slide"] for row in rows),
+            column("group").astype(np.int64),
+            tuple(row["model"] for row in rows),
+            np.stack([column(mark + name) for name in names], axis=1),
+            column("time_bin").astype(np.int64)
+            if survival
+            else np.array([names.index(row["label"]) for row in rows], np.int64),
+            times=column("time") if survival else None,
+            events=column("event") > 0 if survival else None,
+            risks=column("risk") if survival else None,
+            edges=np.stack([column(name) for name in edges], axis=1) if edges else None,
+        )
+    except (IndexError, KeyError, ValueError, TypeError) as error:
+        raise EvaluationError(
+            f"{path.name} is no table of predictions ({type(error).__name__}: {error}); give a "
+            "predictions.csv as train and evaluate write it"
+        ) from error
+    found.require_finite()
+    return found

@@ -1,0 +1,263 @@
+"""Bags with what is known about their slides; read when they are needed, in bounded memory."""
+
+from collections import OrderedDict, deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_2dmamba.errors import FeatureError, TaskError
+from napari_2dmamba.features import read_features
+from napari_2dmamba.features.bag import FeatureBag
+from napari_2dmamba.features.files import describe_features
+from napari_2dmamba.models.fit import MPP_TOLERANCE
+from napari_2dmamba.settings import ProgressCallback, StopCallback
+from napari_2dmamba.tasks.table import LabelledSlide, Problem, Table
+from napari_2dmamba.tasks.time_bins import bin_of
+
+
+@dataclass(frozen=True)
+class LabelledBag:
+    """One training example; the label is of the slide, never of a patch.
+
+    Attributes
+    ----------
+    bag
+        Features of the slide.
+    label
+        Index of the class, or of the time bin of the event or censoring.
+    censored
+        Survival only: the event was not seen.
+    time
+        Survival only: time of the event or censoring, in any unit; the bin stands in for it
+        when None.
+    name, patient
+        Of the slide; slides of one patient are resampled together.
+    """
+
+    bag: FeatureBag
+    label: int
+    censored: bool = False
+    time: float | None = None
+    name: str = ""
+    patient: str = ""
+
+
+class TableBags(Sequence[LabelledBag]):
+    """Slides of a table as bags that are read when they are asked for.
+
+    Bags once read are kept as long as all together take less than ``memory_mb``; larger sets
+    are read from the disk every epoch. What is held at most is ``memory_mb`` and, while
+    training, the bags that are prefetched (`prefetched`).
+
+    Parameters
+    ----------
+    table, names
+        The table, and which of its slides.
+    edges
+        Survival: edges of the time bins.
+    memory_mb
+        MiB of features to keep.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        names: Sequence[str],
+        edges: Sequence[float] | None = None,
+        memory_mb: int = 1024,
+    ) -> None:
+        known = table.by_name()
+        self.slides: tuple[LabelledSlide, ...] = tuple(known[name] for name in names)
+        self.labels: tuple[int, ...] = tuple(
+            table.class_index(slide)
+            if table.kind != "survival"
+            else bin_of(slide.time or 0.0, edges or (0.0, np.inf))
+            for slide in self.slides
+        )
+        self._kept: OrderedDict[int, FeatureBag] = OrderedDict()
+        self._room = memory_mb * 2**20
+
+    def __len__(self) -> int:
+        return len(self.slides)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        slide = self.slides[index]
+        return LabelledBag(
+            self._bag(index % len(self), slide),
+            self.labels[index],
+            censored=slide.event is False,
+            time=slide.time,
+            name=slide.name,
+            patient=slide.patient,
+        )
+
+    def _bag(self, index: int, slide: LabelledSlide) -> FeatureBag:
+        kept = self._kept.get(index)
+        if kept is not None:
+            return kept
+        if slide.features is None:
+            raise TaskError(f"slide {slide.name} has no features file; extract its features first")
+        bag = read_features(slide.features)
+        size = bag.features.nbytes + bag.coords.nbytes
+        # What does not fit is not kept: in a loop over all, dropping the oldest would always
+        # drop what is needed next
+        if size <= self._room:
+            self._room -= size
+            self._kept[index] = bag
+        return bag
+
+
+def prefetched(
+    bags: Sequence[LabelledBag], order: Sequence[int], depth: int
+) -> Generator[LabelledBag]:
+    """Yield bags in an order, reading up to `depth` ahead in a thread of its own."""
+    if depth == 0:
+        for index in order:
+            yield bags[index]
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="bags") as reader:
+        ahead: deque[Future[LabelledBag]] = deque()
+        try:
+            for index in order:
+                ahead.append(reader.submit(bags.__getitem__, index))
+                if len(ahead) > depth:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+@dataclass(frozen=True)
+class FeatureKind:
+    """What the features of a table are, as `models.fit` compares it.
+
+    Attributes
+    ----------
+    feature_size
+        D.
+    encoder, patch_size, mpp
+        None where the files do not say.
+    canvas
+        ``(rows, cols)`` that holds every slide at its own place, as the published training
+        takes it; None where it was not asked for.
+    """
+
+    feature_size: int
+    encoder: str | None = None
+    patch_size: int | None = None
+    mpp: float | None = None
+    canvas: tuple[int, int] | None = None
+
+
+def check_features(
+    table: Table,
+    *,
+    canvas: bool = False,
+    on_progress: ProgressCallback | None = None,
+    should_stop: StopCallback | None = None,
+) -> tuple[FeatureKind, tuple[Problem, ...]]:
+    """Look at every features file of a table, without reading its features.
+
+    The most frequent kind is taken for the table's; files of another kind are problems that
+    stop, as are those that are not there.
+
+    Raises
+    ------
+    TaskError
+        When no features file can be used.
+    Cancelled
+        When ``should_stop()`` said so.
+    """
+    from collections import Counter
+
+    from napari_2dmamba.errors import Cancelled
+
+    told: dict[str, dict[str, Any]] = {}
+    absent, broken = [], []
+    first_error = ""
+    extent = np.zeros(2, np.int64)
+    for number, slide in enumerate(table.slides):
+        if should_stop is not None and should_stop():
+            raise Cancelled
+        if on_progress is not None:
+            on_progress(number, len(table), "Looking at features")
+        if slide.features is None or not slide.features.is_file():
+            absent.append(slide.name)
+            continue
+        try:
+            told[slide.name] = _describe(slide.features)
+            if canvas:
+                extent = np.maximum(extent, _last_cell(slide.features))
+        except FeatureError as error:
+            broken.append(slide.name)
+            first_error = first_error or str(error)
+    problems = []
+    if absent:
+        words = (
+            f"{len(absent)} slides have no features file (first {absent[0]}); extract them first"
+        )
+        problems.append(Problem("no features", len(absent), words, True, tuple(absent)))
+    if broken:
+        words = f"{len(broken)} features files cannot be used: {first_error}"
+        problems.append(Problem("damaged features", len(broken), words, True, tuple(broken)))
+    if not told:
+        raise TaskError(problems[0].sentence if problems else "the table has no slides; add some")
+    usual: dict[str, Any] = {}
+    for what in ("feature_size", "encoder", "patch_size", "mpp"):
+        values = Counter(kind[what] for kind in told.values() if kind[what] is not None)
+        usual[what] = values.most_common(1)[0][0] if values else None
+        other = [n for n, kind in told.items() if _differs(what, kind[what], usual[what])]
+        if other:
+            found = sorted({str(told[name][what]) for name in other})
+            words = (
+                f"{len(other)} slides have features of {what.replace('_', ' ')} "
+                f"{', '.join(found)}, and the others of {usual[what]} (first {other[0]}); extract "
+                "all features alike"
+            )
+            problems.append(Problem(f"other {what}", len(other), words, True, tuple(other)))
+    if usual["encoder"] is None:
+        words = (
+            "no features file says by which encoder it was made, so the checkpoint cannot refuse "
+            "features of another"
+        )
+        problems.append(Problem("unknown encoder", len(told), words))
+    size = (int(extent[0]) + 1, int(extent[1]) + 1) if canvas else None
+    return FeatureKind(canvas=size, **usual), tuple(problems)
+
+
+def with_features(table: Table, files: dict[str, Path]) -> Table:
+    """Return the table with features files that were made for slides without any."""
+    slides = tuple(
+        replace(slide, features=files[slide.name]) if slide.name in files else slide
+        for slide in table.slides
+    )
+    return replace(table, slides=slides)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    if path.suffix != ".parquet":
+        return describe_features(path)
+    bag = read_features(path)
+    names = ("feature_size", "encoder", "patch_size", "mpp")
+    return {name: getattr(bag, name) for name in names}
+
+
+def _last_cell(path: Path) -> np.ndarray:
+    bag = read_features(path)
+    return np.asarray(bag.coords[:, ::-1].max(0) // bag.patch_size_level0)
+
+
+def _differs(what: str, value: Any, usual: Any) -> bool:
+    if value is None or usual is None:
+        return False
+    if what == "mpp":
+        return bool(abs(value - usual) > MPP_TOLERANCE * usual)
+    return bool(value != usual)

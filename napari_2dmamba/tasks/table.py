@@ -1,0 +1,492 @@
+"""A table of labelled slides: one CSV, checked before anything is computed from it."""
+
+import contextlib
+import csv
+import hashlib
+import io
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from napari_2dmamba.errors import TaskError
+from napari_2dmamba.settings import validate
+from napari_2dmamba.slide_suffixes import SLIDE_SUFFIXES
+from napari_2dmamba.tasks.layouts import Columns, columns_of
+from napari_2dmamba.tasks.settings import TableSettings
+
+FEATURE_SUFFIXES = (".h5", ".hdf5", ".pt", ".pth", ".parquet")
+_NO_VALUE = frozenset(("", "na", "n/a", "nan", "none", "null", "?"))
+_YES, _NO = frozenset(("1", "1.0", "true", "yes")), frozenset(("0", "0.0", "false", "no"))
+PARTS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What published tables call the three parts."""
+
+
+@dataclass(frozen=True)
+class LabelledSlide:
+    """One slide and what is known about it or its patient.
+
+    Attributes
+    ----------
+    name
+        Unique in the table: the file's name without its suffix.
+    patient
+        Who it is of; the slide's own name where the table does not say.
+    label
+        Name of the class; None for survival.
+    time, event
+        Survival: time of the event or of the censoring, and whether the event was seen.
+    slide, features
+        Files, where they are known.
+    fold, part
+        As the table parts its slides: number of the fold that tests it; train, validation, test.
+    notes
+        Further columns.
+    """
+
+    name: str
+    patient: str
+    label: str | None = None
+    time: float | None = None
+    event: bool | None = None
+    slide: Path | None = None
+    features: Path | None = None
+    fold: int | None = None
+    part: str | None = None
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something a user should know before training starts.
+
+    Attributes
+    ----------
+    what
+        Kind of problem.
+    count
+        How many rows, slides or patients have it.
+    sentence
+        What it is, and what was done about it or is to be done.
+    stops
+        Whether nothing can be trained before it is mended.
+    slides
+        Names of the slides concerned, to mark them in a table.
+    """
+
+    what: str
+    count: int
+    sentence: str
+    stops: bool = False
+    slides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A task: what is to be learnt from which slides.
+
+    Attributes
+    ----------
+    kind
+        ``"classification"``, ``"ordinal"`` or ``"survival"``.
+    classes
+        Names of the classes in order; empty for survival.
+    slides
+        Those that can be used.
+    layout
+        How the columns were understood.
+    problems
+        What was found wrong and what was done about it.
+    """
+
+    kind: str
+    classes: tuple[str, ...]
+    slides: tuple[LabelledSlide, ...]
+    layout: str = "manifest"
+    problems: tuple[Problem, ...] = ()
+    path: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.slides)
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """All patients, each once, in the order of the table."""
+        return tuple(dict.fromkeys(slide.patient for slide in self.slides))
+
+    def by_name(self) -> dict[str, LabelledSlide]:
+        """Return the slides by name."""
+        return {slide.name: slide for slide in self.slides}
+
+    def class_index(self, slide: LabelledSlide) -> int:
+        """Return the index of a slide's class."""
+        assert slide.label is not None
+        return self.classes.index(slide.label)
+
+    def digest(self) -> str:
+        """Return a hash of what is learnt: names, patients, labels, times."""
+        told: list[object] = [self.kind, self.classes]
+        told += sorted((s.name, s.patient, s.label, s.time, s.event) for s in self.slides)
+        return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+
+    def counts(self) -> str:
+        """Return in words how many slides of what there are."""
+        words = f"{len(self.slides)} slides of {len(self.patients)} patients"
+        if self.kind == "survival":
+            events = sum(bool(slide.event) for slide in self.slides)
+            return f"{words}: {events} with the event, {len(self.slides) - events} censored"
+        each = Counter(slide.label for slide in self.slides)
+        return f"{words}: " + ", ".join(f"{each[name]} {name!r}" for name in self.classes)
+
+    def require_usable(self) -> None:
+        """Refuse a table that nothing can be learnt from.
+
+        Raises
+        ------
+        TaskError
+            With the first problem that stops, and how many more there are.
+        """
+        stopping = [problem for problem in self.problems if problem.stops]
+        if stopping:
+            more = f" (and {len(stopping) - 1} more such problems)" if len(stopping) > 1 else ""
+            raise TaskError(stopping[0].sentence + more)
+
+    def with_problems(self, problems: Iterable[Problem]) -> "Table":
+        """Return the table with further problems noted."""
+        return replace(self, problems=(*self.problems, *problems))
+
+
+def read_table(path: str | os.PathLike[str], settings: TableSettings | None = None) -> Table:
+    """Read a table of labelled slides, ours or a published one.
+
+    Rows that cannot be used are left out, and counted in `Table.problems`; whether the rest can
+    be trained on is asked with `Table.require_usable`.
+
+    Parameters
+    ----------
+    path
+        A CSV file (commas, semicolons or tabs). Files named in it are relative to its folder.
+    settings
+        Where features lie, and which columns are meant.
+
+    Raises
+    ------
+    TaskError
+        When the file cannot be read, is of no known layout, or contradicts itself.
+    """
+    settings = settings or TableSettings()
+    try:
+        validate(settings)
+    except ValueError as error:
+        raise TaskError(str(error)) from error
+    path = Path(path)
+    header, rows = read_csv(path)
+    columns = columns_of(
+        header,
+        path.name,
+        label_column=settings.label_column,
+        patient_column=settings.patient_column,
+    )
+    kind = _kind(columns, settings)
+    reader = _Rows(path, columns, kind, settings)
+    slides = reader.read(rows)
+    classes = () if kind == "survival" else _ordered({s.label for s in slides if s.label}, kind)
+    table = Table(kind, classes, tuple(slides), columns.layout.name, path=path)
+    return table.with_problems([*reader.problems(), *_of_whole(table)])
+
+
+def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the header and the rows of a CSV file, whatever parts its cells.
+
+    Raises
+    ------
+    TaskError
+        Naming the line that cannot be read.
+    """
+    if path.suffix.lower() in {".xlsx", ".xls"}:
+        raise TaskError(f"{path.name} is a spreadsheet; save it as CSV and give that")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise TaskError(
+            f"{path} cannot be read ({error.strerror or error}); check the name"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise TaskError(f"{path} is no CSV text in UTF-8; save it as such") from error
+    lines = text.lstrip().splitlines()
+    if lines and lines[0].lower().startswith("sep="):
+        lines = lines[1:]
+    if not lines:
+        raise TaskError(f"{path} is empty; its first line must name the columns")
+    separator = max(",;\t", key=lines[0].count)
+    reader = csv.reader(io.StringIO("\n".join(lines), newline=""), delimiter=separator)
+    header: list[str] = []
+    rows: list[dict[str, str]] = []
+    try:
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if not header:
+                header = [name.strip() or f"unnamed {number}" for number, name in enumerate(cells)]
+                continue
+            if len(cells) > len(header) and not any(c.strip() for c in cells[len(header) :]):
+                cells = cells[: len(header)]
+            if len(cells) != len(header):
+                raise TaskError(
+                    f"{path.name}, line {reader.line_num}: {len(cells)} cells, but the first "
+                    f"line names {len(header)} columns; mend that line"
+                )
+            rows.append(dict(zip(header, cells, strict=True)))
+    except csv.Error as error:
+        raise TaskError(f"{path.name}, line {reader.line_num}: {error}") from error
+    if not rows:
+        raise TaskError(f"{path.name} names columns but has no row; add one row per slide")
+    return header, rows
+
+
+def slide_name(text: str) -> str:
+    """Return the name of a slide from a file name or an identifier."""
+    name = text.replace("\\", "/").rpartition("/")[2]
+    for suffix in (*FEATURE_SUFFIXES, *SLIDE_SUFFIXES, ".jpg", ".png"):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def _kind(columns: Columns, settings: TableSettings) -> str:
+    has_times = "time" in columns.names and {"event", "censored"} & columns.names.keys()
+    if settings.kind != "auto":
+        kind = settings.kind
+    elif columns.layout.kind is not None and settings.label_column is None:
+        kind = columns.layout.kind
+    else:
+        kind = "survival" if has_times and "label" not in columns.names else "classification"
+    if kind == "survival" and not has_times:
+        raise TaskError("survival needs the columns time and event (or censorship); add them")
+    if kind != "survival" and "label" not in columns.names:
+        raise TaskError(f"{kind} needs a column label; add it, or name the column of the label")
+    return kind
+
+
+class _Rows:
+    """Reads rows into slides, and counts what is wrong with them."""
+
+    def __init__(self, path: Path, columns: Columns, kind: str, settings: TableSettings) -> None:
+        self.folder = path.parent
+        self.name = path.name
+        self.columns, self.kind = columns, kind
+        self.features = None if settings.features is None else Path(settings.features)
+        self.wrong: dict[str, list[str]] = defaultdict(list)
+
+    def read(self, rows: list[dict[str, str]]) -> list[LabelledSlide]:
+        found: dict[str, LabelledSlide] = {}
+        for number, row in enumerate(rows, start=2):
+            slide = self._slide(row, number)
+            if slide is None:
+                continue
+            before = found.get(slide.name)
+            if before is not None:
+                answer = (slide.label, slide.time, slide.event, slide.patient)
+                if answer != (before.label, before.time, before.event, before.patient):
+                    raise TaskError(
+                        f"{self.name} names the slide {slide.name} twice with different answers "
+                        f"(the second time in row {number}); keep the right one"
+                    )
+                self.wrong["duplicate"].append(slide.name)
+                continue
+            found[slide.name] = slide
+        return list(found.values())
+
+    def _slide(self, row: dict[str, str], number: int) -> LabelledSlide | None:
+        get = self.columns.get
+        given = get(row, "features") or get(row, "slide")
+        if not given:
+            self.wrong["nameless"].append(f"row {number}")
+            return None
+        name = slide_name(given)
+        patient = get(row, "patient") or name
+        if not get(row, "patient"):
+            self.wrong["patient"].append(name)
+        slide = LabelledSlide(
+            name,
+            patient,
+            slide=self._slide_file(get(row, "slide")),
+            features=self._feature_file(get(row, "features"), get(row, "slide"), name),
+            fold=self._fold(get(row, "fold"), number),
+            part=self._part(get(row, "split"), number),
+            notes={k: v for k, v in row.items() if k not in self.columns.names.values()},
+        )
+        return self._answered(slide, row, number)
+
+    def _answered(
+        self, slide: LabelledSlide, row: dict[str, str], number: int
+    ) -> LabelledSlide | None:
+        get = self.columns.get
+        if self.kind != "survival":
+            label = get(row, "label")
+            if label.lower() in _NO_VALUE:
+                self.wrong["label"].append(slide.name)
+                return None
+            return replace(slide, label=_as_whole(label))
+        text, time = get(row, "time"), math.nan
+        seen = get(row, "event").lower()
+        if "event" not in self.columns.names:
+            censored = get(row, "censored").lower()
+            seen = "0" if censored in _YES else "1" if censored in _NO else censored
+        if text.lower() in _NO_VALUE or seen in _NO_VALUE:
+            self.wrong["label"].append(slide.name)
+            return None
+        with contextlib.suppress(ValueError):
+            time = float(text)
+        if not (math.isfinite(time) and time >= 0):
+            raise TaskError(
+                f"{self.name}, row {number}: the time is {text!r}, but must be a number from 0 on"
+            )
+        if seen not in _YES | _NO:
+            raise TaskError(
+                f"{self.name}, row {number}: whether the event was seen is {seen!r}, but must be "
+                "0 or 1"
+            )
+        return replace(slide, time=time, event=seen in _YES)
+
+    def _slide_file(self, text: str) -> Path | None:
+        if not text or text.lower().endswith(FEATURE_SUFFIXES):
+            return None
+        path = self.folder / Path(text)
+        return path if path.suffix.lower() in SLIDE_SUFFIXES else None
+
+    def _feature_file(self, named: str, slide: str, name: str) -> Path | None:
+        if not named and slide.lower().endswith(FEATURE_SUFFIXES):
+            named = slide
+        if named:
+            places = [self.folder / named]
+            if self.features is not None:
+                places.append(self.features / Path(named).name)
+            return next((path for path in places if path.is_file()), places[0])
+        for folder in (self.features, self.folder / "features"):
+            if folder is None:
+                continue
+            for below in ("", "h5_files", "pt_files"):
+                for suffix in FEATURE_SUFFIXES:
+                    path = folder / below / f"{name}{suffix}"
+                    if path.is_file():
+                        return path
+        return None
+
+    def _fold(self, text: str, number: int) -> int | None:
+        if text.lower() in _NO_VALUE:
+            return None
+        try:
+            value = int(float(text))
+        except ValueError:
+            value = -1
+        if value < 0:
+            raise TaskError(
+                f"{self.name}, row {number}: the fold is {text!r}, but must be a number from 0 on"
+            )
+        return value
+
+    def _part(self, text: str, number: int) -> str | None:
+        if text.lower() in _NO_VALUE:
+            return None
+        if text.lower() not in PARTS:
+            raise TaskError(
+                f"{self.name}, row {number}: the split is {text!r}, but must be train, "
+                "validation or test"
+            )
+        return PARTS[text.lower()]
+
+    def problems(self) -> list[Problem]:
+        remark = self.columns.layout.remark
+        found = [Problem("layout", 1, remark)] if remark else []
+        sentences = {
+            "nameless": "{n} rows name no slide and were left out",
+            "label": "{n} slides have no label and were left out",
+            "duplicate": "{n} rows name a slide that stands above already and were left out",
+            "patient": "{n} slides name no patient, so each counts as a patient of its own; "
+            "slides of one patient may then stand on both sides of the split",
+        }
+        for what, sentence in sentences.items():
+            names = tuple(self.wrong.get(what, ()))
+            if names:
+                words = sentence.format(n=len(names))
+                found.append(Problem(what, len(names), words, slides=names))
+        return found
+
+
+def _as_whole(label: str) -> str:
+    """Return ``2.0`` as ``2``: spreadsheets write whole numbers so beside empty cells."""
+    head, dot, tail = label.partition(".")
+    return head if dot and head.isdigit() and set(tail) == {"0"} else label
+
+
+def _ordered(labels: set[str], kind: str) -> tuple[str, ...]:
+    """Return class names, numbers by value and words by the alphabet.
+
+    Raises
+    ------
+    TaskError
+        When ordinal labels are not the numbers from 0 on.
+    """
+    if all(label.isdigit() for label in labels):
+        names = sorted(labels, key=int)
+        if kind == "ordinal" and names:
+            return tuple(str(grade) for grade in range(int(names[-1]) + 1))
+        return tuple(names)
+    if kind == "ordinal":
+        word = min(label for label in labels if not label.isdigit())
+        raise TaskError(f"ordinal labels are whole numbers from 0 on, not {word!r}; number them")
+    return tuple(sorted(labels))
+
+
+def _of_whole(table: Table) -> list[Problem]:
+    """Return what is wrong with the table as a whole."""
+    if not table.slides:
+        return [Problem("empty", 0, "no slide with a label is left; check the labels", True)]
+    found = []
+    answers: dict[str, set[object]] = defaultdict(set)
+    for slide in table.slides:
+        answers[slide.patient].add(slide.label or (slide.time, slide.event))
+    several = [patient for patient, given in answers.items() if len(given) > 1]
+    if several:
+        names = tuple(s.name for s in table.slides if s.patient in set(several))
+        what = "times or events" if table.kind == "survival" else "labels"
+        found.append(
+            Problem(
+                "contradiction",
+                len(several),
+                f"{len(several)} patients have slides with different {what}"
+                + ("; mend the table" if table.kind == "survival" else ", which may be meant"),
+                stops=table.kind == "survival",
+                slides=names,
+            )
+        )
+    if table.kind == "survival":
+        if not any(slide.event for slide in table.slides):
+            sentence = "all patients are censored, so there is no event to learn from"
+            found.append(Problem("censored", len(table.slides), sentence, True))
+        return found
+    present = {slide.label for slide in table.slides}
+    if len(present) < 2:
+        sentence = f"all slides have the label {min(present, key=str)!r}; two classes are needed"
+        found.append(Problem("one class", len(table.slides), sentence, True))
+    patients = {
+        name: len({s.patient for s in table.slides if s.label == name}) for name in table.classes
+    }
+    rare = [name for name, count in patients.items() if count < 2]
+    if rare and len(present) > 1:
+        found.append(
+            Problem(
+                "rare class",
+                len(rare),
+                f"{len(rare)} classes have fewer than two patients ({', '.join(rare)}), so they "
+                "cannot be both learnt and tested",
+            )
+        )
+    return found

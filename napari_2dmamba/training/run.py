@@ -1,0 +1,496 @@
+"""From a table and a split to checkpoints, predictions, scores and a report in one folder.
+
+training.json         what was trained with what
+split.csv             the split
+fold-0/               model.safetensors, model-card.md, history.csv, predictions.csv, state.pt
+final/                the same, trained on all slides, without predictions
+predictions.csv, scores.json, scores.csv, report.html
+baselines/            scores of what a model must beat
+"""
+
+import csv
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_2dmamba import __version__
+from napari_2dmamba.errors import TrainingError
+from napari_2dmamba.evaluation.comparison import Difference, compare_models
+from napari_2dmamba.evaluation.predictions import (
+    Predictions,
+    predict,
+    read_predictions,
+    together,
+    write_predictions,
+)
+from napari_2dmamba.evaluation.report import Rival, write_report
+from napari_2dmamba.evaluation.scoring import (
+    Evaluation,
+    digest_of,
+    point_scores,
+    score_predictions,
+    write_evaluation,
+)
+from napari_2dmamba.evaluation.settings import EvaluationSettings
+from napari_2dmamba.models import Aggregator, load_checkpoint, save_checkpoint
+from napari_2dmamba.models.settings import ModelSettings
+from napari_2dmamba.settings import ProgressCallback, StopCallback
+from napari_2dmamba.tasks.bags import FeatureKind, TableBags, check_features
+from napari_2dmamba.tasks.settings import SplitSettings
+from napari_2dmamba.tasks.splits import Fold, Split, check_split, make_split, write_split
+from napari_2dmamba.tasks.table import Problem, Table
+from napari_2dmamba.tasks.time_bins import time_bins
+from napari_2dmamba.training.baselines import baseline_predictions
+from napari_2dmamba.training.fitting import Epoch, FitResult, fit
+from napari_2dmamba.training.model import new_aggregator
+from napari_2dmamba.training.model_card import write_model_card
+from napari_2dmamba.training.presets import Preset, preset
+from napari_2dmamba.training.state import fingerprint
+from napari_2dmamba.whole_files import written_whole
+
+RECORD, MODEL, STATE = "training.json", "model.safetensors", "state.pt"
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A finished training.
+
+    Attributes
+    ----------
+    folder
+        Where everything lies.
+    evaluation
+        Of the test parts together; None when nothing was tested.
+    checkpoints
+        One per fold, and the final one last where it was made.
+    final
+        The model trained on all slides, or None.
+    problems
+        What was found in table, split and features.
+    """
+
+    folder: Path
+    evaluation: Evaluation | None
+    checkpoints: tuple[Path, ...]
+    final: Path | None
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything that one model of a training is made of."""
+
+    table: Table
+    split: Split
+    features: FeatureKind
+    architecture: str
+    preset: Preset
+    preset_name: str
+    config: dict[str, Any]
+    class_names: dict[str, str]
+    intended_use: str
+    scoring: EvaluationSettings
+
+    def record(self) -> dict[str, Any]:
+        """Return what decides the numbers, as JSON-able data without names of slides."""
+        return {
+            "kind": self.table.kind,
+            "table": self.table.digest(),
+            "counts": self.table.counts(),
+            "split": self.split.method,
+            "split_digest": fingerprint([asdict(fold) for fold in self.split.folds]),
+            "architecture": self.architecture,
+            "preset": self.preset_name,
+            "settings": asdict(self.preset.fit),
+            "config": {**self.preset.config, **self.config},
+            "features": asdict(self.features),
+            # sizes: reading gigabytes again only to compare them would take as long as training
+            "feature_files": fingerprint(
+                sorted((s.name, s.features.stat().st_size) for s in self.table.slides if s.features)
+            ),
+            "class_names": self.class_names,
+        }
+
+
+def train(
+    table: Table,
+    split: Split | None = None,
+    *,
+    out: str | os.PathLike[str],
+    architecture: str = "2dmamba",
+    use: Preset | str = "recommended",
+    preset_name: str = "own",
+    config: dict[str, Any] | None = None,
+    class_names: dict[str, str] | None = None,
+    intended_use: str = "",
+    final: bool = True,
+    scoring: EvaluationSettings | None = None,
+    on_progress: ProgressCallback | None = None,
+    on_epoch: Callable[[str, Epoch], None] | None = None,
+    should_stop: StopCallback | None = None,
+) -> TrainingRun:
+    """Train a model per fold, test each on its own test part, and one on all slides.
+
+    What is finished in the folder is kept, and a training that was cut off goes on with the
+    numbers it would have had.
+
+    Parameters
+    ----------
+    table
+        With features for every slide.
+    split
+        Made with `SplitSettings` when None.
+    out
+        Folder of this training; another training in it is refused.
+    architecture, use, config
+        Name in the registry, preset (or its name), and options of the architecture.
+    preset_name
+        What the record calls a preset that is given whole.
+    class_names
+        Names for people of the table's labels.
+    intended_use
+        Stated wherever the results of the model are shown.
+    final
+        Whether a model is trained on all slides at the end, test parts included.
+    scoring
+        How the test parts are scored.
+    on_epoch
+        Called with the name of the model (``fold 0``) after each of its epochs.
+
+    Raises
+    ------
+    TaskError
+        When table, split or features have a problem that stops.
+    TrainingError
+        When the folder holds another training, or a loss is not a number.
+    CheckpointError, FeatureError, GridError, BackendError
+        When a bag does not fit the model or this machine; the sentence names the slide.
+    Cancelled
+        When ``should_stop()`` said so; what was finished is kept.
+    """
+    out = Path(out)
+    table.require_usable()
+    split = make_split(table, SplitSettings()) if split is None else split
+    name = use if isinstance(use, str) else preset_name
+    chosen = preset(use, architecture, table.kind) if isinstance(use, str) else use
+    split, of_split = check_split(table, split)
+    features, of_features = check_features(
+        table, canvas=chosen.needs_canvas, on_progress=on_progress, should_stop=should_stop
+    )
+    table = table.with_problems([*of_split, *of_features])
+    table.require_usable()
+    plan = _Plan(
+        table, split, features, architecture, chosen, name, config or {}, class_names or {},
+        intended_use, scoring or EvaluationSettings(),
+    )  # fmt: skip
+    _claim(out, plan)
+    folds = {f"fold {number}": fold for number, fold in enumerate(split.folds)}
+    models = len(folds) + (1 if final else 0)
+    parts, patients, validated, checkpoints = [], [], [], []
+    known = table.by_name()
+    for number, (called, fold) in enumerate(folds.items()):
+        folder = out / called.replace(" ", "-")
+        told = _counted(on_progress, number, models, called, chosen.fit.epochs)
+        found, header = _fold(plan, called, fold, folder, told, on_epoch, should_stop)
+        checkpoints.append(folder / MODEL)
+        if found is not None:
+            parts.append(found)
+            patients.append([known[slide].patient for slide in found.slides])
+            validated.append(header.get("validation", {}))
+    evaluation = None
+    if parts:
+        evaluation = score_predictions(
+            together(parts, patients),
+            plan.scoring,
+            title=f"{architecture}, {name}, {split.method}",
+            remarks=_remarks(plan, validated),
+            should_stop=should_stop,
+        )
+        rivals = _baselines(plan, evaluation, out, should_stop)
+        write_evaluation(evaluation, out)
+        write_report(
+            evaluation,
+            out / "report.html",
+            commands=_commands(table, folds, out),
+            facts=plan.record(),
+            rivals=rivals,
+        )
+    last = None
+    if final:
+        told = _counted(on_progress, len(folds), models, "final", chosen.fit.epochs)
+        last = _final(plan, out / "final", evaluation, told, on_epoch, should_stop)
+        checkpoints.append(last)
+    if on_progress is not None:
+        on_progress(models, models, "Done")
+    return TrainingRun(out, evaluation, tuple(checkpoints), last, table.problems)
+
+
+def _baselines(
+    plan: _Plan, evaluation: Evaluation, out: Path, should_stop: StopCallback | None
+) -> tuple[Rival, ...]:
+    """Score what a model must beat, on the same folds."""
+    rivals = []
+    found = baseline_predictions(plan.table, plan.split, should_stop=should_stop)
+    for name, told in found.items():
+        told = dataclasses.replace(told, class_names=evaluation.predictions.class_names)
+        scored = score_predictions(told, plan.scoring, title=name, should_stop=should_stop)
+        differences: tuple[Difference, ...] = ()
+        if plan.scoring.resamples and len(set(told.slides)) == len(told):
+            differences = compare_models(
+                evaluation.predictions,
+                told,
+                permutations=plan.scoring.resamples,
+                should_stop=should_stop,
+            )
+        rivals.append(Rival(name, scored, differences))
+        write_evaluation(scored, out / "baselines" / name.replace(" ", "-"))
+    return tuple(rivals)
+
+
+def read_training(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the record of a training in a folder.
+
+    Raises
+    ------
+    TrainingError
+        When there is none.
+    """
+    path = Path(folder) / RECORD
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise TrainingError(
+            f"{folder} holds no training ({RECORD} is missing or damaged)"
+        ) from error
+
+
+def _claim(out: Path, plan: _Plan) -> None:
+    """Mark the folder as this training's, or refuse the folder of another."""
+    record = json.loads(json.dumps(plan.record(), default=str))
+    if (out / RECORD).is_file():
+        held = read_training(out)
+        differing = [key for key in record if held.get(key) != record[key]]
+        if differing:
+            raise TrainingError(
+                f"{out} holds a training with other {', '.join(differing)}; choose another "
+                "folder, or delete that one"
+            )
+    with written_whole(out / RECORD, TrainingError) as part:
+        told = {**record, "version": __version__}
+        part.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    write_split(plan.split, out / "split.csv")
+
+
+def _fold(
+    plan: _Plan,
+    called: str,
+    fold: Fold,
+    folder: Path,
+    on_progress: ProgressCallback | None,
+    on_epoch: Callable[[str, Epoch], None] | None,
+    should_stop: StopCallback | None,
+) -> tuple[Predictions | None, dict[str, Any]]:
+    """Train and test one model, unless that is done."""
+    done = folder / MODEL
+    tested = folder / "predictions.csv"
+    if done.is_file() and (tested.is_file() or not fold.test):
+        header = load_checkpoint(done).header.training
+        return (read_predictions(tested) if fold.test else None), header
+    aggregator, result, edges = _fitted(
+        plan, called, fold, folder, on_progress, on_epoch, should_stop
+    )
+    run = ModelSettings(device=plan.preset.fit.device)
+
+    def predicted(names: Sequence[str]) -> Predictions | None:
+        if not names:
+            return None
+        bags = TableBags(plan.table, names, edges, memory_mb=0)
+        return predict(
+            aggregator, bags, run, kind=plan.table.kind, model=called, edges=edges,
+            should_stop=should_stop,
+        )  # fmt: skip
+
+    validation, test = predicted(fold.validation), predicted(fold.test)
+    told = _told(plan, called, fold, result)
+    if validation is not None:
+        told["validation"] = _defined(point_scores(validation))
+    scored = None
+    if test is not None:
+        scored = score_predictions(test, plan.scoring, title=called, should_stop=should_stop)
+        told["test"] = _defined({name: score.value for name, score in scored.scores.items()})
+        write_predictions(test, tested)
+    _save(plan, aggregator, told, folder, scored)
+    return test, told
+
+
+def _final(
+    plan: _Plan,
+    folder: Path,
+    evaluation: Evaluation | None,
+    on_progress: ProgressCallback | None,
+    on_epoch: Callable[[str, Epoch], None] | None,
+    should_stop: StopCallback | None,
+) -> Path:
+    if (folder / MODEL).is_file():
+        return folder / MODEL
+    seed = SplitSettings(method="all", split_seed=plan.preset.fit.seed)
+    (fold,) = make_split(plan.table, seed).folds
+    aggregator, result, _ = _fitted(plan, "final", fold, folder, on_progress, on_epoch, should_stop)
+    told = _told(plan, "final", fold, result)
+    if evaluation is not None:
+        told["cross_validation"] = {
+            name: {"value": s.value, "low": s.low, "high": s.high}
+            for name, s in evaluation.scores.items()
+            if s.value is not None
+        }
+    _save(plan, aggregator, told, folder, evaluation)
+    return folder / MODEL
+
+
+def _fitted(
+    plan: _Plan,
+    called: str,
+    fold: Fold,
+    folder: Path,
+    on_progress: ProgressCallback | None,
+    on_epoch: Callable[[str, Epoch], None] | None,
+    should_stop: StopCallback | None,
+) -> tuple[Aggregator, FitResult, list[float] | None]:
+    s = plan.preset.fit
+    edges = _edges(plan, fold)
+    aggregator = new_aggregator(
+        plan.architecture, plan.table, plan.features, plan.preset, config=plan.config,
+        class_names=plan.class_names, intended_use=plan.intended_use, edges=edges,
+    )  # fmt: skip
+    share = len(fold.train) / (len(fold.train) + len(fold.validation))
+    room = int(s.memory_mb * share)
+
+    def tell(epoch: Epoch) -> None:
+        if on_epoch is not None:
+            on_epoch(called, epoch)
+
+    result = fit(
+        aggregator,
+        TableBags(plan.table, fold.train, edges, room),
+        TableBags(plan.table, fold.validation, edges, s.memory_mb - room),
+        s,
+        state_file=folder / STATE,
+        on_progress=on_progress,
+        on_epoch=tell,
+        should_stop=should_stop,
+    )
+    names = [field.name for field in dataclasses.fields(Epoch)]
+    with (
+        written_whole(folder / "history.csv") as part,
+        part.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(asdict(epoch) for epoch in result.history)
+    return aggregator, result, edges
+
+
+def _edges(plan: _Plan, fold: Fold) -> list[float] | None:
+    """Return the edges of the time bins, or None where there are none."""
+    s = plan.preset.fit
+    if plan.table.kind != "survival" or s.survival_loss == "cox":
+        return None
+    # Published training places them by all patients, tested ones included
+    used = set(fold.train) | set(fold.validation)
+    slides = [x for x in plan.table.slides if plan.preset.bins_of_all or x.name in used]
+    times = np.array([slide.time for slide in slides], np.float64)
+    return time_bins(times, [bool(slide.event) for slide in slides], s.time_bins).tolist()
+
+
+def _told(plan: _Plan, called: str, fold: Fold, result: FitResult) -> dict[str, Any]:
+    """Return what the header says of a training."""
+    known = plan.table.by_name()
+    used = [known[name] for name in (*fold.train, *fold.validation)]
+    seen = {digest_of(slide.name) for slide in used}
+    seen |= {digest_of(f"patient {slide.patient}") for slide in used}
+    base = result.aggregator.header.training
+    return {
+        **{key: base[key] for key in ("kind", "labels", "time_bins") if key in base},
+        "data": plan.table.counts(),
+        "table": plan.table.digest(),
+        "model": called,
+        "split": f"{plan.split.method}: {len(fold.train)} slides fitted, "
+        f"{len(fold.validation)} to choose the epoch, {len(fold.test)} tested",
+        "preset": plan.preset_name,
+        **result.summary(plan.preset.fit),
+        "remarks": list(result.remarks),
+        "seen": sorted(seen),
+    }
+
+
+def _save(
+    plan: _Plan,
+    aggregator: Aggregator,
+    told: dict[str, Any],
+    folder: Path,
+    evaluation: Evaluation | None,
+) -> None:
+    """Write checkpoint and card; the state of the training is not needed any more."""
+    header = dataclasses.replace(aggregator.header, training=told)
+    saved = Aggregator(aggregator.model, header)
+    write_model_card(header, evaluation, plan.table, folder / "model-card.md")
+    save_checkpoint(saved, folder / MODEL)
+    (folder / STATE).unlink(missing_ok=True)
+
+
+def _defined(scores: dict[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in scores.items() if value is not None}
+
+
+def _remarks(plan: _Plan, validated: list[dict[str, float]]) -> tuple[str, ...]:
+    """Say what a reader of the report must know."""
+    remarks = [problem.sentence for problem in plan.table.problems]
+    survival = plan.table.kind == "survival"
+    for name in ("auroc", "concordance", "quadratic_kappa"):
+        values = [one[name] for one in validated if name in one]
+        if values:
+            remarks.append(
+                f"on the validation parts, which chose the epochs, the mean {name} is "
+                f"{np.mean(values):.3f}: that number is biased"
+                + (", and published survival results are of this kind" if survival else "")
+            )
+    return tuple(remarks)
+
+
+def _commands(table: Table, folds: dict[str, Fold], out: Path) -> dict[tuple[str, str], str]:
+    """Return for each tested slide and model what opens it in the viewer with its map."""
+    known = table.by_name()
+    base = table.path.parent if table.path is not None else Path()
+    commands = {}
+    for called, fold in folds.items():
+        for name in fold.test:
+            slide = known[name].slide
+            if slide is None:
+                continue
+            with_base = os.path.relpath(slide, base)
+            model = os.path.relpath(out / called.replace(" ", "-") / MODEL, base)
+            commands[name, called] = (
+                f'napari-2dmamba run "{with_base}" --checkpoint "{model}" --out runs'
+                f' && napari-2dmamba view --run "runs/{Path(slide).stem}"'
+            )
+    return commands
+
+
+def _counted(
+    on_progress: ProgressCallback | None, number: int, models: int, called: str, epochs: int
+) -> ProgressCallback | None:
+    """Count the epochs of one model among those of all."""
+    if on_progress is None:
+        return None
+
+    def tell(done: int, total: int, message: str) -> None:
+        assert on_progress is not None
+        on_progress(number * epochs + done, models * epochs, f"{called}: {message}")
+
+    return tell

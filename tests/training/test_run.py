@@ -1,0 +1,253 @@
+"""From a table to a checkpoint, a report, and the same numbers again; leaks and other folders."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_2dmamba.cli import main
+from napari_2dmamba.errors import Cancelled, EvaluationError, TaskError, TrainingError
+from napari_2dmamba.evaluation import EvaluationSettings, evaluate
+from napari_2dmamba.features import write_features
+from napari_2dmamba.features.bag import FeatureBag
+from napari_2dmamba.models import load_checkpoint, read_header
+from napari_2dmamba.tasks import Split, SplitSettings, make_split, read_table
+from napari_2dmamba.training import FitSettings, Preset, preset, read_training, train
+from tests.material import shared
+
+TINY = {"hidden": 8, "attention_hidden": 4}
+FIT = FitSettings(
+    epochs=6, learning_rate=2e-2, accumulate=2, patience=0, device="cpu", schedule="constant"
+)
+SCORING = EvaluationSettings(resamples=50)
+
+
+def cohort(folder: Path, patients: int = 12, *, survival: bool = False, seed: int = 0) -> Path:
+    """Two slides a patient; a patch with a high first feature makes class or early event."""
+    rng = np.random.default_rng(seed)
+    lines = ["slide,features,patient," + ("time,event" if survival else "label")]
+    (folder / "features").mkdir(parents=True)
+    for patient in range(patients):
+        ill = patient % 2
+        for k in "ab":
+            name = f"s{patient}{k}"
+            side = rng.integers(3, 6)
+            coords = np.stack(np.meshgrid(np.arange(side), np.arange(3)), -1).reshape(-1, 2)
+            values = rng.standard_normal((len(coords), 6)).astype(np.float32)
+            values[:, 0] = 0
+            values[0, 0] = 4 * ill
+            bag = FeatureBag(values, 512 * coords, 512, 256, 0.5, encoder="made-up")
+            write_features(bag, folder / "features" / f"{name}.h5")
+            time = 1 + patient / 10 if ill else 5 + patient / 10
+            answer = f"{time},{int(patient % 5 != 0)}" if survival else "ny"[ill]
+            lines.append(f"{name}.svs,features/{name}.h5,p{patient},{answer}")
+    (folder / "t.csv").write_text("\n".join(lines) + "\n")
+    return folder / "t.csv"
+
+
+def test_the_whole_way_from_the_command_line(tmp_path: Path, capsys) -> None:
+    table, out = cohort(tmp_path), tmp_path / "out"
+    assert main(["split", str(table), "--folds", "3", "--out", str(tmp_path / "s.csv")]) == 0
+    assert "24 slides of 12 patients: 12 'n', 12 'y'" in capsys.readouterr().out
+    command = [
+        "train", str(table), "--out", str(out), "--split-file", str(tmp_path / "s.csv"),
+        "--architecture", "abmil", "--epochs", "6", "--learning-rate", "0.02", "--accumulate", "2",
+        "--device", "cpu", "--resamples", "50", "--class-name", "y=ill", "--intended-use", "None.",
+        "--model-option", "hidden=8", "--model-option", "attention_hidden=4",
+    ]  # fmt: skip
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert "AUROC" in told
+    assert str(out / "final" / "model.safetensors") in told
+
+    header = read_header(out / "fold-1" / "model.safetensors")
+    assert (header.encoder, header.patch_size, header.mpp) == ("made-up", 256, 0.5)
+    assert header.class_names == ("n", "ill")
+    assert header.intended_use == "None."
+    assert header.training["preset"] == "recommended, changed"
+    card = (out / "fold-1" / "model-card.md").read_text()
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["slides"] == 24
+    assert scores["patients"] == 12
+    assert scores["scores"]["auroc"]["value"] > 0.9
+    assert set(scores["models"]) == {"fold 0", "fold 1", "fold 2"}
+    page = (out / "report.html").read_text()
+    assert "mean of the features" in page
+    assert "tissue area" in page
+    assert 'napari-2dmamba run "s' in page.replace("&quot;", '"')
+    for text in (card, (out / "scores.json").read_text(), page):
+        assert "p11" not in text.replace("p110", "")
+        assert str(tmp_path) not in text
+
+    # The card's numbers come again from the checkpoint, which knows what it must not be tested on.
+    again = tmp_path / "again"
+    checkpoint = str(out / "fold-1" / "model.safetensors")
+    assert main(["evaluate", checkpoint, str(table), "--out", str(again), "--device", "cpu",
+                 "--resamples", "50"]) == 0  # fmt: skip
+    told = capsys.readouterr().out
+    assert "were left out" in told
+    found = json.loads((again / "scores.json").read_text())["scores"]
+    assert found["auroc"]["value"] == header.training["test"]["auroc"]
+    assert f"{found['log_loss']['value']:.3f} [" in card
+    assert main(["evaluate", str(out / "final" / "model.safetensors"), str(table)]) == 1
+    assert "trained on all 24 slides" in capsys.readouterr().err
+
+    report = tmp_path / "r.html"
+    baseline = out / "baselines" / "tissue-area" / "predictions.csv"
+    assert main(["report", str(out), "--out", str(report), "--against", str(baseline),
+                 "--resamples", "50"]) == 0  # fmt: skip
+    assert "permutations" in capsys.readouterr().out
+
+    # Finished work is kept; another training in the same folder is refused.
+    before = (out / "fold-0" / "model.safetensors").stat().st_mtime_ns
+    assert main(command) == 0
+    assert (out / "fold-0" / "model.safetensors").stat().st_mtime_ns == before
+    assert main([*command, "--seed", "3"]) == 1
+    assert "other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("loss", ["nll", "cox"])
+def test_survival_to_the_report(tmp_path: Path, loss: str) -> None:
+    table = read_table(cohort(tmp_path, 20, survival=True))
+    use = Preset(dataclasses.replace(FIT, survival_loss=loss, time_bins=3, accumulate=8))
+    split = make_split(table, SplitSettings(folds=2))
+    run = train(
+        table, split, out=tmp_path / "out", architecture="abmil", use=use, config=TINY,
+        final=False, scoring=SCORING,
+    )  # fmt: skip
+    assert run.evaluation is not None
+    assert run.evaluation.scores["concordance"].value is not None
+    header = read_header(run.checkpoints[0])
+    assert header.task == "survival"
+    if loss == "nll":
+        assert len(header.training["time_bins"]) == 4
+        assert run.evaluation.scores["integrated_brier"].value is not None
+        again = evaluate(run.checkpoints[0], table, SCORING)
+        expected = header.training["test"]["concordance"]
+        assert again.scores["concordance"].value == expected
+    assert "log-rank test between" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_published_survival_has_eight_outputs_of_which_the_bins_use_the_first(
+    tmp_path: Path,
+) -> None:
+    table = read_table(cohort(tmp_path, 12, survival=True))
+    use = preset("published", "2dmamba", "survival")
+    assert use.fit.loss_divisor == 32
+    use = dataclasses.replace(
+        use, fit=dataclasses.replace(use.fit, epochs=1, time_bins=2, device="cpu")
+    )
+    split = make_split(table, SplitSettings(method="held-out"))
+    run = train(
+        table, split, out=tmp_path / "out", use=use, config={"d_model": 8, "d_state": 2},
+        final=False, scoring=SCORING,
+    )  # fmt: skip
+    header = read_header(run.checkpoints[0])
+    assert len(header.class_names) == 8
+    assert header.class_names[-1] == "unused 6"
+    assert header.canvas == (3, 5)
+    assert header.config["attention_over"] == "all"
+
+
+def test_a_cancelled_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    table = read_table(cohort(tmp_path))
+    split = make_split(table, SplitSettings(folds=2))
+
+    def run(out: Path, stop_after: int | None):
+        seen: list[str] = []
+        return train(
+            table, split, out=out, architecture="abmil", use=Preset(FIT), config=TINY,
+            final=False, scoring=SCORING, on_epoch=lambda model, epoch: seen.append(model),
+            should_stop=lambda: stop_after is not None and len(seen) >= stop_after,
+        )  # fmt: skip
+
+    whole = run(tmp_path / "whole", None)
+    with pytest.raises(Cancelled):
+        run(tmp_path / "cut", 8)  # in the second fold
+    rest = run(tmp_path / "cut", None)
+    for one, two in zip(whole.checkpoints, rest.checkpoints, strict=True):
+        a, b = (load_checkpoint(path).model.state_dict() for path in (one, two))
+        assert all((a[name] == b[name]).all() for name in a)
+    assert whole.evaluation is not None
+    assert rest.evaluation is not None
+    assert whole.evaluation.scores == rest.evaluation.scores
+    assert read_training(tmp_path / "cut")["kind"] == "classification"
+
+
+def test_leaks_and_other_features_stop_before_anything_is_trained(tmp_path: Path) -> None:
+    table = read_table(cohort(tmp_path))
+    (fold,) = make_split(table, SplitSettings(method="held-out")).folds
+    leak = dataclasses.replace(fold, train=fold.train[1:], test=(*fold.test, fold.train[0]))
+    with pytest.raises(TaskError, match="patients have slides in two parts"):
+        train(table, Split((leak,), "by hand"), out=tmp_path / "out", use=Preset(FIT))
+    bag = FeatureBag(np.zeros((3, 6), np.float32), 512 * np.eye(3, 2, dtype=int), 512, 256, 0.25,
+                     encoder="made-up")  # fmt: skip
+    write_features(bag, tmp_path / "features" / "s1a.h5")
+    with pytest.raises(TaskError, match=r"1 slides have features of mpp 0.25"):
+        train(table, out=tmp_path / "out", use=Preset(FIT))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_test_label_never_reaches_the_model(tmp_path: Path) -> None:
+    """Turning the labels of the test part round changes no weight."""
+    path = cohort(tmp_path)
+    table = read_table(path)
+    split = make_split(table, SplitSettings(method="held-out"))
+    tested = set(split.folds[0].test)
+    turned = tuple(
+        dataclasses.replace(s, label="ny"[s.label == "n"]) if s.name in tested else s
+        for s in table.slides
+    )
+    models = []
+    for number, one in enumerate((table, dataclasses.replace(table, slides=turned))):
+        run = train(
+            one, split, out=tmp_path / str(number), architecture="abmil", use=Preset(FIT),
+            config=TINY, final=False, scoring=SCORING,
+        )  # fmt: skip
+        models.append(load_checkpoint(run.checkpoints[0]).model.state_dict())
+    assert all((models[0][name] == models[1][name]).all() for name in models[0])
+
+
+def test_a_table_of_another_question_is_not_evaluated(tmp_path: Path) -> None:
+    table = read_table(cohort(tmp_path / "a"))
+    run = train(
+        table, make_split(table, SplitSettings(method="held-out")), out=tmp_path / "out",
+        architecture="abmil", use=Preset(dataclasses.replace(FIT, epochs=1)), config=TINY,
+        final=False, scoring=SCORING,
+    )  # fmt: skip
+    renamed = tuple(dataclasses.replace(s, label="x" + str(s.label)) for s in table.slides)
+    other = dataclasses.replace(table, classes=("xn", "xy"), slides=renamed)
+    with pytest.raises(EvaluationError, match="has the label 'xn'"):
+        evaluate(run.checkpoints[0], other)
+    with pytest.raises(EvaluationError, match="is about survival"):
+        evaluate(run.checkpoints[0], read_table(cohort(tmp_path / "b", survival=True)))
+    with pytest.raises(TrainingError, match="no preset"):
+        preset("best", "abmil", "classification")
+    with pytest.raises(TrainingError, match="holds no training"):
+        read_training(tmp_path)
+
+
+def test_slides_without_features_are_said_on_the_command_line(tmp_path: Path, capsys) -> None:
+    (tmp_path / "t.csv").write_text("slide,patient,label\na.svs,p,0\nb.svs,q,1\n")
+    command = ["train", str(tmp_path / "t.csv"), "--method", "all", "--validation-share", "0"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 1
+    assert "2 slides have no features file (first a)" in capsys.readouterr().err
+
+
+def test_the_baselines_of_the_atlas() -> None:
+    """The positive control can be learnt, and tissue area alone does worse."""
+    from napari_2dmamba.evaluation.classification import auroc
+    from napari_2dmamba.tasks import TableSettings
+    from napari_2dmamba.training.baselines import baseline_predictions
+
+    path = shared("atlas/labels.csv")
+    table = read_table(path, TableSettings(label_column="label_gi_tract"))
+    assert table.counts().startswith("44 slides of 40 patients")
+    found = baseline_predictions(table, make_split(table, SplitSettings()))
+    mean, area = (auroc(told.labels, told.values) for told in found.values())
+    assert mean is not None
+    assert area is not None
+    assert 0.8 < mean < 0.99
+    assert 0.5 < area < 0.85
