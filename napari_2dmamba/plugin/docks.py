@@ -9,7 +9,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, QRect, QSize, Qt, QTimer
+from qtpy.QtCore import QRect, QSize, Qt, QTimer
 from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
 if TYPE_CHECKING:
@@ -96,7 +96,8 @@ def show(viewer: "Viewer", dock: Dock) -> Any:
         _float(window, made)
         QTimer.singleShot(0, partial(_resize, window, size))  # it had made room for the dock
     elif beside:
-        made.destroyed.connect(partial(_give_back, window, area, beside[0].size()))
+        give_back = partial(_give_back, window, area, beside[0].size())
+        widget.undocked.connect(partial(QTimer.singleShot, 0, give_back))
     raise_dock(widget)
     return widget
 
@@ -144,9 +145,7 @@ def _visible(window: QMainWindow, area: Qt.DockWidgetArea) -> list[QDockWidget]:
     ]
 
 
-def _give_back(
-    window: QMainWindow, area: Qt.DockWidgetArea, before: QSize, gone: QObject | None = None
-) -> None:
+def _give_back(window: QMainWindow, area: Qt.DockWidgetArea, before: QSize) -> None:
     """Let an area have the size it had before a dock came that is gone now."""
     with contextlib.suppress(RuntimeError):  # the window itself has gone
         left = _visible(window, area)[:1]
