@@ -86,9 +86,9 @@ def show(viewer: "Viewer", dock: Dock) -> Any:
     window = viewer.window._qt_window  # napari's public parts do not tell of sizes and tabs
     area = _AREAS[dock.area]
     beside, size, least = _visible(window, area), window.size(), window.minimumSizeHint()
-    widget = dock.widget_class(viewer)
+    fresh: Any = dock.widget_class(viewer)
     in_tabs = dock.area != "left"  # where napari's own docks are
-    made = viewer.window.add_dock_widget(widget, name=dock.name, area=dock.area, tabify=in_tabs)
+    made = viewer.window.add_dock_widget(fresh, name=dock.name, area=dock.area, tabify=in_tabs)
     made.setWindowTitle(dock.title)  # tabs are narrow
     made.title.title.setText(dock.title)
     height = least.height() + made.minimumSizeHint().height()
@@ -97,9 +97,9 @@ def show(viewer: "Viewer", dock: Dock) -> Any:
         QTimer.singleShot(0, partial(_resize, window, size))  # it had made room for the dock
     elif beside:
         give_back = partial(_give_back, window, area, beside[0].size())
-        widget.undocked.connect(partial(QTimer.singleShot, 0, give_back))
-    raise_dock(widget)
-    return widget
+        fresh.undocked.connect(partial(QTimer.singleShot, 0, give_back))
+    raise_dock(fresh)
+    return fresh
 
 
 def share_places(viewer: "Viewer") -> None:
