@@ -30,7 +30,7 @@ from shapely import MultiPoint  # noqa: E402
 from napari_2dmamba.models import Aggregator, CheckpointHeader, save_checkpoint  # noqa: E402
 from napari_2dmamba.models.checkpoint import build_model  # noqa: E402
 from napari_2dmamba.plugin.app import Application, make_viewer  # noqa: E402
-from napari_2dmamba.plugin.docks import CHECKPOINTS, raise_dock, show  # noqa: E402
+from napari_2dmamba.plugin.docks import CHECKPOINTS, COHORT, raise_dock, show  # noqa: E402
 from napari_2dmamba.plugin.jobs import wait_for_jobs  # noqa: E402
 from napari_2dmamba.plugin.section import Fold  # noqa: E402
 from napari_2dmamba.sample import demo_checkpoint, sample_slide  # noqa: E402
@@ -155,7 +155,7 @@ def main() -> None:
     crop("section-compare-agreement", compare.agreement)
     compare.let_go()
 
-    cohort = application.cohort_widget
+    cohort = show(viewer, COHORT)
     for layer in viewer.layers:
         layer.visible = layer is viewer.layers[0]
     viewer.layers.selection.active = viewer.layers[0]

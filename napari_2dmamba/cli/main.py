@@ -22,7 +22,7 @@ from napari_2dmamba.cli.segment import add_segment_command
 from napari_2dmamba.cli.split import add_split_command
 from napari_2dmamba.cli.tiles import add_tiles_command
 from napari_2dmamba.cli.train import add_train_command
-from napari_2dmamba.cli.view import add_demo_command, add_view_command
+from napari_2dmamba.cli.view import add_demo_command, add_view_command, can_view
 from napari_2dmamba.errors import Cancelled, UserError
 from napari_2dmamba.last_net import sentence_for
 
@@ -56,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser, names = command_parser()
+    if not given and can_view():
+        given = ["view"]
     if given and given[0] not in names and not given[0].startswith("-"):
         given.insert(0, "view")
     options = parser.parse_args(given)
@@ -94,7 +96,8 @@ def command_parser() -> tuple[argparse.ArgumentParser, frozenset[str]]:
         prog="napari-2dmamba",
         description="Open a gigapixel slide, run 2DMambaMIL, and see why the model decided "
         "what it did.",
-        epilog="napari-2dmamba SLIDE... is short for napari-2dmamba view SLIDE...",
+        epilog="napari-2dmamba SLIDE... is short for napari-2dmamba view SLIDE...; without "
+        "anything it opens the viewer on the recent slides and saved runs.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")

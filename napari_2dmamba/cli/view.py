@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,18 @@ def add_demo_command(commands: Any) -> None:
     demo.add_argument("--out", type=Path, default=Path("napari-2dmamba-demo"))
     demo.add_argument("--no-view", action="store_true", help="do not open the viewer at the end")
     demo.set_defaults(action=_demo)
+
+
+def can_view() -> bool:
+    """Return whether the viewer is installed and there is a screen for it."""
+    return has_screen() and find_spec("napari") is not None and find_spec("qtpy") is not None
+
+
+def has_screen() -> bool:
+    """Return whether a window can be opened here."""
+    return sys.platform in ("win32", "darwin") or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
 
 
 def _view(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -57,13 +70,10 @@ def _demo(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     picture = export_run(result.folder, formats=("png",))[0]
     say(f"heatmap: {picture.resolve()}")
     print("The demo model was trained on synthetic slides and is not for any medical use.")
-    has_screen = sys.platform in ("win32", "darwin") or bool(
-        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    )
-    if not options.no_view and has_screen:
+    if not options.no_view and has_screen():
         from napari_2dmamba.plugin.app import view
 
         view([slide], run_folder=result.folder)
-    elif not has_screen:
+    elif not has_screen():
         print("No screen here, so the viewer was not opened.")
     return OK

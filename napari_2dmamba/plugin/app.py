@@ -12,16 +12,19 @@ from napari_2dmamba.plugin.reader import SLIDE_PATTERNS
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
+    from qtpy.QtWidgets import QSplashScreen
 
-    from napari_2dmamba.plugin.cohort_widget import CohortWidget
     from napari_2dmamba.plugin.compare_widget import CompareWidget
     from napari_2dmamba.plugin.inspect_widget import InspectWidget
     from napari_2dmamba.plugin.overview import SlideOverview
     from napari_2dmamba.plugin.run_widget import RunWidget
     from napari_2dmamba.plugin.session import Session, SlideState
+    from napari_2dmamba.plugin.slides_widget import SlidesWidget
 
 PLUGIN_NAME = "napari-2dmamba"
 TITLE = "2DMamba"
+LEAST_SIZE = 1100, 660
+"""Of a window, in pixels: a smaller screen shows a part of it."""
 
 
 def view(paths: Sequence[Path | str] = (), *, run_folder: Path | str | None = None) -> int:
@@ -42,11 +45,34 @@ def view(paths: Sequence[Path | str] = (), *, run_folder: Path | str | None = No
     keep_settings_apart()
     import napari
 
+    welcome = show_welcome()
     window = make_viewer(paths)
+    welcome.finish(window.viewer.window._qt_window)
     if run_folder is not None:
         window.run_widget.open_saved_run(run_folder)
     napari.run()
     return 1 if window.problems else 0
+
+
+def show_welcome() -> "QSplashScreen":
+    """Say what is being loaded, for half a minute at the first start, until the window is there."""
+    from napari.qt import get_qapp
+    from qtpy.QtCore import Qt
+    from qtpy.QtGui import QColor, QPixmap
+    from qtpy.QtWidgets import QSplashScreen
+
+    application = get_qapp()
+    picture = QPixmap(460, 120)
+    picture.fill(QColor("white"))
+    welcome = QSplashScreen(picture)
+    welcome.showMessage(
+        f"{TITLE}: loading the viewer and PyTorch\n(the first start takes longest)",
+        int(Qt.AlignmentFlag.AlignCenter),
+        QColor("#12385f"),
+    )
+    welcome.show()
+    application.processEvents()
+    return welcome
 
 
 def keep_settings_apart() -> None:
@@ -69,10 +95,8 @@ class Application:
     ----------
     viewer, session
         napari's, and what is open in it.
-    run_widget, inspect_widget, compare_widget, overview
-        Docked in it.
-    cohort_widget
-        Docked and hidden: *Window › Cohort 2DMamba* shows it.
+    run_widget, inspect_widget, compare_widget, overview, slides_widget
+        Docked in it. The menu *2DMamba* brings them to the front, and the others.
     problems
         One sentence per slide that could not be opened.
     """
@@ -83,7 +107,7 @@ class Application:
     inspect_widget: "InspectWidget"
     compare_widget: "CompareWidget"
     overview: "SlideOverview"
-    cohort_widget: "CohortWidget"
+    slides_widget: "SlidesWidget"
     problems: tuple[str, ...]
 
 
@@ -93,6 +117,7 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     from qtpy.QtWidgets import QApplication
 
     from napari_2dmamba.plugin import docks
+    from napari_2dmamba.plugin.menu import add_menu
     from napari_2dmamba.plugin.preferences import apply_preferences
     from napari_2dmamba.plugin.session import Session
 
@@ -101,18 +126,20 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     viewer = napari.Viewer(title=TITLE, show=False, show_welcome_screen=False)
     session = Session.of(viewer)
     overview = docks.show(viewer, docks.OVERVIEW)
+    slides_widget = docks.show(viewer, docks.SLIDES)
     run_widget = docks.show(viewer, docks.RUN)
     inspect_widget = docks.show(viewer, docks.INSPECT)
     docks.show(viewer, docks.REGIONS)
     compare_widget = docks.show(viewer, docks.COMPARE)
     docks.raise_dock(run_widget)  # the first thing to do
-    cohort_widget = docks.show(viewer, docks.COHORT)
-    docks.dock_of(cohort_widget).hide()
+    add_menu(viewer)
     naming = partial(name_window, ref(viewer))
     session.events.current.connect(naming)
     if show:
+        if docks.is_small_screen(viewer.window._qt_window):
+            docks.share_places(viewer)
+        viewer.window.show()  # with the size it had
         fit_window(viewer)
-        viewer.window.show()
         QApplication.processEvents()  # the canvas gets its size, so that slides fit into it
     problems = run_widget.open_slides([Path(path) for path in paths])
     return Application(
@@ -122,27 +149,42 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
         inspect_widget,
         compare_widget,
         overview,
-        cohort_widget,
+        slides_widget,
         problems,
     )
 
 
 def fit_window(viewer: "Viewer") -> None:
-    """Make the window of a first start large enough for its widgets; later ones are restored."""
+    """Make the window of a first start large enough for its widgets, and no window too large.
+
+    Later windows have the size they had, unless the screen is smaller now.
+    """
     from napari.settings import get_settings
     from qtpy.QtWidgets import QApplication
 
-    screen = QApplication.primaryScreen()
-    if get_settings().application.window_size is None and screen is not None:
-        room = screen.availableGeometry()
-        viewer.window.resize(min(1700, room.width() - 40), min(1080, room.height() - 60))
+    window, screen = viewer.window._qt_window, QApplication.primaryScreen()
+    if screen is None:
+        return
+    room = screen.availableGeometry()
+    # the frame of the window takes some; below the least size nothing is left for the slide
+    wide = max(room.width() - 40, LEAST_SIZE[0])
+    high = max(room.height() - 60, LEAST_SIZE[1])
+    if get_settings().application.window_size is None:
+        window.resize(min(1700, wide), min(1080, high))
+    elif window.width() > wide or window.height() > high:
+        window.resize(min(window.width(), wide), min(window.height(), high))
+        window.move(room.topLeft())
 
 
 def name_window(viewer: "ReferenceType[Viewer]", slide: "SlideState | None") -> None:
     """Put the name of the slide that is looked at into the title."""
     window = viewer()
-    if window is not None:
-        window.title = TITLE if slide is None else f"{slide.name} - {TITLE}"
+    if window is None:
+        return
+    window.title = TITLE if slide is None else f"{slide.name} - {TITLE}"
+    if slide is None:  # what was said of the last one
+        window.canvas.overlays.scale_bar.visible = False
+        window.status = "Ready"
 
 
 def suit_slides() -> None:

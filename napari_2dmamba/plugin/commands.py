@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from napari_2dmamba.plugin import docks
+from napari_2dmamba.plugin.session import Session
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -37,3 +38,73 @@ def save_view(viewer: "Viewer") -> None:
 def show_checkpoints(viewer: "Viewer") -> None:
     """Bring the table of checkpoints to the front, docked below the slide when there is none."""
     docks.show(viewer, docks.CHECKPOINTS)
+
+
+def run_slide(viewer: "Viewer") -> None:
+    """Run the chosen model on the slide that is looked at."""
+    docks.show(viewer, docks.RUN).start_run()
+
+
+def inspect(viewer: "Viewer") -> None:
+    """Begin or end to inspect patches."""
+    docks.show(viewer, docks.INSPECT).mode.toggle()
+
+
+def toggle_map(viewer: "Viewer") -> None:
+    """Show or hide the map of the run on display."""
+    session = Session.of(viewer)
+    layer = docks.show(viewer, docks.RUN).map_layer
+    if layer is None:
+        _say_there_is_no_run(session)
+    else:
+        session.set_visible(layer, not layer.visible)
+
+
+def next_patch(viewer: "Viewer") -> None:
+    """Go to the next patch of the gallery."""
+    _step_patch(viewer, 1)
+
+
+def previous_patch(viewer: "Viewer") -> None:
+    """Go to the patch of the gallery before."""
+    _step_patch(viewer, -1)
+
+
+def next_slide(viewer: "Viewer") -> None:
+    """Look at the next open slide."""
+    _step_slide(viewer, 1)
+
+
+def previous_slide(viewer: "Viewer") -> None:
+    """Look at the open slide before."""
+    _step_slide(viewer, -1)
+
+
+def show_keys(viewer: "Viewer") -> None:
+    """Show all keys in a window."""
+    from napari_2dmamba.plugin.keys_window import KeysWindow
+
+    KeysWindow(viewer.window._qt_window).show()
+
+
+def _step_patch(viewer: "Viewer", by: int) -> None:
+    session = Session.of(viewer)
+    slide = session.current
+    if slide is None or slide.run is None:
+        _say_there_is_no_run(session)
+        return
+    docks.show(viewer, docks.RUN).result_section.gallery.step(slide.patch, by)
+
+
+def _step_slide(viewer: "Viewer", by: int) -> None:
+    session = Session.of(viewer)
+    if session.current is None:
+        return
+    place = session.slides.index(session.current) + by
+    if 0 <= place < len(session.slides):
+        session.show(session.slides[place])
+
+
+def _say_there_is_no_run(session: Session) -> None:
+    docks.show(session.viewer, docks.RUN)  # where it is said
+    session.events.said.emit("There is no run on display; run the model first", "info")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakMethod
 
-from qtpy.QtCore import QEvent
+from qtpy.QtCore import QEvent, Signal
 from qtpy.QtWidgets import QWidget
 
 
@@ -14,6 +14,9 @@ class DockedWidget(QWidget):
     napari takes the parent away from the inner widget of a closed dock and forgets it; events
     that are still connected would then call into a deleted widget.
     """
+
+    undocked = Signal()
+    """The dock was closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,6 +42,7 @@ class DockedWidget(QWidget):
             elif self._was_docked:
                 self._was_docked = False
                 self.let_go()
+                self.undocked.emit()
         return bool(super().event(event))
 
 

@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 from napari.settings import get_settings
+from qtpy.QtCore import Qt
 
 from napari_2dmamba.plugin import app, commands, docks
+from napari_2dmamba.plugin.keys import KEYS, as_markdown
+from napari_2dmamba.plugin.menu import add_menu
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.plugin.sample import demo_slide
+from napari_2dmamba.plugin.session import Session
 from napari_2dmamba.slide import open_slide
 from tests.plugin.conftest import LONG, PINK, add_slide, canvas_picture, colour_at, process_events
 
@@ -39,11 +43,9 @@ def test_the_window(
     process_events()
     assert viewer.title == f"pink.tif - {app.TITLE}"
     docked = {
-        "Slide overview", "Run 2DMamba", "Inspect 2DMamba", "Regions", "Compare 2DMamba",
-        "Cohort 2DMamba",
+        "Slides", "Slide overview", "Run 2DMamba", "Inspect 2DMamba", "Regions", "Compare 2DMamba",
     }  # fmt: skip
-    assert set(viewer.window.dock_widgets) == docked
-    assert not application.cohort_widget.isVisible()  # one slide is what most begin with
+    assert set(viewer.window.dock_widgets) == {f"{one} (2DMamba)" for one in docked}
     assert len(application.problems) == 1
     assert "broken.svs" in application.problems[0]
     assert get_settings().experimental.async_
@@ -113,3 +115,88 @@ def test_the_demo_slide_opens() -> None:
     ((levels, options, _),) = demo_slide()
     assert options["units"] == ("µm", "µm")
     assert levels[0].ndim == 3
+
+
+def test_napari_s_own_menu_makes_no_second_widget(make_napari_viewer: Any) -> None:
+    from napari.plugins import menu_item_template
+    from npe2 import PluginManager
+
+    manifest = PluginManager.instance().get_manifest("napari-2dmamba")
+    theirs = {
+        menu_item_template.format(manifest.display_name, one.display_name)
+        for one in manifest.contributions.widgets or []
+    }
+    assert {one.name for one in docks.ALL} == theirs
+
+
+def test_keys(make_napari_viewer: Any, slide_path: Path, tmp_path: Path, qtbot: Any) -> None:
+    from qtpy.QtGui import QAction
+
+    viewer = make_napari_viewer()
+    menu = add_menu(viewer)
+    actions = {one.text(): one for one in [*menu.actions(), *viewer.window.help_menu.actions()]}
+    for key in KEYS:
+        assert actions[key.title].shortcut().toString() == key.keys
+    of_napari = {
+        one.shortcut().toString()
+        for one in viewer.window._qt_window.findChildren(QAction)
+        if one not in actions.values()
+    }
+    assert of_napari.isdisjoint(key.keys for key in KEYS)
+    other = tmp_path / "other.tif"
+    other.write_bytes(slide_path.read_bytes())
+    session = Session.of(viewer)
+    session.open([slide_path, other])
+    first, second = session.slides
+    for title, slide in (
+        ("Next slide", second), ("Previous slide", first), ("Previous slide", first),
+        ("Next slide", second),
+    ):  # fmt: skip
+        actions[title].trigger()
+        assert session.current is slide
+    said: list[str] = []
+    session.events.said.connect(lambda sentence, kind: said.append(sentence))
+    actions["Show or hide the map"].trigger()
+    assert "no run on display" in said[-1]
+    docks.docked(viewer, docks.RUN).let_go()
+
+
+def test_the_page_of_keys_is_the_table() -> None:
+    page = Path(__file__).parents[2] / "docs" / "keys.md"
+    assert as_markdown() in page.read_text(encoding="utf-8")
+
+
+def test_what_does_not_fit_below_the_slide_lies_over_it(
+    application: app.Application, qtbot: Any
+) -> None:
+    viewer, window = application.viewer, application.viewer.window._qt_window
+    before = window.size()
+    widget = docks.show(viewer, docks.CHECKPOINTS)
+    dock = docks.dock_of(widget)
+    room = window.screen().availableGeometry()
+    if dock.isFloating():  # the screen of the test decides
+        process_events()
+        assert room.contains(dock.geometry().center())
+        assert dock.height() <= room.height()
+    else:
+        assert window.minimumSizeHint().height() <= room.height()
+    qtbot.waitUntil(lambda: window.size() == before or not dock.isFloating(), timeout=LONG)
+    assert docks.show(viewer, docks.CHECKPOINTS) is widget
+    get_settings().experimental.async_ = False
+
+
+def test_the_width_comes_back_when_a_dock_closes(make_napari_viewer: Any, qtbot: Any) -> None:
+    viewer = make_napari_viewer(show=True)
+    viewer.window.resize(1400, 700)
+    run = docks.dock_of(docks.show(viewer, docks.RUN))
+    window = viewer.window._qt_window
+    process_events()
+    window.resizeDocks([run], [400], Qt.Orientation.Horizontal)
+    process_events()
+    before = run.width()
+    inspect = docks.dock_of(docks.show(viewer, docks.INSPECT))
+    window.resizeDocks([inspect], [700], Qt.Orientation.Horizontal)
+    process_events()
+    inspect.destroyOnClose()
+    qtbot.waitUntil(lambda: run.width() == before, timeout=LONG)
+    docks.docked(viewer, docks.RUN).let_go()

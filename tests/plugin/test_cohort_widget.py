@@ -199,7 +199,7 @@ def test_a_folder_with_a_broken_slide(
     port = view.view.viewport()
     qtbot.mouseClick(port, Qt.MouseButton.LeftButton, pos=place)
     qtbot.mouseDClick(port, Qt.MouseButton.LeftButton, pos=place)
-    docked = widget._viewer.window.dock_widgets["Run 2DMamba"]
+    docked = widget._viewer.window.dock_widgets["Run 2DMamba (2DMamba)"]
     qtbot.waitUntil(lambda: docked.shown is not None, timeout=LONG)
     assert docked.shown.slide.path == scans / "c.tif"
     found = widget.table.rows[2].result["probabilities"]

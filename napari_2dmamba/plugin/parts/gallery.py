@@ -46,6 +46,7 @@ class Gallery(QWidget):
         super().__init__(parent)
         self._slide: Slide | None = None
         self._patches: Patches | None = None
+        self._indices: list[int] = []
         self.which = QComboBox()
         self.which.addItems(["Highest scores", "Lowest scores"])
         self.which.currentIndexChanged.connect(self._refresh)
@@ -80,6 +81,17 @@ class Gallery(QWidget):
         if slide is not before[0] or not same_patches(patches, before[1]):
             self._refresh()
 
+    def step(self, corner: tuple[int, int] | None, by: int) -> None:
+        """Choose the patch ``by`` places after the one at ``corner``, and stay within the gallery.
+
+        Where that one is not in the gallery, the first is chosen.
+        """
+        if self._patches is None or not self._indices:
+            return
+        corners = [(int(x), int(y)) for x, y in self._patches.coords[self._indices]]
+        place = corners.index(corner) + by if corner in corners else 0
+        self.chosen.emit(self._indices[min(max(place, 0), len(self._indices) - 1)])
+
     @property
     def is_loading(self) -> bool:
         """Whether thumbnails are still being read."""
@@ -94,13 +106,14 @@ class Gallery(QWidget):
             self._grid.removeWidget(button)
             button.hide()
             button.deleteLater()
-        self.buttons = []
+        self.buttons, self._indices = [], []
         slide, patches = self._slide, self._patches
         self._loading.cancel()
         if patches is None or slide is None:
             return
         lowest = self.which.currentIndex() == 1
         indices = [int(i) for i in top_patches(patches.scores, self.count.value(), lowest=lowest)]
+        self._indices = indices
         for place, index in enumerate(indices):
             button = self._button(index, place, patches)
             self.buttons.append(button)

@@ -6,6 +6,7 @@ from qtpy.QtCore import QObject
 
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.pipeline import prepare_grid
+from napari_2dmamba.plugin.closing import close_slide
 from napari_2dmamba.plugin.docked import DockedWidget
 from napari_2dmamba.plugin.jobs import LatestJob
 from napari_2dmamba.plugin.preview import show_patches, show_tissue
@@ -129,7 +130,7 @@ class SlideControl(QObject):
 
     def _close(self) -> None:
         if self._session.current is not None:
-            self._session.close(self._session.current)
+            close_slide(self._session, self._session.current, self._section)
 
     def _choose(self) -> None:
         section = self._section

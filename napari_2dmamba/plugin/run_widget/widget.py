@@ -1,7 +1,9 @@
 """The widget *Run 2DMamba*: its sections, joined to the session, and the run itself."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import RunResult, RunSettings, run
 from napari_2dmamba.plugin import docks
 from napari_2dmamba.plugin.docked import DockedWidget
+from napari_2dmamba.plugin.dropped import accept_drops
 from napari_2dmamba.plugin.exports import Export
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.one_job import OneJob
@@ -77,6 +80,7 @@ class RunWidget(DockedWidget):
         self.runs = RunsControl(self.session, self.runs_section, self.jobs, self)
         self._connect()
         self._start_with_choices()
+        accept_drops(self._viewer)
         self._follow_current(self.session.current)
 
     def sizeHint(self) -> QSize:
@@ -129,6 +133,7 @@ class RunWidget(DockedWidget):
         self.listen(events.regions, self._forget_message)
         self.listen(events.run, self._follow_run)
         self.listen(events.maps, self._offer_exports)
+        self.listen(events.said, self.footer.message.say)
 
     def let_go(self) -> None:
         """Disconnect from the viewer and stop what runs."""
@@ -280,6 +285,7 @@ class RunWidget(DockedWidget):
         missing: list[str] = []  # what the file with features does not say
 
         def task(progress: ProgressCallback, stop: StopCallback) -> RunResult:
+            load_torch(progress)
             try:
                 return run(
                     opened,
@@ -434,3 +440,11 @@ class RunWidget(DockedWidget):
             self.result_section.show_remarks(remarks)
 
         self.jobs.start(task, show, "Stopped; nothing was opened.")
+
+
+def load_torch(progress: ProgressCallback) -> None:
+    """Load the part of PyTorch that models need, which takes seconds, and say so."""
+    name = "torch._dynamo"  # what the first model imports, and nothing before
+    if name not in sys.modules:
+        progress(0, 0, "loading PyTorch, for the first run only…")
+        import_module(name)

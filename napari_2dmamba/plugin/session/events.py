@@ -31,6 +31,8 @@ class SessionEvents(SignalGroup):
         Another comparison is on display.
     layers(slide)
         Any of its layers has come or gone.
+    said(sentence, kind)
+        Something is to be told in the panel; kinds are those of `parts.message.Message`.
     """
 
     slides = Signal()
@@ -45,3 +47,4 @@ class SessionEvents(SignalGroup):
     work = Signal(object)
     comparison = Signal(object)
     layers = Signal(object)
+    said = Signal(str, str)
