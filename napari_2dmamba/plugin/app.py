@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from napari_2dmamba.plugin.overview import SlideOverview
     from napari_2dmamba.plugin.run_widget import RunWidget
     from napari_2dmamba.plugin.session import Session, SlideState
+    from napari_2dmamba.plugin.training_widget import TrainingWidget
 
 PLUGIN_NAME = "napari-2dmamba"
 TITLE = "2DMamba"
@@ -73,6 +74,8 @@ class Application:
         Docked in it.
     cohort_widget
         Docked and hidden: *Window › Cohort 2DMamba* shows it.
+    training_widget
+        Docked and hidden as well.
     problems
         One sentence per slide that could not be opened.
     """
@@ -84,6 +87,7 @@ class Application:
     compare_widget: "CompareWidget"
     overview: "SlideOverview"
     cohort_widget: "CohortWidget"
+    training_widget: "TrainingWidget"
     problems: tuple[str, ...]
 
 
@@ -107,6 +111,8 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     docks.raise_dock(run_widget)  # the first thing to do
     cohort_widget = docks.show(viewer, docks.COHORT)
     docks.dock_of(cohort_widget).hide()
+    training_widget = docks.show(viewer, docks.TRAINING)
+    docks.dock_of(training_widget).hide()
     naming = partial(name_window, ref(viewer))
     session.events.current.connect(naming)
     if show:
@@ -122,6 +128,7 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
         compare_widget,
         overview,
         cohort_widget,
+        training_widget,
         problems,
     )
 

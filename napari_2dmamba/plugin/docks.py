@@ -44,6 +44,7 @@ RUN = Dock("Run 2DMamba", f"{_HERE}.run_widget:RunWidget", "right")
 INSPECT = Dock("Inspect 2DMamba", f"{_HERE}.inspect_widget:InspectWidget", "right")
 COMPARE = Dock("Compare 2DMamba", f"{_HERE}.compare_widget:CompareWidget", "right")
 COHORT = Dock("Cohort 2DMamba", f"{_HERE}.cohort_widget:CohortWidget", "bottom")
+TRAINING = Dock("Train 2DMamba", f"{_HERE}.training_widget:TrainingWidget", "bottom")
 CHECKPOINTS = Dock("Checkpoints", f"{_HERE}.checkpoints_widget:CheckpointsWidget", "bottom")
 
 

@@ -44,8 +44,8 @@ class Form(QWidget, Generic[Settings]):
         What to offer for fields that could hold more than a form can list.
     suggestions
         The same for texts, which may still be typed.
-    files
-        Names of text fields that hold the path of a file.
+    files, folders
+        Names of text fields that hold the path of a file or a folder.
 
     Signals
     -------
@@ -63,6 +63,7 @@ class Form(QWidget, Generic[Settings]):
         choices: dict[str, tuple[Any, ...]] | None = None,
         suggestions: dict[str, tuple[str, ...]] | None = None,
         files: tuple[str, ...] = (),
+        folders: tuple[str, ...] = (),
         parent: QWidget | None = None,
     ) -> None:
         super().__init__(parent)
@@ -78,8 +79,8 @@ class Form(QWidget, Generic[Settings]):
             if field.name in leave_out or "help" not in field.metadata:
                 continue
             editor: Editor
-            if field.name in files:
-                editor = PathEditor(as_text=True)
+            if field.name in (*files, *folders):
+                editor = PathEditor(as_text=True, folder=field.name in folders)
             elif field.name in (suggestions or {}):
                 editor = SuggestEditor((suggestions or {})[field.name])
             else:

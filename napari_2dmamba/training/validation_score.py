@@ -1,4 +1,4 @@
-"""How well a model tells the validation bags apart, after each epoch: to look at, not to choose by."""
+"""How well a model tells the validation bags apart: to look at, not to choose by."""
 
 from collections.abc import Sequence
 

@@ -40,8 +40,10 @@ def test_the_window(
     assert viewer.title == f"pink.tif - {app.TITLE}"
     docked = {
         "Slide overview", "Run 2DMamba", "Inspect 2DMamba", "Compare 2DMamba", "Cohort 2DMamba",
+        "Train 2DMamba",
     }  # fmt: skip
     assert set(viewer.window.dock_widgets) == docked
+    assert not application.training_widget.isVisible()
     assert not application.cohort_widget.isVisible()  # one slide is what most begin with
     assert len(application.problems) == 1
     assert "broken.svs" in application.problems[0]
