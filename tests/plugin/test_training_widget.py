@@ -47,12 +47,12 @@ def widget(
         job.stop_and_wait(60)
 
 
-def choose(widget: TrainingWidget, qtbot: Any, table: Path, folds: int = 2) -> None:
+def choose(widget: TrainingWidget, qtbot: Any, table: Path) -> None:
     """Choose a table; ABMIL and few epochs, so that it takes a second."""
     qtbot.waitUntil(lambda: not widget._looking.is_busy, timeout=LONG)
     widget.fit_section.architecture.set("abmil")
     widget.fit_section.form.set_settings(dataclasses.replace(FIT, epochs=3))
-    widget.split_section.form.set_settings(SplitSettings(folds=folds))
+    widget.split_section.form.set_settings(SplitSettings(folds=2, validation_share=0.5))
     widget.set_table(table)
     qtbot.waitUntil(lambda: not widget.is_looking, timeout=LONG)
     process_events()
