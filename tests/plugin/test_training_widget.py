@@ -53,6 +53,7 @@ def choose(widget: TrainingWidget, qtbot: Any, table: Path) -> None:
     widget.fit_section.architecture.set("abmil")
     widget.fit_section.form.set_settings(dataclasses.replace(FIT, epochs=3))
     widget.split_section.form.set_settings(SplitSettings(folds=2, validation_share=0.5))
+    widget.output_section.scoring.editor("resamples").set(50)
     widget.set_table(table)
     qtbot.waitUntil(lambda: not widget.is_looking, timeout=LONG)
     process_events()
@@ -157,7 +158,7 @@ def test_from_a_table_to_a_checkpoint_and_a_map(
 def test_problems_are_marked_and_stop(
     widget: TrainingWidget, qtbot: Any, tmp_path: Path, notifications: Callable[[], list[str]]
 ) -> None:
-    table = cohort(tmp_path, 6)
+    table = cohort(tmp_path)
     (tmp_path / "features" / "s1a.h5").unlink()
     text = table.read_text().replace("s2b.svs,features/s2b.h5,p2,n", "s2b.svs,features/s2b.h5,p2,")
     table.write_text(text)

@@ -3,11 +3,12 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_2dmamba.errors import TaskError
+from napari_2dmamba.evaluation.settings import EvaluationSettings
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 from napari_2dmamba.tasks.settings import SplitSettings, TableSettings
 from napari_2dmamba.training.presets import preset
@@ -83,6 +84,8 @@ class Recipe:
         Whether a model of all slides is made at the end.
     intended_use
         Stated in the checkpoints.
+    scoring
+        How the test parts are scored.
     """
 
     architecture: str
@@ -91,6 +94,7 @@ class Recipe:
     out: Path
     final: bool = True
     intended_use: str = ""
+    scoring: EvaluationSettings = field(default_factory=EvaluationSettings)
 
 
 def check(question: Question, progress: ProgressCallback, stop: StopCallback) -> Checked:
@@ -156,6 +160,7 @@ def train_as(
             preset_name=recipe.preset_name + ("" if same else ", changed"),
             intended_use=recipe.intended_use,
             final=recipe.final,
+            scoring=recipe.scoring,
             on_progress=progress,
             on_epoch=on_epoch,
             should_stop=stop,

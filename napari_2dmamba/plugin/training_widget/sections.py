@@ -7,6 +7,7 @@ from typing import Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFormLayout, QLabel, QListWidget, QListWidgetItem, QPushButton
 
+from napari_2dmamba.evaluation.settings import EvaluationSettings
 from napari_2dmamba.plugin.form import ChoiceEditor, FlagEditor, Form, PathEditor, TextEditor
 from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.preferences import preference
@@ -48,9 +49,10 @@ class TaskSection(Section):
         self.problems.setToolTip("The slides concerned are marked in the table of slides")
         self.problems.hide()
         self.message = Message()
-        for widget in (self.hint, self.table, self.form, self.again, self.about, self.problems,
-                       self.message):  # fmt: skip
+        for widget in (self.hint, self.table, self.about, self.message, self.problems):
             self.body.addWidget(widget)
+        self.body.addWidget(Fold("How it is read", self.form))
+        self.body.addWidget(self.again)
         self.table.changed.connect(self.changed)
         self.form.changed.connect(self.changed)
         self.again.clicked.connect(self.changed)
@@ -70,7 +72,8 @@ class TaskSection(Section):
     def show_checked(self, checked: Checked) -> None:
         """Show the task, and the problems with their counts."""
         table, problems = checked.table, checked.problems
-        self.set_summary(table.kind)
+        count = f", {len(problems)} remark{'s' * (len(problems) != 1)}" if problems else ""
+        self.set_summary(table.kind + count)
         self.about.setText(f"{table.kind.capitalize()} ({table.layout} table): {table.counts()}")
         self.problems.clear()
         for problem in problems:
@@ -224,14 +227,7 @@ class FitSection(Section):
 
 
 class OutputSection(Section):
-    """Where the training goes.
-
-    Signals
-    -------
-    out_changed()
-    """
-
-    out_changed = Signal()
+    """Where the training goes, and how its test parts are scored."""
 
     def __init__(self) -> None:
         super().__init__("Results")
@@ -253,10 +249,10 @@ class OutputSection(Section):
         rows.addRow("Folder", self.out)
         rows.addRow("Model of all slides", self.final)
         rows.addRow("Intended use", self.intended_use)
-        self.message = Message()
+        self.scoring: Form[EvaluationSettings] = Form(EvaluationSettings)
         self.body.addWidget(self.about)
         self.body.addLayout(rows)
-        self.body.addWidget(self.message)
+        self.body.addWidget(Fold("Scores", self.scoring))
         self.out.changed.connect(self._choose)
 
     @property
@@ -276,6 +272,4 @@ class OutputSection(Section):
         self._tell()
 
     def _tell(self) -> None:
-        self.message.clear()
         self.set_summary("" if self.folder is None else self.folder.name)
-        self.out_changed.emit()

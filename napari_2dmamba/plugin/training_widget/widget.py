@@ -93,17 +93,17 @@ class TrainingWidget(DockedWidget):
         self.tabs = QTabWidget()
         self.tabs.addTab(self.view, "Slides")
         self.tabs.addTab(self.curves, "Curves")
-        ends = QHBoxLayout()
-        ends.setContentsMargins(8, 0, 8, 0)
+        corner = QWidget()
+        ends = QHBoxLayout(corner)
+        ends.setContentsMargins(0, 0, 4, 2)
         ends.addWidget(self.use)
         ends.addWidget(self.report)
-        ends.addStretch(1)
+        self.tabs.setCornerWidget(corner)
         right = QWidget()
         column = QVBoxLayout(right)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)
         column.addWidget(self.tabs, 1)
-        column.addLayout(ends)
         column.addWidget(self.footer)
         self.splitter = QSplitter(Qt.Orientation.Vertical)
         self.splitter.addWidget(self.sections)
@@ -254,6 +254,7 @@ class TrainingWidget(DockedWidget):
             out,
             self.output_section.final.get(),
             self.output_section.intended_use.get() or "",
+            self.output_section.scoring.settings(),
         )
         self._forget_result()
         self.table.set_rows(rows_of(checked))
