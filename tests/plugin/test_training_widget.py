@@ -116,7 +116,9 @@ def test_from_a_table_to_a_checkpoint_and_a_map(
     # In Checkpoints, and chosen on a click
     final = widget.run.final
     assert final is not None
-    assert shared_checkpoints().row_of(str(final)) is not None
+    listed = shared_checkpoints().row_of(str(final))
+    assert listed is not None
+    assert listed.note == "final of training t"
     widget.use_checkpoint()
     assert widget.session.choices.checkpoint.location == str(final)
 

@@ -9,6 +9,7 @@ from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QApplication,
+    QHBoxLayout,
     QLineEdit,
     QStyle,
     QTableView,
@@ -127,6 +128,11 @@ def problem_icon(*, stops: bool) -> Any:
 class SlidesView(QWidget):
     """Shows a `SlideTable`.
 
+    Attributes
+    ----------
+    row
+        Above the table; holds the filter, and what the widget adds.
+
     Signals
     -------
     open_wanted(row)
@@ -174,7 +180,9 @@ class SlidesView(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(4, 4, 4, 0)
         layout.setSpacing(4)
-        layout.addWidget(self.search)
+        self.row = QHBoxLayout()
+        self.row.addWidget(self.search, 1)
+        layout.addLayout(self.row)
         layout.addWidget(view, 1)
 
     def worst_first(self) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QSize, Qt
-from qtpy.QtWidgets import QHBoxLayout, QPushButton, QSplitter, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QPushButton, QSplitter, QTabWidget, QVBoxLayout, QWidget
 
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.plugin import docks
@@ -93,12 +93,8 @@ class TrainingWidget(DockedWidget):
         self.tabs = QTabWidget()
         self.tabs.addTab(self.view, "Slides")
         self.tabs.addTab(self.curves, "Curves")
-        corner = QWidget()
-        ends = QHBoxLayout(corner)
-        ends.setContentsMargins(0, 0, 4, 2)
-        ends.addWidget(self.use)
-        ends.addWidget(self.report)
-        self.tabs.setCornerWidget(corner)
+        for button in (self.use, self.report):
+            self.view.row.addWidget(button)
         right = QWidget()
         column = QVBoxLayout(right)
         column.setContentsMargins(0, 0, 0, 0)
@@ -290,7 +286,7 @@ class TrainingWidget(DockedWidget):
         self.table.set_rows(rows_of(self._tested, told))
         self.curves.draw()
         for checkpoint in (run.final,) if run.final is not None else run.checkpoints:
-            shared_checkpoints().add(checkpoint)
+            _put_on_the_list(checkpoint)
         self.tabs.setCurrentWidget(self.view)
         words = f"{len(run.checkpoints)} model{'s' * (len(run.checkpoints) != 1)} in {run.folder}"
         if run.evaluation is not None:
@@ -315,7 +311,7 @@ class TrainingWidget(DockedWidget):
         if self.run is None:
             return
         final, current = self.run.final or self.run.checkpoints[-1], self.session.current
-        location = shared_checkpoints().add(final)
+        location = _put_on_the_list(final)
         self.session.choose(checkpoint=ChosenCheckpoint(location))
         docks.show(self._viewer, docks.RUN)
         which = f"{final.parent.name}/{final.name}"
@@ -377,7 +373,7 @@ class TrainingWidget(DockedWidget):
         if checkpoint is None:
             self.footer.message.say(f"{row.name} is open; no model has tested it yet")
             return
-        location = shared_checkpoints().add(checkpoint)
+        location = _put_on_the_list(checkpoint)
         features: dict[str, Any] = {}
         if row.features is not None:
             features = {"from_file": True, "feature_file": row.features}
@@ -397,6 +393,16 @@ class TrainingWidget(DockedWidget):
         page = self.run.folder / "report.html"
         if not QDesktopServices.openUrl(QUrl.fromLocalFile(str(page))):
             self._complain(f"no program here shows web pages; the report is {page}")
+
+
+def _put_on_the_list(checkpoint: Path) -> str:
+    """Put a checkpoint on the user's list, with a note, as all of a training have one name."""
+    shared = shared_checkpoints()
+    location = shared.add(checkpoint)
+    if not shared.shelf.note(location):
+        model = checkpoint.parent
+        shared.set_note(location, f"{model.name.replace('-', ' ')} of {model.parent.name}")
+    return location
 
 
 def _architectures(progress: ProgressCallback, stop: StopCallback) -> tuple[str, ...]:
