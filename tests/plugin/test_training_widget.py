@@ -17,9 +17,11 @@ from napari_2dmamba.plugin.training_widget import TrainingWidget
 from napari_2dmamba.plugin.training_widget.opening import Opened
 from napari_2dmamba.plugin.training_widget.progress import WithTimeLeft, in_words
 from napari_2dmamba.plugin.training_widget.rows import rows_of
+from napari_2dmamba.plugin.training_widget.sections import FitSection
 from napari_2dmamba.plugin.training_widget.slides_view import Column
 from napari_2dmamba.slide import open_slide
 from napari_2dmamba.tasks import SplitSettings
+from napari_2dmamba.training import PRESETS, preset
 from tests.plugin.conftest import LONG, process_events, write_slide
 from tests.training.test_run import FIT, cohort
 
@@ -190,7 +192,7 @@ def test_a_training_waits_stops_and_goes_on(
     widget: TrainingWidget, qtbot: Any, tmp_path: Path
 ) -> None:
     choose(widget, qtbot, cohort(tmp_path, 8))
-    widget.fit_section.form.editor("epochs").set(40)
+    widget.fit_section.form.editor("epochs").set(25)
     widget.output_section.final.set(False)
     widget.start()
     qtbot.waitUntil(lambda: len(widget.curves.history.get("fold 0", ())) > 2, timeout=LONG)
@@ -212,7 +214,7 @@ def test_a_training_waits_stops_and_goes_on(
     finish(widget, qtbot)
     assert widget.footer.message.kind == "good", widget.footer.message.text()
     after = widget.curves.history["fold 0"]
-    assert sorted(after) == list(range(40))
+    assert sorted(after) == list(range(25))
     shared = [epoch for epoch in before if epoch in after]
     assert shared
     assert all(before[epoch] == after[epoch] for epoch in shared)  # taken up, not done again
@@ -224,6 +226,7 @@ def test_a_training_waits_stops_and_goes_on(
     assert widget.footer.message.kind == "error"
     assert "other settings" in widget.footer.message.text()
     assert all(not row.prediction for row in widget.table.rows)
+    assert not widget.curves.history
 
 
 def test_what_was_changed_stays_when_the_task_becomes_known(
@@ -241,6 +244,20 @@ def test_what_was_changed_stays_when_the_task_becomes_known(
     assert not section.form.editor("survival_loss").isHidden()
     rows = rows_of(widget.checked)
     assert {row.label.split()[1] for row in rows} == {"(event)", "(censored)"}
+
+
+@pytest.mark.parametrize("kind", ["classification", "ordinal", "survival"])
+def test_the_form_holds_every_digit_of_every_preset(qtbot: Any, kind: str) -> None:
+    section = FitSection()
+    qtbot.addWidget(section)
+    section.set_architectures(("2dmamba", "abmil", "clam"))
+    section.set_kind(kind)
+    for architecture in ("2dmamba", "abmil", "clam"):
+        section.architecture.set(architecture)
+        for name in PRESETS:
+            section.preset.set(name)
+            assert section.form.settings() == preset(name, architecture, kind).fit
+            assert section.about.text() == ""
 
 
 def test_the_time_left_leaves_pauses_out(monkeypatch: pytest.MonkeyPatch) -> None:

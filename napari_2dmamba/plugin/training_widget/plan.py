@@ -136,7 +136,7 @@ def train_as(
     progress: ProgressCallback,
     stop: StopCallback,
 ) -> "TrainingRun":
-    """Train on what was looked at; the epochs that the folder holds already are told first.
+    """Train on what was looked at; epochs that the folder holds already are told as well.
 
     Raises
     ------
@@ -148,10 +148,21 @@ def train_as(
     with installed():
         from napari_2dmamba.training import read_history, train
 
-        for model, epochs in read_history(recipe.out).items():
-            for epoch in epochs:
-                on_epoch(model, epoch)
-        return train(
+        def tell_known() -> None:
+            for model, epochs in read_history(recipe.out).items():
+                for one in epochs:
+                    on_epoch(model, one)
+
+        known = False
+
+        def tell(model: str, epoch: "Epoch") -> None:
+            nonlocal known
+            if not known:  # only now: a folder of another training would have been refused
+                known = True
+                tell_known()
+            on_epoch(model, epoch)
+
+        run = train(
             checked.table,
             checked.split,
             out=recipe.out,
@@ -162,9 +173,11 @@ def train_as(
             final=recipe.final,
             scoring=recipe.scoring,
             on_progress=progress,
-            on_epoch=on_epoch,
+            on_epoch=tell,
             should_stop=stop,
         )
+        tell_known()
+        return run
 
 
 @contextmanager
