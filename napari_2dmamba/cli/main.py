@@ -15,9 +15,12 @@ from napari_2dmamba.cli.exit_codes import FAILED, INTERRUPTED, OK
 from napari_2dmamba.cli.explain import add_explain_command
 from napari_2dmamba.cli.export import add_export_command
 from napari_2dmamba.cli.output import complain
+from napari_2dmamba.cli.receptive_field import add_receptive_field_command
 from napari_2dmamba.cli.rerun import add_rerun_command
 from napari_2dmamba.cli.run import add_extract_command, add_run_command
+from napari_2dmamba.cli.segment import add_segment_command
 from napari_2dmamba.cli.split import add_split_command
+from napari_2dmamba.cli.tiles import add_tiles_command
 from napari_2dmamba.cli.train import add_train_command
 from napari_2dmamba.cli.view import add_demo_command, add_view_command
 from napari_2dmamba.errors import Cancelled, UserError
@@ -30,6 +33,9 @@ _ADD: tuple[Callable[[Any], None], ...] = (
     add_compare_command,
     add_extract_command,
     add_export_command,
+    add_receptive_field_command,
+    add_tiles_command,
+    add_segment_command,
     add_split_command,
     add_train_command,
     add_evaluate_command,

@@ -1,10 +1,11 @@
 """Encoders from timm: any of its models, from its own weights, a hub repository or a file."""
 
+import importlib
 import json
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -21,6 +22,8 @@ from napari_2dmamba.features.weights import (
     missing_extra,
     read_weights,
 )
+from napari_2dmamba.vision.backbone import VisionMamba
+from napari_2dmamba.vision.weights import backbone_names, read_state
 
 _HUB = ("hf-hub:", "hf_hub:")
 _PLACES = frozenset(
@@ -28,6 +31,29 @@ _PLACES = frozenset(
      "model_name"}
 )  # fmt: skip
 """Arguments by which a configuration could make timm load something else."""
+
+
+class LoadedNetwork(NamedTuple):
+    """A timm model with its weights, and what is known of both.
+
+    Attributes
+    ----------
+    network
+        Without classifier.
+    data
+        timm's ``pretrained_cfg``: mean, std, input size, licence.
+    weights_from
+        Where the weights came from.
+    """
+
+    network: nn.Module
+    data: dict[str, Any]
+    weights_from: str
+
+    @property
+    def transform(self) -> Transform:
+        """What happens to an image before the network sees it."""
+        return _transform(self.data)
 
 
 def load_timm(
@@ -56,7 +82,33 @@ def load_timm(
     FeatureError
         As for `load_encoder`.
     """
-    model = name.removeprefix("timm:")
+    loaded = load_network(name.removeprefix("timm:"), weights, offline=offline)
+    licence = loaded.data.get("license") or "not stated: see where the weights came from"
+    return ModelEncoder(
+        loaded.network,
+        name=name,
+        transform=loaded.transform,
+        device=device,
+        licence=str(licence),
+        weights_from=loaded.weights_from,
+        precision=precision,
+    )
+
+
+def load_network(
+    model: str, weights: str | Path | None = None, *, offline: bool = False, **more: Any
+) -> LoadedNetwork:
+    """Build a timm model and load its weights; arguments and errors as of `load_timm`.
+
+    Parameters
+    ----------
+    model
+        As timm names it.
+    weights, offline
+        As of `load_timm`.
+    more
+        More arguments of ``timm.create_model``.
+    """
     config_file: Path | None = None
     weights = Path(weights).expanduser() if weights is not None else None
     folder = Path(model.removeprefix("local-dir:")) if model.startswith("local-dir:") else None
@@ -73,10 +125,10 @@ def load_timm(
         raise FeatureError(f"{folder} holds no config.json that names a timm architecture")
 
     if config_file is not None:
-        architecture, arguments, data = _read_config(config_file)
+        architecture, arguments, data = read_config(config_file)
     else:
         architecture, arguments, data = model, {}, None
-    network = create(architecture, **arguments)
+    network = create(architecture, **(arguments | more))
     if data is None:
         data = dict(vars(network)["pretrained_cfg"])
     if weights is None:
@@ -90,16 +142,12 @@ def load_timm(
         weights_from = f"https://huggingface.co/{repo}"
     else:
         weights_from = str(weights)
-    fit_weights(network, _filtered(network, read_weights(weights)), str(weights))
-    return ModelEncoder(
-        network,
-        name=name,
-        transform=_transform(data),
-        device=device,
-        licence=str(data.get("license") or "not stated: see where the weights came from"),
-        weights_from=weights_from,
-        precision=precision,
-    )
+    if isinstance(network, VisionMamba):  # published files hold more than torch.load will read
+        state = backbone_names(read_state(weights, scan=network.scan))
+    else:
+        state = _filtered(network, read_weights(weights))
+    fit_weights(network, state, str(weights))
+    return LoadedNetwork(network, data, weights_from)
 
 
 def load_catalogued(
@@ -198,7 +246,9 @@ def require_timm() -> Any:
         When timm, or the torchvision it imports, is absent or too far from the installed torch.
     """
     try:
-        return import_beside_torchvision("timm")
+        timm = import_beside_torchvision("timm")
+        importlib.import_module("napari_2dmamba.vision.timm_models")  # registers them
+        return timm
     except ImportError as error:
         raise missing_extra(error) from error
     except RuntimeError as error:
@@ -234,7 +284,14 @@ def _weights_in(folder: Path) -> Path:
     raise FeatureError(f"{folder} holds no weights: none of {', '.join(WEIGHT_FILES)} is there")
 
 
-def _read_config(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def read_config(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Return architecture, arguments and ``pretrained_cfg`` of a ``config.json`` in timm's layout.
+
+    Raises
+    ------
+    FeatureError
+        When it is none, or could make timm load something else.
+    """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         architecture = config["architecture"]

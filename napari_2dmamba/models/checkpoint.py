@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from napari_2dmamba.errors import CheckpointError
+from napari_2dmamba.inert.limits import clipped
 from napari_2dmamba.models import published
 from napari_2dmamba.models.aggregator import Aggregator
 from napari_2dmamba.models.architecture import Architecture
 from napari_2dmamba.models.header import (
     METADATA_KEY,
     CheckpointHeader,
-    clipped,
     header_of,
     read_safetensors_header,
     refuse_what_is_no_checkpoint,

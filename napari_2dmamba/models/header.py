@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from napari_2dmamba.errors import CheckpointError
+from napari_2dmamba.inert.limits import MOST_TENSORS, clipped
 
 METADATA_KEY = "napari_2dmamba"
 FORMAT_VERSION = 1
 TASKS = ("classification", "survival")
 _LARGEST_HEADER = 16 * 2**20
 _LARGEST_OWN_HEADER = 4 * 2**20
-MOST_TENSORS = 20_000
-"""Tensors a checkpoint may hold; the largest network here has about a thousand."""
 _LONGEST = {"architecture": 100, "encoder": 500, "created": 100, "intended_use": 5000}
 _LONGEST_NAME = 500
 _TYPES: dict[str, Any] = {
@@ -248,13 +247,6 @@ def header_of(metadata: dict[str, str], name: str) -> CheckpointHeader | None:
             f"the header of {name} is damaged ({type(error).__name__}: {clipped(error)}); copy or "
             "download the file again"
         ) from error
-
-
-def clipped(value: object, length: int = 160) -> str:
-    """Return a value of a file as text for a sentence: short, and without control characters."""
-    text = str(value) if isinstance(value, BaseException) else repr(value)
-    text = "".join(c if c.isprintable() else " " for c in text[: length + 1])
-    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def _is_whole(value: object, largest: int) -> bool:

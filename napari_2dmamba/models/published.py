@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from napari_2dmamba.errors import CheckpointError
+from napari_2dmamba.inert.limits import clipped
+from napari_2dmamba.inert.torch_pickle import Record, read_torch_file
 from napari_2dmamba.models.architecture import Architecture, ArchitectureConfig
-from napari_2dmamba.models.header import CheckpointHeader, clipped
+from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.models.registry import architecture, architectures
-from napari_2dmamba.models.torch_pickle import Record, read_torch_file
 from napari_2dmamba.models.wrapped import unwrapped, weights_in
 
 ASKED_FOR = {

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from napari_2dmamba.models.inert_values import Array, Record
-from napari_2dmamba.models.torch_pickle import module_tensors
+from napari_2dmamba.inert.inert_values import Array, Record
+from napari_2dmamba.inert.torch_pickle import module_tensors
 
 _HOLDERS = (
     "state_dict", "model_state_dict", "model_state", "model_weights", "model", "network", "net",

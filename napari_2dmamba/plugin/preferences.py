@@ -35,6 +35,11 @@ def apply_preferences() -> None:
         set_cache_size(megabytes)
 
 
+def tries_slides_apart() -> bool:
+    """Whether the first tiles of each slide are read in a process apart before it opens here."""
+    return bool(preference("slides", "apart", False))
+
+
 def runs_folder() -> Path:
     """Return the folder that gets one folder per analysed slide."""
     from platformdirs import user_documents_path

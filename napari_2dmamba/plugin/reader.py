@@ -35,7 +35,7 @@ def read_slides(path: str | Sequence[str]) -> list[LayerData]:
     from napari.utils.notifications import show_error
 
     from napari_2dmamba.errors import UserError
-    from napari_2dmamba.plugin.preferences import apply_preferences
+    from napari_2dmamba.plugin.preferences import apply_preferences, tries_slides_apart
     from napari_2dmamba.slide import open_slide
 
     apply_preferences()
@@ -43,7 +43,7 @@ def read_slides(path: str | Sequence[str]) -> list[LayerData]:
     layers: list[LayerData] = []
     for one in paths:
         try:
-            layers += layers_for_window(open_slide(Path(one)))
+            layers += layers_for_window(open_slide(Path(one), apart=tries_slides_apart()))
         except UserError as error:
             show_error(str(error))
     return layers or _NO_LAYER

@@ -85,4 +85,4 @@ def test_encoders_by_name(tmp_path) -> None:
     assert not can_extract("timm:resnet50", ("uni",))
     assert not can_extract(str(tmp_path / "e.ts"), ("uni",))
     (tmp_path / "e.ts").touch()
-    assert can_extract(str(tmp_path / "e.ts"), ())
+    assert not can_extract(str(tmp_path / "e.ts"), ())  # it is there, but only the user names files

@@ -137,8 +137,8 @@ def _bytes_read() -> int | None:
     [
         ({"encoder": ["uni"]}, "encoder"), ({"patch_size": "256"}, "patch_size"),
         ({"training": []}, "training"), ({"mpp": {}}, "mpp"), ({"created": 1}, "created"),
-        ({"config": {"n_outputs": 2}}, "damaged"),
-        ({"config": {"feature_size": "x", "n_outputs": 2}}, "damaged"),
+        ({"config": {"n_outputs": 2}}, "feature_size"),
+        ({"config": {"feature_size": "x", "n_outputs": 2}}, "feature_size"),
         ({"architecture": "theirs"}, "'theirs', which is not known here"),
     ],
 )  # fmt: skip

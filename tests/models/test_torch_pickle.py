@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from napari_2dmamba.errors import CheckpointError
+from napari_2dmamba.inert.torch_pickle import Record, module_tensors, read_torch_file
 from napari_2dmamba.models.checkpoint import load_checkpoint
-from napari_2dmamba.models.torch_pickle import Record, module_tensors, read_torch_file
 from tests.models.golden_cases import HERE
 
 RAN: list[Any] = []

@@ -469,7 +469,14 @@ def test_trust_while_another_slide_is_open(
     inspect: InspectWidget, viewer: Any, qtbot: Any, slide_path: Path
 ) -> None:
     with open_slide(slide_path) as other:
-        add_slide(viewer, other)
+        session = inspect.session
+        (sample,) = session.slides
+        add_slide(viewer, other)  # it is looked at now, and nothing of the sample is
+        assert not inspect.mode.isChecked()
+        assert not any(layer.visible for layer in session.layers_of(sample))
+        session.show(sample)
+        inspect.mode.click()
+        settle(inspect, qtbot)
         trust = inspect.trust_section
         # a handful of steps and patches would do, but the sample is what users try first
         trust.maps.setCurrentText("Attention")

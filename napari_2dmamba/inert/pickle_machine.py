@@ -18,9 +18,9 @@ from typing import IO, Any
 import torch
 
 from napari_2dmamba.errors import CheckpointError
-from napari_2dmamba.models.header import MOST_TENSORS
-from napari_2dmamba.models.inert_values import BUILDERS as _INERT
-from napari_2dmamba.models.inert_values import Array, DType, Record
+from napari_2dmamba.inert.inert_values import BUILDERS as _INERT
+from napari_2dmamba.inert.inert_values import Array, DType, Record
+from napari_2dmamba.inert.limits import MOST_TENSORS
 
 LARGEST_PICKLE = 32 * 2**20
 """Bytes of the pickled structure; that of a network with a thousand layers is 2 MB."""

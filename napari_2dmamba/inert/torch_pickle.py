@@ -14,9 +14,9 @@ from typing import IO, Any
 import torch
 
 from napari_2dmamba.errors import CheckpointError
-from napari_2dmamba.models.header import MOST_TENSORS, clipped
-from napari_2dmamba.models.inert_values import Record
-from napari_2dmamba.models.pickle_machine import DTYPES, LARGEST_PICKLE, Machine, Storage
+from napari_2dmamba.inert.inert_values import Record
+from napari_2dmamba.inert.limits import MOST_TENSORS, clipped
+from napari_2dmamba.inert.pickle_machine import DTYPES, LARGEST_PICKLE, Machine, Storage
 
 __all__ = ["Record", "module_tensors", "read_torch_file"]
 

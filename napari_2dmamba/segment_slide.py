@@ -1,0 +1,85 @@
+"""Segment a region of a slide, start to end: labels, outlines for QuPath, an OME-TIFF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_2dmamba.settings import ProgressCallback, StopCallback
+
+if TYPE_CHECKING:
+    from napari_2dmamba.slide import Slide
+    from napari_2dmamba.vision.segment_settings import SegmentSettings
+    from napari_2dmamba.vision.segmentation import Segmentation, WindowSettings
+    from napari_2dmamba.vision.segmenter_file import TrainedSegmenter
+
+
+def segment_slide(
+    slide: Slide,
+    segmenter: TrainedSegmenter,
+    out: str | Path,
+    settings: SegmentSettings | None = None,
+    windows: WindowSettings | None = None,
+    *,
+    region: tuple[int, int, int, int] | None = None,
+    background: tuple[str, ...] = (),
+    on_progress: ProgressCallback | None = None,
+    should_stop: StopCallback | None = None,
+) -> tuple[Segmentation, list[Path]]:
+    """Segment a region and write it; the same call goes on where it was stopped.
+
+    Parameters
+    ----------
+    slide
+        In 8-bit colours.
+    segmenter
+        What answers.
+    out
+        Folder: ``work/`` with the labels as they come, ``classes.geojson`` and
+        ``classes.ome.tif``.
+    settings, windows
+        How; defaults when absent.
+    region
+        Level-0 ``(x, y, width, height)``; None for the whole slide.
+    background
+        Classes of which no outlines are written.
+    on_progress, should_stop
+        See `settings`.
+
+    Raises
+    ------
+    UserError
+        When the slide cannot be read at that resolution, or nothing can be written.
+    """
+    from napari_2dmamba.export.labels import write_label_geojson, write_label_tiff
+    from napari_2dmamba.features.encoder import choose_device
+    from napari_2dmamba.features.model_encoder import checksum_of_weights
+    from napari_2dmamba.vision.region import SlidePicture
+    from napari_2dmamba.vision.segment_settings import SegmentSettings
+    from napari_2dmamba.vision.segmentation import normaliser, segment
+
+    settings = settings or SegmentSettings()
+    out = Path(out)
+    mpp = settings.segment_mpp or segmenter.mpp
+    picture = SlidePicture(slide, region, mpp)
+    network = segmenter.network.eval().to(choose_device(settings.device))
+    found = segment(
+        network,
+        picture,
+        segmenter.classes,
+        windows,
+        normalise=normaliser(segmenter.mean, segmenter.std),
+        identity=f"{slide.fingerprint} {checksum_of_weights(network.state_dict())}",
+        out=out / "work",
+        on_progress=on_progress,
+        should_stop=should_stop,
+    )
+    place: dict[str, Any] = {"origin": found.place.origin_level0, "step": found.place.step}
+    outlines = write_label_geojson(
+        found.labels, out / "classes.geojson", found.classes, offset=slide.bounds[:2],
+        background=background, **place,
+    )  # fmt: skip
+    raster = write_label_tiff(
+        found.labels, out / "classes.ome.tif", found.classes, mpp=found.place.mpp, **place
+    )
+    return found, [outlines, raster]

@@ -1,0 +1,114 @@
+"""A tile classifier over the patches of a slide: probabilities as maps, one per class."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_2dmamba.errors import FeatureError
+from napari_2dmamba.explain.grid_map import GridMap, scatter
+from napari_2dmamba.features import FeatureSettings, extract_features
+from napari_2dmamba.settings import ProgressCallback, StopCallback
+from napari_2dmamba.slide import Slide
+from napari_2dmamba.slide.grid import PatchGrid
+from napari_2dmamba.tiles.classifier import TileClassifier
+
+NO_TILE = 0
+"""Where a map of answers has no patch; class k is k + 1."""
+
+
+@dataclass(frozen=True)
+class TileMaps:
+    """Answers of a tile classifier on the patches of a slide.
+
+    Attributes
+    ----------
+    classes
+        K names.
+    coords
+        ``(N, 2)`` int64 level-0 ``(x, y)`` of each patch's top left corner.
+    probabilities
+        ``(N, K)`` float32.
+    maps
+        One `GridMap` per class, in their order.
+    """
+
+    classes: tuple[str, ...]
+    coords: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    maps: tuple[GridMap, ...]
+
+    def answers(self) -> NDArray[np.uint16]:
+        """Return ``(rows, cols)``: 1 + the most probable class, 0 where there is no patch."""
+        stacked = np.stack([m.values for m in self.maps])
+        there = np.isfinite(stacked).all(axis=0)
+        best = np.nan_to_num(stacked, nan=-1.0).argmax(axis=0) + 1
+        return np.where(there, best, NO_TILE).astype(np.uint16)
+
+
+def classify_slide(
+    slide: Slide,
+    grid: PatchGrid,
+    classifier: TileClassifier,
+    settings: FeatureSettings | None = None,
+    *,
+    cache: str | Path | None = None,
+    on_progress: ProgressCallback | None = None,
+    should_stop: StopCallback | None = None,
+) -> TileMaps:
+    """Classify the patches of a slide.
+
+    Parameters
+    ----------
+    slide, grid
+        The patches; they should have the resolution the classifier was trained at.
+    classifier
+        What answers.
+    settings
+        Device, precision, batch and threads; the encoder it names is not used.
+    cache, on_progress, should_stop
+        As of `extract_features`: an interrupted job goes on from its last batch.
+
+    Raises
+    ------
+    FeatureError
+        When the patches have another resolution than the classifier's tiles, by more than a
+        tenth, or answers are not numbers.
+    """
+    settings = settings or FeatureSettings()
+    if classifier.mpp and grid.mpp and not 0.9 <= grid.mpp / classifier.mpp <= 1.1:
+        raise FeatureError(
+            f"the classifier was trained on tiles of {classifier.mpp:g} µm/px, but the patches "
+            f"have {grid.mpp:g}; give patches of that resolution"
+        )
+    bag = extract_features(
+        slide,
+        grid,
+        settings,
+        encoder=classifier.encoder(settings.device, settings.precision),
+        cache=cache,
+        on_progress=on_progress,
+        should_stop=should_stop,
+    )
+    if not np.isfinite(bag.features).all():
+        raise FeatureError("the classifier's answers are not numbers; its weights are damaged")
+    maps = tuple(
+        _probability(
+            bag.features[:, k],
+            bag.coords,
+            bag.patch_size_level0,
+            name=name,
+            meaning=f"Probability of class {name!r} from a classifier of tiles",
+            mpp=slide.mpp,
+            display_range=(0.0, 1.0),
+        )
+        for k, name in enumerate(classifier.classes)
+    )
+    return TileMaps(classifier.classes, bag.coords, bag.features, maps)
+
+
+def _probability(*arguments: Any, **more: Any) -> GridMap:
+    """A map that can be compared with the maps of other classes."""
+    return replace(scatter(*arguments, **more), quantity="probability")

@@ -1,0 +1,124 @@
+"""A segmenter with what is needed to use it, in one file."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from napari_2dmamba.errors import CheckpointError
+from napari_2dmamba.vision.cross_scan import SCANS, Scan
+from napari_2dmamba.vision.upernet import Segmenter, load_segmenter
+from napari_2dmamba.whole_files import written_whole
+
+_KIND = "napari-2dmamba segmenter"
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass
+class TrainedSegmenter:
+    """A segmenter and its classes.
+
+    Attributes
+    ----------
+    network
+        UPerNet on VMamba or 2DVMamba.
+    classes
+        K names.
+    mean, std
+        Of the three colours, on a scale from 0 to 1.
+    mpp
+        µm per pixel of the images it was trained on, or None.
+    training
+        What is known of its training, for records.
+    """
+
+    network: Segmenter
+    classes: tuple[str, ...]
+    mean: tuple[float, ...] = _MEAN
+    std: tuple[float, ...] = _STD
+    mpp: float | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a ``.safetensors`` file.
+
+        Raises
+        ------
+        CheckpointError
+            When it cannot be written.
+        """
+        path = Path(path)
+        told = {
+            "kind": _KIND, "scan": self.network.backbone.scan, "classes": self.classes,
+            "mean": self.mean, "std": self.std, "mpp": self.mpp, "training": self.training,
+        }  # fmt: skip
+        state = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
+        with written_whole(path, CheckpointError) as part:
+            save_file(state, part, metadata={"format": "pt", "segmenter": json.dumps(told)})
+        return path
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        scan: Scan | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> "TrainedSegmenter":
+        """Open what `save` wrote, or a published checkpoint of mmsegmentation.
+
+        Parameters
+        ----------
+        path
+            The file.
+        scan, classes
+            Of a published checkpoint, which does not tell them.
+
+        Raises
+        ------
+        CheckpointError
+            When it is damaged, of another network, or does not tell what was not given.
+        """
+        path = Path(path).expanduser()
+        told = _told(path)
+        if told is None:
+            if scan is None or classes is None:
+                raise CheckpointError(
+                    f"{path.name} does not tell its scan and the names of its classes; give the "
+                    f"scan ({', '.join(SCANS)}) and a file with one name per line"
+                )
+            found = cls(load_segmenter(path, scan), tuple(classes))
+        else:
+            try:
+                found = cls(
+                    load_segmenter(path, told["scan"]), tuple(told["classes"]),
+                    tuple(told["mean"]), tuple(told["std"]), told["mpp"], told["training"],
+                )  # fmt: skip
+            except (KeyError, TypeError, ValueError) as error:
+                raise CheckpointError(
+                    f"{path.name} tells no segmenter of this program ({error}); train it again"
+                ) from error
+        if len(found.classes) != found.network.num_classes:
+            raise CheckpointError(
+                f"{path.name} has {found.network.num_classes} classes, but {len(found.classes)} "
+                "names were given; give one name per class, in order"
+            )
+        return found
+
+
+def _told(path: Path) -> dict[str, Any] | None:
+    """Return what a file of ours tells of itself; None for others."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            told = json.loads((file.metadata() or {}).get("segmenter", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path.name} is damaged or no safetensors file ({error}); copy it again"
+        ) from error
+    return told if isinstance(told, dict) and told.get("kind") == _KIND else None

@@ -1,0 +1,238 @@
+"""Tile classifiers: learnt on real images, saved, resumed, opened by timm, used on a slide."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from napari_2dmamba.cli import main
+from napari_2dmamba.errors import Cancelled, CheckpointError, FeatureError
+from napari_2dmamba.features import load_encoder
+from napari_2dmamba.features.model_encoder import Transform
+from napari_2dmamba.sample import sample_slide
+from napari_2dmamba.slide import PatchGrid, open_slide
+from napari_2dmamba.tile_exports import write_tile_maps
+from napari_2dmamba.tiles.classifier import TileClassifier
+from napari_2dmamba.tiles.evaluation import Evaluation, evaluate
+from napari_2dmamba.tiles.fitting import fit_tiles
+from napari_2dmamba.tiles.folder import TileFolder
+from napari_2dmamba.tiles.on_slide import classify_slide
+from napari_2dmamba.tiles.settings import TileTraining
+from tests.features.networks import require_timm
+
+SIZES = {"depths": [1, 1], "dims": 24, "drop_path_rate": 0.0}
+SMALL = {"depths": [1], "dims": 8, "drop_path_rate": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def needs_timm() -> None:
+    require_timm()
+
+
+def painted(folder: Path, per_class: int = 4, classes: tuple[str, ...] = ("dark", "light")) -> Path:
+    draw = np.random.default_rng(0)
+    for number, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for i in range(per_class):
+            pixels = draw.integers(75 * number, 75 * number + 60, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+def test_handwritten_digits_are_learnt(tmp_path: Path) -> None:
+    """1,797 real scans of scikit-learn; a quarter is held back. Guessing finds a tenth."""
+    digits = pytest.importorskip("sklearn.datasets").load_digits()
+    for i, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
+        folder = tmp_path / ("validation" if i % 4 == 3 else "training") / str(digit)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((pixels * 15.9).astype(np.uint8)).save(folder / f"{i}.png")
+    torch.set_num_threads(1)
+    settings = TileTraining(
+        input_size=32, epochs=5, batch_size=32, learning_rate=4e-3, augmentation="none",
+        device="cpu",
+    )  # fmt: skip
+    validation = TileFolder(tmp_path / "validation")
+    classifier = fit_tiles(
+        TileFolder(tmp_path / "training"), tmp_path / "out", settings,
+        validation=validation, arguments=SIZES,
+    )  # fmt: skip
+    scores = evaluate(classifier, validation, device="cpu").summary()
+    assert scores["top1"] > 0.92
+    assert scores["balanced_accuracy"] == pytest.approx(classifier.training["balanced_accuracy"])
+
+    # What was written is an encoder, and a model of timm's
+    import timm
+
+    encoder = load_encoder(f"timm:local-dir:{tmp_path / 'out'}", device="cpu", offline=True)
+    assert encoder.feature_size == 48
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    image = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(theirs(image), classifier.network(image))
+
+
+def test_a_stopped_training_ends_with_the_same_weights(tmp_path: Path) -> None:
+    tiles = painted(tmp_path / "tiles")
+    settings = TileTraining(
+        input_size=16, epochs=3, batch_size=2, held_back=0.25, device="cpu", warmup_epochs=0
+    )
+    whole = fit_tiles(TileFolder(tiles), tmp_path / "whole", settings, arguments=SMALL)
+    calls = iter([False] * 6 + [True] * 9)
+    with pytest.raises(Cancelled):
+        fit_tiles(
+            TileFolder(tiles), tmp_path / "parts", settings, arguments=SMALL,
+            should_stop=lambda: next(calls),
+        )  # fmt: skip
+    with (tmp_path / "parts" / "training.csv").open() as file:
+        assert 1 <= len(list(csv.reader(file))) - 1 < 3
+    again = fit_tiles(TileFolder(tiles), tmp_path / "parts", settings, arguments=SMALL)
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, again.network.state_dict()[name]), name
+    with pytest.raises(CheckpointError, match="other settings"):
+        fit_tiles(
+            TileFolder(tiles), tmp_path / "parts", TileTraining(input_size=24, device="cpu"),
+            arguments=SMALL,
+        )  # fmt: skip
+
+
+def test_a_loss_that_is_no_number_is_an_error(tmp_path: Path) -> None:
+    settings = TileTraining(input_size=16, epochs=2, learning_rate=1e30, device="cpu")
+    with pytest.raises(FeatureError, match=r"not a number|not numbers"):
+        fit_tiles(
+            TileFolder(painted(tmp_path / "t", 20)), tmp_path / "o", settings, arguments=SMALL
+        )
+
+
+def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(FeatureError, match="no folder"):
+        TileFolder(tmp_path / "absent")
+    with pytest.raises(FeatureError, match="no images"):
+        TileFolder(tmp_path)
+    tiles = painted(tmp_path / "tiles")
+    with pytest.raises(FeatureError, match="'dark', which is no class"):
+        TileFolder(tiles, ("light",))
+    (tiles / "light" / "broken.png").write_bytes(b"no image")
+    with pytest.raises(FeatureError, match=r"broken\.png cannot be decoded"):
+        TileFolder(tiles).image(8)
+    (tiles / "empty").mkdir()
+    with pytest.raises(FeatureError, match="'empty'"):
+        TileFolder(tiles)
+    only = painted(tmp_path / "one", 1)
+    with pytest.raises(FeatureError, match="too few"):
+        TileFolder(only).split(0.2, 0)
+
+
+def test_a_part_of_each_class_is_held_back(tmp_path: Path) -> None:
+    tiles = TileFolder(painted(tmp_path, 10, ("a", "b", "c")))
+    kept, held = tiles.split(0.2, 0)
+    assert sorted(held.labels) == [0, 0, 1, 1, 2, 2]
+    assert not set(kept.files) & set(held.files)
+    assert len(kept) + len(held) == 30
+
+
+def test_ties_count_with_their_chance() -> None:
+    found = Evaluation(
+        np.array([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5], [1 / 3] * 3], np.float32),
+        np.array([0, 0, 1]),
+        ("a", "b", "c"),
+    )
+    assert found.top(1) == pytest.approx((0.5 + 0 + 1 / 3) / 3)
+    assert found.top(3) == 1
+    assert found.confusion().tolist() == [[1, 0, 1], [1, 0, 0], [0, 0, 0]]
+
+
+def test_imagenet_evaluation_with_published_weights(tmp_path: Path, capsys) -> None:
+    """The usual folder layout, and weights of another classifier's number of classes."""
+    from napari_2dmamba.vision.backbone import VisionMamba
+
+    torch.save({"model": VisionMamba(num_classes=2).state_dict()}, tmp_path / "w.pth")
+    tiles = painted(tmp_path / "tiles", 1, ("n01440764", "n01443537"))
+    command = ["tiles", "evaluate", str(tiles), "--model", "vmamba2d_tiny", "--device", "cpu",
+               "--json", "--weights"]  # fmt: skip
+    assert main([*command, str(tmp_path / "w.pth")]) == 0
+    assert json.loads(capsys.readouterr().out)["tiles"] == 2
+
+
+def test_what_is_no_classifier(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"config\.json is not there"):
+        TileClassifier.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"architecture": "test_resnet"}')
+    with pytest.raises(CheckpointError, match="names no classes"):
+        TileClassifier.load(tmp_path)
+    elsewhere = {"architecture": "test_resnet", "model_args": {"checkpoint_path": "/other.pth"}}
+    (tmp_path / "config.json").write_text(json.dumps(elsewhere))
+    with pytest.raises(FeatureError, match="load other files"):
+        TileClassifier.load(tmp_path)
+    cfg = {"input_size": [3, 16, 16], "mean": [0, 0, 0], "std": [1, 1, 1]}
+    config = {"architecture": "test_resnet", "label_names": ["a"], "pretrained_cfg": cfg}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file({"fc.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
+    with pytest.raises(FeatureError, match="do not fit"):
+        TileClassifier.load(tmp_path)
+
+
+class Redness(nn.Module):
+    """Logits that are the mean red and the mean blue of a tile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(10.0))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.mean((2, 3))[:, [0, 2]] * self.gain
+
+
+def test_on_a_slide_every_probability_lies_on_its_patch(tmp_path: Path) -> None:
+    pixels = np.full((192, 256, 3), 245, np.uint8)
+    pixels[64:192, 64:192] = (200, 60, 120)  # 2 x 2 patches of 64, red
+    pixels[64:128, 128:192] = (90, 60, 190)  # one of them blue
+    path = tmp_path / "slide.tif"
+    tifffile.imwrite(path, pixels, tile=(64, 64), photometric="rgb",
+                     resolution=(20000, 20000), resolutionunit="CENTIMETER")  # fmt: skip
+    classifier = TileClassifier(
+        Redness(), "", {}, ("red", "blue"), Transform(64, (0, 0, 0), (1, 1, 1)), mpp=0.5
+    )
+    with open_slide(path) as slide:
+        corners = np.array([[64, 64], [128, 64], [64, 128], [128, 128]])
+        grid = PatchGrid(64, 64, 0.5, 0.5, (3, 4), corners, np.ones(4, np.float32))
+        found = classify_slide(slide, grid, classifier, cache=tmp_path / "cache")
+        written = write_tile_maps(found, tmp_path / "out", slide)
+        coarse = replace(grid, patch_size=32, mpp=1.0)
+        with pytest.raises(FeatureError, match=r"trained on tiles of 0\.5"):
+            classify_slide(slide, coarse, classifier)
+    assert found.answers().tolist() == [[1, 2], [1, 1]]
+    assert found.maps[0].origin == (64, 64)
+    blue = np.exp(190 / 25.5) / (np.exp(190 / 25.5) + np.exp(90 / 25.5))
+    assert found.maps[1].values[0, 1] == pytest.approx(blue, rel=1e-4)
+    np.testing.assert_allclose(found.maps[0].values + found.maps[1].values, 1, rtol=1e-6)
+    rows = list(csv.DictReader((tmp_path / "out" / "probabilities.csv").open()))
+    at = {(int(r["x_level0_px"]), int(r["y_level0_px"])): r["class"] for r in rows}
+    assert at == {(64, 64): "red", (128, 64): "blue", (64, 128): "red", (128, 128): "red"}
+    outlines = json.loads((tmp_path / "out" / "classes.geojson").read_text())["features"]
+    assert sorted(f["properties"]["classification"]["name"] for f in outlines) == ["blue", "red"]
+    assert all(p.is_file() for p in written)
+
+
+def test_train_and_classify_on_the_command_line(tmp_path: Path, capsys) -> None:
+    tiles, out = painted(tmp_path / "tiles"), tmp_path / "out"
+    train = ["tiles", "train", str(tiles), "--out", str(out), "--input-size", "16", "--epochs", "1",
+             "--device", "cpu", "--model-arg", "depths=[1]", "--model-arg", "dims=8",
+             "--json"]  # fmt: skip
+    assert main(train) == 0
+    assert json.loads(capsys.readouterr().out)["classes"] == ["dark", "light"]
+    use = ["tiles", "classify", str(sample_slide()), "--classifier", str(out), "--patch-size",
+           "1024", "--out", str(tmp_path / "maps"), "--device", "cpu", "--json"]  # fmt: skip
+    assert main(use) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["patches"] >= 16
+    assert len(answer["files"]) == 4
+    assert sum(answer["patches_of_class"].values()) == pytest.approx(1)
+    assert main([*use[:3], "--classifier", str(tmp_path)]) == 1
+    assert "no classifier" in capsys.readouterr().err
