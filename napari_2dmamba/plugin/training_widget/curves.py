@@ -76,8 +76,8 @@ class Curves(QWidget):
         losses.set_title("Loss (dashed: training, solid: validation)", fontsize=9)
         scores.set_title(f"{self.score_name} of the validation part", fontsize=9)
         scores.set_ylim(-0.03, 1.03)
-        known = (one for epochs in self.history.values() for one in epochs.values())
-        if all(one.validation_score is None for one in known):
+        every = (one for epochs in self.history.values() for one in epochs.values())
+        if all(one.validation_score is None for one in every):
             words = "none: no validation part, or too few slides in it"
             scores.text(0.5, 0.5, words, ha="center", fontsize=8, transform=scores.transAxes)
         for axes in (losses, scores):
