@@ -157,6 +157,7 @@ def test_from_a_table_to_a_checkpoint_and_a_map(
     assert column(widget, Column.ERROR) == [""] * 24
     assert not widget.use.isEnabled()
     assert not widget.curves.history
+    assert all(widget.checkpoint_of(row) is None for row in widget.table.rows)
 
 
 def test_problems_are_marked_and_stop(

@@ -31,6 +31,7 @@ from napari_2dmamba.plugin.training_widget.sections import (
 )
 from napari_2dmamba.plugin.training_widget.slides_view import SlidesView, SlideTable
 from napari_2dmamba.settings import ProgressCallback, StopCallback
+from napari_2dmamba.tasks.table import slide_name
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -57,7 +58,6 @@ class TrainingWidget(DockedWidget):
         self._viewer = self.session.viewer
         self.checked: Checked | None = None
         self.run: TrainingRun | None = None
-        self._out: Path | None = None
         self._tested: Checked | None = None
         self.task_section = TaskSection()
         self.split_section = SplitSection()
@@ -204,7 +204,7 @@ class TrainingWidget(DockedWidget):
 
     def _forget_result(self) -> None:
         """Show nothing of an earlier training beside another table."""
-        self.run = self._tested = self._out = None
+        self.run = self._tested = None
         self.curves.clear()
         self.footer.message.clear()
 
@@ -254,7 +254,7 @@ class TrainingWidget(DockedWidget):
         )
         self._forget_result()
         self.table.set_rows(rows_of(checked))
-        self._out, self._tested = out, checked
+        self._tested = checked
         epochs = Epochs()
         epochs.came.connect(self.curves.add)
         self.curves.score_name = "Concordance" if checked.table.kind == "survival" else "AUROC"
@@ -315,11 +315,8 @@ class TrainingWidget(DockedWidget):
         self.session.choose(checkpoint=ChosenCheckpoint(location))
         docks.show(self._viewer, docks.RUN)
         which = f"{final.parent.name}/{final.name}"
-        seen = current is not None and any(
-            row.slide is not None and row.slide.resolve() == current.slide.path.resolve()
-            for row in self.table.rows
-        )
-        if seen and current is not None:
+        known = {row.name for row in self.table.rows}
+        if current is not None and slide_name(current.slide.path.name) in known:
             self.footer.message.say(
                 f"{which} is chosen in Run 2DMamba, but it may have learnt from {current.name}: "
                 "what it says of that proves nothing. A double click in the table takes the model "
@@ -331,9 +328,9 @@ class TrainingWidget(DockedWidget):
 
     def checkpoint_of(self, row: SlideRow) -> Path | None:
         """Return the file of the model that tested a slide, or None."""
-        if self._out is None or not row.model:
-            return None
-        path = self._out / row.model.replace(" ", "-") / "model.safetensors"
+        if self.run is None or not row.model:
+            return None  # what lies in the folder may be of another training
+        path = self.run.folder / row.model.replace(" ", "-") / "model.safetensors"
         return path if path.is_file() else None
 
     def open_slide(self, row: SlideRow) -> None:
