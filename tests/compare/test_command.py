@@ -23,7 +23,7 @@ def test_two_demo_models_on_the_sample(tmp_path: Path, capsys: pytest.CaptureFix
     assert [model["label"] for model in answer["models"]] == ["ABMIL", "the paper's"]
     for model in answer["models"]:
         assert model["result"]["probabilities"][1] > 0.9
-        assert "Not for any medical use" in model["model"]["intended_use"]
+        assert "Not for any medical use" in model["model"]["header"]["intended_use"]
     assert answer["agreement"][0]["spearman"] > 0.3
     assert all(Path(file).stat().st_size > 100 for file in answer["files"])
     drawing = figure.read_text()

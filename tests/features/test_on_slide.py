@@ -244,7 +244,7 @@ def test_overlapping_patches_are_said_and_all_of_them_shown(slide: Slide) -> Non
     rival = next(one for one in demo_rivals() if "abmil" in one.name)
     result = run(slide, rival, features=path)
     assert len(result.bag) == len(result.prediction.attention) == 1784
-    said = [w for w in result.record["warnings"] if "overlap" in w]
+    said = [w for w in result.record.warnings if "overlap" in w]
     assert said[0].startswith(
         "the patches overlap: they are 256 px wide on level 0 and lie 128 px apart"
     )
@@ -270,7 +270,7 @@ def test_models_of_a_grid_are_offered_what_they_can_do(
     settings = RunSettings(model=ModelSettings(shared_cells=shared_cells, device="cpu"))
     result = run(slide, demo_checkpoint(), settings, features=path)
     assert result.attention_map.patch_size_level0 == cell
-    assert any("patches" in w and "cell" in w for w in result.record["warnings"])
+    assert any("patches" in w and "cell" in w for w in result.record.warnings)
     if patches:
         assert len(result.bag) == patches
     else:  # by hand: the mean over the patches whose corner lies in a cell
