@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
+    QAbstractSpinBox,
     QCheckBox,
     QComboBox,
     QDoubleSpinBox,
@@ -29,6 +30,7 @@ from napari_2dmamba.plugin.section import Fold
 Settings = TypeVar("Settings")
 
 _LARGE = 10**6
+_SMALL = 1e-2
 
 
 class Form(QWidget, Generic[Settings]):
@@ -44,8 +46,8 @@ class Form(QWidget, Generic[Settings]):
         What to offer for fields that could hold more than a form can list.
     suggestions
         The same for texts, which may still be typed.
-    files
-        Names of text fields that hold the path of a file.
+    files, folders
+        Names of text fields that hold the path of a file or a folder.
 
     Signals
     -------
@@ -63,6 +65,7 @@ class Form(QWidget, Generic[Settings]):
         choices: dict[str, tuple[Any, ...]] | None = None,
         suggestions: dict[str, tuple[str, ...]] | None = None,
         files: tuple[str, ...] = (),
+        folders: tuple[str, ...] = (),
         parent: QWidget | None = None,
     ) -> None:
         super().__init__(parent)
@@ -78,8 +81,8 @@ class Form(QWidget, Generic[Settings]):
             if field.name in leave_out or "help" not in field.metadata:
                 continue
             editor: Editor
-            if field.name in files:
-                editor = PathEditor(as_text=True)
+            if field.name in (*files, *folders):
+                editor = PathEditor(as_text=True, folder=field.name in folders)
             elif field.name in (suggestions or {}):
                 editor = SuggestEditor((suggestions or {})[field.name])
             else:
@@ -217,9 +220,12 @@ class NumberEditor(Editor):
             span = maximum - minimum if minimum is not None and maximum is not None else None
             size = abs(default) if default else (span or 1.0)
             self._step = 0.01 if size < 5 else 0.1 if size < 50 else 10 ** int(math.log10(size) - 1)
-            self._box.setDecimals(4)
+            is_small = size < _SMALL  # a learning rate: its digits and steps are far below 1
+            self._box.setDecimals(9 if is_small else 4)
             self._box.setRange(low - (self._step if optional else 0), high)
             self._box.setSingleStep(0.05 if span == 1 else self._step * 5)
+            if is_small:
+                self._box.setStepType(QAbstractSpinBox.StepType.AdaptiveDecimalStepType)
         if optional or lowest:
             self._box.setSpecialValueText("auto" if optional else lowest)
         if unit:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_2dmamba.training.fitting import Epoch, FitResult, Step, fit
+    from napari_2dmamba.training.history import read_history
     from napari_2dmamba.training.model import new_aggregator
     from napari_2dmamba.training.presets import PRESETS, Preset, preset
     from napari_2dmamba.training.run import TrainingRun, read_training, train
@@ -21,6 +22,7 @@ _HOME = {
     "fit": "fitting",
     "new_aggregator": "model",
     "preset": "presets",
+    "read_history": "history",
     "read_training": "run",
     "train": "run",
 }
@@ -36,6 +38,7 @@ __all__ = [
     "fit",
     "new_aggregator",
     "preset",
+    "read_history",
     "read_training",
     "train",
 ]

@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from napari_2dmamba.training import losses, state
 from napari_2dmamba.training.determinism import determinism
 from napari_2dmamba.training.model import class_weights_of
 from napari_2dmamba.training.settings import FitSettings
+from napari_2dmamba.training.validation_score import validation_score
 
 _PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}
 _DTYPE = {"32": torch.float32, "bf16": torch.float32, "64": torch.float64}
@@ -77,6 +78,9 @@ class Epoch:
         validation bags.
     learning_rate, seconds
         In this epoch.
+    validation_score
+        AUROC of the validation bags, or their concordance index; it chooses nothing. None where
+        it has no meaning.
     """
 
     epoch: int
@@ -84,6 +88,7 @@ class Epoch:
     validation_loss: float | None
     learning_rate: float
     seconds: float = 0.0
+    validation_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -295,8 +300,9 @@ class _Fitting:
         finally:
             bags.close()
         self.model.eval()
-        validated = self._validate(should_stop) if len(self.validation) else None
-        done = Epoch(number, total / len(order), validated, rate, time.perf_counter() - started)
+        validated, score = self._validate(should_stop) if len(self.validation) else (None, None)
+        seconds = time.perf_counter() - started
+        done = Epoch(number, total / len(order), validated, rate, seconds, score)
         self.history.append(done)
         if self.best is None or validated is None or validated <= (self.best.validation_loss or 0):
             self.best, self.best_weights = done, copy.deepcopy(self.model.state_dict())
@@ -385,14 +391,16 @@ class _Fitting:
         self.optimiser.step()
         self.optimiser.zero_grad()
 
-    def _validate(self, should_stop: StopCallback | None) -> float:
-        each, lot = [], []
+    def _validate(self, should_stop: StopCallback | None) -> tuple[float, float | None]:
+        each, lot, said = [], [], []
         ahead = prefetched(self.validation, range(len(self.validation)), self.settings.prefetch)
         with torch.no_grad(), contextlib.closing(ahead):
             for example in ahead:
                 if should_stop is not None and should_stop():
                     raise Cancelled
                 logits = self._logits(example)
+                # Without its bag: all of them are not to be held
+                said.append((replace(example, bag=None), logits.cpu()))  # type: ignore[arg-type]
                 if self.survival and self.settings.survival_loss == "cox":
                     lot.append((example, logits))
                 else:
@@ -405,7 +413,8 @@ class _Fitting:
                 f"the validation loss is not a number in epoch {len(self.history) + 1}; lower the "
                 "learning rate or clip gradients"
             )
-        return value
+        told, logits_of = zip(*said, strict=True)
+        return value, validation_score(told, logits_of, self.aggregator.header.task)
 
     def write(self, path: Path) -> None:
         """Keep all that the rest of the training depends on."""

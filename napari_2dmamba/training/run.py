@@ -205,6 +205,9 @@ def train(
             validated.append(header.get("validation", {}))
     evaluation = None
     if parts:
+        if on_progress is not None:
+            done, all_epochs = (count * chosen.fit.epochs for count in (len(folds), models))
+            on_progress(done, all_epochs, "Scoring the test parts, and what a model must beat")
         evaluation = score_predictions(
             together(parts, patients),
             plan.scoring,

@@ -1,0 +1,275 @@
+"""The training widget in a real window, on a tiny table."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from qtpy.QtCore import Qt
+
+from napari_2dmamba.export.run_library import new_run_folder
+from napari_2dmamba.pipeline import run
+from napari_2dmamba.plugin import docks
+from napari_2dmamba.plugin.checkpoint_model import shared_checkpoints
+from napari_2dmamba.plugin.training_widget import TrainingWidget
+from napari_2dmamba.plugin.training_widget.opening import Opened
+from napari_2dmamba.plugin.training_widget.progress import WithTimeLeft, in_words
+from napari_2dmamba.plugin.training_widget.rows import rows_of
+from napari_2dmamba.plugin.training_widget.sections import FitSection
+from napari_2dmamba.plugin.training_widget.slides_view import Column
+from napari_2dmamba.slide import open_slide
+from napari_2dmamba.tasks import SplitSettings
+from napari_2dmamba.training import PRESETS, preset
+from tests.plugin.conftest import LONG, process_events, write_slide
+from tests.training.test_run import FIT, cohort
+
+
+@pytest.fixture
+def widget(
+    make_napari_viewer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[TrainingWidget]:
+    from napari.settings import get_plugin_settings
+
+    monkeypatch.setattr(
+        get_plugin_settings("napari-2dmamba").analysis, "runs_folder", str(tmp_path / "runs")
+    )
+    viewer = make_napari_viewer(show=True)
+    viewer.window.resize(1400, 900)
+    widget = TrainingWidget(viewer)
+    viewer.window.add_dock_widget(widget, name="Train 2DMamba", area="bottom")
+    yield widget
+    job = widget._work.job
+    run_widget = docks.docked(viewer, docks.RUN)
+    for one in (widget, run_widget):
+        if one is not None:
+            one.let_go()
+    if job is not None:
+        job.stop_and_wait(60)
+
+
+def choose(widget: TrainingWidget, qtbot: Any, table: Path) -> None:
+    """Choose a table; ABMIL and few epochs, so that it takes a second."""
+    qtbot.waitUntil(lambda: not widget._looking.is_busy, timeout=LONG)
+    widget.fit_section.architecture.set("abmil")
+    widget.fit_section.form.set_settings(dataclasses.replace(FIT, epochs=3))
+    widget.split_section.form.set_settings(SplitSettings(folds=2, validation_share=0.5))
+    widget.output_section.scoring.editor("resamples").set(50)
+    widget.set_table(table)
+    qtbot.waitUntil(lambda: not widget.is_looking, timeout=LONG)
+    process_events()
+
+
+def finish(widget: TrainingWidget, qtbot: Any) -> None:
+    qtbot.waitUntil(lambda: not widget.is_running, timeout=2 * LONG)
+    process_events()
+
+
+def column(widget: TrainingWidget, which: Column) -> list[str]:
+    shown = widget.view.shown
+    return [shown.index(row, which).data() for row in range(shown.rowCount())]
+
+
+def test_from_a_table_to_a_checkpoint_and_a_map(
+    widget: TrainingWidget, qtbot: Any, tmp_path: Path
+) -> None:
+    table = cohort(tmp_path)
+    pixels = np.full((1536, 2560, 3), 200, np.uint8)
+    name = write_slide(tmp_path / "s3a.svs", mpp=0.25, pixels=pixels).stem
+    choose(widget, qtbot, table)
+    assert "24 slides of 12 patients: 12 'n', 12 'y'" in widget.task_section.about.text()
+    assert "fold 1" in widget.split_section.about.text()
+    assert column(widget, Column.PREDICTION) == [""] * 24
+    assert widget.output_section.folder == tmp_path / "runs" / "training t"
+    assert widget.footer.run.isEnabled()
+    assert not widget.use.isEnabled()
+
+    qtbot.mouseClick(widget.footer.run, Qt.MouseButton.LeftButton)
+    assert widget.is_running
+    assert not widget.task_section.isEnabled()
+    finish(widget, qtbot)
+    assert widget.footer.message.kind == "good", widget.footer.message.text()
+    assert "AUROC" in widget.footer.message.text()
+    assert set(widget.curves.history) == {"fold 0", "fold 1", "final"}
+    assert sorted(widget.curves.history["fold 0"]) == [0, 1, 2]
+    losses, scores = widget.curves.chart.figure.axes
+    assert len(losses.lines) == 6
+    told = scores.lines[0].get_ydata()
+    first = widget.curves.history["fold 0"]
+    assert list(told) == [first[epoch].validation_score for epoch in range(3)]
+
+    # The worst first, and every number that of the file
+    errors = [float(text) for text in column(widget, Column.ERROR)]
+    assert errors == sorted(errors, reverse=True)
+    assert widget.run is not None
+    predictions = widget.run.evaluation.predictions
+    rows = {row.name: row for row in widget.table.rows}
+    for place, slide in enumerate(predictions.slides):
+        row = rows[slide]
+        assert row.model == predictions.models[place]
+        assert row.error == 1 - predictions.values[place, predictions.labels[place]]
+    widget.view.view.sortByColumn(Column.SLIDE, Qt.SortOrder.AscendingOrder)
+    assert column(widget, Column.SLIDE) == sorted(rows)
+    widget.view.search.setText("s3")
+    assert column(widget, Column.SLIDE) == ["s3a", "s3b"]
+    widget.view.search.clear()
+
+    # In Checkpoints, and chosen on a click
+    final = widget.run.final
+    assert final is not None
+    listed = shared_checkpoints().row_of(str(final))
+    assert listed is not None
+    assert listed.note == "final of training t"
+    widget.use_checkpoint()
+    assert widget.session.choices.checkpoint.location == str(final)
+
+    # A double click: first the slide, with the model that tested it chosen
+    row = rows[name]
+    widget.open_slide(row)
+    qtbot.waitUntil(lambda: widget.session.current is not None, timeout=LONG)
+    process_events()
+    assert "press Run" in widget.footer.message.text()
+    tester = widget.run.folder / row.model.replace(" ", "-") / "model.safetensors"
+    assert widget.session.choices.checkpoint.location == str(tester)
+    assert widget.session.choices.feature_file == tmp_path / "features" / f"{name}.h5"
+    assert widget.session.current.run is None
+    widget.use_checkpoint()
+    assert "proves nothing" in widget.footer.message.text()
+
+    # Then with the map of that model, and not of another one
+    with open_slide(tmp_path / "s3a.svs") as slide:
+        for model in (final, tester, final):
+            folder = new_run_folder(tmp_path / "runs", slide, model.stem)
+            run(slide, model, features=row.features, out=folder)
+    widget.open_slide(row)
+    current = widget.session.current
+    qtbot.waitUntil(lambda: current.run is not None, timeout=LONG)
+    process_events()
+    assert "with its saved run of fold" in widget.footer.message.text()
+    assert widget.session.maps_of(current)
+    np.testing.assert_allclose(current.run.prediction.probabilities, row.values, atol=1e-6)
+    other = dataclasses.replace(row, values=(0.9, 0.1))
+    assert Opened(other, current.slide, current.run).differs
+
+    # Another table has none of these numbers beside it
+    choose(widget, qtbot, cohort(tmp_path / "b"))
+    assert column(widget, Column.ERROR) == [""] * 24
+    assert not widget.use.isEnabled()
+    assert not widget.curves.history
+    assert all(widget.checkpoint_of(row) is None for row in widget.table.rows)
+
+
+def test_problems_are_marked_and_stop(
+    widget: TrainingWidget, qtbot: Any, tmp_path: Path, notifications: Callable[[], list[str]]
+) -> None:
+    table = cohort(tmp_path)
+    (tmp_path / "features" / "s1a.h5").unlink()
+    text = table.read_text().replace("s2b.svs,features/s2b.h5,p2,n", "s2b.svs,features/s2b.h5,p2,")
+    table.write_text(text)
+    choose(widget, qtbot, table)
+    told = [widget.task_section.problems.item(i).text() for i in range(2)]
+    assert told[0].startswith("1 slides have no features file (first s1a)")
+    assert told[1] == "1 slides have no label and were left out"
+    assert "1 problem must be mended" in widget.task_section.message.text()
+    assert not widget.footer.run.isEnabled()
+    marked = {row.name: row.stops for row in widget.table.rows if row.problem}
+    assert marked == {"s1a": True, "s2b": False}
+    icon = widget.view.shown.index(0, Column.PROBLEM).data(Qt.ItemDataRole.DecorationRole)
+    assert icon is None
+    widget.start()
+    assert "must be mended" in notifications()[-1]
+    assert not widget.output_section.folder.exists()
+
+    table.write_text("nothing,of,use\n1,2,3\n")
+    widget.task_section.again.click()
+    qtbot.waitUntil(lambda: not widget.is_looking, timeout=LONG)
+    assert widget.task_section.message.kind == "error"
+    assert not widget.table.rows
+    assert not widget.footer.run.isEnabled()
+
+
+def test_a_training_waits_stops_and_goes_on(
+    widget: TrainingWidget, qtbot: Any, tmp_path: Path
+) -> None:
+    choose(widget, qtbot, cohort(tmp_path, 8))
+    widget.fit_section.form.editor("epochs").set(25)
+    widget.output_section.final.set(False)
+    widget.start()
+    qtbot.waitUntil(lambda: len(widget.curves.history.get("fold 0", ())) > 2, timeout=LONG)
+    widget.footer.pause.click()
+    qtbot.waitUntil(lambda: "paused" in widget.footer.detail.text(), timeout=LONG)
+    process_events()
+    known = dict(widget.curves.history["fold 0"])
+    qtbot.wait(400)
+    assert widget.curves.history["fold 0"] == known
+    widget.footer.pause.click()
+    qtbot.waitUntil(lambda: len(widget.curves.history["fold 0"]) > len(known), timeout=LONG)
+    widget.footer.cancel.click()
+    finish(widget, qtbot)
+    assert "goes on in this folder" in widget.footer.message.text()
+    before = dict(widget.curves.history["fold 0"])
+    assert not (widget.output_section.folder / "scores.json").exists()
+
+    widget.start()
+    finish(widget, qtbot)
+    assert widget.footer.message.kind == "good", widget.footer.message.text()
+    after = widget.curves.history["fold 0"]
+    assert sorted(after) == list(range(25))
+    shared = [epoch for epoch in before if epoch in after]
+    assert shared
+    assert all(before[epoch] == after[epoch] for epoch in shared)  # taken up, not done again
+
+    # Another training is refused in this folder
+    widget.fit_section.form.editor("seed").set(5)
+    widget.start()
+    finish(widget, qtbot)
+    assert widget.footer.message.kind == "error"
+    assert "other settings" in widget.footer.message.text()
+    assert all(not row.prediction for row in widget.table.rows)
+    assert not widget.curves.history
+
+
+def test_what_was_changed_stays_when_the_task_becomes_known(
+    widget: TrainingWidget, qtbot: Any, tmp_path: Path
+) -> None:
+    section = widget.fit_section
+    section.preset.set("published")
+    assert section.form.settings().epochs == 20
+    section.form.editor("epochs").set(7)
+    widget.set_table(cohort(tmp_path, survival=True))
+    qtbot.waitUntil(lambda: widget.checked is not None, timeout=LONG)
+    assert section.form.settings().epochs == 7
+    assert section.form.settings().loss_divisor == 32  # as published for survival
+    assert section.about.text() == "Changed: epochs"
+    assert not section.form.editor("survival_loss").isHidden()
+    rows = rows_of(widget.checked)
+    assert {row.label.split()[1] for row in rows} == {"(event)", "(censored)"}
+
+
+@pytest.mark.parametrize("kind", ["classification", "ordinal", "survival"])
+def test_the_form_holds_every_digit_of_every_preset(qtbot: Any, kind: str) -> None:
+    section = FitSection()
+    qtbot.addWidget(section)
+    section.set_architectures(("2dmamba", "abmil", "clam"))
+    section.set_kind(kind)
+    for architecture in ("2dmamba", "abmil", "clam"):
+        section.architecture.set(architecture)
+        for name in PRESETS:
+            section.preset.set(name)
+            assert section.form.settings() == preset(name, architecture, kind).fit
+            assert section.about.text() == ""
+
+
+def test_the_time_left_leaves_pauses_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, told = [0.0], []
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    tell = WithTimeLeft(lambda done, total, message: told.append(message))
+    tell(0, 10, "Looking at features")
+    tell(2, 10, "fold 0: epoch 3, bag 1 of 2")
+    now[0] = 130.0
+    tell.wait_for(100.0)
+    tell(4, 10, "fold 0: epoch 5, bag 1 of 2")
+    assert told[0] == "Looking at features"
+    assert told[-1] == "fold 0: epoch 5, bag 1 of 2 · at most 2 min left"
+    assert [in_words(s) for s in (0.1, 59, 3900)] == ["1 s", "59 s", "1 h 05 min"]
