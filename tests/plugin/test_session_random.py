@@ -19,7 +19,7 @@ from tests.plugin.conftest import process_events, tissue_pixels, write_slide
 from tests.plugin.test_run_widget import checkpoint, finish, runs, widget
 
 __all__ = ["checkpoint", "runs", "widget"]  # fixtures
-STEPS = 30
+STEPS = 20
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
 from napari.layers import Image, Layer
-from psygnal import Signal, SignalGroup
 
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.display import DisplaySettings, display_for
@@ -17,6 +16,7 @@ from napari_2dmamba.export.record import Explanations
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.preferences import tries_slides_apart
 from napari_2dmamba.plugin.region_layers import drawn_regions, show_regions
+from napari_2dmamba.plugin.session.events import SessionEvents
 from napari_2dmamba.plugin.session.slide_state import Choices, SlideState, Work
 from napari_2dmamba.plugin.shown_run import ShownRun
 from napari_2dmamba.plugin.slide_layer import (
@@ -44,50 +44,6 @@ _OF_RUN = "2dmamba of a run"  # such layers go when another run is shown
 _ADOPTED = "2dmamba adopted"  # drawn or opened by the user: never removed by us
 
 _sessions: "WeakKeyDictionary[Viewer, Session]" = WeakKeyDictionary()
-
-
-class SessionEvents(SignalGroup):
-    """What happens in a session; all but the first tell which slide it is about.
-
-    slides()
-        A slide was opened or closed.
-    current(slide)
-        Another slide is looked at; None when the last one was closed.
-    mpp(slide)
-        It is shown with other µm per pixel. Its patches are outdated.
-    choices(slide)
-        How it is to be analysed; None while none is open.
-    patches(slide)
-        Tissue and patches were found, or are outdated, or cannot be found; or they are to be
-        drawn or not.
-    regions(slide)
-        What is drawn to include or exclude.
-    run(slide)
-        Another run is on display, or none.
-    maps(slide)
-        Layers with maps have come or gone, or exports hold other maps.
-    patch(slide)
-        Another patch is selected, or none.
-    work(slide)
-        Something has begun or ended for it.
-    comparison(slide)
-        Another comparison is on display.
-    layers(slide)
-        Any of its layers has come or gone.
-    """
-
-    slides = Signal()
-    current = Signal(object)
-    mpp = Signal(object)
-    choices = Signal(object)
-    patches = Signal(object)
-    regions = Signal(object)
-    run = Signal(object)
-    maps = Signal(object)
-    patch = Signal(object)
-    work = Signal(object)
-    comparison = Signal(object)
-    layers = Signal(object)
 
 
 class Session:
@@ -210,14 +166,14 @@ class Session:
                 self._leave(self._current)
             self._current = slide
             self._dress()
+            if slide.camera is not None:  # first, so that no layer reads what the last one showed
+                viewer.scene.camera.center, viewer.scene.camera.zoom = slide.camera
             for layer in self.layers_of(slide):
                 layer.visible = layer not in slide.hidden
             slide.hidden.clear()
             show_scale_bar(viewer)
             if slide.camera is None:
                 self.fit()
-            else:
-                viewer.scene.camera.center, viewer.scene.camera.zoom = slide.camera
             active = None if slide.active is None else slide.active()
             viewer.layers.selection.active = (
                 active if active in self.layers_of(slide) else self.pyramid_of(slide)[-1]
