@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from napari_2dmamba.features.model_encoder import Transform
+    from napari_2dmamba.features.transform import Transform
     from napari_2dmamba.slide import Slide
     from napari_2dmamba.vision.pixel_field import PixelField
 

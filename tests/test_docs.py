@@ -2,13 +2,18 @@
 
 import ast
 import re
+import runpy
 import shlex
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from napari_2dmamba.cli.main import command_parser
+from napari_2dmamba.features.encoder import load_encoder
+from napari_2dmamba.features.encoder_catalog import BY_FILE, CATALOG
+from tests.features.networks import require_timm
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -75,3 +80,23 @@ def test_links_and_pictures_of_the_documents_exist(page: Path) -> None:
 
 def test_there_are_commands_to_look_at() -> None:
     assert len(commands(ROOT / "README.md")) >= 8
+
+
+def test_the_page_of_encoders_is_the_catalogue() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "encoder_table.py"))
+    text = made["PAGE"].read_text(encoding="utf-8")
+    assert made["page_with_tables"](text) == text, "run: python docs/encoder_table.py"
+    for name in (*CATALOG, *BY_FILE):
+        assert f"| `{name}` |" in text
+
+
+def test_the_yaml_of_the_page_of_encoders_is_understood(tmp_path: Path) -> None:
+    require_timm()
+    import timm
+
+    ((_, text),) = [b for b in blocks(ROOT / "docs" / "encoders.md") if b[0] == "yaml"]
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    network = timm.create_model("vit_small_patch16_224", num_classes=0)
+    save_file(network.state_dict(), tmp_path / "mine.safetensors")
+    encoder = load_encoder(str(tmp_path / "mine.yaml"), device="cpu", offline=True)
+    assert (encoder.name, encoder.feature_size, encoder.mpp) == ("my-encoder", 384, 0.5)

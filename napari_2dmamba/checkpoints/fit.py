@@ -123,8 +123,8 @@ def fits(summary: CheckpointSummary, subject: Subject) -> Fit:
 
 def encoders_here() -> tuple[str, ...]:
     """Return names of encoders that can be had here; ``timm:`` stands for all of timm's."""
-    from napari_2dmamba.features.encoder import known_encoders
     from napari_2dmamba.features.encoder_catalog import CATALOG
+    from napari_2dmamba.features.encoder_names import known_encoders
 
     if find_spec("timm") is not None:
         return (*known_encoders(), "timm:")

@@ -8,11 +8,13 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from napari_2dmamba.errors import BackendError, FeatureError
-from napari_2dmamba.features.encoder_catalog import CATALOG
-
-ENTRY_POINT_GROUP = "napari_2dmamba.encoders"
-EMBEDDED_ENCODER = "stain-texture-v1"
-FILE_SUFFIXES = (".ts", ".onnx", ".yaml", ".yml")
+from napari_2dmamba.features.encoder_catalog import BY_FILE, CATALOG
+from napari_2dmamba.features.encoder_names import (
+    EMBEDDED_ENCODER,
+    ENTRY_POINT_GROUP,
+    FILE_SUFFIXES,
+    known_encoders,
+)
 
 
 @runtime_checkable
@@ -157,36 +159,9 @@ def load_encoder(
     if name in offered.names:
         factory: EncoderFactory = offered[name].load()
         return factory(name, weights=weights, offline=offline, device=chosen, precision=precision)
+    if name in BY_FILE:
+        raise FeatureError(BY_FILE[name].how)
     raise FeatureError(
         f"no encoder is called {name[:120]!r}; known are {', '.join(known_encoders())}, "
         f"timm:<model>, and files that end in {', '.join(FILE_SUFFIXES)}"
     )
-
-
-def is_known(name: str) -> bool:
-    """Whether an encoder comes with this package, its catalogue or an installed package.
-
-    Only such names are taken from files of others, such as the header of a checkpoint. Anything
-    else may name a program or a place, and is for the user to choose.
-    """
-    return name in known_encoders()
-
-
-def not_taken(name: str) -> str:
-    """Say why an encoder that a checkpoint states is not chosen for the user."""
-    shown = "".join(c if c.isprintable() else " " for c in name[:120])
-    kind = "a file that may be a program" if Path(name).suffix.lower() in FILE_SUFFIXES else (
-        "a model of timm or a place to load one from" if name.startswith("timm:") else
-        "no encoder known here"
-    )  # fmt: skip
-    return (
-        f"the checkpoint states the encoder {shown!r}, {kind}; it was not chosen for you, because "
-        "the file that says so may be from anyone: if you know and trust it, choose it yourself "
-        "under Encoder (--encoder)"
-    )
-
-
-def known_encoders() -> list[str]:
-    """Return the names `load_encoder` knows, the embedded one first."""
-    offered = entry_points(group=ENTRY_POINT_GROUP)
-    return [EMBEDDED_ENCODER, *CATALOG, *sorted(offered.names)]

@@ -1,19 +1,20 @@
 """Pathology encoders by name: architecture, transform, pooling, licence and where weights are.
 
-Facts from the makers' model cards. Nothing is downloaded before an encoder is asked for; gated
-weights need the user's own access. CONCH and CTransPath are not listed: their networks are
-their makers' own code, not timm's; export them to TorchScript and use them as files.
+Facts from the makers' model cards, without torch: forms and pages show them. `timm_encoder` builds
+the networks. Nothing is downloaded before an encoder is asked for; gated weights need the user's
+own access.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from napari_2dmamba.features.model_encoder import (
+from napari_2dmamba.features.transform import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Pooling,
     Transform,
 )
+from napari_2dmamba.huggingface import page_of
 
 _HALF = (0.5, 0.5, 0.5)
 _OPTIMUS = Transform(mean=(0.707223, 0.578729, 0.703617), std=(0.211883, 0.230117, 0.177517))
@@ -51,6 +52,10 @@ class CatalogEntry:
         ``"timm"``, or ``"transformers"`` where the weights have that library's names.
     stages
         Stages of a ResNet that are kept; None for all.
+    title, network
+        What it is called, and its architecture as papers write it.
+    millions
+        Parameters of what is kept of the network, in millions.
     """
 
     repository: str
@@ -65,17 +70,65 @@ class CatalogEntry:
     mpp: float | None = 0.5
     layout: str = "timm"
     stages: int | None = None
+    title: str = field(kw_only=True)
+    network: str = field(kw_only=True)
+    millions: float = field(kw_only=True)
+
+    @property
+    def input_size(self) -> int:
+        """Side in pixels of the patches that the network sees."""
+        return self.transform.size
+
+    @property
+    def megabytes(self) -> int:
+        """Size in memory in float32, in MB; what is fetched may be smaller or hold more."""
+        return round(4 * self.millions)
+
+    @property
+    def page(self) -> str:
+        """Where the maker gives the weights out, and the terms are read and accepted."""
+        return page_of(self.repository)
 
 
-def _kaiko(architecture: str, size: int, repository: str | None = None) -> CatalogEntry:
-    name = repository or architecture
+@dataclass(frozen=True)
+class ByFile:
+    """An encoder whose network is its maker's own code, so that it has to be exported to a file.
+
+    Attributes
+    ----------
+    title, feature_size, input_size, licence
+        As of `CatalogEntry`.
+    page
+        Where code and weights are.
+    """
+
+    title: str
+    feature_size: int
+    input_size: int
+    licence: str
+    page: str
+
+    @property
+    def how(self) -> str:
+        """What to do, in a sentence."""
+        return (
+            f"{self.title} ({self.feature_size} features; {self.licence}) runs by its maker's own "
+            f"code, which is not part of this program: get it at {self.page}, export the network "
+            "to ONNX (torch.onnx.export), and choose that file as the encoder"
+        )
+
+
+def _kaiko(architecture: str, size: int, network: str, millions: float) -> CatalogEntry:
     return CatalogEntry(
-        f"1aurent/{name}.kaiko_ai_towards_large_pathology_fms",
+        f"1aurent/{architecture}.kaiko_ai_towards_large_pathology_fms",
         architecture,
         size,
         "Kaiko research licence, non-commercial",
         _HALVES,
         mpp=None,
+        title=f"kaiko {network}",
+        network=network,
+        millions=millions,
     )
 
 
@@ -87,6 +140,9 @@ CATALOG: dict[str, CatalogEntry] = {
         "CC BY-NC-ND 4.0",
         arguments={"init_values": 1e-5, "dynamic_img_size": True},
         gated=True,
+        title="UNI",
+        network="ViT-L/16",
+        millions=303.4,
     ),
     "uni2-h": CatalogEntry(
         "MahmoodLab/UNI2-h",
@@ -107,6 +163,9 @@ CATALOG: dict[str, CatalogEntry] = {
             **_SWIGLU,
         },
         gated=True,
+        title="UNI2-h",
+        network="ViT-H/14",
+        millions=681.4,
     ),
     "virchow": CatalogEntry(
         "paige-ai/Virchow",
@@ -116,6 +175,9 @@ CATALOG: dict[str, CatalogEntry] = {
         arguments=_VIRCHOW,
         pooling="cls+mean",
         gated=True,
+        title="Virchow",
+        network="ViT-H/14",
+        millions=631.2,
     ),
     "virchow2": CatalogEntry(
         "paige-ai/Virchow2",
@@ -126,6 +188,9 @@ CATALOG: dict[str, CatalogEntry] = {
         pooling="cls+mean",
         prefix_tokens=5,
         gated=True,
+        title="Virchow2",
+        network="ViT-H/14",
+        millions=631.2,
     ),
     "prov-gigapath": CatalogEntry(
         "prov-gigapath/prov-gigapath",
@@ -142,6 +207,9 @@ CATALOG: dict[str, CatalogEntry] = {
             "mlp_ratio": 5.33334,
         },
         gated=True,
+        title="Prov-GigaPath",
+        network="ViT-g/16",
+        millions=1135.0,
     ),
     "h-optimus-0": CatalogEntry(
         "bioptimus/H-optimus-0",
@@ -151,6 +219,9 @@ CATALOG: dict[str, CatalogEntry] = {
         _OPTIMUS,
         {"img_size": 224, "init_values": 1e-5},
         gated=True,
+        title="H-optimus-0",
+        network="ViT-g/14",
+        millions=1134.8,
     ),
     "h-optimus-1": CatalogEntry(
         "bioptimus/H-optimus-1",
@@ -160,6 +231,9 @@ CATALOG: dict[str, CatalogEntry] = {
         _OPTIMUS,
         {"img_size": 224, "init_values": 1e-5},
         gated=True,
+        title="H-optimus-1",
+        network="ViT-g/14",
+        millions=1134.8,
     ),
     "h0-mini": CatalogEntry(
         "bioptimus/H0-mini",
@@ -177,6 +251,9 @@ CATALOG: dict[str, CatalogEntry] = {
         pooling="cls",
         prefix_tokens=5,
         gated=True,
+        title="H0-mini",
+        network="ViT-B/14",
+        millions=85.7,
     ),
     "phikon": CatalogEntry(
         "owkin/phikon",
@@ -184,6 +261,9 @@ CATALOG: dict[str, CatalogEntry] = {
         768,
         "Owkin licence, non-commercial",
         layout="transformers",
+        title="Phikon",
+        network="ViT-B/16",
+        millions=85.8,
     ),
     "phikon-v2": CatalogEntry(
         "owkin/phikon-v2",
@@ -192,6 +272,9 @@ CATALOG: dict[str, CatalogEntry] = {
         "Owkin licence, non-commercial",
         arguments={"init_values": 1e-5},
         layout="transformers",
+        title="Phikon-v2",
+        network="ViT-L/16",
+        millions=303.4,
     ),
     "hibou-b": CatalogEntry(
         "histai/hibou-b",
@@ -202,6 +285,9 @@ CATALOG: dict[str, CatalogEntry] = {
         {"img_size": 224, "init_values": 1e-5, "mlp_ratio": 5.33334, **_SWIGLU},
         gated=True,
         layout="transformers",
+        title="Hibou-B",
+        network="ViT-B/14",
+        millions=85.7,
     ),
     "hibou-l": CatalogEntry(
         "histai/hibou-L",
@@ -212,11 +298,14 @@ CATALOG: dict[str, CatalogEntry] = {
         {"img_size": 224, "init_values": 1e-5, "mlp_ratio": 5.34375, **_SWIGLU},
         gated=True,
         layout="transformers",
+        title="Hibou-L",
+        network="ViT-L/14",
+        millions=303.7,
     ),
-    "kaiko-vits16": _kaiko("vit_small_patch16_224", 384),
-    "kaiko-vits8": _kaiko("vit_small_patch8_224", 384),
-    "kaiko-vitb16": _kaiko("vit_base_patch16_224", 768),
-    "kaiko-vitb8": _kaiko("vit_base_patch8_224", 768),
+    "kaiko-vits16": _kaiko("vit_small_patch16_224", 384, "ViT-S/16", 21.7),
+    "kaiko-vits8": _kaiko("vit_small_patch8_224", 384, "ViT-S/8", 21.7),
+    "kaiko-vitb16": _kaiko("vit_base_patch16_224", 768, "ViT-B/16", 85.8),
+    "kaiko-vitb8": _kaiko("vit_base_patch8_224", 768, "ViT-B/8", 85.8),
     "midnight": CatalogEntry(
         "kaiko-ai/midnight",
         "vit_giant_patch14_dinov2",
@@ -227,6 +316,9 @@ CATALOG: dict[str, CatalogEntry] = {
         pooling="cls+mean",
         mpp=None,
         layout="transformers",
+        title="Midnight",
+        network="ViT-g/14",
+        millions=1134.8,
     ),
     "lunit-vits16": CatalogEntry(
         "1aurent/vit_small_patch16_224.lunit_dino",
@@ -234,6 +326,9 @@ CATALOG: dict[str, CatalogEntry] = {
         384,
         "Lunit licence, non-commercial",
         _LUNIT,
+        title="Lunit DINO",
+        network="ViT-S/16",
+        millions=21.7,
     ),
     "lunit-vits8": CatalogEntry(
         "1aurent/vit_small_patch8_224.lunit_dino",
@@ -241,6 +336,9 @@ CATALOG: dict[str, CatalogEntry] = {
         384,
         "Lunit licence, non-commercial",
         _LUNIT,
+        title="Lunit DINO",
+        network="ViT-S/8",
+        millions=21.7,
     ),
     "resnet50-clam": CatalogEntry(
         "timm/resnet50.tv_in1k",
@@ -250,5 +348,16 @@ CATALOG: dict[str, CatalogEntry] = {
         Transform(interpolation="bilinear"),
         stages=3,
         mpp=None,
+        title="ResNet-50 as CLAM uses it",
+        network="ResNet-50, three stages",
+        millions=8.5,
     ),
 }
+
+BY_FILE: dict[str, ByFile] = {
+    "conch": ByFile("CONCH", 512, 448, "CC BY-NC-ND 4.0, on request", page_of("MahmoodLab/CONCH")),
+    "ctranspath": ByFile(
+        "CTransPath", 768, 224, "GPL-3.0", "https://github.com/Xiyue-Wang/TransPath"
+    ),
+}
+"""Named so that nobody looks for them in vain; `load_encoder` says what to do."""

@@ -53,7 +53,8 @@ class FeatureSettings:
 
     encoder: str = setting(
         "stain-texture-v1",
-        "What turns a patch into features: the embedded 'stain-texture-v1', or 'timm:<model>'.",
+        "What turns a patch into features: the embedded 'stain-texture-v1', another name such as "
+        "'uni' (docs/encoders.md), 'timm:<model>', or an .onnx, .yaml or .ts file.",
     )
     weights: str | None = setting(
         None, "File with the encoder's weights, instead of a download.", advanced=True

@@ -28,7 +28,8 @@ import torch
 from torch import nn
 
 from napari_2dmamba.errors import FeatureError
-from napari_2dmamba.features.model_encoder import ModelEncoder, Transform
+from napari_2dmamba.features.model_encoder import ModelEncoder
+from napari_2dmamba.features.transform import Transform
 from napari_2dmamba.features.trust import read_program, refuse_untrusted
 from napari_2dmamba.features.weights import fit_weights, missing_extra, read_weights
 

@@ -55,7 +55,7 @@ from contextlib import contextmanager
 import torch
 from torch.nn import functional as F
 
-from napari_2dmamba.features.encoder import EMBEDDED_ENCODER
+from napari_2dmamba.features.encoder_names import EMBEDDED_ENCODER
 from napari_2dmamba.features.stain_texture_scales import SCALES
 
 _WORKING_MPP = 1.0

@@ -13,7 +13,8 @@ from torch import nn
 from napari_2dmamba.beside_torchvision import import_beside_torchvision
 from napari_2dmamba.errors import FeatureError
 from napari_2dmamba.features.encoder_catalog import CATALOG
-from napari_2dmamba.features.model_encoder import ModelEncoder, Transform
+from napari_2dmamba.features.model_encoder import ModelEncoder
+from napari_2dmamba.features.transform import Transform
 from napari_2dmamba.features.transformers_names import to_timm
 from napari_2dmamba.features.weights import (
     WEIGHT_FILES,

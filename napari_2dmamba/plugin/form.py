@@ -1,13 +1,16 @@
 """Forms made from settings dataclasses, so that no default is written twice."""
 
 import dataclasses
+import html
 import math
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QFont, QStandardItem, QStandardItemModel
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QCheckBox,
@@ -63,7 +66,7 @@ class Form(QWidget, Generic[Settings]):
         *,
         leave_out: tuple[str, ...] = (),
         choices: dict[str, tuple[Any, ...]] | None = None,
-        suggestions: dict[str, tuple[str, ...]] | None = None,
+        suggestions: "dict[str, Suggestions] | None" = None,
         files: tuple[str, ...] = (),
         folders: tuple[str, ...] = (),
         parent: QWidget | None = None,
@@ -287,15 +290,24 @@ class TextEditor(Editor):
         self._line.setText(value or "")
 
 
+Suggestions = tuple[str, ...] | Mapping[str, Mapping[str, str]]
+"""Texts to suggest; or, by heading, the texts with what to say of each."""
+
+
 class SuggestEditor(Editor):
     """A line of text with some to choose from."""
 
-    def __init__(self, suggestions: tuple[str, ...]) -> None:
+    def __init__(self, suggestions: Suggestions) -> None:
         super().__init__()
         self._box = QComboBox()
         self._box.setEditable(True)
         self._box.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
-        self._box.addItems(suggestions)
+        self._said: dict[str, str] = {}
+        if isinstance(suggestions, Mapping):
+            for heading, texts in suggestions.items():
+                self._add_group(heading, texts)
+        else:
+            self._box.addItems(suggestions)
         self._box.setMinimumContentsLength(12)
         line = self._box.lineEdit()
         assert line is not None
@@ -308,6 +320,34 @@ class SuggestEditor(Editor):
 
     def set(self, value: str) -> None:  # noqa: D102
         self._box.setEditText(value)
+
+    def mark(self, text: str | None, why: str) -> None:
+        """Show one suggestion in bold, with ``why`` before what is said of it; None marks none."""
+        for row in range(self._box.count()):
+            here = self._box.itemText(row)
+            if here in self._said:
+                font = QFont()
+                font.setBold(here == text)
+                self._box.setItemData(row, font, Qt.ItemDataRole.FontRole)
+                said = f"{why}. {self._said[here]}" if here == text else self._said[here]
+                self._box.setItemData(row, _wrapped(said), Qt.ItemDataRole.ToolTipRole)
+
+    def _add_group(self, heading: str, texts: Mapping[str, str]) -> None:
+        model = self._box.model()
+        assert isinstance(model, QStandardItemModel)
+        title = QStandardItem(f"— {heading} —")
+        title.setFlags(Qt.ItemFlag.NoItemFlags)
+        model.appendRow(title)
+        for text, said in texts.items():
+            self._said[text] = said
+            item = QStandardItem(text)
+            item.setToolTip(_wrapped(said))
+            model.appendRow(item)
+
+
+def _wrapped(text: str) -> str:
+    """Return a tooltip that Qt breaks into lines."""
+    return f"<qt>{html.escape(text)}</qt>"
 
 
 class PathEditor(Editor):

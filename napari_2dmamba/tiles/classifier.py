@@ -12,8 +12,9 @@ from torch import nn
 
 from napari_2dmamba.errors import CheckpointError, FeatureError
 from napari_2dmamba.features.encoder import choose_device
-from napari_2dmamba.features.model_encoder import ModelEncoder, Transform
+from napari_2dmamba.features.model_encoder import ModelEncoder
 from napari_2dmamba.features.timm_encoder import create, read_config
+from napari_2dmamba.features.transform import Transform
 from napari_2dmamba.features.weights import fit_weights
 from napari_2dmamba.whole_files import written_whole
 

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 
 from napari_2dmamba.errors import Cancelled, CheckpointError, FeatureError
 from napari_2dmamba.features.encoder import choose_device
-from napari_2dmamba.features.model_encoder import Transform
 from napari_2dmamba.features.timm_encoder import create, load_network
+from napari_2dmamba.features.transform import Transform
 from napari_2dmamba.settings import ProgressCallback, StopCallback, validate
 from napari_2dmamba.tiles.classifier import TileClassifier
 from napari_2dmamba.tiles.evaluation import evaluate

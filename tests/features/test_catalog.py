@@ -1,18 +1,30 @@
 """Every catalogued architecture, built small; and the renaming of transformers' weights."""
 
+import subprocess
+import sys
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from napari_2dmamba.errors import FeatureError
-from napari_2dmamba.features.encoder import known_encoders, load_encoder
-from napari_2dmamba.features.encoder_catalog import CATALOG
+from napari_2dmamba.features.encoder import load_encoder
+from napari_2dmamba.features.encoder_catalog import BY_FILE, CATALOG
+from napari_2dmamba.features.encoder_names import (
+    Access,
+    about_encoder,
+    access_of,
+    known_encoders,
+    not_taken,
+)
 from tests.features.networks import require_timm
 
 PATCHES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8))
 
 
+@cache
 def shape_only(name: str) -> torch.nn.Module:
     """The catalogued network without memory for its weights."""
     require_timm()
@@ -39,6 +51,57 @@ def test_the_network_gives_the_stated_number_of_features(name):
         assert out.shape[1] - entry.prefix_tokens in (14**2, 16**2)
     assert (2 * width if entry.pooling == "cls+mean" else width) == entry.feature_size
     assert name in known_encoders()
+
+
+WIDTHS = {"S": (384,), "B": (768,), "L": (1024,), "H": (1280, 1536), "g": (1536,)}
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_the_facts_that_are_shown_are_those_of_the_network(name):
+    entry, network = CATALOG[name], shape_only(name)
+    count = sum(p.numel() for p in network.parameters()) / 1e6
+    assert entry.millions == pytest.approx(count, abs=0.06)
+    assert entry.megabytes == pytest.approx(4 * count, abs=1)
+    if entry.network.startswith("ViT"):
+        kind, patch = entry.network.removeprefix("ViT-").split("/")
+        assert network.patch_embed.patch_size == (int(patch), int(patch))
+        assert network.embed_dim in WIDTHS[kind]
+        assert network.patch_embed.img_size == (entry.input_size, entry.input_size)
+        assert network.num_prefix_tokens == entry.prefix_tokens or entry.pooling == "none"
+    else:
+        assert entry.network == "ResNet-50, three stages"
+    about = about_encoder(name)
+    assert f"{entry.feature_size} features" in about
+    assert entry.licence in about
+    assert entry.page in about
+    assert ("hf auth login" in about) == entry.gated
+    assert access_of(name) is (Access.GATED if entry.gated else Access.PUBLIC)
+    assert "from the file you gave" in about_encoder(name, has_weights=True)
+
+
+def test_the_embedded_encoder_is_what_is_said_of_it():
+    encoder = load_encoder(device="cpu")
+    assert f"{encoder.feature_size} features" in about_encoder(encoder.name)
+    assert access_of(encoder.name) is Access.AT_ONCE
+    assert known_encoders()[0] == encoder.name
+
+
+@pytest.mark.parametrize("name", BY_FILE)
+def test_an_encoder_with_code_of_its_own_says_what_to_do(name):
+    assert name not in known_encoders()
+    assert access_of(name) is Access.BY_FILE
+    with pytest.raises(FeatureError, match="ONNX") as refused:
+        load_encoder(name, device="cpu")
+    assert BY_FILE[name].page in str(refused.value)
+    assert str(refused.value) in not_taken(name)
+
+
+def test_names_and_facts_cost_no_torch():
+    code = (
+        "import sys; from napari_2dmamba.features.encoder_names import *; known_encoders(); "
+        "assert about_encoder('uni'); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 PARAMETERS = {  # as their makers state them, in millions

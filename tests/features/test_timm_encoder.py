@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from napari_2dmamba.errors import FeatureError
 from napari_2dmamba.features.encoder import Encoder, load_encoder
-from napari_2dmamba.features.model_encoder import Transform
+from napari_2dmamba.features.transform import Transform
 from tests.features.networks import require_timm
 
 PATCHES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 300, 300, 3), np.uint8))

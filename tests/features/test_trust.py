@@ -13,7 +13,8 @@ from napari_2dmamba.checkpoints.summary import summarise
 from napari_2dmamba.cli.main import main
 from napari_2dmamba.errors import CheckpointError, FeatureError, UntrustedEncoderError
 from napari_2dmamba.features import FeatureSettings, trust
-from napari_2dmamba.features.encoder import is_known, load_encoder, not_taken
+from napari_2dmamba.features.encoder import load_encoder
+from napari_2dmamba.features.encoder_names import is_known, not_taken
 from napari_2dmamba.models import load_checkpoint
 from napari_2dmamba.pipeline import RunSettings, run
 from tests.features.networks import require_timm

@@ -16,7 +16,7 @@ from torch import nn
 from napari_2dmamba.cli import main
 from napari_2dmamba.errors import Cancelled, CheckpointError, FeatureError
 from napari_2dmamba.features import load_encoder
-from napari_2dmamba.features.model_encoder import Transform
+from napari_2dmamba.features.transform import Transform
 from napari_2dmamba.sample import sample_slide
 from napari_2dmamba.slide import PatchGrid, open_slide
 from napari_2dmamba.tile_exports import write_tile_maps

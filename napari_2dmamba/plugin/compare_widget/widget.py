@@ -14,7 +14,7 @@ from napari_2dmamba.compare.figure import write_figure
 from napari_2dmamba.compare.folder import write_comparison
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.display import DisplaySettings
-from napari_2dmamba.features.encoder import is_known
+from napari_2dmamba.features.encoder_names import is_known
 from napari_2dmamba.models.fit import misfit
 from napari_2dmamba.models.header import CheckpointHeader, read_header
 from napari_2dmamba.pipeline import RunSettings

@@ -1,31 +1,38 @@
 """The section *Features*: computed from the slide, or read from a file."""
 
 from collections.abc import Sequence
-from importlib.metadata import entry_points
+from dataclasses import replace
 from pathlib import Path
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QRadioButton
 
 from napari_2dmamba.features import FeatureFileSettings, FeatureSettings
-from napari_2dmamba.plugin.form import Form, PathEditor
+from napari_2dmamba.features.encoder_names import (
+    Access,
+    about_encoder,
+    access_of,
+    grouped_encoders,
+    is_known,
+    not_taken,
+)
+from napari_2dmamba.plugin.form import Form, PathEditor, SuggestEditor
 from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.section import Fold, Section
 from napari_2dmamba.plugin.session import Choices
 
-ENCODERS = "napari_2dmamba.encoders"
-"""Entry point group under which installed packages offer encoders."""
-
-
-def known_encoders() -> tuple[str, ...]:
-    """Return names to suggest: the embedded encoder, what packages offer, timm's form."""
-    offered = sorted(entry_points(group=ENCODERS).names)
-    return FeatureSettings().encoder, *offered, "timm:resnet50"
-
-
 _COMPUTE = "Compute from the slide"
 _READ_FILE = "Read from a file (.h5, .pt, .parquet)", "As CLAM or TRIDENT writes it, or a table"
 _READ_FOLDER = "Read from a folder", "With one .h5, .pt or .parquet per slide, named like it"
+_OF_CHECKPOINT = "The checkpoint was trained on it"
+
+
+def _suggestions() -> dict[str, dict[str, str]]:
+    """Return the encoders by what they ask of the user, each with its facts."""
+    return {
+        access.value: {name: about_encoder(name) or "From an installed package" for name in names}
+        for access, names in grouped_encoders().items()
+    }
 
 
 class FeaturesSection(Section):
@@ -54,7 +61,7 @@ class FeaturesSection(Section):
         self.form: Form[FeatureSettings] = Form(
             FeatureSettings,
             choices={"device": ("auto", "cuda", "cpu")},
-            suggestions={"encoder": known_encoders()},
+            suggestions={"encoder": _suggestions()},
             files=("weights",),
         )
         files = "Features (*.h5 *.hdf5 *.pt *.parquet);;All files (*)"
@@ -63,9 +70,11 @@ class FeaturesSection(Section):
         self.asked = Message()
         self.facts_form: Form[FeatureFileSettings] = Form(FeatureFileSettings)
         self.facts_form.changed.connect(self._follow)
+        self.about_encoder = Message()
+        self._wanted: str | None = None
         for widget in (
-            self.compute, self.stated, self.form, self.from_file, self.file, self.asked,
-            self.facts_form,
+            self.compute, self.stated, self.form, self.about_encoder, self.from_file, self.file,
+            self.asked, self.facts_form,
         ):  # fmt: skip
             self.body.addWidget(widget)
         self.compute.setChecked(True)
@@ -138,18 +147,38 @@ class FeaturesSection(Section):
 
         A checkpoint may be from anyone, and other names may stand for programs.
         """
-        from dataclasses import replace
-
-        from napari_2dmamba.features.encoder import is_known, not_taken
-
         self.stated.clear()
-        if encoder is None:
-            return
-        if is_known(encoder):
+        self._wanted = encoder
+        editor = self.form.editor("encoder")
+        assert isinstance(editor, SuggestEditor)
+        editor.mark(encoder, _OF_CHECKPOINT)
+        if encoder is not None and is_known(encoder):
             self.form.set_settings(replace(self.settings, encoder=encoder))
-        elif encoder != self.settings.encoder:
+        elif encoder is not None and encoder != self.settings.encoder:
             self.stated.say(not_taken(encoder), "warning")
             self.set_open(True)
+        self._tell_of_encoder()
+
+    def _tell_of_encoder(self) -> None:
+        """Say below the choice what the encoder takes, and whether the checkpoint wants it."""
+        settings, wanted = self.settings, self._wanted
+        name, has_weights = settings.encoder, settings.weights is not None
+        access = access_of(name)
+        said = [about_encoder(name, has_weights=has_weights)]
+        if wanted == name:
+            said.insert(0, _OF_CHECKPOINT)
+        elif wanted is not None and is_known(wanted):
+            said.insert(0, f"The checkpoint was trained on {wanted}, bold in the list, not on this")
+        elif access is Access.AT_ONCE:
+            said = []
+        if self.from_file.isChecked() or not any(said):
+            self.about_encoder.clear()
+            return
+        asks = access is Access.BY_FILE or (access is Access.GATED and not has_weights)
+        another = wanted not in (None, name)
+        self.about_encoder.say(
+            ". ".join(filter(None, said)), "warning" if asks or another else "info"
+        )
 
     def _follow(self) -> None:
         from_file = self.from_file.isChecked()
@@ -163,4 +192,5 @@ class FeaturesSection(Section):
             self.set_summary(Path(path).name if path else "nothing chosen")
         else:
             self.set_summary(self.settings.encoder)
+        self._tell_of_encoder()
         self.changed.emit()

@@ -1,0 +1,106 @@
+"""The names of encoders, in groups, and what each asks of the user. Loads no torch."""
+
+from enum import Enum
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+from napari_2dmamba.features.encoder_catalog import BY_FILE, CATALOG
+
+ENTRY_POINT_GROUP = "napari_2dmamba.encoders"
+"""Under which installed packages offer encoders."""
+
+EMBEDDED_ENCODER = "stain-texture-v1"
+FILE_SUFFIXES = (".ts", ".onnx", ".yaml", ".yml")
+
+
+class Access(Enum):
+    """What it takes to use an encoder; the value is a heading."""
+
+    AT_ONCE = "Work at once, without a network"
+    PUBLIC = "Public: fetched at first use"
+    GATED = "Behind a licence: accept it and log in first"
+    BY_FILE = "Export to a file first"
+
+
+def grouped_encoders() -> dict[Access, tuple[str, ...]]:
+    """Return the names to offer, by what they take; the embedded encoder first.
+
+    Those that installed packages offer count as working at once.
+    """
+    offered = sorted(entry_points(group=ENTRY_POINT_GROUP).names)
+    return {
+        Access.AT_ONCE: (EMBEDDED_ENCODER, *offered),
+        Access.PUBLIC: tuple(name for name, entry in CATALOG.items() if not entry.gated),
+        Access.GATED: tuple(name for name, entry in CATALOG.items() if entry.gated),
+        Access.BY_FILE: tuple(BY_FILE),
+    }
+
+
+def access_of(name: str) -> Access | None:
+    """Return what an encoder takes; None for names that are not in the list."""
+    return next((access for access, names in grouped_encoders().items() if name in names), None)
+
+
+def about_encoder(name: str, *, has_weights: bool = False) -> str:
+    """Say what an encoder is and what it takes to use it; empty where nothing is known of it.
+
+    Parameters
+    ----------
+    has_weights
+        Whether a file with its weights is given.
+    """
+    if name == EMBEDDED_ENCODER:
+        return "Stain and texture, 102 features, part of this program: works at once"
+    if name in BY_FILE:
+        return BY_FILE[name].how
+    if name not in CATALOG:
+        return ""
+    entry = CATALOG[name]
+    scale = "scale not stated" if entry.mpp is None else f"{entry.mpp:g} µm/px"
+    what = (
+        f"{entry.title} ({entry.network}, {entry.feature_size} features, {scale}, "
+        f"{entry.megabytes:,} MB in memory; {entry.licence})"
+    )
+    if find_spec("timm") is None:
+        return f'{what}: first install what runs it: pip install "napari-2dmamba[encoders]"'
+    if has_weights:
+        return f"{what}: its weights are read from the file you gave"
+    if entry.gated:
+        return (
+            f"{what}: behind a licence. Accept it with your Hugging Face account at {entry.page}, "
+            "then log in once with `hf auth login`; or give the weights as a file"
+        )
+    return f"{what}: fetched from {entry.page} at first use, no account needed"
+
+
+def is_known(name: str) -> bool:
+    """Whether an encoder comes with this package, its catalogue or an installed package.
+
+    Only such names are taken from files of others, such as the header of a checkpoint. Anything
+    else may name a program or a place, and is for the user to choose.
+    """
+    return name in known_encoders()
+
+
+def not_taken(name: str) -> str:
+    """Say why an encoder that a checkpoint states is not chosen for the user."""
+    if name in BY_FILE:
+        return f"the checkpoint wants {BY_FILE[name].how}"
+    shown = "".join(c if c.isprintable() else " " for c in name[:120])
+    kind = "a file that may be a program" if Path(name).suffix.lower() in FILE_SUFFIXES else (
+        "a model of timm or a place to load one from" if name.startswith("timm:") else
+        "no encoder known here"
+    )  # fmt: skip
+    return (
+        f"the checkpoint states the encoder {shown!r}, {kind}; it was not chosen for you, because "
+        "the file that says so may be from anyone: if you know and trust it, choose it yourself "
+        "under Encoder (--encoder)"
+    )
+
+
+def known_encoders() -> list[str]:
+    """Return the names `load_encoder` knows, the embedded one first."""
+    groups = grouped_encoders()
+    return [name for access, names in groups.items() if access is not Access.BY_FILE
+            for name in names]  # fmt: skip
