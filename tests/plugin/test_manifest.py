@@ -42,8 +42,8 @@ def test_menus_exist_and_commands_are_declared(manifest: PluginManifest) -> None
 def test_widgets_and_readers_are_what_the_documentation_names(manifest: PluginManifest) -> None:
     names = [widget.display_name for widget in manifest.contributions.widgets]
     assert names == [
-        "Run 2DMamba", "Inspect 2DMamba", "Cohort 2DMamba", "Compare 2DMamba", "Checkpoints",
-        "Slide overview",
+        "Run 2DMamba", "Inspect 2DMamba", "Regions", "Cohort 2DMamba", "Compare 2DMamba",
+        "Checkpoints", "Slide overview",
     ]  # fmt: skip
     (reader,) = manifest.contributions.readers
     assert tuple(reader.filename_patterns) == SLIDE_PATTERNS
