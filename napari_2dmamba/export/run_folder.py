@@ -430,9 +430,7 @@ def read_features_of(path: Path, record: RunRecord, grid: PatchGrid) -> FeatureB
     """
     bag = read_features(path)
     if len(bag) > len(grid):  # the run was restricted to regions
-        numbers = {corner: number for number, corner in enumerate(map(tuple, bag.coords.tolist()))}
-        rows = [numbers.get(corner, -1) for corner in map(tuple, grid.coords.tolist())]
-        bag = dataclasses.replace(bag, features=bag.features[rows], coords=bag.coords[rows])
+        bag = bag.at(grid.coords)
     if features_hash(bag) != record.features.content_sha256:
         raise ExportError(
             f"{path} was changed since the run (its content differs from the one recorded); put "

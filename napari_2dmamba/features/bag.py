@@ -1,6 +1,6 @@
 """The feature bag: what an aggregator sees of a slide, and where it came from."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +77,11 @@ class FeatureBag:
     def cell_inset(self) -> int:
         """How far right of and below a patch's corner its cell begins: it is in the middle."""
         return (self.patch_size_level0 - self.cell_size) // 2
+
+    def at(self, coords: NDArray[np.int64]) -> "FeatureBag":
+        """Return the patches with these corners, in this order; itself where one is missing."""
+        numbers = {corner: number for number, corner in enumerate(map(tuple, self.coords.tolist()))}
+        rows = [numbers.get(corner, -1) for corner in map(tuple, coords.tolist())]
+        if -1 in rows:
+            return self
+        return replace(self, features=self.features[rows], coords=self.coords[rows])

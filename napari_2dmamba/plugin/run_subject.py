@@ -35,6 +35,8 @@ def subject_of(shown: ShownRun) -> Subject:
             )
         given = FeatureFileSettings(**stages.get("feature_file", {}))
         bag = features_on(shown.slide, path, trained=aggregator.header, given=given)
+        if len(bag) > len(shown.grid):  # the run was restricted to regions
+            bag = bag.at(shown.grid.coords)
         bag, _ = laid_out(
             bag, uses_grid=aggregator.model.uses_grid, shared_cells=chosen.shared_cells
         )

@@ -350,3 +350,14 @@ def test_a_description_without_the_features(tmp_path: Path) -> None:
         describe_features(tmp_path / "none.h5")
     with pytest.raises(FeatureError, match="is not there"):
         describe_features(tmp_path / "gone.h5")
+
+
+def test_patches_of_a_bag_are_found_by_their_corners() -> None:
+    bag = FeatureBag(
+        np.arange(8, dtype=np.float32).reshape(4, 2),
+        np.array([[0, 0], [256, 0], [0, 256], [256, 256]]),
+        patch_size_level0=256,
+    )
+    some = bag.at(np.array([[256, 256], [256, 0]]))
+    np.testing.assert_array_equal(some.features, [[6, 7], [2, 3]])
+    assert bag.at(np.array([[1, 0]])) is bag  # not this run's: its hash will say so
