@@ -119,5 +119,7 @@ class _Offered(QSortFilterProxyModel):
 def _demo_name(stem: str) -> str:
     """Return what a demo checkpoint is called, by its file; the classifier sorts before all."""
     kind = stem.removeprefix(_DEMO).removeprefix("demo").removeprefix("-")
+    if kind == "real":
+        return "Demo, gastrointestinal tract or not (real slides)"
     kind = _WRITTEN.get(kind, kind)
     return f"Demo, {kind} (synthetic slides)" if kind else "Demo (synthetic slides)"
