@@ -17,8 +17,8 @@ from tests.fuzz.mutate import Seed
 ALLOWED = UserError
 _COORDS = np.array([(x, y) for y in range(0, 512, 128) for x in range(0, 512, 128)], np.int64)
 _FEATURES = np.random.default_rng(0).normal(size=(len(_COORDS), 6)).astype(np.float32)
-_TRAINED = CheckpointHeader("abmil", {"n_outputs": 2}, "classification", ("a", "b"),
-                            patch_size=128, mpp=0.5)  # fmt: skip
+_CONFIG = {"n_outputs": 2, "feature_size": 6}
+_TRAINED = CheckpointHeader("abmil", _CONFIG, "classification", ("a", "b"), patch_size=128, mpp=0.5)
 
 
 class _Slide:
