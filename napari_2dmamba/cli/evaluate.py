@@ -11,9 +11,9 @@ from napari_2dmamba.cli.split import (
     add_table,
     print_problems,
     table_of,
-    training_installed,
 )
 from napari_2dmamba.errors import EvaluationError
+from napari_2dmamba.tasks.installed import training_installed
 
 if TYPE_CHECKING:
     from napari_2dmamba.evaluation import Evaluation

@@ -10,17 +10,35 @@ from napari_2dmamba.cli.options import add_options, given_options, named_values,
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add what a run needs besides its slides."""
-    from napari_2dmamba.features import FeatureFileSettings, FeatureSettings
-    from napari_2dmamba.models.settings import ModelSettings
-    from napari_2dmamba.slide.grid import GridSettings
-    from napari_2dmamba.slide.tissue import TissueSettings
-
     parser.add_argument(
         "--checkpoint",
         type=Path,
         help="model checkpoint (default: the demo checkpoint, "
         "trained on synthetic slides, not for any medical use)",
     )
+    add_analysis_options(
+        parser,
+        trained="as the checkpoint was trained",
+        features="features computed before (.h5, .pt, .parquet), or a folder with one file per "
+        "slide",
+    )
+
+
+def add_analysis_options(parser: argparse.ArgumentParser, *, trained: str, features: str) -> None:
+    """Add how slides are analysed, whatever models are asked; needs settings of every stage.
+
+    Parameters
+    ----------
+    trained
+        The default of patches, in words.
+    features
+        What ``--features`` may be, in words.
+    """
+    from napari_2dmamba.features import FeatureFileSettings, FeatureSettings
+    from napari_2dmamba.models.settings import ModelSettings
+    from napari_2dmamba.slide.grid import GridSettings
+    from napari_2dmamba.slide.tissue import TissueSettings
+
     parser.add_argument(
         "--checkpoint-setting",
         action="append",
@@ -32,7 +50,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--features",
         dest="feature_file",
         type=Path,
-        help="features computed before (.h5, .pt, .parquet), or a folder with one file per slide",
+        help=features,
     )
     parser.add_argument(
         "--in-pixels",
@@ -40,7 +58,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="work in level-0 pixels on slides that state no µm per pixel",
     )
     add_options(parser, TissueSettings, "tissue")
-    add_options(parser, GridSettings, "patches", defaults="as the checkpoint was trained")
+    add_options(parser, GridSettings, "patches", defaults=trained)
     add_options(parser, FeatureSettings, "features")
     add_trust_option(parser)
     add_options(parser, FeatureFileSettings, "features computed before")

@@ -1,15 +1,13 @@
 """The command *split*: a table of labelled slides, checked and split by patient."""
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_2dmamba.cli.exit_codes import FAILED, OK
 from napari_2dmamba.cli.options import add_options, settings_from
 from napari_2dmamba.cli.output import complain
-from napari_2dmamba.errors import TaskError
+from napari_2dmamba.tasks.installed import training_installed
 
 if TYPE_CHECKING:
     from napari_2dmamba.tasks import Split, Table
@@ -27,23 +25,6 @@ def add_split_command(commands: Any) -> None:
     )
     add_split_options(split)
     split.set_defaults(action=_split)
-
-
-@contextmanager
-def training_installed() -> Iterator[None]:
-    """Say how to install what a command of this kind needs, where it is not there.
-
-    Raises
-    ------
-    TaskError
-        In place of an `ImportError`.
-    """
-    try:
-        yield
-    except ImportError as error:
-        raise TaskError(
-            f'training is not installed ({error}); run pip install "napari-2dmamba[training]"'
-        ) from error
 
 
 def add_table(parser: argparse.ArgumentParser) -> None:

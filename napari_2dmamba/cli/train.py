@@ -13,8 +13,8 @@ from napari_2dmamba.cli.split import (
     print_problems,
     print_table,
     table_of,
-    training_installed,
 )
+from napari_2dmamba.tasks.installed import training_installed
 
 if TYPE_CHECKING:
     from napari_2dmamba.tasks import Table

@@ -60,6 +60,7 @@ class SlideOverview(DockedWidget):
         slide = None if current is None else current.slide
         if slide is not self._slide:
             self._slide = slide
+            self.thumbnail.words = "No slide open" if slide is None else "Reading the slide…"
             self.thumbnail.set_picture(None)
             if slide is not None:
                 self._loading.request(lambda progress, stop: slide.thumbnail(THUMBNAIL_SIDE))
@@ -100,6 +101,7 @@ class Thumbnail(QWidget):
         super().__init__()
         self._pixmap: QPixmap | None = None
         self.view: QRectF | None = None
+        self.words = "No slide open"  # where there is no picture
         self.pointed = lambda x, y: None
         self.setMinimumSize(160, 120)
         self.setMaximumHeight(230)  # the layer list needs the rest
@@ -136,7 +138,7 @@ class Thumbnail(QWidget):
         painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
         if self._pixmap is None:
             painter.setPen(self.palette().text().color())
-            painter.drawText(self.rect(), Qt.AlignmentFlag.AlignCenter, "No slide open")
+            painter.drawText(self.rect(), Qt.AlignmentFlag.AlignCenter, self.words)
             return
         box = self.picture_rect()
         painter.drawPixmap(box, self._pixmap, QRectF(self._pixmap.rect()))

@@ -1,8 +1,7 @@
 """What is to be trained, looked at before anything starts, and the training itself."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from napari_2dmamba.errors import TaskError
 from napari_2dmamba.evaluation.settings import EvaluationSettings
 from napari_2dmamba.settings import ProgressCallback, StopCallback
+from napari_2dmamba.tasks.installed import training_installed
 from napari_2dmamba.tasks.settings import SplitSettings, TableSettings
 from napari_2dmamba.training.presets import preset
 from napari_2dmamba.training.settings import FitSettings
@@ -120,7 +120,7 @@ def check(question: Question, progress: ProgressCallback, stop: StopCallback) ->
     usable = not any(problem.stops for problem in table.problems)
     if not usable:
         return Checked(table, found=found)
-    with installed():
+    with training_installed():
         if question.split_file is not None:
             split = read_split(question.split_file)
         else:
@@ -145,7 +145,7 @@ def train_as(
     """
     use = preset(recipe.preset_name, recipe.architecture, checked.table.kind)
     same = use.fit == recipe.fit
-    with installed():
+    with training_installed():
         from napari_2dmamba.training import read_history, train
 
         def tell_known() -> None:
@@ -178,20 +178,3 @@ def train_as(
         )
         tell_known()
         return run
-
-
-@contextmanager
-def installed() -> Iterator[None]:
-    """Say how to install what training needs, where it is not there.
-
-    Raises
-    ------
-    TaskError
-        In place of an `ImportError`.
-    """
-    try:
-        yield
-    except ImportError as error:
-        raise TaskError(
-            f'training is not installed ({error}); run pip install "napari-2dmamba[training]"'
-        ) from error
