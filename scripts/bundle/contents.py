@@ -10,19 +10,19 @@ from scripts.bundle.layout import Layout
 
 UNUSED_LIBRARY = (
     *("test", "idlelib", "tkinter", "turtledemo", "turtle.py", "lib2to3", "pydoc_data"),
-    *("config-3*", "_tkinter*", "__pycache__", "site-packages"),
+    *("config-3*", "_tkinter*", "__pycache__", "site-packages", "EXTERNALLY-MANAGED"),
 )
 """Of the standard library, wherever in it; ``ensurepip`` goes when pip is there."""
 UNUSED_MODULES = ("_tkinter.*", "readline.*", "nis.*", "_gdbm.*", "_dbm.*", "ossaudiodev.*")
 """Of the compiled modules; GNU readline and gdbm are under the GPL."""
 
 QT_MODULES = (
-    *("Core", "Gui", "Widgets", "OpenGL", "OpenGLWidgets", "Svg", "SvgWidgets", "DBus", "Network"),
+    *("Core", "Gui", "Widgets", "OpenGL", "OpenGLWidgets", "Svg", "SvgWidgets", "DBus"),
     *("PrintSupport", "Test", "XcbQpa", "WaylandClient", "WaylandEglClientHwIntegration"),
     *("WlShellIntegration",),
 )
 QT_PLUGINS = (
-    *("platforms/libqxcb.*", "platforms/libqwayland*", "platforms/libqoffscreen.*", "tls/*"),
+    *("platforms/libqxcb.*", "platforms/libqwayland*", "platforms/libqoffscreen.*"),
     *(f"imageformats/libq{name}.*" for name in ("gif", "ico", "jpeg", "svg", "webp")),
     *("iconengines/*", "platforminputcontexts/libcompose*", "platforminputcontexts/libibus*"),
     *("platformthemes/libqxdgdesktopportal*",),
@@ -41,7 +41,7 @@ UNUSED_PACKAGES = (
     *("torch/bin/[!t]*", "torch/bin/t[!o]*"),  # all but torch_shm_manager, which torch starts
     *("torch/lib/*_test.so", "torch/lib/libbackend_with_compiler.so", "torch/lib/*.lib"),
     *("torch/lib/libaoti_custom_ops.so",),
-    *("pyarrow/include", "pyarrow/src", "pyarrow/*flight*", "pyarrow/*substrait*"),
+    *("pyarrow/include", "pyarrow/src", "pyarrow/*flight*"),
     *("jedi/third_party/django-stubs", "numpy/_core/include", "numpy/_core/lib"),
     *("matplotlib/mpl-data/sample_data", "onnxruntime/transformers", "onnxruntime/tools"),
     *(f"PySide6/{name}" for name in _QT_UNUSED),

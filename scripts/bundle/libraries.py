@@ -64,6 +64,9 @@ def complete(layout: Layout) -> list[Path]:
         for name in needed(path):
             if name in present or library_name(name) in OF_THE_SYSTEM:
                 continue
+            if "cuda" in name:  # a part for CUDA of a package for both
+                print(f"bundle: {path.name} will not load: it needs {name}", flush=True)
+                continue
             if name not in places:
                 raise SystemExit(f"bundle: {path.name} needs {name}, which is not on this machine")
             new = search_folder(path, layout) / name
