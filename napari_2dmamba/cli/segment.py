@@ -70,16 +70,9 @@ def _segmenter(parser: argparse.ArgumentParser) -> None:
 
 
 def _opened(options: argparse.Namespace) -> Any:
-    from napari_2dmamba.errors import CheckpointError
-    from napari_2dmamba.vision.segmenter_file import TrainedSegmenter
+    from napari_2dmamba.vision.segmenter_file import TrainedSegmenter, read_class_names
 
-    names = None
-    if options.class_names is not None:
-        try:
-            lines = options.class_names.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{options.class_names} cannot be read ({error})") from error
-        names = [line.strip() for line in lines if line.strip()]
+    names = None if options.class_names is None else read_class_names(options.class_names)
     return TrainedSegmenter.load(options.segmenter, scan=options.scan, classes=names)
 
 
@@ -151,7 +144,7 @@ def _slide(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from napari_2dmamba.segment_slide import segment_slide
     from napari_2dmamba.settings import validate
     from napari_2dmamba.slide import open_slide
-    from napari_2dmamba.vision.segmentation import WindowSettings
+    from napari_2dmamba.vision.segment_settings import WindowSettings
 
     windows = WindowSettings(options.window, options.overlap)
     try:

@@ -11,8 +11,15 @@ from napari_2dmamba.errors import FeatureError
 from napari_2dmamba.explain.grid_map import GridMap, scatter
 from napari_2dmamba.features import FeatureSettings, extract_features
 from napari_2dmamba.settings import ProgressCallback, StopCallback
-from napari_2dmamba.slide import Slide
-from napari_2dmamba.slide.grid import PatchGrid
+from napari_2dmamba.slide import (
+    GridSettings,
+    PatchGrid,
+    Regions,
+    Slide,
+    TissueSettings,
+    detect_tissue,
+    make_grid,
+)
 from napari_2dmamba.tiles.classifier import TileClassifier
 
 NO_TILE = 0
@@ -46,6 +53,24 @@ class TileMaps:
         there = np.isfinite(stacked).all(axis=0)
         best = np.nan_to_num(stacked, nan=-1.0).argmax(axis=0) + 1
         return np.where(there, best, NO_TILE).astype(np.uint16)
+
+
+def tile_grid(
+    slide: Slide,
+    settings: GridSettings | None = None,
+    tissue: TissueSettings | None = None,
+    regions: Regions | None = None,
+) -> PatchGrid:
+    """Return the tiles of a slide: those on tissue and in regions.
+
+    Raises
+    ------
+    SlideError
+        When the slide is not brightfield.
+    TissueError
+        When no tile is left.
+    """
+    return make_grid(slide, detect_tissue(slide, tissue, regions), settings)
 
 
 def classify_slide(

@@ -17,26 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from napari_2dmamba.errors import Cancelled, CheckpointError, FeatureError
-from napari_2dmamba.settings import ProgressCallback, StopCallback, setting, validate
+from napari_2dmamba.settings import ProgressCallback, StopCallback, validate
 from napari_2dmamba.vision.region import Picture, Place
+from napari_2dmamba.vision.segment_settings import WindowSettings
 from napari_2dmamba.whole_files import written_whole
 
 _LABELS, _CERTAINTY, _STATE = "labels.npy", "certainty.npy", "segmentation.json"
-
-
-@dataclass(frozen=True)
-class WindowSettings:
-    """How a picture is cut into windows."""
-
-    window: int = setting(512, "Side of a window.", unit="px", minimum=16)
-    overlap: float = setting(
-        0.25, "Share of a window that overlaps the next.", minimum=0.0, maximum=0.9
-    )
-    batch_size: int = setting(1, "Windows at once.", minimum=1)
-    memory: int = setting(
-        512, "Memory for the sums of a block, of which the block's size follows.", unit="MB",
-        minimum=1, advanced=True,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -122,3 +122,24 @@ def _told(path: Path) -> dict[str, Any] | None:
             f"{path.name} is damaged or no safetensors file ({error}); copy it again"
         ) from error
     return told if isinstance(told, dict) and told.get("kind") == _KIND else None
+
+
+def read_class_names(path: str | Path) -> list[str]:
+    """Read names of classes, one per line, in the order of a network's outputs.
+
+    Raises
+    ------
+    CheckpointError
+        When there is no such text, or it names nothing.
+    """
+    path = Path(path).expanduser()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{path.name} cannot be read ({error}); give a text file with one name per line"
+        ) from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise CheckpointError(f"{path.name} names no class; write one name per line")
+    return names

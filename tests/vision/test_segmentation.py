@@ -17,7 +17,8 @@ from napari_2dmamba.vision.backbone import VisionMamba
 from napari_2dmamba.vision.mask_folder import MaskFolder
 from napari_2dmamba.vision.region import ArrayPicture
 from napari_2dmamba.vision.segment_evaluation import iou
-from napari_2dmamba.vision.segmentation import WindowSettings, normaliser, segment
+from napari_2dmamba.vision.segment_settings import WindowSettings
+from napari_2dmamba.vision.segmentation import normaliser, segment
 from napari_2dmamba.vision.segmenter_file import TrainedSegmenter
 from napari_2dmamba.vision.upernet import Segmenter, load_segmenter
 
