@@ -118,7 +118,8 @@ def outline_crop(session: "Session", slide: "SlideState", field: "PixelField | N
         return
     x, y = field.place.origin_level0
     height, width = (side * field.place.step for side in field.values.shape)
-    corners = np.array([[0, 0], [0, width], [height, width], [height, 0]]) + (y, x) - 0.5
+    square = np.array([[0, 0], [0, 1], [1, 1], [1, 0]]) * (height, width)
+    corners = square + (y - 0.5, x - 0.5)
     outline = Shapes(
         [corners],
         shape_type="rectangle",
