@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import CheckpointError, FeatureError
 from napari_2dmamba.features.encoder import choose_device
 from napari_2dmamba.features.model_encoder import ModelEncoder
@@ -17,7 +18,6 @@ from napari_2dmamba.features.timm_encoder import create, read_config
 from napari_2dmamba.features.transform import Transform
 from napari_2dmamba.features.weights import fit_weights
 from napari_2dmamba.tiles.facts import CONFIG, WEIGHTS
-from napari_2dmamba.whole_files import written_whole
 
 
 @dataclass
@@ -84,9 +84,9 @@ class TileClassifier:
             "training": self.training,
         }
         state = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
-        with written_whole(folder / WEIGHTS, CheckpointError) as part:
+        with atomic_write(folder / WEIGHTS, CheckpointError) as part:
             save_file(state, part, metadata={"format": "pt"})
-        with written_whole(folder / CONFIG, CheckpointError) as part:
+        with atomic_write(folder / CONFIG, CheckpointError) as part:
             part.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
         return folder
 

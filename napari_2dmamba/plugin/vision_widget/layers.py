@@ -119,7 +119,7 @@ def outline_crop(session: "Session", slide: "SlideState", field: "PixelField | N
     x, y = field.place.origin_level0
     height, width = (side * field.place.step for side in field.values.shape)
     square = np.array([[0, 0], [0, 1], [1, 1], [1, 0]]) * (height, width)
-    corners = square + (y - 0.5, x - 0.5)
+    corners = square + np.array([y, x]) - 0.5
     outline = Shapes(
         [corners],
         shape_type="rectangle",
