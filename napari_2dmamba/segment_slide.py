@@ -74,17 +74,19 @@ def segment_slide(
         on_progress=on_progress,
         should_stop=should_stop,
     )
-    written = [
-        write_segmentation(found, out / name, slide, background=background)
-        for name in ("classes.geojson", "classes.ome.tif")
-    ]
+    written = []
+    for name in ("classes.geojson", "classes.ome.tif"):
+        written += write_segmentation(found, out / name, slide, background=background)
     return found, written
 
 
 def write_segmentation(
     found: Segmentation, path: str | Path, slide: Slide, *, background: Sequence[str] = ()
-) -> Path:
+) -> list[Path]:
     """Write outlines for QuPath (``.geojson``) or class numbers (``.ome.tif``).
+
+    Of a georeferenced image, outlines are written once in level-0 pixels, and once in coordinates
+    of its reference system (``.crs.geojson``); the OME-TIFF is a GeoTIFF as well.
 
     Parameters
     ----------
@@ -102,12 +104,14 @@ def write_segmentation(
     ExportError
         When the file cannot be written.
     """
-    from napari_2dmamba.export.labels import write_label_geojson, write_label_tiff
+    from napari_2dmamba.export.labels import write_label_tiff, write_outlines
 
     place: dict[str, Any] = {"origin": found.place.origin_level0, "step": found.place.step}
     if str(path).endswith(".geojson"):
-        return write_label_geojson(
-            found.labels, path, found.classes, offset=slide.bounds[:2], background=background,
-            **place,
-        )  # fmt: skip
-    return write_label_tiff(found.labels, path, found.classes, mpp=slide.mpp, **place)
+        return write_outlines(
+            found.labels, Path(path), found.classes, slide, background=background, **place
+        )
+    ground = slide.georeference
+    return [
+        write_label_tiff(found.labels, path, found.classes, mpp=slide.mpp, ground=ground, **place)
+    ]

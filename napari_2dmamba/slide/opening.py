@@ -4,6 +4,7 @@ from pathlib import Path
 
 from napari_2dmamba.errors import SlideError
 from napari_2dmamba.slide.backend import Backend, NotForThisBackend
+from napari_2dmamba.slide.geotiff_backend import GeoTiffBackend, georeference_of
 from napari_2dmamba.slide.openslide_backend import OpenSlideBackend
 from napari_2dmamba.slide.picture_backend import PictureBackend, is_picture
 from napari_2dmamba.slide.tiff_metadata import is_vendors_own
@@ -34,6 +35,13 @@ def open_backend(path: Path) -> Backend:
     reasons: list[str] = []
     if header[:4] not in _TIFF_MAGIC:
         return _openslide_or_sentence(path, header, reasons)
+    placed = georeference_of(path)
+    if placed is not None:
+        try:
+            return GeoTiffBackend(path, placed)
+        except NotForThisBackend as reason:
+            reasons.append(f"tifffile: {reason}")
+            return _openslide_or_sentence(path, header, reasons)
     if is_vendors_own(path):
         try:
             return OpenSlideBackend(path)

@@ -15,6 +15,7 @@ from PIL import Image
 from napari_2dmamba.errors import SlideError, UserError
 from napari_2dmamba.slide.apart import require_survives
 from napari_2dmamba.slide.backend import LARGEST_MPP, SMALLEST_MPP, Backend, Level, require_tile
+from napari_2dmamba.slide.georeference import Georeference
 from napari_2dmamba.slide.level import (
     SlideLevel,
     StoredTiles,
@@ -27,7 +28,7 @@ from napari_2dmamba.slide.opening import open_backend
 from napari_2dmamba.slide.tifffile_backend import TifffileBackend
 from napari_2dmamba.slide.tile_cache import TileCache, shared_cache
 
-Kind = Literal["brightfield", "fluorescence", "greyscale"]
+Kind = Literal["brightfield", "fluorescence", "greyscale", "georeferenced"]
 
 _DARK, _GLASS = 60, 180
 _GLANCE_PIXELS = 2_000_000
@@ -112,6 +113,8 @@ class Slide:
         Vendor, objective power and the like; no label text, no names of people.
     remarks
         What of a larger file is shown, such as one focal plane of a stack.
+    georeference
+        Where a GeoTIFF lies on the ground; None for slides.
     """
 
     def __init__(
@@ -142,6 +145,7 @@ class Slide:
         self.bounds = backend.bounds
         self.properties = dict(backend.properties)
         self.remarks = backend.remarks
+        self.georeference: Georeference | None = getattr(backend, "georeference", None)
 
     def __enter__(self) -> "Slide":
         return self
@@ -163,6 +167,8 @@ class Slide:
     @cached_property
     def kind(self) -> Kind:
         """Brightfield, unless pixels are no 8-bit colours, or mostly dark without any glass."""
+        if self.georeference is not None:
+            return "georeferenced"
         if not self.rgb:
             return "greyscale" if len(self.channels) == 1 else "fluorescence"
         last = self._stored[-1]
@@ -206,6 +212,12 @@ class Slide:
             )
         if self.kind == "brightfield":
             return
+        if self.georeference is not None:
+            raise SlideError(
+                f"{self.name} is a georeferenced image ({self.georeference.crs}), on which tissue "
+                "and models of slides mean nothing; classifiers of tiles, segmenters and receptive "
+                "fields of image networks work on it"
+            )
         what = (
             f"one channel of {self.dtype}"
             if len(self.channels) == 1
@@ -217,6 +229,17 @@ class Slide:
             f"{self.name} is a {self.kind} image ({what}), but 2DMamba is made for stained "
             "tissue in bright field (8-bit RGB); it can be viewed, not analysed"
         )
+
+    def require_colours(self) -> None:
+        """Refuse what networks for pictures cannot take: they need stained tissue or the ground.
+
+        Raises
+        ------
+        SlideError
+            Saying what the slide is instead.
+        """
+        if self.georeference is None or self._backend.no_picture is not None:
+            self.require_brightfield()
 
     def read_region(
         self, x: int, y: int, level: int, width: int, height: int, *, strict: bool = False

@@ -72,6 +72,13 @@ _PREMULTIPLIED = 1
 class TifffileBackend:
     """Read a TIFF's own tiles, strips in bands, and plain arrays piece by piece.
 
+    Parameters
+    ----------
+    path
+        The file.
+    as_bands
+        Take samples as bands of measurements, never as colours and alpha.
+
     Raises
     ------
     NotForThisBackend
@@ -84,8 +91,8 @@ class TifffileBackend:
     background: tuple[int, ...] = (255, 255, 255)
     content_hash: str | None = None
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, as_bands: bool = False) -> None:
+        self._path, self._as_bands = path, as_bands
         self._idle, self._reads, self._closing = threading.Condition(), 0, False
         self._jpeg: dict[int, JpegTiles | None] = {}
         self.no_picture: str | None = None
@@ -104,7 +111,7 @@ class TifffileBackend:
                 raise NotForThisBackend(f"{type(error).__name__}: {error}") from error
 
     def _open(self, series: tifffile.TiffPageSeries) -> None:
-        first = series.levels[0].keyframe
+        first = self.page = series.levels[0].keyframe
         self._refuse_what_is_drawn_wrong(first)
         page_axes = first.axes
         if not series.axes.endswith(page_axes) or "Y" not in page_axes or "Z" in page_axes:
@@ -136,7 +143,7 @@ class TifffileBackend:
         self._premultiplied = bool(alpha) and int(alpha[0]) == _PREMULTIPLIED
         looks_rgb = samples in (3, 4) and planes == 1 and self._photometric in (2, 3, 6)
         planar_rgb = planes == 3 and samples == 1 and names_red_green_blue(ome)
-        self.rgb = self.dtype == np.uint8 and (looks_rgb or planar_rgb)
+        self.rgb = self.dtype == np.uint8 and (looks_rgb or planar_rgb) and not self._as_bands
         count = 3 if self.rgb else planes * samples
         self.channels = channels(self._tiff, ome, count, self.rgb)
         if not self.rgb:

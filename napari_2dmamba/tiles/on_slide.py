@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_2dmamba.errors import FeatureError
+from napari_2dmamba.errors import FeatureError, TissueError
 from napari_2dmamba.explain.grid_map import GridMap, scatter
 from napari_2dmamba.features import FeatureSettings, extract_features
 from napari_2dmamba.settings import ProgressCallback, StopCallback
@@ -16,6 +16,7 @@ from napari_2dmamba.slide import (
     PatchGrid,
     Regions,
     Slide,
+    TissueMask,
     TissueSettings,
     detect_tissue,
     make_grid,
@@ -24,6 +25,8 @@ from napari_2dmamba.tiles.classifier import TileClassifier
 
 NO_TILE = 0
 """Where a map of answers has no patch; class k is k + 1."""
+
+_MILLIMETRE, _MASK_SIDE = 1000.0, 3000
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,32 @@ def tile_grid(
 ) -> PatchGrid:
     """Return the tiles of a slide: those on tissue and in regions.
 
+    On a georeferenced image there is no tissue: all tiles in regions count. Where ``settings``
+    ask for a microscope's resolution there (less than 1 mm per pixel), tiles are cut from the
+    pixels as they are stored.
+
     Raises
     ------
     SlideError
-        When the slide is not brightfield.
+        When the slide is neither brightfield nor georeferenced.
     TissueError
         When no tile is left.
     """
-    return make_grid(slide, detect_tissue(slide, tissue, regions), settings)
+    settings = settings or GridSettings()
+    if slide.georeference is None:
+        return make_grid(slide, detect_tissue(slide, tissue, regions), settings)
+    if slide.mpp is not None and settings.target_mpp < _MILLIMETRE:
+        settings = replace(settings, target_mpp=slide.mpp)
+    width, height = slide.dimensions
+    shrink = max(1.0, max(width, height) / _MASK_SIDE)
+    mask = np.ones((max(1, round(height / shrink)), max(1, round(width / shrink))), bool)
+    if regions:
+        mask &= regions.rasterize((mask.shape[0], mask.shape[1]), slide.dimensions)
+        if not mask.any():
+            raise TissueError(
+                f"none of the given regions lies on {slide.name}; check that they belong to it"
+            )
+    return make_grid(slide, TissueMask(mask, slide.dimensions), settings)
 
 
 def classify_slide(

@@ -40,9 +40,9 @@ _STAGES = {"all": None, "last": (-1,), "1": (0,), "2": (1,), "3": (2,), "4": (3,
 _QUICK = FieldSettings(crops=4)  # while one looks around; the command line takes more
 _HINT = "Click on the slide to see which pixels the network's feature there depends on."
 _TAKEN = "<b>Click a place on the slide</b>; Esc cancels."
-_COLUMNS = ("Network and stage", "50 %", "90 %", "Cross", "↖", "↗", "↙", "↘")
+_COLUMNS = ("Stage, network", "50 %", "90 %", "Cross", "↖", "↗", "↙", "↘")
 _TIPS = (
-    "A click shows the field",
+    "A click on a line shows the field",
     "Smallest part of the crop that holds half of the field",
     "Smallest part of the crop that holds 90 % of the field",
     "How much stronger the central row and column are than the rest at the same distance: 1 is "
@@ -156,7 +156,6 @@ class FieldSection(Section):
         table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         table.setWordWrap(False)
-        table.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         header, numbers = table.horizontalHeader(), table.verticalHeader()
         assert header is not None
         assert numbers is not None
@@ -226,7 +225,7 @@ class FieldSection(Section):
         for row, one in enumerate(found):
             for column, word in enumerate(_words(one)):
                 item = QTableWidgetItem(word)
-                item.setToolTip(word if column == 0 else _TIPS[column])
+                item.setToolTip(one.field.name if column == 0 else _TIPS[column])
                 if column:
                     right = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
                     item.setTextAlignment(right)
@@ -264,7 +263,7 @@ def _words(one: ShownField) -> list[str]:
     corners = ("up_left", "up_right", "down_left", "down_right")
     cross = found.get("cross_strength")
     return [
-        one.field.name,
+        f"{one.field.stage + 1} · {one.field.model}",
         f"{100 * found['area_50']:.1f}",
         f"{100 * found['area_90']:.1f}",
         "–" if cross is None else f"{cross:.2f}",

@@ -118,16 +118,16 @@ class SegmentsControl(QObject):
         found: Segmentation = layer.metadata[SEGMENTS_KEY]
         opened, hidden = slide.slide, self._section.legend.hidden
 
-        def task(progress: ProgressCallback, stop: StopCallback) -> Path:
+        def task(progress: ProgressCallback, stop: StopCallback) -> list[Path]:
             from napari_2dmamba.segment_slide import write_segmentation
 
             progress(0, 0, "Writing…")
             return write_segmentation(found, path, opened, background=hidden)
 
-        self._jobs.start(
-            slide, task, lambda written: f"Written: {written.name}", "The export",
-            "Stopped; nothing was written.",
-        )  # fmt: skip
+        def tell(files: list[Path]) -> str:
+            return f"Written: {', '.join(one.name for one in files)}"
+
+        self._jobs.start(slide, task, tell, "The export", "Stopped; nothing was written.")
 
 
 def shares_of(found: "Segmentation") -> list[float]:
