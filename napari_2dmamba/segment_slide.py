@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,7 @@ def segment_slide(
         on_progress=on_progress,
         should_stop=should_stop,
     )
+    found = replace(found, colours=segmenter.colours)
     written = []
     for name in ("classes.geojson", "classes.ome.tif"):
         written += write_segmentation(found, out / name, slide, background=background)
@@ -109,7 +111,13 @@ def write_segmentation(
     place: dict[str, Any] = {"origin": found.place.origin_level0, "step": found.place.step}
     if str(path).endswith(".geojson"):
         return write_outlines(
-            found.labels, Path(path), found.classes, slide, background=background, **place
+            found.labels,
+            Path(path),
+            found.classes,
+            slide,
+            background=background,
+            colours=found.colours,
+            **place,
         )
     ground = slide.georeference
     return [

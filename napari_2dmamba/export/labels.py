@@ -26,8 +26,12 @@ _ROWS = 1024
 _DIGITS_ON_GROUND = 9  # of metres or degrees
 
 
-def class_colours(classes: Sequence[str]) -> NDArray[np.uint8]:
-    """Return ``(K, 3)`` colours, far from each other for neighbouring numbers."""
+def class_colours(
+    classes: Sequence[str], given: Sequence[tuple[int, int, int]] = ()
+) -> NDArray[np.uint8]:
+    """Return ``(K, 3)`` colours: those given, else far from each other for neighbouring numbers."""
+    if given:
+        return np.asarray(given, np.uint8)
     golden = (np.sqrt(5) - 1) / 2
     positions = (0.5 + golden * np.arange(len(classes))) % 1
     return np.asarray(colour_table("turbo")[colour_indices(positions)][:, :3], np.uint8)
@@ -43,6 +47,7 @@ def write_label_geojson(
     offset: tuple[float, float] = (0.0, 0.0),
     background: Sequence[str] = (),
     ground: "Georeference | None" = None,
+    colours: Sequence[tuple[int, int, int]] = (),
 ) -> Path:
     """Write one polygon per connected area of one class, with holes, along pixel edges.
 
@@ -63,6 +68,8 @@ def write_label_geojson(
     ground
         Given, coordinates are those of its reference system, which the file names; else level-0
         pixels.
+    colours
+        Of the classes; see `class_colours`.
 
     Raises
     ------
@@ -71,7 +78,7 @@ def write_label_geojson(
     """
     _check(labels, classes)
     path = Path(path)
-    colours = class_colours(classes).tolist()
+    inks = class_colours(classes, colours).tolist()
     with atomic_write(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
         file.write(f'{{"type":"FeatureCollection",{_system(ground)}"features":[\n')
         first = True
@@ -79,7 +86,7 @@ def write_label_geojson(
             name = classes[label - 1]
             if name in background:
                 continue
-            feature = _feature(polygon, name, colours[label - 1], origin, step, offset, ground)
+            feature = _feature(polygon, name, inks[label - 1], origin, step, offset, ground)
             text = json.dumps(feature, ensure_ascii=False, separators=(",", ":"))
             file.write(text if first else ",\n" + text)
             first = False

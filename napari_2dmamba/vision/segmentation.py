@@ -39,12 +39,15 @@ class Segmentation:
         K names.
     place
         Where it lies.
+    colours
+        Of the classes, where somebody chose them.
     """
 
     labels: NDArray[np.uint16]
     certainty: NDArray[np.uint8]
     classes: tuple[str, ...]
     place: Place
+    colours: tuple[tuple[int, int, int], ...] = ()
 
 
 def normaliser(mean: Sequence[float], std: Sequence[float]) -> Callable[[Tensor], Tensor]:

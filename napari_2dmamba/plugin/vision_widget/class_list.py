@@ -31,12 +31,17 @@ class ClassList(QListWidget):
         self.setSelectionMode(QListWidget.SelectionMode.NoSelection)
         self.itemChanged.connect(lambda _: self.hidden_changed.emit(self.hidden))
 
-    def show_classes(self, names: Sequence[str], shares: Sequence[float]) -> None:
+    def show_classes(
+        self,
+        names: Sequence[str],
+        shares: Sequence[float],
+        given: Sequence[tuple[int, int, int]] = (),
+    ) -> None:
         """List classes, largest share first."""
         self.blockSignals(True)
         self.clear()
         self._names = tuple(names)
-        colours = class_colours(names)
+        colours = class_colours(names, given)
         for number in sorted(range(len(names)), key=lambda k: (-shares[k], k)):
             picture = QPixmap(14, 14)
             picture.fill(QColor(*colours[number].tolist()))

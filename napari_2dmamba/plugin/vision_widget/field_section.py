@@ -68,6 +68,8 @@ class FieldSection(Section):
     remove_wanted()
         All fields of the slide are to go.
     figure_wanted(path)
+    visit_wanted()
+        The view is to go to the crop.
     """
 
     pointing_wanted = Signal(bool)
@@ -75,6 +77,7 @@ class FieldSection(Section):
     chosen = Signal(int)
     remove_wanted = Signal()
     figure_wanted = Signal(str)
+    visit_wanted = Signal()
 
     def __init__(self) -> None:
         super().__init__("Receptive fields, in pixels")
@@ -114,6 +117,9 @@ class FieldSection(Section):
         self.figure = QPushButton("Save figure…")
         self.figure.setToolTip("Crop and fields side by side, as PNG, PDF or SVG")
         self.figure.clicked.connect(self._browse)
+        self.visit = QPushButton("Go there")
+        self.visit.setToolTip("Let the crop fill the view")
+        self.visit.clicked.connect(self.visit_wanted)
         self.remove = QPushButton("Remove")
         self.remove.setToolTip("Take the fields off the slide")
         self.remove.clicked.connect(self.remove_wanted)
@@ -134,6 +140,7 @@ class FieldSection(Section):
         buttons, last = QHBoxLayout(), QHBoxLayout()
         buttons.addWidget(self.point, 1)
         buttons.addWidget(self.again, 1)
+        last.addWidget(self.visit)
         last.addWidget(self.figure)
         last.addWidget(self.remove)
         last.addStretch(1)
@@ -239,7 +246,7 @@ class FieldSection(Section):
         lines = min(max(len(found), 1), 8)
         row_height = self.table.rowHeight(0) if found else 24
         self.table.setFixedHeight(header.sizeHint().height() + lines * row_height + 6)
-        for part in (self.table, self.figure, self.remove):
+        for part in (self.table, self.visit, self.figure, self.remove):
             part.setVisible(bool(found))
         self.figure.setEnabled(bool(found) and not self._is_busy)
         self.set_summary(f"{len(found)} shown" if found else "")

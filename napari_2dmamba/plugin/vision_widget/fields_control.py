@@ -14,6 +14,7 @@ from napari_2dmamba.plugin.vision_widget.field_section import FieldSection
 from napari_2dmamba.plugin.vision_widget.layers import (
     FIELD_KEY,
     field_layers,
+    go_to_field,
     look_at_field,
     outline_crop,
     show_fields,
@@ -48,6 +49,7 @@ class FieldsControl(QObject):
         section.pointing_wanted.connect(self._point)
         section.again_wanted.connect(self._again)
         section.chosen.connect(self._look_at)
+        section.visit_wanted.connect(self._visit)
         section.remove_wanted.connect(self._remove)
         section.figure_wanted.connect(self._write_figure)
 
@@ -127,6 +129,13 @@ class FieldsControl(QObject):
         layers = field_layers(self._session, slide)
         if slide is not None and number < len(layers):
             look_at_field(self._session, slide, layers[number])
+
+    def _visit(self) -> None:
+        slide = self._session.current
+        layers = field_layers(self._session, slide)
+        if slide is not None and layers:
+            seen = [layer for layer in layers if layer.visible]
+            go_to_field(self._session, (seen or layers)[-1])
 
     def _remove(self) -> None:
         slide = self._session.current

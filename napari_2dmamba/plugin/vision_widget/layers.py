@@ -31,7 +31,7 @@ _FIELD_COLOURS = Colormap(
     [(1, 1, 1, 0), (0.75, 0.95, 0.3, 0.35), (0.1, 0.7, 0.2, 0.75), (0, 0.22, 0.1, 0.95)],
     name="receptive field",
 )
-_CROP_COLOUR, _CROP_PIXELS = "#00d5ff", 2.5
+_CROP_COLOUR, _CROP_PIXELS, _CROP_SHARE = "#00d5ff", 2.5, 0.8
 _PROBABILITIES = DisplaySettings(transform="raw", clip_low=0, clip_high=100, opacity=0.7)
 _ONE_TEXTURE = 4096  # pixels; larger label pictures are shown as pyramids
 _MOST_PROBABLE = "Most probable class"
@@ -136,6 +136,17 @@ def outline_crop(session: "Session", slide: "SlideState", field: "PixelField | N
     outline.editable = False
 
 
+def go_to_field(session: "Session", layer: Image) -> None:
+    """Move the view so that the crop of a field fills most of it."""
+    height, width = (
+        side * scale for side, scale in zip(layer.data.shape, layer.scale, strict=True)
+    )
+    camera, canvas = session.viewer.scene.camera, session.viewer.canvas
+    camera.zoom = _CROP_SHARE * min(canvas.size[0] / height, canvas.size[1] / width)
+    top, left = layer.translate - layer.scale / 2
+    camera.center = (*camera.center[:-2], top + height / 2, left + width / 2)
+
+
 # -- classes of tiles ---------------------------------------------------------------------------
 
 
@@ -210,7 +221,7 @@ def show_segments(
         multiscale=len(levels) > 1,
         name="Segmentation",
         metadata={SEGMENTS_KEY: found, "shares": list(shares)},
-        **_classes(found.classes, slide),
+        **_classes(found.classes, slide, found.colours),
         **{k: v for k, v in _placed(found.place, slide).items() if k != "units"},
     )
     layer.editable = False
@@ -224,9 +235,10 @@ def show_segments(
     return layer
 
 
-def colour_classes(layer: Labels, classes: Sequence[str], hidden: Sequence[str] = ()) -> None:
-    """Give classes their colours; hidden ones are clear."""
-    layer.colormap = _colours(classes, hidden)
+def hide_classes(layer: Labels, hidden: Sequence[str]) -> None:
+    """Give the classes of a segmentation their colours; hidden ones are clear."""
+    found = layer.metadata[SEGMENTS_KEY]
+    layer.colormap = _colours(found.classes, hidden, found.colours)
 
 
 def _levels(labels: NDArray[np.uint16]) -> list[NDArray[np.uint16]]:
@@ -237,10 +249,12 @@ def _levels(labels: NDArray[np.uint16]) -> list[NDArray[np.uint16]]:
     return found
 
 
-def _classes(classes: Sequence[str], slide: "SlideState") -> dict[str, Any]:
+def _classes(
+    classes: Sequence[str], slide: "SlideState", given: Sequence[tuple[int, int, int]] = ()
+) -> dict[str, Any]:
     """Return how a layer of labels shows classes: colours, names under the cursor."""
     return {
-        "colormap": _colours(classes, ()),
+        "colormap": _colours(classes, (), given),
         "features": {"index": [0, *range(1, len(classes) + 1)], "class": ["none", *classes]},
         "units": placement(slide.slide.mpp)["units"],
         "axis_labels": ("y", "x"),
@@ -248,10 +262,13 @@ def _classes(classes: Sequence[str], slide: "SlideState") -> dict[str, Any]:
     }
 
 
-def _colours(classes: Sequence[str], hidden: Sequence[str]) -> DirectLabelColormap:
+def _colours(
+    classes: Sequence[str], hidden: Sequence[str], given: Sequence[tuple[int, int, int]]
+) -> DirectLabelColormap:
     clear = (0.0, 0.0, 0.0, 0.0)
     colours: dict[int | None, Any] = {None: clear, 0: clear}
-    for number, (name, rgb) in enumerate(zip(classes, class_colours(classes), strict=True), 1):
+    inks = class_colours(classes, given)
+    for number, (name, rgb) in enumerate(zip(classes, inks, strict=True), 1):
         colours[number] = clear if name in hidden else (*(rgb / 255).tolist(), 1.0)
     return DirectLabelColormap(color_dict=colours)
 

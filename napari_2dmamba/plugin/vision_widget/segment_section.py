@@ -60,8 +60,6 @@ class SegmentSection(Section):
         )
         self.form = Form(SegmentSettings, leave_out=("device",))
         self.windows = Form(WindowSettings, leave_out=("batch_size", "memory"))
-        self.about = QLabel()
-        self.about.setWordWrap(True)
         self.segment = QPushButton("Segment")
         self.segment.clicked.connect(self.segment_wanted)
         self.legend = ClassList(can_hide=True)
@@ -89,7 +87,6 @@ class SegmentSection(Section):
         self.body.addLayout(rows)
         self.body.addWidget(Fold("A published file, which does not tell its classes", more))
         self.body.addWidget(Fold("Resolution and windows", settings))
-        self.body.addWidget(self.about)
         self.body.addWidget(self.segment)
         self.result = QWidget()
         inside = QVBoxLayout(self.result)
@@ -111,12 +108,17 @@ class SegmentSection(Section):
         self.segment.setEnabled(has_slide and not is_busy)
         self.export.setEnabled(not is_busy)
 
-    def show_classes(self, names: Sequence[str], shares: Sequence[float]) -> None:
+    def show_classes(
+        self,
+        names: Sequence[str],
+        shares: Sequence[float],
+        colours: Sequence[tuple[int, int, int]] = (),
+    ) -> None:
         """List the classes of the segmentation on display; none hides the list."""
         self.result.setVisible(bool(names))
         self.set_summary(f"{len(names)} classes" if names else "")
         if names:
-            self.legend.show_classes(names, shares)
+            self.legend.show_classes(names, shares, colours)
 
     def _browse(self) -> None:
         filters = ";;".join(f"{title} (*{suffix})" for suffix, title in _SUFFIXES.items())

@@ -12,7 +12,7 @@ from napari_2dmamba.plugin.preferences import features_folder, preference
 from napari_2dmamba.plugin.session import Session, SlideState
 from napari_2dmamba.plugin.vision_widget.layers import (
     SEGMENTS_KEY,
-    colour_classes,
+    hide_classes,
     segments_layer,
     show_segments,
 )
@@ -56,8 +56,9 @@ class SegmentsControl(QObject):
         if layer is None:
             self._section.show_classes((), ())
             return
-        colour_classes(layer, layer.metadata[SEGMENTS_KEY].classes)
-        self._section.show_classes(layer.metadata[SEGMENTS_KEY].classes, layer.metadata["shares"])
+        hide_classes(layer, ())
+        found = layer.metadata[SEGMENTS_KEY]
+        self._section.show_classes(found.classes, layer.metadata["shares"], found.colours)
 
     def segment(self) -> None:
         """Segment the chosen area."""
@@ -108,7 +109,7 @@ class SegmentsControl(QObject):
     def _hide(self, names: list[str]) -> None:
         layer = segments_layer(self._session, self._session.current)
         if layer is not None:
-            colour_classes(layer, layer.metadata[SEGMENTS_KEY].classes, names)
+            hide_classes(layer, names)
 
     def _export(self, path: str) -> None:
         slide = self._session.current
