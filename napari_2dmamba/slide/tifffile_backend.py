@@ -20,6 +20,7 @@ from napari_2dmamba.slide.backend import (
     SlideClosed,
     TileError,
     on_background,
+    whole_downsample,
 )
 from napari_2dmamba.slide.jpeg_marks import end_of_jpeg, has_colour_transform, with_more_code
 from napari_2dmamba.slide.level_factors import settle
@@ -234,6 +235,16 @@ class TifffileBackend:
 
     def _settle_levels(self) -> None:
         """Find the factor of each level and drop those that contradict the finest."""
+        if self._as_bands:  # GDAL pads no level, so that sizes tell
+            full = self.levels[0]
+            self.levels = tuple(
+                replace(
+                    one,
+                    downsample=whole_downsample(one.width, one.height, full.width, full.height),
+                )
+                for one in self.levels
+            )
+            return
         settled = settle(self.levels, self.read_tile)
         self._sources = [self._sources[i] for i in settled.kept]
         self._jpeg.clear()

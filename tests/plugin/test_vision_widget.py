@@ -191,7 +191,7 @@ def test_classes_of_tiles_lie_where_the_tiles_were(
     )
     section.area.box.setCurrentIndex(section.area.box.findText("a"))
     section.classify.click()
-    assert finish(widget, qtbot) == "8 tiles were classified."
+    assert finish(widget, qtbot) == "8 tiles of 64 µm were classified."
     found = tile_maps(widget.session, slide)
     layers = tile_layers(widget.session, slide)
     assert found is not None

@@ -21,6 +21,7 @@ from napari_2dmamba.plugin.vision_widget.layers import (
 )
 from napari_2dmamba.plugin.vision_widget.slide_jobs import SlideJobs
 from napari_2dmamba.settings import ProgressCallback, StopCallback
+from napari_2dmamba.vision.region import length
 
 if TYPE_CHECKING:
     from napari_2dmamba.pixel_fields import SlideFields
@@ -119,7 +120,7 @@ class FieldsControl(QObject):
             show_fields(self._session, slide, found, at)
             field = found.fields[-1]
             side = field.square_side(0.9) * field.place.step
-            size = f"{side:.0f} px" if opened.mpp is None else f"{side * opened.mpp:.0f} µm"
+            size = f"{side:.0f} px" if opened.mpp is None else length(side * opened.mpp)
             return f"{field.name}: 90 % lies in a square of {size}"
 
         self._jobs.start(slide, task, show, "The receptive field", "Stopped; no field was made.")

@@ -21,6 +21,7 @@ from napari_2dmamba.plugin.vision_widget.slide_jobs import SlideJobs
 from napari_2dmamba.plugin.vision_widget.tiles_section import TilesSection
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 from napari_2dmamba.slide import Regions
+from napari_2dmamba.vision.region import length
 
 if TYPE_CHECKING:
     from napari_2dmamba.tiles.on_slide import TileMaps
@@ -92,7 +93,9 @@ class TilesControl(QObject):
 
         def show(found: "TileMaps") -> str:
             show_tiles(self._session, slide, found)
-            return f"{len(found.coords)} tiles were classified"
+            side = found.maps[0].patch_size_level0
+            size = f"{side} px" if opened.mpp is None else length(side * opened.mpp)
+            return f"{len(found.coords)} tiles of {size} were classified"
 
         self._jobs.start(
             slide, task, show, "The classification",
