@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from napari_2dmamba.cohort.many import extract_cohort, run_cohort
+    from napari_2dmamba.cohort.run import extract_cohort, run_cohort
     from napari_2dmamba.cohort.settings import CohortSettings
     from napari_2dmamba.cohort.slides import CohortSlide, find_slides
     from napari_2dmamba.cohort.status import CohortSummary, SlideStatus, read_cohort

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from napari_2dmamba.models.header import CheckpointHeader, read_header
     from napari_2dmamba.models.prediction import SlidePrediction
     from napari_2dmamba.models.published import MissingSettingsError, training_canvas
-    from napari_2dmamba.models.settings import ModelSettings, choose_device
+    from napari_2dmamba.models.settings import ModelSettings, device_and_reason
 
 ENTRY_POINTS = "napari_2dmamba.aggregators"
 """Entry point group under which other packages bring architectures."""
@@ -21,7 +21,7 @@ __all__ = [
     "MissingSettingsError",
     "ModelSettings",
     "SlidePrediction",
-    "choose_device",
+    "device_and_reason",
     "load_checkpoint",
     "read_header",
     "save_checkpoint",
@@ -34,7 +34,7 @@ _HOME = {
     "MissingSettingsError": "published",
     "ModelSettings": "settings",
     "SlidePrediction": "prediction",
-    "choose_device": "settings",
+    "device_and_reason": "settings",
     "load_checkpoint": "checkpoint",
     "read_header": "header",
     "save_checkpoint": "checkpoint",
