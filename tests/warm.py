@@ -1,24 +1,26 @@
 """Python processes of their own that need not import torch anew: forks of one that has.
 
-A process costs its imports: seconds for torch, milliseconds for a fork. `WarmPython` keeps one
-process that has imported torch and nothing else of weight, and answers every call with a fork of
-it, which is a process of its own: with its own limits, modules, environment and death.
+The imports of torch take a process seconds, a fork takes milliseconds. One process, which has
+imported torch and nothing else of weight, is kept beside the tests; every call is answered by a
+fork of it, with limits, modules, an environment and a death of its own.
 """
 
-import atexit
+import contextlib
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 _SERVER = """
 import json, os, runpy, sys, traceback
-import numpy, torch
+import torch
+
+sys.path[0] = sys.argv[1]
 
 def child(asked):
     os.setsid()
@@ -61,3 +63,63 @@ for line in sys.stdin:
     _, status = os.waitpid(pid, 0)
     answers.write(f"{os.waitstatus_to_exitcode(status)}\\n")
 """
+
+
+@functools.cache
+def _server(owner: int) -> subprocess.Popen[str]:
+    """Start the process that is forked; it ends with the tests, when its input closes."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", _SERVER, str(Path(__file__).parents[1])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    )
+    assert server.stdout is not None
+    assert server.stdout.readline() == "warm\n"
+    return server
+
+
+def python(
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    while_running: Callable[[int, Path], None] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python -c CODE ...`` or ``python -m MODULE ...`` in a fork of the warm process.
+
+    Parameters
+    ----------
+    arguments
+        As the interpreter would get them.
+    env
+        The environment, in place of this process's own. What torch and numpy read when they are
+        imported has been read before.
+    while_running
+        Called with the id of the process, and with the file that its output goes to.
+    """
+    if not hasattr(os, "fork"):
+        return subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True)
+    server = _server(os.getpid())
+    assert server.stdin is not None
+    assert server.stdout is not None
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        asked = {
+            "arguments": arguments,
+            "env": dict(os.environ if env is None else env),
+            "cwd": os.getcwd(),
+            "stdout": str(out),
+            "stderr": str(err),
+        }
+        print(json.dumps(asked), file=server.stdin, flush=True)
+        pid = int(server.stdout.readline())
+        try:
+            if while_running is not None:
+                while_running(pid, out)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            server.stdout.readline()
+            raise
+        code = int(server.stdout.readline())
+        return subprocess.CompletedProcess(arguments, code, out.read_text(), err.read_text())

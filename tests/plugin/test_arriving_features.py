@@ -39,7 +39,7 @@ def widget(
     )
     viewer = make_napari_viewer(show=True)
     viewer.theme = "light"
-    viewer.window.resize(1100, 750)
+    viewer.window.resize(1300, 900)
     widget = RunWidget(viewer)
     viewer.window.add_dock_widget(widget, name="Run 2DMamba", area="right")
     widget.model_section.add_checkpoint(write_checkpoint(tmp_path / "tiny.safetensors"))

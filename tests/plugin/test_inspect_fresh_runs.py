@@ -44,7 +44,7 @@ def checkpoint(folder: Path, architecture: str, task: str, **config: Any) -> Pat
 @pytest.fixture
 def viewer(make_napari_viewer: Any) -> Any:
     viewer = make_napari_viewer(show=True)
-    viewer.window.resize(1100, 750)
+    viewer.window.resize(1300, 900)
     return viewer
 
 

@@ -54,7 +54,7 @@ def folder(sample_run: Path, tmp_path: Path) -> Path:
 def viewer(make_napari_viewer: Any) -> Any:
     viewer = make_napari_viewer(show=True)
     viewer.theme = "light"
-    viewer.window.resize(1100, 750)
+    viewer.window.resize(1300, 900)
     return viewer
 
 

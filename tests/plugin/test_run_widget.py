@@ -75,7 +75,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def viewer(make_napari_viewer: Any) -> Any:
     viewer = make_napari_viewer(show=True)
     viewer.theme = "light"
-    viewer.window.resize(1100, 750)
+    viewer.window.resize(1300, 900)
     return viewer
 
 

@@ -32,7 +32,7 @@ LEFT = [[0, 0], [0, 1023], [1535, 1023], [1535, 0]]  # (y, x) corners of the lef
 @pytest.fixture
 def viewer(make_napari_viewer: Any) -> Any:
     viewer = make_napari_viewer(show=True)
-    viewer.window.resize(1100, 750)
+    viewer.window.resize(1200, 900)
     return viewer
 
 
