@@ -2,6 +2,7 @@
 
 import gc
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from napari_2dmamba.plugin import checkpoint_model
 from napari_2dmamba.plugin.jobs import wait_for_jobs
 from napari_2dmamba.plugin.session import Session
 from napari_2dmamba.slide import Slide
+
+# our own files beside napari's settings: never the user's
+os.environ["NAPARI_CONFIG"] = str(Path(tempfile.mkdtemp()) / "settings.yaml")
 
 MANIFEST = Path(napari_2dmamba.__file__).parent / "napari.yaml"
 PINK, WHITE = (205, 120, 180), (255, 255, 255)
