@@ -32,7 +32,7 @@ from shapely import MultiPoint  # noqa: E402
 from napari_2dmamba.models import Aggregator, CheckpointHeader, save_checkpoint  # noqa: E402
 from napari_2dmamba.models.checkpoint import build_model  # noqa: E402
 from napari_2dmamba.plugin.app import Application, make_viewer  # noqa: E402
-from napari_2dmamba.plugin.docks import CHECKPOINTS, COHORT, raise_dock, show  # noqa: E402
+from napari_2dmamba.plugin.docks import CHECKPOINTS, COHORT, dock_of, raise_dock, show  # noqa: E402
 from napari_2dmamba.plugin.jobs import wait_for_jobs  # noqa: E402
 from napari_2dmamba.plugin.section import Fold  # noqa: E402
 from napari_2dmamba.sample import demo_checkpoint, sample_slide  # noqa: E402
@@ -148,6 +148,7 @@ def main() -> None:
     compare.let_go()
 
     cohort = show(viewer, COHORT)
+    dock_of(cohort).setFloating(False)  # it floats where the screen has no room below
     for layer in viewer.layers:
         layer.visible = layer is viewer.layers[0]
     viewer.layers.selection.active = viewer.layers[0]
