@@ -121,9 +121,14 @@ def classify_slide(
     ------
     FeatureError
         When the patches have another resolution than the classifier's tiles, by more than a
-        tenth, or answers are not numbers.
+        tenth, or none that is known, or answers are not numbers.
     """
     settings = settings or FeatureSettings()
+    if classifier.mpp and grid.mpp is None:
+        raise FeatureError(
+            f"the classifier was trained on tiles of {classifier.mpp:g} µm/px, but {slide.name} "
+            "states no µm per pixel; state it"
+        )
     if classifier.mpp and grid.mpp and not 0.9 <= grid.mpp / classifier.mpp <= 1.1:
         raise FeatureError(
             f"the classifier was trained on tiles of {classifier.mpp:g} µm/px, but the patches "

@@ -177,6 +177,10 @@ def test_tiles_and_receptive_fields(tmp_path: Path) -> None:
         classifier.mpp = 0.5
         with pytest.raises(FeatureError, match="trained on tiles"):
             classify_slide(slide, grid, classifier)
+        with open_slide(FILES / "geographic.tif") as in_degrees:
+            small = tile_grid(in_degrees, GridSettings(patch_size=16))
+            with pytest.raises(FeatureError, match="states no µm per pixel"):
+                classify_slide(in_degrees, small, classifier)
         classifier.save(tmp_path / "c")
         fields = fields_on_slide(
             slide, [f"local-dir:{tmp_path / 'c'}"], FieldSettings(crop=32, crops=1, device="cpu"),
