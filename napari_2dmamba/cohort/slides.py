@@ -158,11 +158,13 @@ def _dicom_series(path: Path) -> str | None:
     """Return the series a DICOM file belongs to, or None for one that does not open."""
     import openslide
 
+    from napari_2dmamba.slide.dicom_series import series_of
+
     try:
         with openslide.OpenSlide(path) as slide:
             return slide.properties.get("dicom.SeriesInstanceUID")
     except (openslide.OpenSlideError, OSError):
-        return None
+        return series_of(path)
 
 
 def home_expanded(name: str) -> Path:

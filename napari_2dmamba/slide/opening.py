@@ -1,9 +1,12 @@
 """Which backend reads a file, and what to say when none does."""
 
+import contextlib
 from pathlib import Path
 
 from napari_2dmamba.errors import SlideError
 from napari_2dmamba.slide.backend import Backend, NotForThisBackend
+from napari_2dmamba.slide.dicom_backend import DicomBackend, needs_dicom
+from napari_2dmamba.slide.dicom_series import holds_dicom, is_dicom, volume_of
 from napari_2dmamba.slide.openslide_backend import OpenSlideBackend
 from napari_2dmamba.slide.picture_backend import PictureBackend, is_picture
 from napari_2dmamba.slide.tiff_metadata import is_vendors_own
@@ -28,9 +31,13 @@ def open_backend(path: Path) -> Backend:
     """
     if is_ome_zarr(path):
         return ZarrBackend(path)
+    if path.is_dir() and holds_dicom(path):
+        return _dicom_backend(path, is_one_file=False)
     header = _header(path)
     if is_picture(header):
         return PictureBackend(path)
+    if is_dicom(header):
+        return _dicom_backend(path, is_one_file=True)
     reasons: list[str] = []
     if header[:4] not in _TIFF_MAGIC:
         return _openslide_or_sentence(path, header, reasons)
@@ -57,6 +64,21 @@ def open_backend(path: Path) -> Backend:
     return tiff
 
 
+def _dicom_backend(path: Path, *, is_one_file: bool) -> Backend:
+    """Take OpenSlide where it reads the series, wsidicom where it refuses."""
+    if is_one_file:
+        with contextlib.suppress(NotForThisBackend):
+            return OpenSlideBackend(path)
+    try:
+        files = volume_of(path)
+    except ImportError:
+        raise SlideError(needs_dicom(path)) from None
+    if len({one.path.parent for one in files}) == 1:  # all that OpenSlide looks for
+        with contextlib.suppress(NotForThisBackend):
+            return OpenSlideBackend(max(files, key=lambda one: one.width).path)
+    return DicomBackend(path, files)
+
+
 def _openslide_or_sentence(path: Path, header: bytes, reasons: list[str]) -> Backend:
     try:
         return OpenSlideBackend(path)
@@ -81,8 +103,8 @@ def _header(path: Path) -> bytes:
             raise SlideError(f"{path.name!r} is no name of a file; check it")
         if path.is_dir():
             raise SlideError(
-                f"{path.name} is a folder; open the slide file in it (for DICOM any one of its "
-                "files, for MIRAX the .mrxs file beside it)"
+                f"{path.name} is a folder; open the slide file in it (for MIRAX the .mrxs "
+                "file beside it)"
             )
         with path.open("rb") as file:
             header = file.read(1024)
