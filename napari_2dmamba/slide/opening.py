@@ -5,6 +5,7 @@ from pathlib import Path
 
 from napari_2dmamba.errors import SlideError
 from napari_2dmamba.slide.backend import Backend, NotForThisBackend
+from napari_2dmamba.slide.czi_backend import CziBackend, is_czi
 from napari_2dmamba.slide.dicom_backend import DicomBackend, needs_dicom
 from napari_2dmamba.slide.dicom_series import holds_dicom, is_dicom, volume_of
 from napari_2dmamba.slide.openslide_backend import OpenSlideBackend
@@ -38,6 +39,10 @@ def open_backend(path: Path) -> Backend:
         return PictureBackend(path)
     if is_dicom(header):
         return _dicom_backend(path, is_one_file=True)
+    if is_czi(header):
+        with contextlib.suppress(NotForThisBackend):
+            return OpenSlideBackend(path)
+        return CziBackend(path)
     reasons: list[str] = []
     if header[:4] not in _TIFF_MAGIC:
         return _openslide_or_sentence(path, header, reasons)
