@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from napari_2dmamba.errors import CohortError
+from napari_2dmamba.slide.addresses import is_address, stand_in
 from napari_2dmamba.slide_suffixes import SLIDE_SUFFIXES
 
 _OF_A_RUN = frozenset(("run.json", "status.json"))
@@ -52,9 +53,10 @@ def find_slides(
     Parameters
     ----------
     inputs
-        Slide files, folders, patterns such as ``"scans/*.svs"`` (``**`` for all folders below),
-        and ``.csv`` manifests (see `read_manifest`). A named file need not exist: that is found
-        out when its turn comes, and does not stop the others.
+        Slide files, addresses (``https://``, ``s3://``), folders, patterns such as
+        ``"scans/*.svs"`` (``**`` for all folders below), and ``.csv`` manifests (see
+        `read_manifest`). A named file need not exist: that is found out when its turn comes, and
+        does not stop the others.
     mpp
         For every slide whose manifest does not give one.
     leave_out
@@ -71,8 +73,10 @@ def find_slides(
     found: dict[Path, CohortSlide] = {}
     for given in inputs:
         text = os.fspath(given)
-        path = home_expanded(text)
-        if path.suffix.lower() == ".csv" and not os.path.isdir(path):
+        path = stand_in(text) if is_address(text) else home_expanded(text)
+        if is_address(text):
+            slides = [CohortSlide(path)]
+        elif path.suffix.lower() == ".csv" and not os.path.isdir(path):
             slides = read_manifest(path)
         elif os.path.isdir(path) and path.suffix.lower() not in SLIDE_SUFFIXES:
             slides = [CohortSlide(one) for one in slides_below(path, barred)]

@@ -73,7 +73,7 @@ class CziBackend:
         except SlideError:
             self._close_quietly()
             raise
-        except Exception as error:  # libCZI's own kinds, whose messages may quote metadata
+        except Exception as error:  # noqa: BLE001 - libCZI's kinds; messages may quote metadata
             self._close_quietly()
             raise SlideError(
                 f"{path.name} is a CZI that is damaged or cut short ({type(error).__name__}); "
@@ -196,7 +196,7 @@ class CziBackend:
                 ]
             except TileError:
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - as above
                 raise TileError(type(error).__name__) from None
         if self._samples == 3:  # stored as blue, green, red
             parts = [part[..., ::-1] for part in parts]

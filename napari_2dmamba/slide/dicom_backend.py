@@ -62,7 +62,7 @@ class DicomBackend:
         except SlideError:
             self._close_quietly()
             raise
-        except Exception as error:  # its messages may quote what the file says of the patient
+        except Exception as error:  # noqa: BLE001 - messages may quote the patient's data
             self._close_quietly()
             raise SlideError(
                 f"{path.name} is a DICOM slide that is damaged or incomplete "
@@ -113,7 +113,7 @@ class DicomBackend:
             if len(paths) > 1:
                 self.remarks += (f"optical path 1 of {len(paths)} is shown",)
             self._paths = paths[:1]
-            self.channels = (Channel("red"), Channel("green"), Channel("blue"))
+            self.channels: tuple[Channel, ...] = (Channel("red"), Channel("green"), Channel("blue"))
             self.background: tuple[int, ...] = (255, 255, 255)
         else:
             self._paths = paths
@@ -174,7 +174,7 @@ class DicomBackend:
                 parts = [self._decoded(one, stored, (column, row), plane, p) for p in self._paths]
             except TileError:
                 raise
-            except Exception as error:  # a decoder's, of what no check foresaw
+            except Exception as error:  # noqa: BLE001 - a decoder's, of what no check foresaw
                 raise TileError(type(error).__name__) from None
         pixels = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
         height = min(stored.tile_height, stored.height - row * stored.tile_height)

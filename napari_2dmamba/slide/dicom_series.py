@@ -160,7 +160,7 @@ def _header(path: Path) -> Any:
                 stop_when=lambda tag, vr, length: int(tag) >= _LAST_TAG,
                 specific_tags=[pydicom.tag.Tag(name) for name in _TAGS],
             )
-    except Exception as error:  # pydicom passes on whatever parsing raises, with values in it
+    except Exception as error:  # noqa: BLE001 - whatever parsing raises, with values in it
         raise SlideError(
             f"{path.name} is a DICOM file that is damaged or cut short ({type(error).__name__}); "
             "copy or export it again"
@@ -189,15 +189,15 @@ def _described(path: Path, header: Any) -> DicomFile | None:
             photometric=str(header.PhotometricInterpretation),
         )
         allocated = int(header.BitsAllocated)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - as above
         raise SlideError(
             f"{path.name} is a DICOM slide whose header lacks what its pixels need "
             f"({type(error).__name__}); export it again from its source"
         ) from None
     sizes_fit = (
-        0 < min(width, height)
+        min(width, height) > 0
         and max(width, height) <= LARGEST_SIDE
-        and 0 < min(rows, columns)
+        and min(rows, columns) > 0
         and rows * columns * found.samples * allocated // 8 <= _LARGEST_TILE
         and -(-width // columns) * -(-height // rows) <= _MOST_TILES
         and 0 < frames <= _MOST_TILES
@@ -217,7 +217,7 @@ def _listed_in(directory: Path) -> list[Path]:
     import pydicom
 
     quiet_dicom()
-    paths = []
+    paths: list[Path] = []
     try:
         records = pydicom.dcmread(directory).DirectoryRecordSequence
         for record in records:
@@ -229,7 +229,7 @@ def _listed_in(directory: Path) -> list[Path]:
             if not inside or len(paths) >= _MOST_FILES:
                 raise ValueError("a file outside the folder, or too many")
             paths.append(directory.parent.joinpath(*parts))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - as above
         raise SlideError(
             f"{directory.name} is damaged, or lists files outside its folder "
             f"({type(error).__name__}); open the folder of the slide's files instead"

@@ -4,12 +4,15 @@ import contextlib
 from pathlib import Path
 
 from napari_2dmamba.errors import SlideError
+from napari_2dmamba.slide.addresses import address_of, server_of
 from napari_2dmamba.slide.backend import Backend, NotForThisBackend
 from napari_2dmamba.slide.czi_backend import CziBackend, is_czi
 from napari_2dmamba.slide.dicom_backend import DicomBackend, needs_dicom
 from napari_2dmamba.slide.dicom_series import holds_dicom, is_dicom, volume_of
 from napari_2dmamba.slide.openslide_backend import OpenSlideBackend
 from napari_2dmamba.slide.picture_backend import PictureBackend, is_picture
+from napari_2dmamba.slide.remote import AbsentError, Transport, transport_for
+from napari_2dmamba.slide.remote_file import RemoteFile
 from napari_2dmamba.slide.tiff_metadata import is_vendors_own
 from napari_2dmamba.slide.tifffile_backend import TifffileBackend
 from napari_2dmamba.slide.zarr_backend import ZarrBackend, is_ome_zarr
@@ -30,6 +33,9 @@ def open_backend(path: Path) -> Backend:
     SlideError
         Naming the file and what is wrong with it.
     """
+    address = address_of(path)
+    if address is not None:
+        return _remote_backend(path, address)
     if is_ome_zarr(path):
         return ZarrBackend(path)
     if path.is_dir() and holds_dicom(path):
@@ -46,7 +52,9 @@ def open_backend(path: Path) -> Backend:
     reasons: list[str] = []
     if header[:4] not in _TIFF_MAGIC:
         return _openslide_or_sentence(path, header, reasons)
-    if is_vendors_own(path):
+    with path.open("rb") as file:
+        is_own = is_vendors_own(file, path.name)
+    if is_own:
         try:
             return OpenSlideBackend(path)
         except NotForThisBackend as reason:
@@ -67,6 +75,59 @@ def open_backend(path: Path) -> Backend:
             return other
         other.close()
     return tiff
+
+
+def _remote_backend(path: Path, address: str) -> Backend:
+    """Read what needs no library that wants a file on this machine."""
+    transport = transport_for(address, path.name)
+    try:
+        backend: ZarrBackend | TifffileBackend
+        if path.suffix.lower() == ".zarr":
+            backend = _remote_zarr(path, transport)
+        else:
+            try:
+                file = RemoteFile(path, address, transport)
+            except AbsentError:  # a folder, perhaps
+                backend = _remote_zarr(path, transport)
+            else:
+                backend = _remote_tiff(path, file)
+    except BaseException:
+        transport.close()
+        raise
+    backend.remarks += (f"read over the network from {server_of(address)}",)
+    return backend
+
+
+def _remote_zarr(path: Path, transport: Transport) -> ZarrBackend:
+    for name in ("zarr.json", ".zattrs"):
+        with contextlib.suppress(AbsentError):
+            transport.read(name, 0, 1, None)
+            return ZarrBackend(path, transport)
+    raise AbsentError(
+        f"there is neither a file nor an OME-Zarr image {path.name} at this address; check it"
+    )
+
+
+def _remote_tiff(path: Path, file: RemoteFile) -> TifffileBackend:
+    with file.open() as opened:
+        is_readable = opened.read(4) in _TIFF_MAGIC
+        opened.seek(0)
+        is_readable = is_readable and not is_vendors_own(opened, path.name)
+    if not is_readable:
+        raise SlideError(
+            f"{path.name} is no TIFF, SVS, OME-TIFF or OME-Zarr, and only these are read over the "
+            "network; copy it to this machine and open the copy"
+        )
+    try:
+        backend = TifffileBackend(path, file)
+    except NotForThisBackend as reason:
+        raise SlideError(
+            f"{path.name} is a TIFF that is damaged or of a kind that cannot be read over the "
+            f"network ({reason}); copy it to this machine and open the copy"
+        ) from None
+    if not file.version.is_stated:
+        backend.remarks += ("its server states no version: a change of it may go unseen",)
+    return backend
 
 
 def _dicom_backend(path: Path, *, is_one_file: bool) -> Backend:

@@ -34,6 +34,20 @@ class Reads:
                 if self._closing:
                     self._idle.notify_all()
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the file for one read that moves its position; no other goes on meanwhile.
+
+        Raises
+        ------
+        SlideClosed
+            As `one`.
+        """
+        with self._idle:
+            if self._closing:
+                raise SlideClosed("the slide is closed")
+            yield
+
     def end(self) -> bool:
         """Let no further read begin and wait for the last; returns False when done before."""
         with self._idle:

@@ -3,16 +3,18 @@
 import hashlib
 import itertools
 import json
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from napari_2dmamba.errors import SlideError, UserError
+from napari_2dmamba.slide.addresses import slide_path
 from napari_2dmamba.slide.apart import require_survives
 from napari_2dmamba.slide.backend import LARGEST_MPP, SMALLEST_MPP, Backend, Level, require_tile
 from napari_2dmamba.slide.level import (
@@ -41,7 +43,8 @@ def open_slide(path: str | Path, *, mpp: float | None = None, apart: bool = Fals
     Parameters
     ----------
     path
-        A slide file; for DICOM any one of its files, for MIRAX the ``.mrxs`` file.
+        A slide file, or an address (``https://``, ``http://``, ``s3://``); for DICOM any one of
+        its files, their folder or DICOMDIR, for MIRAX the ``.mrxs`` file.
     mpp
         µm per level-0 pixel, taken instead of what the file states.
     apart
@@ -53,7 +56,7 @@ def open_slide(path: str | Path, *, mpp: float | None = None, apart: bool = Fals
     SlideError
         When the file is missing, damaged or of no known kind, in one sentence.
     """
-    path = Path(path).expanduser()
+    path = slide_path(path).expanduser()
     if mpp is not None and not SMALLEST_MPP <= mpp <= LARGEST_MPP:
         raise SlideError(
             f"{mpp:g} µm/px was given for {path.name}, but a slide lies between "
@@ -91,7 +94,7 @@ class Slide:
     path, name
         The file, and its name without folders.
     backend
-        ``"OpenSlide"`` or ``"tifffile"``.
+        ``"OpenSlide"``, ``"tifffile"``, ``"OME-Zarr"``, ``"wsidicom"``, ``"libCZI"``, ``"Pillow"``.
     dimensions
         ``(width, height)`` of level 0.
     level_dimensions, level_downsamples
@@ -333,7 +336,11 @@ class Slide:
         if self._backend.content_hash is not None:
             digest.update(self._backend.content_hash.encode())
             return digest.hexdigest()[:32]
-        with self.path.open("rb") as file:
+        backend = self._backend
+        open_file: Callable[[], BinaryIO] = partial(self.path.open, "rb")
+        if isinstance(backend, TifffileBackend):  # may lie on the network
+            open_file = backend.stored.open
+        with open_file() as file:
             size = file.seek(0, 2)
             digest.update(str(size).encode())
             last = max(0, size - _SAMPLE_BYTES)
