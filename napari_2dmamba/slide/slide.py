@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal
@@ -337,7 +337,7 @@ class Slide:
             digest.update(self._backend.content_hash.encode())
             return digest.hexdigest()[:32]
         backend = self._backend
-        open_file: Callable[[], BinaryIO] = partial(self.path.open, "rb")
+        open_file: Callable[[], BinaryIO] = lambda: self.path.open("rb")  # noqa: E731
         if isinstance(backend, TifffileBackend):  # may lie on the network
             open_file = backend.stored.open
         with open_file() as file:

@@ -353,3 +353,35 @@ def test_a_cohort_takes_addresses_beside_files(root: Path, tmp_path: Path) -> No
     assert [one.path.name for one in slides] == ["a.svs", "a.svs", "b.svs"]
     assert addresses.address_of(slides[0].path) == "https://server.example/a.svs"
     assert slides[2].label == "tumour"
+
+
+def test_the_command_line_takes_an_address(
+    root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """`extract` has workers, records and tables: in none of them is the secret."""
+    from napari_2dmamba.cli import main
+    from tests.slide.painted import picture, piece
+
+    tissue = picture((piece(500, 700, 300, 0), (190, 120, 170)))
+    write_pyramid(root / "a.tif", [tissue], mpp=0.5)
+    with serve(root) as server:
+        address = server.address.replace("http://", "http://jane:hunter2@")
+        code = main([
+            "extract", f"{address}/a.tif?X-Amz-Signature=SIGNED&x-amz-security-token=T0K3N",
+            "--out", str(tmp_path / "runs"), "--json",
+        ])  # fmt: skip
+    printed = capfd.readouterr()
+    assert code == 0, printed
+    assert next((tmp_path / "runs").rglob("*.h5")).parent.name.startswith("a")
+    written = [p.read_bytes() for p in (tmp_path / "runs").rglob("*") if p.is_file()]
+    said = "\n".join([*printed, caplog.text, *(data.decode("latin-1") for data in written)])
+    assert not any(secret in said for secret in _SECRETS)
+
+
+def test_logs_lose_what_signs_an_address() -> None:
+    from napari_2dmamba.redaction import without_people_and_secrets
+
+    said = without_people_and_secrets(
+        "GET https://jane:hunter2@host/a.svs?X-Amz-Signature=SIGNED&t=T0K3N failed"
+    )
+    assert not any(secret in said for secret in _SECRETS)
