@@ -20,11 +20,10 @@ _SCHEMES = ("http", "https", "s3")
 _ADDRESS = re.compile(r"(?i)(?:https?|s3):/{1,2}(?=[^/])")
 _LONGEST = 8192
 _LONGEST_NAME = 120
-_CHANGES_EACH_TIME = re.compile(
-    r"(?i)x-(?:amz|goog)-.*|signature|expires|awsaccesskeyid|key-pair-id|policy|(?:access_?)?token"
-    r"|s(?:ig|e|t|p|v|r|kt|ke|ks|kv|koid|ktid)"
-)
-"""Parts of a query that sign it: the same slide, signed again, is the same slide."""
+_SIGNS = re.compile(r"(?i)x-(?:amz|goog)-.*|signature|expires|awsaccesskeyid|key-pair-id|policy")
+_SIGNS_AZURE = re.compile(r"s(?:ig|e|t|p|v|r|ip|pr|kt|ke|ks|kv|koid|ktid)")
+"""Parts of a query that sign it: the same slide, signed again, is the same slide. Whatever else
+stands there may choose the slide."""
 
 
 def is_address(text: object) -> bool:
@@ -54,7 +53,8 @@ def stand_in(address: str) -> Path:
     """
     address = address.strip()
     found = _ADDRESS.match(address)
-    if found is None or len(address) > _LONGEST or re.search(r"[\s\x00-\x1f]", address):
+    unfit = r"[\x00-\x1f]" if address[:2].lower() == "s3" else r"[\s\x00-\x1f]"
+    if found is None or len(address) > _LONGEST or re.search(unfit, address):
         raise SlideError("this is no address of a slide; give one that begins with https:// or s3:")
     address = address[: found.end()].rstrip("/").lower() + "//" + address[found.end() :]
     try:
@@ -111,11 +111,15 @@ def _told(path: Path) -> str | None:
 
 
 def _identity(address: str) -> str:
+    if address.startswith("s3:"):  # its keys are no web paths: every character counts
+        return hashlib.sha256(address.encode()).hexdigest()
     parts = urlsplit(address)
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    is_azure = {"sig", "sv"} <= {name for name, _ in query}
     query = [
         (name, value)
-        for name, value in parse_qsl(parts.query, keep_blank_values=True)
-        if not _CHANGES_EACH_TIME.fullmatch(name)
+        for name, value in query
+        if not _SIGNS.fullmatch(name) and not (is_azure and _SIGNS_AZURE.fullmatch(name))
     ]
     host = parts.netloc.rpartition("@")[2].lower()
     plain = urlunsplit((parts.scheme, host, parts.path.rstrip("/"), urlencode(query), ""))

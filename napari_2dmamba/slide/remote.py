@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
@@ -20,6 +20,7 @@ _CONNECT_SECONDS, _READ_SECONDS = 10.0, 30.0
 _TRIES, _PAUSE_SECONDS = 3, 0.3
 _MOST_REDIRECTS = 5
 _PIECE = 2**16
+_SETTLED = timedelta(minutes=1)
 _NEEDS = 'run pip install "napari-2dmamba[remote]"'
 _TRY_AGAIN = {429, 500, 502, 503, 504}
 
@@ -60,6 +61,19 @@ class Version:
     def is_stated(self) -> bool:
         """Whether a change of the same size would be seen."""
         return bool(self.etag or self.modified)
+
+    def is_firm(self, moment: datetime | None) -> bool:
+        """Whether no other bytes can ever have this version; so RFC 9110, 8.8.2.2.
+
+        Parameters
+        ----------
+        moment
+            When the version was told, by the server's clock, whose times count whole seconds.
+        """
+        if self.etag and not self.etag.startswith("W/"):
+            return True
+        written = _moment(self.modified)
+        return None not in (written, moment) and moment - written > _SETTLED  # type: ignore[operator]
 
     def is_newer_than(self, moment: datetime | None) -> bool:
         """Whether the file was written after a moment of the server's clock, as far as is told."""
@@ -251,14 +265,14 @@ class S3:
             raise RemoteError(
                 f"{name} lies in an S3 bucket, and botocore is not installed: {_NEEDS}"
             ) from None
-        parts = urlsplit(address)
-        if "@" in parts.netloc or parts.query:
+        bucket, _, key = address.removeprefix("s3://").partition("/")
+        if "@" in bucket or "?" in address:
             raise RemoteError(
                 f"the s3 address of {name} holds more than bucket and key; keys and endpoints are "
                 "taken from the AWS configuration of this machine"
             )
         self.began: datetime | None = None
-        self._name, self._bucket, self._key = name, parts.netloc, unquote(parts.path.strip("/"))
+        self._name, self._bucket, self._key = name, bucket, key.rstrip("/")
         self._exceptions = botocore.exceptions
         session = botocore.session.get_session()
         try:

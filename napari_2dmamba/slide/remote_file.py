@@ -13,7 +13,7 @@ from typing import BinaryIO
 from napari_2dmamba.slide.addresses import folder, identity_of
 from napari_2dmamba.slide.backend import TileError
 from napari_2dmamba.slide.reads import Reads
-from napari_2dmamba.slide.remote import RemoteError, Transport, Version
+from napari_2dmamba.slide.remote import ChangedError, RemoteError, Transport
 
 BLOCK = 2**18
 """Bytes that are asked for at once: a round trip costs more than their transfer."""
@@ -115,8 +115,9 @@ class RemoteFile:
         first, self.version = transport.read("", 0, BLOCK, None)
         self.size = self.version.size
         self._memory[0] = first
-        # without a version in it, nothing kept before may be taken for what is there now
-        version = self.version if self.version.is_stated else secrets.token_hex(16)
+        # where two contents may have one version, nothing kept may be taken for what is there now
+        is_firm = self.version.is_firm(transport.began)
+        version = self.version if is_firm else secrets.token_hex(16)
         self._mark = f"{identity_of(address)} {version}"
 
     def open(self) -> BinaryIO:
@@ -169,8 +170,6 @@ class RemoteFile:
         return [data for data in found.values() if data is not None]
 
     def _ask(self, start: int, stop: int) -> bytes:
-        from napari_2dmamba.slide.remote import ChangedError
-
         if self._broken is not None:
             raise self._broken
         try:
@@ -233,6 +232,3 @@ class _Reader(io.RawIOBase):
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
-
-
-__all__ = ["BLOCK", "DISK_CACHE_VARIABLE", "BlockCache", "RemoteFile", "Version", "disk_cache"]

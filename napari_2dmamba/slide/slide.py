@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from napari_2dmamba.errors import SlideError, UserError
-from napari_2dmamba.slide.addresses import slide_path
+from napari_2dmamba.slide.addresses import address_of, slide_path
 from napari_2dmamba.slide.apart import require_survives
 from napari_2dmamba.slide.backend import LARGEST_MPP, SMALLEST_MPP, Backend, Level, require_tile
 from napari_2dmamba.slide.level import (
@@ -366,6 +366,8 @@ class Slide:
         failure = failure_within(source, x, y, width, height)
         if failure is not None:
             left, top, reason = failure
+            if address_of(self.path) is not None:
+                raise SlideError(f"{self.name} cannot be read at x {left}, y {top}: {reason}")
             raise SlideError(
                 f"{self.name} is damaged: the tile at x {left}, y {top} cannot be decoded "
                 f"({reason}); copy or export the slide again"

@@ -264,6 +264,28 @@ def test_what_is_no_address_is_one_sentence(text: str) -> None:
         open_slide(text)
 
 
+def test_what_chooses_the_slide_is_not_taken_for_a_signature() -> None:
+    def same(one: str, other: str) -> bool:
+        return addresses.stand_in(one) == addresses.stand_in(other)
+
+    assert same("https://h/a.svs?sv=1&sig=A&se=9", "https://h/a.svs?sv=1&sig=B&se=10")
+    assert not same("https://h/get?token=1", "https://h/get?token=2")
+    assert not same("https://h/get?sp=1", "https://h/get?sp=2")
+    assert not same("https://h/a.svs", "http://h/a.svs")
+    assert not same("s3://b/a.svs#1", "s3://b/a.svs#2")
+    assert same("https://jane:pw@h/a.svs", "https://H/a.svs#part")
+
+
+def test_a_file_written_a_moment_ago_is_not_kept_by_its_time_alone() -> None:
+    from datetime import UTC, datetime
+
+    now = datetime(2026, 1, 1, 0, 5, tzinfo=UTC)
+    assert remote.Version("", "Thu, 01 Jan 2026 00:01:00 GMT", 9).is_firm(now)
+    assert not remote.Version("", "Thu, 01 Jan 2026 00:04:30 GMT", 9).is_firm(now)
+    assert not remote.Version('W/"1"', "", 9).is_firm(now)
+    assert remote.Version('"1"', "", 9).is_firm(None)
+
+
 @pytest.mark.parametrize("text", ["/data/a.svs", "a.svs", "C:\\a.svs", "https_notes/a.svs", "s3/a"])
 def test_a_path_is_no_address(text: str) -> None:
     assert not addresses.is_address(text)
@@ -306,7 +328,7 @@ def test_a_bucket_is_read_with_the_configured_keys(
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SECRET")
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         with (
-            open_slide("s3://bucket/case%201/a.svs") as slide,
+            open_slide("s3://bucket/case 1/a.svs") as slide,
             open_slide(root / "bucket" / "case 1" / "a.svs") as same,
         ):
             assert slide.fingerprint == same.fingerprint
@@ -315,7 +337,7 @@ def test_a_bucket_is_read_with_the_configured_keys(
                 same.read_region(0, 0, 0, 900, 700, strict=True),
             )
             assert "AWS4-HMAC-SHA256" in server.asked[0][1]["Authorization"]
-        with open_slide("s3://bucket/case%201/a.svs") as slide:
+        with open_slide("s3://bucket/case 1/a.svs") as slide:
             write_svs(root / "bucket" / "case 1" / "a.svs", _LEVELS[::-1])
             for key in list((addresses.folder() / "blocks").rglob("*")):
                 if key.is_file():
