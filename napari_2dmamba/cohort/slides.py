@@ -147,8 +147,11 @@ def _matching(pattern: str, leave_out: Path | None) -> Iterator[Path]:
 
 
 def _one_per_dicom_series(files: list[Path]) -> Iterator[Path]:
+    from napari_2dmamba.slide.dicom_series import is_beside_the_slide
+
     seen = set()
-    for path in files:
+    # a label's file stands for its series too, and would give the slide its name
+    for path in sorted(files, key=lambda p: p.suffix.lower() == ".dcm" and is_beside_the_slide(p)):
         if path.suffix.lower() == ".dcm":
             series = _dicom_series(path)
             if (path.parent, series) in seen:

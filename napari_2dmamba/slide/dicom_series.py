@@ -84,6 +84,15 @@ def series_of(path: Path) -> str | None:
     return found.series if found is not None else None
 
 
+def is_beside_the_slide(path: Path) -> bool:
+    """Whether a DICOM file is known to hold a label, an overview or a thumbnail."""
+    try:
+        found = _read(path)
+    except (ImportError, SlideError):
+        return False
+    return found is not None and found.kind != "VOLUME"
+
+
 def volume_of(path: Path) -> list[DicomFile]:
     """Return the files of the one slide that a file, a folder or a DICOMDIR stands for.
 

@@ -94,9 +94,11 @@ def test_several_series_in_a_folder_are_not_mixed(tmp_path: Path) -> None:
     with pytest.raises(SlideError, match="2 DICOM series") as told:
         open_slide(tmp_path)
     assert "one-volume0.dcm" in str(told.value)
+    write_dicom(tmp_path / "three", _LEVELS[:1], JPEG_LS, kinds=("LABEL",))
+    assert [one.path.name for one in find_slides([tmp_path / "three"])] == ["volume0.dcm"]
     with open_slide(tmp_path / "two-volume1.dcm") as slide:
         np.testing.assert_array_equal(slide.read_region(0, 0, 0, 420, 300), other[0])
-    assert len(find_slides([tmp_path])) == 2
+    assert len(find_slides([tmp_path])) == 3
 
 
 def test_several_glass_slides_in_a_series_are_refused(tmp_path: Path) -> None:
