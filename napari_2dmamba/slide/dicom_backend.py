@@ -22,6 +22,8 @@ from napari_2dmamba.slide.reads import Reads
 
 _SAMPLES = 16
 """Tiles of the finest level that the fingerprint reads."""
+_CACHE = 2**24
+"""Bytes: a tile's code is looked at before it is decoded; decoded tiles are kept elsewhere."""
 _SPARE = 2**20
 """Bytes that a stored tile may hold besides its pixels."""
 _DECODED_TO_RGB = {"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"}
@@ -49,6 +51,7 @@ class DicomBackend:
     def __init__(self, path: Path, files: Sequence[DicomFile]) -> None:
         try:
             import wsidicom
+            import wsidicom.config
         except ImportError:
             raise SlideError(needs_dicom(path)) from None
         quiet_dicom()
@@ -57,7 +60,12 @@ class DicomBackend:
         self.remarks: tuple[str, ...] = ()
         self._require_decoder()
         try:
-            self._slide = wsidicom.WsiDicom.open([one.path for one in files])
+            self._slide = wsidicom.WsiDicom.open(
+                [one.path for one in files],
+                settings=wsidicom.config.Settings(
+                    decoded_frame_cache_size=_CACHE, encoded_frame_cache_size=_CACHE
+                ),
+            )
             self._describe()
         except SlideError:
             self._close_quietly()
