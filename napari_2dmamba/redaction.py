@@ -22,7 +22,7 @@ _PATH = re.compile(
 _ONE_PATH = re.compile(r"(?:/|~[\w.-]*/|[A-Za-z]:[/\\]|\\\\)[^/\\]+(?:[/\\]|$)")
 _FILE_NAME = re.compile(
     r"(?P<name>[^\s/\\'\"<>|:;,()\[\]]+\."
-    r"(?:svs|ndpi|mrxs|tiff?|scn|vms|bif|svslide|czi|dcm|h5|hdf5|pth?|ckpt|safetensors|parquet"
+    r"(?:svs|ndpi|mrxs|tiff?|scn|vms|bif|svslide|czi|dcm|zarr|ozx|h5|hdf5|pth?|ckpt|safetensors|parquet"
     r"|geojson|csv|json|png|log))\b",
     re.IGNORECASE,
 )
@@ -32,6 +32,8 @@ _SECRET = re.compile(
     r"(?:bearer\s+)?[^\s'\",]+",
     re.IGNORECASE,
 )
+_QUERY_OF_ADDRESS = re.compile(r"((?:https?|s3)://[^\s?'\"<>]+)\?[^\s'\"<>]*", re.IGNORECASE)
+"""What follows the question mark: signed addresses hold their secret there."""
 _CREDENTIALS_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
@@ -60,7 +62,8 @@ def names_in(value: Any) -> Any:
 
 def without_people_and_secrets(text: str) -> str:
     """Return a text for a log that is sent: no names of files, people or machines, no secrets."""
-    text = _CREDENTIALS_IN_ADDRESS.sub("", _SECRET.sub("SECRET", text))
+    text = _QUERY_OF_ADDRESS.sub(r"\1?SECRET", _SECRET.sub("SECRET", text))
+    text = _CREDENTIALS_IN_ADDRESS.sub("", text)
     for folder in _known_folders():
         text = text.replace(folder, "/./")
     text = _FILE_NAME.sub(_kind_of_file, _PATH.sub(_kind_of_file, text))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_2dmamba.cli.exit_codes import OK
-from napari_2dmamba.cli.options import add_options, settings_from
+from napari_2dmamba.cli.options import add_options, settings_from, slide_argument
 from napari_2dmamba.cli.output import report
 
 
@@ -39,7 +39,7 @@ def add_segment_command(commands: Any) -> None:
     test.set_defaults(action=_evaluate)
 
     use = actions.add_parser("slide", help="segment a slide or a region of it")
-    use.add_argument("slide", type=Path, metavar="SLIDE")
+    use.add_argument("slide", type=slide_argument, metavar="SLIDE")
     _segmenter(use)
     use.add_argument("--region", metavar="X,Y,W,H", help="in level-0 pixels. Default: all")
     use.add_argument(

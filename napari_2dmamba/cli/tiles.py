@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_2dmamba.cli.exit_codes import OK
-from napari_2dmamba.cli.options import add_options, named_values, settings_from
+from napari_2dmamba.cli.options import add_options, named_values, settings_from, slide_argument
 from napari_2dmamba.cli.output import report
 
 
@@ -41,7 +41,7 @@ def add_tiles_command(commands: Any) -> None:
     test.set_defaults(action=_evaluate)
 
     use = actions.add_parser("classify", help="classify the patches of a slide")
-    use.add_argument("slide", type=Path, metavar="SLIDE")
+    use.add_argument("slide", type=slide_argument, metavar="SLIDE")
     use.add_argument("--classifier", type=Path, required=True, metavar="FOLDER")
     use.add_argument("--out", type=Path, help="folder. Default: runs/SLIDE-tiles")
     use.add_argument("--mpp", type=float, help="µm per level-0 pixel, where not stated")

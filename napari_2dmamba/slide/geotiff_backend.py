@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from xml.etree import ElementTree
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from napari_2dmamba.slide.backend import Channel
 from napari_2dmamba.slide.georeference import Georeference, georeference
+from napari_2dmamba.slide.stored_file import StoredFile
 from napari_2dmamba.slide.tiff_metadata import quiet_tifffile
 from napari_2dmamba.slide.tifffile_backend import TifffileBackend
 
@@ -27,11 +28,12 @@ _SAMPLED_TILES = 25
 _GROUND_UM = 1e6
 
 
-def georeference_of(path: Path) -> Georeference | None:
+def georeference_of(opened: BinaryIO, name: str) -> Georeference | None:
     """Return where a TIFF lies on the ground; None for those that do not say, as slides."""
     with quiet_tifffile():
         try:
-            with tifffile.TiffFile(path, _multifile=False) as tiff:
+            opened.seek(0)  # where tifffile begins to count
+            with tifffile.TiffFile(opened, name=name, _multifile=False) as tiff:
                 return georeference(tiff.pages.first)
         except Exception:  # noqa: BLE001 - tifffile lets any error through; opening tells it
             return None
@@ -49,6 +51,8 @@ class GeoTiffBackend:
         The file.
     placed
         Where it lies.
+    stored
+        Its bytes, where they are not a file of this machine.
 
     Raises
     ------
@@ -63,8 +67,9 @@ class GeoTiffBackend:
     dtype: np.dtype[Any] = np.dtype(np.uint8)
     channels: tuple[Channel, ...] = (Channel("red"), Channel("green"), Channel("blue"))
 
-    def __init__(self, path: Path, placed: Georeference) -> None:
-        self._bands = TifffileBackend(path, as_bands=True)
+    def __init__(self, path: Path, placed: Georeference, stored: StoredFile | None = None) -> None:
+        self._bands = TifffileBackend(path, stored, as_bands=True)
+        self.stored = self._bands.stored
         self.georeference = placed
         self.no_picture = self._bands.no_picture
         self.levels, self.bounds = self._bands.levels, self._bands.bounds
@@ -86,7 +91,7 @@ class GeoTiffBackend:
             )
         if self._no_data is not None:
             remarks.append(f"pixels without data ({self._no_data:g}) are white")
-        self.remarks = (*self._bands.remarks, *remarks)
+        self.remarks: tuple[str, ...] = (*self._bands.remarks, *remarks)
         self.properties = {
             **self._bands.properties, "vendor": "GeoTIFF", "coordinate_system": placed.crs,
         }  # fmt: skip

@@ -3,19 +3,22 @@
 import hashlib
 import itertools
 import json
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from napari_2dmamba.errors import SlideError, UserError
+from napari_2dmamba.slide.addresses import address_of, slide_path
 from napari_2dmamba.slide.apart import require_survives
 from napari_2dmamba.slide.backend import LARGEST_MPP, SMALLEST_MPP, Backend, Level, require_tile
 from napari_2dmamba.slide.georeference import Georeference
+from napari_2dmamba.slide.geotiff_backend import GeoTiffBackend
 from napari_2dmamba.slide.level import (
     SlideLevel,
     StoredTiles,
@@ -42,7 +45,8 @@ def open_slide(path: str | Path, *, mpp: float | None = None, apart: bool = Fals
     Parameters
     ----------
     path
-        A slide file; for DICOM any one of its files, for MIRAX the ``.mrxs`` file.
+        A slide file, or an address (``https://``, ``http://``, ``s3://``); for DICOM any one of
+        its files, their folder or DICOMDIR, for MIRAX the ``.mrxs`` file.
     mpp
         µm per level-0 pixel, taken instead of what the file states.
     apart
@@ -54,7 +58,7 @@ def open_slide(path: str | Path, *, mpp: float | None = None, apart: bool = Fals
     SlideError
         When the file is missing, damaged or of no known kind, in one sentence.
     """
-    path = Path(path).expanduser()
+    path = slide_path(path).expanduser()
     if mpp is not None and not SMALLEST_MPP <= mpp <= LARGEST_MPP:
         raise SlideError(
             f"{mpp:g} µm/px was given for {path.name}, but a slide lies between "
@@ -92,7 +96,7 @@ class Slide:
     path, name
         The file, and its name without folders.
     backend
-        ``"OpenSlide"`` or ``"tifffile"``.
+        ``"OpenSlide"``, ``"tifffile"``, ``"OME-Zarr"``, ``"wsidicom"``, ``"libCZI"``, ``"Pillow"``.
     dimensions
         ``(width, height)`` of level 0.
     level_dimensions, level_downsamples
@@ -356,7 +360,11 @@ class Slide:
         if self._backend.content_hash is not None:
             digest.update(self._backend.content_hash.encode())
             return digest.hexdigest()[:32]
-        with self.path.open("rb") as file:
+        backend = self._backend
+        open_file: Callable[[], BinaryIO] = lambda: self.path.open("rb")  # noqa: E731
+        if isinstance(backend, TifffileBackend | GeoTiffBackend):  # may lie on the network
+            open_file = backend.stored.open
+        with open_file() as file:
             size = file.seek(0, 2)
             digest.update(str(size).encode())
             last = max(0, size - _SAMPLE_BYTES)
@@ -382,6 +390,8 @@ class Slide:
         failure = failure_within(source, x, y, width, height)
         if failure is not None:
             left, top, reason = failure
+            if address_of(self.path) is not None:
+                raise SlideError(f"{self.name} cannot be read at x {left}, y {top}: {reason}")
             raise SlideError(
                 f"{self.name} is damaged: the tile at x {left}, y {top} cannot be decoded "
                 f"({reason}); copy or export the slide again"

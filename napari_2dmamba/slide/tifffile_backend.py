@@ -1,8 +1,6 @@
 """TIFF slides through tifffile and imagecodecs: each stored tile decoded once, unpainted."""
 
 import contextlib
-import os
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,13 @@ from napari_2dmamba.slide.backend import (
     LARGEST_SIDE,
     Level,
     NotForThisBackend,
-    SlideClosed,
     TileError,
     on_background,
     whole_downsample,
 )
 from napari_2dmamba.slide.jpeg_marks import end_of_jpeg, has_colour_transform, with_more_code
 from napari_2dmamba.slide.level_factors import settle
+from napari_2dmamba.slide.stored_file import LocalFile, StoredFile
 from napari_2dmamba.slide.tiff_layout import (
     JpegTiles,
     PlainLevel,
@@ -92,16 +90,19 @@ class TifffileBackend:
     background: tuple[int, ...] = (255, 255, 255)
     content_hash: str | None = None
 
-    def __init__(self, path: Path, *, as_bands: bool = False) -> None:
+    def __init__(
+        self, path: Path, stored: StoredFile | None = None, *, as_bands: bool = False
+    ) -> None:
         self._path, self._as_bands = path, as_bands
-        self._idle, self._reads, self._closing = threading.Condition(), 0, False
+        self.stored = LocalFile(path) if stored is None else stored
         self._jpeg: dict[int, JpegTiles | None] = {}
         self.no_picture: str | None = None
-        require_whole_chain(path)
+        self._opened = self.stored.open()
         with quiet_tifffile():
             try:
-                self._tiff = tifffile.TiffFile(path, _multifile=False)
-                self._file = path.open("rb")
+                require_whole_chain(path, self._opened)
+                self._opened.seek(0)  # where tifffile begins to count
+                self._tiff = tifffile.TiffFile(self._opened, name=path.name, _multifile=False)
                 self._open(slide_series(self._tiff))
                 self._settle_levels()
             except (NotForThisBackend, SlideError):
@@ -347,7 +348,8 @@ class TifffileBackend:
         for start in plain.starts:
             first = start + top * plain.row_bytes + left * plain.pixel_bytes
             lines = b"".join(
-                self._bytes(first + line * plain.row_bytes, length) for line in range(height)
+                self.stored.read_at(first + line * plain.row_bytes, length)
+                for line in range(height)
             )
             if len(lines) < height * length:
                 raise TileError("the file ends before the tile does")
@@ -385,7 +387,7 @@ class TifffileBackend:
         size = tiles.sizes[index]
         if not size or size > 2 * out.nbytes + _OVERHEAD:
             return None  # never written, or a lie: the careful way decides
-        data = self._bytes(tiles.offsets[index], size)
+        data = self.stored.read_at(tiles.offsets[index], size)
         if len(data) < size:
             raise TileError("the file ends before the tile does")
         if end_of_jpeg(data) is None:
@@ -481,7 +483,7 @@ class TifffileBackend:
             raise TileError(
                 f"a tile claims {size} bytes where {plane.segment_bytes} hold all of it"
             )
-        data = self._bytes(offset, size) if size else None
+        data = self.stored.read_at(offset, size) if size else None
         if data is not None and len(data) < size:
             raise TileError("the file ends before the tile does")
         options = {}
@@ -509,32 +511,13 @@ class TifffileBackend:
         stated = int(keyframe.photometric) == 6 or int(keyframe.compression) == _APERIO_YCBCR
         return stated and self._samples == 3 and not has_colour_transform(data)
 
-    def _bytes(self, offset: int, size: int) -> bytes:
-        """Read from the file; where the system can, several threads at once."""
-        with self._idle:
-            if self._closing:
-                raise SlideClosed("the slide is closed")
-            if not hasattr(os, "pread"):
-                self._file.seek(offset)
-                return self._file.read(size)
-            self._reads += 1
-        try:
-            return os.pread(self._file.fileno(), size, offset)
-        finally:
-            with self._idle:
-                self._reads -= 1
-                if self._closing:
-                    self._idle.notify_all()
-
     def _close_quietly(self) -> None:
-        for name in ("_file", "_tiff"):
+        for name in ("stored", "_tiff", "_opened"):
             with contextlib.suppress(AttributeError):
                 getattr(self, name).close()
 
     def close(self) -> None:
         """See `Backend.close`."""
-        with self._idle:
-            self._closing = True
-            self._idle.wait_for(lambda: self._reads == 0)
-            self._file.close()
-            self._tiff.close()
+        self.stored.close()
+        self._tiff.close()
+        self._opened.close()
