@@ -172,7 +172,10 @@ def _unpacked(path: Path) -> bytes:
     if len(data) > LARGEST_FILE:
         raise GridError(f"{path.name} has more than {LARGEST_FILE:,} bytes; export fewer objects")
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16").encode()
+        try:
+            return data.decode("utf-16").encode()
+        except UnicodeDecodeError as error:
+            raise GridError(f"{path.name} is damaged ({error.reason}); export it again") from error
     return data.removeprefix(b"\xef\xbb\xbf")
 
 
