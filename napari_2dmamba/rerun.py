@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.grid_map import GridMap
-from napari_2dmamba.explain.named_maps import MAPS
+from napari_2dmamba.explain.maps import MAPS
 from napari_2dmamba.explain_slide import explain_run
 from napari_2dmamba.export.record import software
 from napari_2dmamba.export.run_folder import SavedRun, open_run

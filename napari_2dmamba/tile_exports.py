@@ -24,9 +24,9 @@ def write_tile_maps(found: TileMaps, folder: str | Path, slide: Slide) -> list[P
     import pyarrow as pa
     import pyarrow.csv
 
+    from napari_2dmamba.atomic_files import atomic_write
     from napari_2dmamba.export import write_map_tiff
     from napari_2dmamba.export.labels import write_label_geojson
-    from napari_2dmamba.whole_files import written_whole
 
     folder = Path(folder)
     first = found.maps[0]
@@ -39,7 +39,7 @@ def write_tile_maps(found: TileMaps, folder: str | Path, slide: Slide) -> list[P
     }
     columns |= {f"p({name})": found.probabilities[:, k] for k, name in enumerate(found.classes)}
     table = folder / "probabilities.csv"
-    with written_whole(table) as part:
+    with atomic_write(table) as part:
         pyarrow.csv.write_csv(pa.table(columns), part)
     outlines = write_label_geojson(
         found.answers(),

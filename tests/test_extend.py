@@ -9,7 +9,7 @@ import torch
 import yaml
 from npe2 import PluginManifest
 
-from napari_2dmamba.explain import named_maps
+from napari_2dmamba.explain import maps
 from napari_2dmamba.features import Encoder
 from napari_2dmamba.slide.slide import Slide
 from tests.explain.subjects import subject
@@ -44,11 +44,11 @@ def test_an_encoder() -> None:
 
 
 def test_a_map(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(named_maps, "MAPS", dict(named_maps.MAPS))
+    monkeypatch.setattr(maps, "MAPS", dict(maps.MAPS))
     python_of("How far the features")
     of = subject("abmil")
-    asked = named_maps.Asked(of, patch=0)
-    found = named_maps.compute_maps(asked, ["unlikeness"])["unlikeness"]
+    asked = maps.MapRequest(of, patch=0)
+    found = maps.compute_maps(asked, ["unlikeness"])["unlikeness"]
     distance = np.linalg.norm(of.bag.features - of.bag.features.mean(0), axis=1)
     cells = found.cells_of(of.bag.coords, of.bag.cell_size)
     np.testing.assert_allclose(found.values[cells[:, 0], cells[:, 1]], distance, rtol=1e-5)

@@ -59,7 +59,7 @@ class FeatureFacts:
 
 
 @dataclass(frozen=True)
-class Subject:
+class InputFacts:
     """What checkpoints are held against.
 
     Attributes
@@ -86,7 +86,7 @@ class Subject:
         return f"{self.name}, from which features can be extracted"
 
 
-def fits(summary: CheckpointSummary, subject: Subject) -> Fit:
+def fits(summary: CheckpointSummary, subject: InputFacts) -> Fit:
     """Say whether a checkpoint suits a slide and its features, and why not."""
     if summary.problem:
         return Fit(State.UNUSABLE, summary.problem)
@@ -138,7 +138,7 @@ def can_extract(encoder: str, known: Collection[str]) -> bool:
     return encoder in known
 
 
-def _extraction(summary: CheckpointSummary, subject: Subject) -> str:
+def _extraction(summary: CheckpointSummary, subject: InputFacts) -> str:
     wanted = FeatureFacts(None, summary.encoder, summary.patch_size, summary.mpp)
     sentence = f"a run first extracts the features it was trained on ({wanted})"
     coarse = summary.mpp is not None and subject.slide_mpp is not None

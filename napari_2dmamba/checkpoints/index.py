@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from napari_2dmamba import __version__
-from napari_2dmamba.checkpoints.shelf import default_folder
+from napari_2dmamba.atomic_files import atomic_write
+from napari_2dmamba.checkpoints.library import default_folder
 from napari_2dmamba.checkpoints.summary import (
     HUB_PREFIX,
     SUFFIXES,
@@ -19,7 +20,6 @@ from napari_2dmamba.checkpoints.summary import (
 )
 from napari_2dmamba.errors import Cancelled, CheckpointError, UserError
 from napari_2dmamba.settings import ProgressCallback, StopCallback
-from napari_2dmamba.whole_files import written_whole
 
 _MOST_KEPT = 50_000
 _LAYOUT = 1  # of what is kept
@@ -69,7 +69,7 @@ class SummaryCache:
         newest = dict(list(self._known.items())[-_MOST_KEPT:])
         with contextlib.suppress(UserError, RecursionError):
             text = json.dumps({"made_by": self._made_by, "known": newest})
-            with written_whole(self._path) as temporary:
+            with atomic_write(self._path) as temporary:
                 temporary.write_text(text, "utf-8")
             self._changed = False
 
@@ -92,7 +92,7 @@ def index(
     Parameters
     ----------
     sources
-        Absolute paths, or ``hub:owner/name@revision``: see `shelf.source_of`. Of a folder all
+        Absolute paths, or ``hub:owner/name@revision``: see `library.source_of`. Of a folder all
         files below it that `summary.SUFFIXES` names.
     removed
         Locations to leave out.

@@ -60,7 +60,7 @@ def _channels(given: str) -> str | int:
 
 def _explain(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from napari_2dmamba.cohort.display import progress_bar
-    from napari_2dmamba.explain.named_maps import MAPS
+    from napari_2dmamba.explain.maps import MAPS
     from napari_2dmamba.explain_slide import explain_run
     from napari_2dmamba.models import load_checkpoint
     from napari_2dmamba.pipeline import summary_of

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import CohortError
-from napari_2dmamba.whole_files import written_whole
 
 STATUS_FILE = "status.json"
 SUMMARY_FILE = "summary.csv"
@@ -149,7 +149,7 @@ def write_status(status: SlideStatus) -> None:
     }
     # A name that is no text in Unicode comes back from the escapes of JSON as it was
     text = json.dumps(row, indent=1, ensure_ascii=False) + "\n"
-    with written_whole(folder / STATUS_FILE, CohortError) as part:
+    with atomic_write(folder / STATUS_FILE, CohortError) as part:
         part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
@@ -342,7 +342,7 @@ def write_summary(out: Path, rows: Iterable[SlideStatus], *, full_paths: bool = 
         *(f"note: {name}" for name in notes),
     ]
     with (
-        written_whole(out / SUMMARY_FILE, CohortError) as part,
+        atomic_write(out / SUMMARY_FILE, CohortError) as part,
         part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
         table = csv.DictWriter(file, columns)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from napari_2dmamba.cohort.many import extract_cohort
+from napari_2dmamba.cohort.run import extract_cohort
 from napari_2dmamba.cohort.settings import CohortSettings
 from napari_2dmamba.cohort.slides import CohortSlide
 from napari_2dmamba.errors import CohortError

@@ -37,7 +37,7 @@ class Entry:
     label
         The model's label.
     map_name
-        `contender.SCORE`, or a name of `explain.named_maps.MAPS`.
+        `contender.SCORE`, or a name of `explain.maps.MAPS`.
     prediction
         What the model answered; entries of one model share it.
     grid_map

@@ -36,7 +36,7 @@ class Contender:
         How it is run; None for the settings of the whole comparison.
     maps
         Its maps: `SCORE` is the score the model gives each patch (attention, where it has
-        attention), other names are those of `explain.named_maps.MAPS`.
+        attention), other names are those of `explain.maps.MAPS`.
     checkpoint_settings
         What a published checkpoint does not hold, as `load_checkpoint` takes it.
     """
@@ -106,7 +106,7 @@ def check_contenders(contenders: Sequence[Contender]) -> None:
     UserError
         For too few or too many maps, a label that is there twice or empty, an unknown map.
     """
-    from napari_2dmamba.explain.named_maps import MAPS
+    from napari_2dmamba.explain.maps import MAPS
 
     if not contenders:
         raise UserError("no model was chosen; choose two to six, or several maps of one")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.compare.comparison import Comparison
 from napari_2dmamba.compare.figure_colours import Colouring, colourings
 from napari_2dmamba.compare.figure_layout import (
@@ -42,7 +43,6 @@ from napari_2dmamba.export.frame import scale_bar
 from napari_2dmamba.export.raster import MapPainter, Raster, SlidePainter
 from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.settings import setting, validate
-from napari_2dmamba.whole_files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,7 +92,7 @@ class FigureSettings:
 
 
 @dataclass(frozen=True)
-class Panel:
+class FigurePanel:
     """A map with its words."""
 
     title: str
@@ -156,7 +156,7 @@ def write_figure(
         for file in files:
             kind = file.suffix.lower().removeprefix(".")
             undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind, {})
-            with written_whole(file) as part:
+            with atomic_write(file) as part:
                 figure.savefig(part, format=kind, dpi=settings.dpi, metadata=undated)
     return files
 
@@ -187,13 +187,13 @@ class _Drawing:
         self.slide, self.settings = slide, settings
         self.unit = slide.mpp or 1.0
         self.panels = [
-            Panel(
+            FigurePanel(
                 entry.title,
                 entry.grid_map,
                 answer_in_words(entry.prediction) if settings.predictions else "",
             )
             for entry in comparison.entries
-        ] + [Panel(one.name, one, "") for one in more]
+        ] + [FigurePanel(one.name, one, "") for one in more]
         self.zooms = [self._level0(zoom) for zoom in zooms]
         self.region = self._region(comparison.entries[0].grid_map)
         self.colours = colourings(

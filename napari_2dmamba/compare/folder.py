@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.compare.comparison import FRACTIONS, Comparison
 from napari_2dmamba.errors import Cancelled
 from napari_2dmamba.explain.display import DisplaySettings, display_for, percentiles
@@ -27,7 +28,6 @@ from napari_2dmamba.export.picture import write_picture
 from napari_2dmamba.export.record import as_json, write_json
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 from napari_2dmamba.slide.grid import cells_of
-from napari_2dmamba.whole_files import written_whole
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide
@@ -177,7 +177,7 @@ def _predictions(comparison: Comparison) -> list[dict[str, Any]]:
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write rows; what a row lacks, and NaN, is an empty field."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, names, lineterminator="\n")
         table.writeheader()
         for row in rows:
@@ -202,6 +202,6 @@ def _write_patches(comparison: Comparison, path: Path) -> Path:
         columns[entry.title] = entry.scores
         columns[f"{entry.title} (percentile)"] = percentiles(entry.scores)
     table = pa.table({name: pa.array(v, from_pandas=True) for name, v in columns.items()})
-    with written_whole(path) as part:
+    with atomic_write(path) as part:
         pyarrow.csv.write_csv(table, part)
     return path

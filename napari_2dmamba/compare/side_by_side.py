@@ -18,7 +18,7 @@ from napari_2dmamba.compare.contender import (
 )
 from napari_2dmamba.compare.cost import fastest_pass, peak_of_forward
 from napari_2dmamba.errors import Cancelled, GridError, UserError
-from napari_2dmamba.explain.named_maps import MAPS, Asked, compute_maps
+from napari_2dmamba.explain.maps import MAPS, MapRequest, compute_maps
 from napari_2dmamba.explain.outcome import Target, named_target
 from napari_2dmamba.explain.subject import Subject
 from napari_2dmamba.features.bag import FeatureBag
@@ -105,7 +105,7 @@ def compare(
         bag, overlap = laid_out(bag, uses_grid=uses_grid, shared_cells=with_grid.shared_cells)
         grid = grid_of(bag, opened) if len(bag) != len(grid) else grid
         unchecked = (*unchecked, *bag.source.get("remarks", ()), *overlap)
-        query = None if at is None else patch_at(bag, at)
+        query = None if at is None else patch_under(bag, at)
         entries: list[Entry] = []
         for number, (contender, model) in enumerate(zip(contenders, models, strict=True)):
             _stop_if(should_stop)
@@ -124,7 +124,7 @@ def compare(
                 seconds = fastest_pass(inputs, result.prediction.extra["seconds"])
                 if query is None:
                     query = int(np.argmax(result.prediction.attention))
-                asked = Asked(
+                asked = MapRequest(
                     Subject.of(model, bag, options),
                     query,
                     target,
@@ -140,7 +140,7 @@ def compare(
 
 
 def _entries(
-    contender: Contender, result: RunResult, asked: Asked, seconds: float, peak: int | None
+    contender: Contender, result: RunResult, asked: MapRequest, seconds: float, peak: int | None
 ) -> Iterator[Entry]:
     """Make the maps that were asked of one model."""
     for name in contender.maps:
@@ -170,7 +170,7 @@ def _entries(
         )
 
 
-def patch_at(bag: FeatureBag, at: tuple[float, float]) -> int:
+def patch_under(bag: FeatureBag, at: tuple[float, float]) -> int:
     """Return the number of the patch under a level-0 point.
 
     Raises

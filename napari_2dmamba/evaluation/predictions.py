@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import EvaluationError, UserError
 from napari_2dmamba.models.aggregator import Aggregator
 from napari_2dmamba.models.settings import ModelSettings
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 from napari_2dmamba.tasks.bags import LabelledBag
-from napari_2dmamba.whole_files import written_whole
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ def write_predictions(found: Predictions, path: str | os.PathLike[str]) -> Path:
             for k, name in enumerate(found.class_names)
         }
         columns["kind"] = [found.kind] * len(found)
-    with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.evaluation.comparison import Difference
 from napari_2dmamba.evaluation.plots import plots
 from napari_2dmamba.evaluation.predictions import Predictions
 from napari_2dmamba.evaluation.scoring import TITLES, Evaluation
-from napari_2dmamba.whole_files import written_whole
 
 SHOWN = 8
 """Slides shown of the best and of the worst."""
@@ -104,7 +104,7 @@ def write_report(
         f"<style>{_STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
     path = Path(path)
-    with written_whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(page, encoding="utf-8")
     return path
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import EvaluationError
 from napari_2dmamba.evaluation import classification, survival
 from napari_2dmamba.evaluation.bootstrap import Score, bootstrap
@@ -23,7 +24,6 @@ from napari_2dmamba.models.settings import ModelSettings
 from napari_2dmamba.settings import ProgressCallback, StopCallback, validate
 from napari_2dmamba.tasks.bags import TableBags
 from napari_2dmamba.tasks.table import Table
-from napari_2dmamba.whole_files import written_whole
 
 TITLES = {**classification.TITLES, **survival.TITLES}
 """Name for people of each score."""
@@ -350,9 +350,9 @@ def write_evaluation(found: Evaluation, folder: str | os.PathLike[str]) -> list[
     """
     folder = Path(folder)
     written = [write_predictions(found.predictions, folder / "predictions.csv")]
-    with written_whole(folder / "scores.json") as part:
+    with atomic_write(folder / "scores.json") as part:
         part.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
-    with written_whole(folder / "scores.csv") as part:
+    with atomic_write(folder / "scores.csv") as part:
         spread = found.spread()
         lines = ["score,value,low,high,mean over models,sd over models"]
         for name, score in found.scores.items():

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from napari_2dmamba.beside_torchvision import import_beside_torchvision
 from napari_2dmamba.errors import EvaluationError
+from napari_2dmamba.torchvision_compat import import_needing_torchvision
 
 TITLES = {
     "concordance": "Concordance index",
@@ -120,7 +120,7 @@ def time_dependent_auc(
     wanted = np.asarray(at, np.float64)
     if not len(wanted) or not events.any():
         return None
-    auc = import_beside_torchvision("torchsurv.metrics.auc").Auc()
+    auc = import_needing_torchvision("torchsurv.metrics.auc").Auc()
     weights = _weights(times, events, wanted)
     found = auc(*_tensors(risks, events, times), new_time=_tensor(wanted), **weights).numpy()
     return found if np.isfinite(found).all() else None
@@ -141,7 +141,7 @@ def brier(
     values = np.asarray(survival, np.float64)
     if len(wanted) < 2 or not events.any():
         return None
-    score = import_beside_torchvision("torchsurv.metrics.brier_score").BrierScore()
+    score = import_needing_torchvision("torchsurv.metrics.brier_score").BrierScore()
     weights = _weights(times, events, wanted)
     found = score(
         _tensor(values), *_tensors(events, times), new_time=_tensor(wanted), **weights

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from napari_2dmamba.atomic_files import shortened
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.display import display_for
 from napari_2dmamba.explain.grid_map import GridMap
@@ -20,7 +21,6 @@ from napari_2dmamba.export.run_folder import SavedRun, open_run
 from napari_2dmamba.export.tables import write_table
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 from napari_2dmamba.slide import open_slide, write_regions
-from napari_2dmamba.whole_files import shortened
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide

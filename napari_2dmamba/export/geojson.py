@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.explain.display import colour_indices, colour_table
 from napari_2dmamba.export.patches import PatchScores
-from napari_2dmamba.whole_files import written_whole
 
 _NAMESPACE = uuid.UUID("5d0b0c52-64d5-4b0f-9d0c-2d5e1c0f2d2d")
 _WORDS = {
@@ -65,7 +65,7 @@ def write_geojson(
     """
     path = Path(path)
     offset = (bounds[0], bounds[1]) if bounds is not None else (0, 0)
-    with written_whole(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
+    with atomic_write(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
         file.write('{"type":"FeatureCollection","features":[\n')
         first = True
         for feature in _features(scores, offset, slide_id, classification):

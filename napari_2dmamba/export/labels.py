@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.display import colour_indices, colour_table
-from napari_2dmamba.whole_files import written_whole
 
 if TYPE_CHECKING:
     from shapely import Polygon
@@ -64,7 +64,7 @@ def write_label_geojson(
     _check(labels, classes)
     path = Path(path)
     colours = class_colours(classes).tolist()
-    with written_whole(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
+    with atomic_write(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
         file.write('{"type":"FeatureCollection","features":[\n')
         first = True
         for label, polygon in polygons(labels):
@@ -174,7 +174,7 @@ def write_label_tiff(
     while max(labels.shape) >> (levels + 1) >= tile_size:
         levels += 1
     with (
-        written_whole(path) as part,
+        atomic_write(path) as part,
         tifffile.TiffWriter(part, ome=True, bigtiff=labels.size * 2 > 2**31) as writer,
     ):
         for level in range(levels + 1):

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import Cancelled
 from napari_2dmamba.explain.display import DisplaySettings, DisplayTransform
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.export.raster import Box, MapPainter, OverlayPainter, Raster, raster_at
 from napari_2dmamba.settings import ProgressCallback, StopCallback, setting
-from napari_2dmamba.whole_files import written_whole
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide
@@ -260,7 +260,7 @@ def _write(
     bytes_per_pixel = np.dtype(dtype).itemsize * (samples or (1,))[0]
     raw_bytes = bytes_per_pixel * sum(raster.width * raster.height for raster, _ in levels)
     with (
-        written_whole(path) as part,
+        atomic_write(path) as part,
         tifffile.TiffWriter(part, ome=True, bigtiff=raw_bytes > _BIGTIFF_FROM) as writer,
     ):
         for index, (raster, paint) in enumerate(levels):

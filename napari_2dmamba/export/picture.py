@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import Cancelled
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.export.frame import Frame
 from napari_2dmamba.export.raster import OverlayPainter, raster_at
 from napari_2dmamba.settings import ProgressCallback, StopCallback, setting
-from napari_2dmamba.whole_files import written_whole
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide
@@ -131,7 +131,7 @@ def write_picture(
             if on_progress is not None:
                 on_progress(index + 1, total, "Drawing the picture")
 
-    with written_whole(path) as part:
+    with atomic_write(path) as part:
         if settings.bars:
             write_png(part, frame.around(strips()), *frame.size)
         else:

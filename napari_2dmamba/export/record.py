@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from napari_2dmamba import __version__
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.export.finite import refuse_not_finite
@@ -33,7 +34,6 @@ from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.redaction import names_in
 from napari_2dmamba.slide.grid import PatchGrid
 from napari_2dmamba.slide.regions import Regions
-from napari_2dmamba.whole_files import written_whole
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide
@@ -212,7 +212,7 @@ class Explanations:
     channels
         See `explain.provenance.Channels`.
     maps
-        By their names in `explain.named_maps.MAPS`.
+        By their names in `explain.maps.MAPS`.
     queries
         The patches that maps of a patch are about.
     """
@@ -530,7 +530,7 @@ def write_json(data: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
         When the file cannot be written.
     """
     text = json.dumps(as_json(data), indent=2, ensure_ascii=False, allow_nan=False)
-    with written_whole(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes((text + "\n").encode("utf-8", "surrogateescape"))
     return Path(path)
 

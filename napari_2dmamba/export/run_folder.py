@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import ExportError, GridError
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
@@ -40,7 +41,6 @@ from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.slide.grid import PatchGrid
 from napari_2dmamba.slide.region_files import read_regions, write_regions
 from napari_2dmamba.slide.regions import Regions
-from napari_2dmamba.whole_files import written_whole
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide
@@ -255,16 +255,16 @@ def save_run(
         maps=maps,
     )
     with contextlib.ExitStack() as files:  # left from last to first: the record comes last
-        record_part = files.enter_context(written_whole(folder / RECORD_FILE))
-        table_part = files.enter_context(written_whole(folder / _TABLE_FILE))
-        arrays_part = files.enter_context(written_whole(folder / _ARRAYS_FILE))
+        record_part = files.enter_context(atomic_write(folder / RECORD_FILE))
+        table_part = files.enter_context(atomic_write(folder / _TABLE_FILE))
+        arrays_part = files.enter_context(atomic_write(folder / _ARRAYS_FILE))
         write_table(scores, table_part)
         # bytes first: safetensors' own writer hides the reason when a disk is full
         whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         arrays_part.write_bytes(safetensors.numpy.save(whole))
         checksums = {_ARRAYS_FILE: file_hash(arrays_part), _TABLE_FILE: file_hash(table_part)}
         if regions:
-            regions_part = files.enter_context(written_whole(folder / REGIONS_FILE))
+            regions_part = files.enter_context(atomic_write(folder / REGIONS_FILE))
             write_regions(regions, regions_part)
             checksums[REGIONS_FILE] = file_hash(regions_part)
         contents = {

@@ -17,10 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from napari_2dmamba.atomic_files import shortened
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.export.record import RunRecord, read_record
 from napari_2dmamba.export.run_folder import RECORD_FILE, RUN_FILES, change_record
-from napari_2dmamba.whole_files import shortened
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.export.patches import PatchScores
-from napari_2dmamba.whole_files import written_whole
 
 
 def write_table(scores: PatchScores, path: str | os.PathLike[str]) -> Path:
@@ -31,7 +31,7 @@ def write_table(scores: PatchScores, path: str | os.PathLike[str]) -> Path:
     }
     columns["rank"] = columns["rank"].cast(pa.int64())
     table = pa.table(columns)
-    with written_whole(path) as part:
+    with atomic_write(path) as part:
         if path.suffix.lower() == ".csv":
             pyarrow.csv.write_csv(table, part)
         else:

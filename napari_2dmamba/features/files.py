@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_2dmamba import __version__
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import FeatureError
 from napari_2dmamba.features import parquet
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.features.file_facts import OWN_ATTRIBUTE, FileFacts, facts_of
 from napari_2dmamba.features.hdf5 import read_hdf5
-from napari_2dmamba.whole_files import written_whole
 
 FEATURE_SUFFIXES = (".h5", ".hdf5", ".pt", ".pth", parquet.SUFFIX)
 """How the names of feature files end, in the order in which a folder is searched for them."""
@@ -82,7 +82,7 @@ def write_features(bag: FeatureBag, path: str | Path) -> Path:
         "source": bag.source,
     }
     if suffix == parquet.SUFFIX:
-        with written_whole(path, FeatureError) as temporary:
+        with atomic_write(path, FeatureError) as temporary:
             parquet.write_table(
                 temporary, bag.features, bag.coords, {OWN_ATTRIBUTE: json.dumps(known)}
             )
@@ -99,7 +99,7 @@ def write_features(bag: FeatureBag, path: str | Path) -> Path:
             coords.attrs["target_magnification"] = 10 / bag.mpp
         if bag.slide_mpp is not None:
             coords.attrs["level0_magnification"] = 10 / bag.slide_mpp
-    with written_whole(path, FeatureError) as temporary:
+    with atomic_write(path, FeatureError) as temporary:
         temporary.write_bytes(whole.getbuffer())
     return path
 

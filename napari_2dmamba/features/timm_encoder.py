@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from napari_2dmamba.beside_torchvision import import_beside_torchvision
 from napari_2dmamba.errors import FeatureError
 from napari_2dmamba.features.encoder_catalog import CATALOG
 from napari_2dmamba.features.model_encoder import ModelEncoder
@@ -23,6 +22,7 @@ from napari_2dmamba.features.weights import (
     missing_extra,
     read_weights,
 )
+from napari_2dmamba.torchvision_compat import import_needing_torchvision
 from napari_2dmamba.vision.backbone import VisionMamba
 from napari_2dmamba.vision.weights import backbone_names, read_state
 
@@ -247,7 +247,7 @@ def require_timm() -> Any:
         When timm, or the torchvision it imports, is absent or too far from the installed torch.
     """
     try:
-        timm = import_beside_torchvision("timm")
+        timm = import_needing_torchvision("timm")
         importlib.import_module("napari_2dmamba.vision.timm_models")  # registers them
         return timm
     except ImportError as error:

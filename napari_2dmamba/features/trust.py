@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import FeatureError, UntrustedEncoderError
-from napari_2dmamba.whole_files import written_whole
 
 PROGRAM_SUFFIX = ".ts"
 """Of encoder files that are programs."""
@@ -50,7 +50,7 @@ def trust(path: str | Path) -> None:
         "name": path.name,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    with written_whole(consent_file(), FeatureError) as part:
+    with atomic_write(consent_file(), FeatureError) as part:
         part.write_text(json.dumps({"format": 1, "trusted": given}, indent=1), encoding="utf-8")
 
 

@@ -20,7 +20,7 @@ from napari_2dmamba.models.finite import check_output
 from napari_2dmamba.models.fit import misfit, not_compared
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.models.prediction import SlidePrediction
-from napari_2dmamba.models.settings import ModelSettings, choose_device
+from napari_2dmamba.models.settings import ModelSettings, device_and_reason
 from napari_2dmamba.scan import backend_for
 from napari_2dmamba.settings import ProgressCallback, StopCallback, validate
 from napari_2dmamba.slide.grid import cells_of, check_cells
@@ -172,7 +172,7 @@ class Aggregator:
             )
         cells, canvas = self.place(bag, settings)
         options = self._options(settings)
-        device, reason = choose_device(settings)
+        device, reason = device_and_reason(settings)
         self._check_memory(len(bag), canvas, device)
         record: dict[str, Any] = {**options, "unchecked": list(unchecked)}
         if self.model.uses_grid:

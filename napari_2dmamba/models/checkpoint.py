@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import CheckpointError
 from napari_2dmamba.inert.limits import clipped
 from napari_2dmamba.models import published
@@ -26,7 +27,6 @@ from napari_2dmamba.models.header import (
 )
 from napari_2dmamba.models.registry import architecture
 from napari_2dmamba.models.wrapped import is_no_part
-from napari_2dmamba.whole_files import written_whole
 
 
 def build_model(header: CheckpointHeader) -> Architecture:
@@ -68,7 +68,7 @@ def save_checkpoint(aggregator: Aggregator, path: str | os.PathLike[str]) -> Non
     }
     # As bytes first: the library's own writer hides the reason when a disk is full
     whole = save(tensors, metadata={METADATA_KEY: header.to_json()})
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(whole)
 
 

@@ -38,7 +38,7 @@ class ModelSettings:
     )
 
 
-def choose_device(settings: ModelSettings) -> tuple[str, str]:
+def device_and_reason(settings: ModelSettings) -> tuple[str, str]:
     """Return the device to run on, such as ``"cuda:0"`` or ``"cpu"``, and why in a sentence.
 
     Raises

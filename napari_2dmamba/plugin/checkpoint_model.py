@@ -10,7 +10,7 @@ from qtpy.QtCore import QAbstractTableModel, QModelIndex, QObject, Qt, Signal
 
 from napari_2dmamba.checkpoints.columns import COLUMNS, Row
 from napari_2dmamba.checkpoints.index import SummaryCache, default_cache, index
-from napari_2dmamba.checkpoints.shelf import Shelf, source_of
+from napari_2dmamba.checkpoints.library import CheckpointLibrary, source_of
 from napari_2dmamba.checkpoints.summary import CheckpointSummary
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.plugin.jobs import LatestJob
@@ -31,7 +31,7 @@ class CheckpointModel(QAbstractTableModel):
 
     Parameters
     ----------
-    shelf
+    library
         The list; that of this user by default.
 
     Signals
@@ -49,9 +49,11 @@ class CheckpointModel(QAbstractTableModel):
     told = Signal(str)
     _found = Signal(object)
 
-    def __init__(self, shelf: Shelf | None = None, parent: QObject | None = None) -> None:
+    def __init__(
+        self, library: CheckpointLibrary | None = None, parent: QObject | None = None
+    ) -> None:
         super().__init__(parent)
-        self.shelf = Shelf() if shelf is None else shelf
+        self.library = CheckpointLibrary() if library is None else library
         self._rows: list[Row] = []
         self._places: dict[str, int] = {}
         self._pass = 0
@@ -62,7 +64,9 @@ class CheckpointModel(QAbstractTableModel):
         self._reading.failed.connect(self.told)
         self._reading.finished.connect(self.settled)
         self._found.connect(self._take)
-        self._put(CheckpointSummary(demo) for demo in self._demos if demo not in self.shelf.removed)
+        self._put(
+            CheckpointSummary(demo) for demo in self._demos if demo not in self.library.removed
+        )
         self.refresh()
 
     # -- what views ask -------------------------------------------------------------------
@@ -131,7 +135,7 @@ class CheckpointModel(QAbstractTableModel):
         if source in self._places:
             return source
         try:
-            self.shelf.add(source)
+            self.library.add(source)
         except UserError as error:
             self.told.emit(str(error))
         if Path(source).is_file():
@@ -141,20 +145,20 @@ class CheckpointModel(QAbstractTableModel):
 
     def remove(self, locations: Iterable[str]) -> None:
         """Take checkpoints off the list; their files stay."""
-        self._change(partial(self.shelf.remove, *locations))
+        self._change(partial(self.library.remove, *locations))
 
     def remove_source(self, source: str) -> None:
         """Stop looking into a folder or a repository."""
-        self._change(lambda: self.shelf.remove_source(source))
+        self._change(lambda: self.library.remove_source(source))
 
     def restore(self) -> None:
         """Put back what was taken off one by one."""
-        self._change(self.shelf.restore)
+        self._change(self.library.restore)
 
     def set_note(self, location: str, note: str) -> None:
         """Keep the user's note on a checkpoint."""
         try:
-            self.shelf.set_note(location, note)
+            self.library.set_note(location, note)
         except UserError as error:
             self.told.emit(str(error))
             return
@@ -165,7 +169,7 @@ class CheckpointModel(QAbstractTableModel):
     def refresh(self) -> None:
         """Read all headers again that may have changed."""
         self._pass += 1
-        this_pass, sources, removed = self._pass, self.shelf.sources, self.shelf.removed
+        this_pass, sources, removed = self._pass, self.library.sources, self.library.removed
 
         def task(progress: ProgressCallback, stop: StopCallback) -> tuple[int, set[str]]:
             seen: set[str] = set()
@@ -199,14 +203,14 @@ class CheckpointModel(QAbstractTableModel):
         except UserError as error:
             self.told.emit(str(error))
             return
-        gone = self.shelf.removed
+        gone = self.library.removed
         self._keep(lambda location: location not in gone)
         self.refresh()
 
     def _take(self, found: tuple[int, list[CheckpointSummary]]) -> None:
         this_pass, summaries = found
         if this_pass == self._pass:
-            removed = self.shelf.removed
+            removed = self.library.removed
             self._put(one for one in summaries if one.location not in removed)
 
     def _drop_what_is_gone(self, seen: tuple[int, set[str]]) -> None:
@@ -219,7 +223,7 @@ class CheckpointModel(QAbstractTableModel):
         new: dict[str, Row] = {}
         last = self.columnCount() - 1
         for summary in summaries:
-            row = Row(summary, note=self.shelf.note(summary.location))
+            row = Row(summary, note=self.library.note(summary.location))
             place = self._places.get(summary.location)
             if place is None:
                 new[summary.location] = row

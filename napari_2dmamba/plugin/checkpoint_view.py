@@ -7,7 +7,7 @@ from qtpy.QtCore import QModelIndex, QObject, QSortFilterProxyModel, Qt
 from qtpy.QtGui import QBrush, QColor, QIcon, QPainter, QPixmap
 
 from napari_2dmamba.checkpoints.columns import COLUMNS, Row, matches, sort_key
-from napari_2dmamba.checkpoints.fit import Fit, State, Subject, fits
+from napari_2dmamba.checkpoints.fit import Fit, InputFacts, State, fits
 from napari_2dmamba.plugin.checkpoint_model import ROW, CheckpointModel
 
 _COLOURS = {
@@ -40,7 +40,7 @@ class CheckpointView(QSortFilterProxyModel):
     def __init__(self, checkpoints: CheckpointModel, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.checkpoints = checkpoints
-        self._subject: Subject | None = None
+        self._subject: InputFacts | None = None
         self._words, self._shown = "", Shown.ALL
         self._fits: dict[str, Fit] = {}
         self._keys: dict[tuple[int, str], Any] = {}
@@ -50,11 +50,11 @@ class CheckpointView(QSortFilterProxyModel):
         self.sort(0)
 
     @property
-    def subject(self) -> Subject | None:
+    def subject(self) -> InputFacts | None:
         """What checkpoints are held against."""
         return self._subject
 
-    def hold_against(self, subject: Subject | None) -> None:
+    def hold_against(self, subject: InputFacts | None) -> None:
         """Say of each checkpoint whether it suits a slide and its features."""
         if subject == self._subject:
             return

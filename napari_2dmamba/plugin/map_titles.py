@@ -1,7 +1,7 @@
 """The maps that can be asked for: what they are called, and how they are shown at first."""
 
 from napari_2dmamba.explain.display import PATCH_DISPLAY, DisplaySettings
-from napari_2dmamba.explain.named_maps import MAPS
+from napari_2dmamba.explain.maps import MAPS
 from napari_2dmamba.explain.receptive_field import FIGURE_DISPLAY
 
 OF_PATCH = {

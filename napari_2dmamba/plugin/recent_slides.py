@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from napari_2dmamba.whole_files import written_whole
+from napari_2dmamba.atomic_files import atomic_write
 
 MOST = 15
 """Slides that are remembered."""
@@ -60,6 +60,6 @@ def forget(path: Path) -> None:
 
 
 def _write(paths: list[Path]) -> None:
-    with written_whole(recent_file()) as part:
+    with atomic_write(recent_file()) as part:
         part.write_text(json.dumps([str(one) for one in paths], indent=1), encoding="utf-8")
         part.chmod(0o600)  # names of slides may be names of patients

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import GridError
 from napari_2dmamba.slide.regions import CHECKED_CORNERS, Region, Regions, Role
-from napari_2dmamba.whole_files import written_whole
 
 LARGEST_FILE = 2 * 2**30
 """Bytes of GeoJSON, unpacked; a million objects of 30 corners have some 600 MB."""
@@ -100,7 +100,7 @@ def write_regions(
         When the file cannot be written.
     """
     features = regions_to_geojson(regions, offset=offset)["features"]
-    with written_whole(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
+    with atomic_write(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
         file.write('{"type":"FeatureCollection","features":[\n')
         for number, feature in enumerate(features):
             text = json.dumps(feature, ensure_ascii=False, separators=(",", ":"))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import TaskError
 from napari_2dmamba.settings import validate
 from napari_2dmamba.tasks.settings import SplitSettings
@@ -21,7 +22,6 @@ from napari_2dmamba.tasks.table import (
     read_csv,
     slide_name,
 )
-from napari_2dmamba.whole_files import written_whole
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def write_split(split: Split, path: str | os.PathLike[str]) -> Path:
                 rows[name][column] = part
     path = Path(path)
     with (
-        written_whole(path) as part_file,
+        atomic_write(path) as part_file,
         part_file.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.DictWriter(file, ["slide", *columns], restval="")

@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import CheckpointError, FeatureError
 from napari_2dmamba.features.encoder import choose_device
 from napari_2dmamba.features.model_encoder import ModelEncoder
 from napari_2dmamba.features.timm_encoder import create, read_config
 from napari_2dmamba.features.transform import Transform
 from napari_2dmamba.features.weights import fit_weights
-from napari_2dmamba.whole_files import written_whole
 
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 
@@ -85,9 +85,9 @@ class TileClassifier:
             "training": self.training,
         }
         state = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
-        with written_whole(folder / _WEIGHTS, CheckpointError) as part:
+        with atomic_write(folder / _WEIGHTS, CheckpointError) as part:
             save_file(state, part, metadata={"format": "pt"})
-        with written_whole(folder / _CONFIG, CheckpointError) as part:
+        with atomic_write(folder / _CONFIG, CheckpointError) as part:
             part.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
         return folder
 

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import Cancelled, CheckpointError, FeatureError
 from napari_2dmamba.features.encoder import choose_device
 from napari_2dmamba.features.timm_encoder import create, load_network
@@ -22,7 +23,6 @@ from napari_2dmamba.tiles.classifier import TileClassifier
 from napari_2dmamba.tiles.evaluation import evaluate
 from napari_2dmamba.tiles.folder import TileFolder
 from napari_2dmamba.tiles.settings import TileTraining
-from napari_2dmamba.whole_files import written_whole
 
 _STATE, _LOG = "training-state.pt", "training.csv"
 
@@ -212,10 +212,10 @@ class _Run:
             "record": self.record, "epoch": epoch, "best": self.best, "log": self.log,
             "network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(),
         }  # fmt: skip
-        with written_whole(self.out / _STATE, CheckpointError) as part:
+        with atomic_write(self.out / _STATE, CheckpointError) as part:
             torch.save(state, part)
         with (
-            written_whole(self.out / _LOG, CheckpointError) as part,
+            atomic_write(self.out / _LOG, CheckpointError) as part,
             part.open("w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.DictWriter(file, self.log[0].keys())

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from napari_2dmamba.beside_torchvision import import_beside_torchvision
 from napari_2dmamba.errors import Cancelled, TrainingError
 from napari_2dmamba.evaluation.predictions import named
 from napari_2dmamba.models.aggregator import Aggregator
-from napari_2dmamba.models.settings import ModelSettings, choose_device
+from napari_2dmamba.models.settings import ModelSettings, device_and_reason
 from napari_2dmamba.settings import ProgressCallback, StopCallback, validate
 from napari_2dmamba.tasks.bags import LabelledBag, prefetched
+from napari_2dmamba.torchvision_compat import import_needing_torchvision
 from napari_2dmamba.training import losses, state
 from napari_2dmamba.training.determinism import determinism
 from napari_2dmamba.training.model import class_weights_of
@@ -213,7 +213,7 @@ class _Fitting:
         self.aggregator, self.model = aggregator, aggregator.model
         self.training, self.validation, self.settings = training, validation, settings
         self.survival = aggregator.header.task == "survival"
-        self.device, _ = choose_device(ModelSettings(device=settings.device))
+        self.device, _ = device_and_reason(ModelSettings(device=settings.device))
         self.run = ModelSettings(device=settings.device)
         self.history: list[Epoch] = []
         self.best: Epoch | None = None
@@ -226,7 +226,7 @@ class _Fitting:
 
     def set_up(self) -> None:
         """Put model and optimiser on the device, in the precision asked for."""
-        fabric_module = import_beside_torchvision("lightning_fabric")
+        fabric_module = import_needing_torchvision("lightning_fabric")
         s = self.settings
         self.fabric: Any = fabric_module.Fabric(
             accelerator="cpu" if self.device == "cpu" else "cuda",

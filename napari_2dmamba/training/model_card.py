@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.evaluation.scoring import TITLES, Evaluation
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.tasks.table import Table
-from napari_2dmamba.whole_files import written_whole
 
 NOT_TESTED = (
     "Slides of other scanners, laboratories, stains and tissues than those of the table; features "
@@ -76,6 +76,6 @@ def write_model_card(
             if score.value is not None
         ]
         lines += ["", *(f"- {remark}" for remark in evaluation.remarks)]
-    with written_whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     return path

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from napari_2dmamba import __version__
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import TrainingError
 from napari_2dmamba.evaluation.comparison import Difference, compare_models
 from napari_2dmamba.evaluation.predictions import (
@@ -52,7 +53,6 @@ from napari_2dmamba.training.model import new_aggregator
 from napari_2dmamba.training.model_card import write_model_card
 from napari_2dmamba.training.presets import Preset, preset
 from napari_2dmamba.training.state import fingerprint
-from napari_2dmamba.whole_files import written_whole
 
 RECORD, MODEL, STATE = "training.json", "model.safetensors", "state.pt"
 
@@ -284,7 +284,7 @@ def _claim(out: Path, plan: _Plan) -> None:
                 f"{out} holds a training with other {', '.join(differing)}; choose another "
                 "folder, or delete that one"
             )
-    with written_whole(out / RECORD, TrainingError) as part:
+    with atomic_write(out / RECORD, TrainingError) as part:
         told = {**record, "version": __version__}
         part.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     write_split(plan.split, out / "split.csv")
@@ -390,7 +390,7 @@ def _fitted(
     )
     names = [field.name for field in dataclasses.fields(Epoch)]
     with (
-        written_whole(folder / "history.csv") as part,
+        atomic_write(folder / "history.csv") as part,
         part.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.DictWriter(file, names)

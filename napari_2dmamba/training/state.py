@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import TrainingError
-from napari_2dmamba.whole_files import written_whole
 
 VERSION = 1
 
@@ -57,7 +57,7 @@ def write(path: Path, saved: Saved) -> None:
         When the file system refuses.
     """
     values = {field.name: getattr(saved, field.name) for field in fields(Saved)}
-    with written_whole(path, TrainingError) as part:
+    with atomic_write(path, TrainingError) as part:
         torch.save({"version": VERSION, **values}, part)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.vision.pixel_field import PixelField
-from napari_2dmamba.whole_files import written_whole
 
 
 def write_field_figure(
@@ -74,6 +74,6 @@ def write_field_figure(
         )
         bar.ax.tick_params(labelsize=7)
     path = Path(path)
-    with written_whole(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part, dpi=dpi, bbox_inches="tight")
     return path

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import Cancelled, CheckpointError, FeatureError
 from napari_2dmamba.settings import ProgressCallback, StopCallback, validate
 from napari_2dmamba.vision.backbone import VisionMamba
@@ -20,7 +21,6 @@ from napari_2dmamba.vision.segmentation import normaliser
 from napari_2dmamba.vision.segmenter_file import TrainedSegmenter
 from napari_2dmamba.vision.upernet import Segmenter
 from napari_2dmamba.vision.weights import load_backbone
-from napari_2dmamba.whole_files import written_whole
 
 _AUXILIARY = 0.4
 
@@ -111,7 +111,7 @@ def fit_segmenter(
     out = Path(out)
     made.save(out)
     with (
-        written_whole(out.with_suffix(".csv"), CheckpointError) as part,
+        atomic_write(out.with_suffix(".csv"), CheckpointError) as part,
         part.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file)

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import Cancelled, CheckpointError, FeatureError
 from napari_2dmamba.settings import ProgressCallback, StopCallback, setting, validate
 from napari_2dmamba.vision.region import Picture, Place
-from napari_2dmamba.whole_files import written_whole
 
 _LABELS, _CERTAINTY, _STATE = "labels.npy", "certainty.npy", "segmentation.json"
 
@@ -202,7 +202,7 @@ class _Store:
             for mapped in (self.labels, self.certainty):
                 if isinstance(mapped, np.memmap):
                     mapped.flush()
-            with written_whole(self._folder / _STATE, CheckpointError) as part:
+            with atomic_write(self._folder / _STATE, CheckpointError) as part:
                 part.write_text(json.dumps(self._record | {"done": self.done}))
 
     def _kept(self) -> list[int] | None:

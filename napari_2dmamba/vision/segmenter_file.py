@@ -9,10 +9,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import CheckpointError
 from napari_2dmamba.vision.cross_scan import SCANS, Scan
 from napari_2dmamba.vision.upernet import Segmenter, load_segmenter
-from napari_2dmamba.whole_files import written_whole
 
 _KIND = "napari-2dmamba segmenter"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -57,7 +57,7 @@ class TrainedSegmenter:
             "mean": self.mean, "std": self.std, "mpp": self.mpp, "training": self.training,
         }  # fmt: skip
         state = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
-        with written_whole(path, CheckpointError) as part:
+        with atomic_write(path, CheckpointError) as part:
             save_file(state, part, metadata={"format": "pt", "segmenter": json.dumps(told)})
         return path
 

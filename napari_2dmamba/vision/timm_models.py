@@ -10,10 +10,10 @@ publish the weights, not timm and not this package: ``pretrained=True`` finds no
 
 from typing import Any
 
-from napari_2dmamba.beside_torchvision import import_beside_torchvision
+from napari_2dmamba.torchvision_compat import import_needing_torchvision
 from napari_2dmamba.vision.backbone import VisionMamba
 
-import_beside_torchvision("timm")
+import_needing_torchvision("timm")
 from timm.models import (  # noqa: E402
     build_model_with_cfg,
     generate_default_cfgs,

@@ -11,7 +11,7 @@ from torch.nn import functional
 from napari_2dmamba.errors import CheckpointError
 from napari_2dmamba.vision.backbone import Norm2d, VisionMamba
 from napari_2dmamba.vision.cross_scan import Scan
-from napari_2dmamba.vision.weights import fit, read_state, sizes_of
+from napari_2dmamba.vision.weights import load_whole, read_state, sizes_of
 
 _POOLS = (1, 2, 3, 6)
 
@@ -151,5 +151,5 @@ def load_segmenter(path: str | Path, scan: Scan) -> Segmenter:
     classes, channels = state["decode_head.conv_seg.weight"].shape[:2]
     auxiliary = state.get("auxiliary_head.conv_seg.weight")
     network = Segmenter(backbone, classes, channels, 0 if auxiliary is None else auxiliary.shape[1])
-    fit(network, state, path.name)
+    load_whole(network, state, path.name)
     return network.eval()

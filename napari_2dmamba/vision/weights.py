@@ -99,7 +99,7 @@ def load_backbone(
     state = backbone_names(read_state(path, part=part, scan=scan))
     name = Path(path).name
     network = VisionMamba(scan=scan, **(sizes_of(state, name) | arguments))
-    fit(network, state, name)
+    load_whole(network, state, name)
     return network
 
 
@@ -111,7 +111,7 @@ def backbone_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return state
 
 
-def fit(network: nn.Module, state: dict[str, torch.Tensor], name: str) -> None:
+def load_whole(network: nn.Module, state: dict[str, torch.Tensor], name: str) -> None:
     """Load a state into a network, all of it.
 
     Raises

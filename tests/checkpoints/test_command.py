@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_2dmamba.checkpoints.shelf import FOLDER_VARIABLE, Shelf
+from napari_2dmamba.checkpoints.library import FOLDER_VARIABLE, CheckpointLibrary
 from napari_2dmamba.cli import main
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.features.files import write_features
@@ -13,9 +13,9 @@ from tests.checkpoints.material import BAD, GOOD, mixed_folder, own
 
 
 @pytest.fixture(autouse=True)
-def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shelf:
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CheckpointLibrary:
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "list"))
-    return Shelf()
+    return CheckpointLibrary()
 
 
 def listed(capsys: pytest.CaptureFixture, *arguments: object, exit_code: int = 0) -> list[dict]:
@@ -23,14 +23,14 @@ def listed(capsys: pytest.CaptureFixture, *arguments: object, exit_code: int = 0
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_without_names_it_is_the_list_of_the_widget(tmp_path, capsys, shelf) -> None:
+def test_without_names_it_is_the_list_of_the_widget(tmp_path, capsys, library) -> None:
     path = own(tmp_path / "models" / "a.safetensors")
-    shelf.add(path.parent)
-    shelf.set_note(str(path), "the good one")
+    library.add(path.parent)
+    library.set_note(str(path), "the good one")
     rows = listed(capsys)
     assert {row["location"] for row in rows} == {str(path), *map(str, demo_checkpoints())}
     assert [row["note"] for row in rows if row["location"] == str(path)] == ["the good one"]
-    shelf.remove(str(path))
+    library.remove(str(path))
     assert len(listed(capsys)) == len(demo_checkpoints())
 
 

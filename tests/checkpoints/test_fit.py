@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from napari_2dmamba.checkpoints.fit import FeatureFacts, State, Subject, can_extract, fits
+from napari_2dmamba.checkpoints.fit import FeatureFacts, InputFacts, State, can_extract, fits
 from napari_2dmamba.checkpoints.summary import CheckpointSummary
 from napari_2dmamba.errors import CheckpointError
 from napari_2dmamba.features.bag import FeatureBag
@@ -18,7 +18,7 @@ SAME = FeatureFacts(1024, "uni", 256, 0.5)
 
 
 def against(features: FeatureFacts | None, encoders: tuple[str, ...] = (), **model):
-    subject = Subject("a.svs", features, encoders, 0.25)
+    subject = InputFacts("a.svs", features, encoders, 0.25)
     return fits(dataclasses.replace(MODEL, **model), subject)
 
 
@@ -49,7 +49,9 @@ def test_other_features_do_not_and_the_reason_is_that_of_the_run(change: dict, s
     bag = FeatureBag(np.zeros((1, size), np.float32), np.zeros((1, 2), np.int64), 256, **told)
     with pytest.raises(CheckpointError) as refused:
         model.check_fits(bag)
-    expected = fits(dataclasses.replace(MODEL, feature_size=6), Subject("b", FeatureFacts.of(bag)))
+    expected = fits(
+        dataclasses.replace(MODEL, feature_size=6), InputFacts("b", FeatureFacts.of(bag))
+    )
     assert expected.sentence == str(refused.value)
 
 

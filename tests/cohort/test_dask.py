@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from napari_2dmamba.cohort import CohortSettings, CohortSummary, extract_cohort, read_cohort
-from napari_2dmamba.cohort.crew import _as_task
+from napari_2dmamba.cohort.executors import _as_task
+from napari_2dmamba.cohort.slide_task import CohortPlan, SlideTask
 from napari_2dmamba.cohort.slides import CohortSlide
 from napari_2dmamba.cohort.status import SlideStatus
-from napari_2dmamba.cohort.work import Job, Work
 from napari_2dmamba.features import extract_features, read_features
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.pipeline import prepare_grid
@@ -165,7 +165,9 @@ def test_a_worker_that_does_not_see_the_folder_says_so(
     from distributed import Client
 
     out = tmp_path / "mounted nowhere"
-    job = Job(Work(SLOWLY, str(out), "1"), CohortSlide(scans / "a.tif"), alone=True, attempt=1)
+    job = SlideTask(
+        CohortPlan(SLOWLY, str(out), "1"), CohortSlide(scans / "a.tif"), alone=True, attempt=1
+    )
     with Client(cluster) as client:
         row = client.submit(_as_task, job, 0, str(out / ".at-work-1")).result().row
     assert row.state == "failed"

@@ -5,7 +5,7 @@ import pytest
 
 from napari_2dmamba.cli import main
 from napari_2dmamba.cli.exit_codes import FAILED, OK
-from napari_2dmamba.explain.named_maps import MAPS
+from napari_2dmamba.explain.maps import MAPS
 from napari_2dmamba.sample import demo_rivals, sample_slide
 from tests.tiny import write_checkpoint, write_slide
 

@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from napari_2dmamba.beside_torchvision import import_beside_torchvision
 from napari_2dmamba.errors import EvaluationError
 from napari_2dmamba.evaluation.classification import (
     auprc,
@@ -15,6 +14,7 @@ from napari_2dmamba.evaluation.classification import (
     confusion,
     ranking_auroc,
 )
+from napari_2dmamba.torchvision_compat import import_needing_torchvision
 from tests.material import shared
 
 
@@ -40,7 +40,7 @@ def test_published_numbers(sub: int) -> None:
 @pytest.mark.parametrize("classes", [2, 4])
 def test_scores_are_those_of_scikit_learn_and_torchmetrics(classes: int) -> None:
     """The latter in float32, as it computes, so to six digits."""
-    functional = import_beside_torchvision("torchmetrics.functional.classification")
+    functional = import_needing_torchvision("torchmetrics.functional.classification")
     rng = np.random.default_rng(classes)
     values, labels = rng.dirichlet(np.ones(classes), 90), rng.integers(0, classes, 90)
     p, y = torch.from_numpy(values), torch.from_numpy(labels)

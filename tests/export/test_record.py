@@ -302,7 +302,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from napari_2dmamba.errors import ExportError
-from napari_2dmamba.whole_files import written_whole
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.export.geojson import write_geojson
 from napari_2dmamba.export.patches import PatchScores
 from napari_2dmamba.export.picture import write_png
@@ -316,7 +316,7 @@ noise = rng.integers(0, 256, (200, 200, 3), dtype=np.uint8)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))  # as a disk that fills up midway
 
 def png(path):
-    with written_whole(path) as part:
+    with atomic_write(path) as part:
         write_png(part, [noise], 200, 200)
 
 folder = Path(sys.argv[1])

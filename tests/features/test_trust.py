@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from napari_2dmamba.checkpoints.fit import State, Subject, fits
+from napari_2dmamba.checkpoints.fit import InputFacts, State, fits
 from napari_2dmamba.checkpoints.summary import summarise
 from napari_2dmamba.cli.main import main
 from napari_2dmamba.errors import CheckpointError, FeatureError, UntrustedEncoderError
@@ -119,7 +119,7 @@ def test_a_header_chooses_no_encoder_of_others(name: str, tmp_path: Path) -> Non
     assert load_checkpoint(path).header.encoder == name
     if name.strip():
         assert name.strip()[-6:].replace("\\", "\\\\") in not_taken(name)
-    fit = fits(summarise(path), Subject("s", encoders=("stain-texture-v1",)))
+    fit = fits(summarise(path), InputFacts("s", encoders=("stain-texture-v1",)))
     assert fit.state is not State.EXTRACT
 
 

@@ -12,7 +12,7 @@ from napari_2dmamba.errors import (
     GridError,
 )
 from napari_2dmamba.features.bag import FeatureBag
-from napari_2dmamba.models import ModelSettings, choose_device, load_checkpoint
+from napari_2dmamba.models import ModelSettings, device_and_reason, load_checkpoint
 from napari_2dmamba.scan import backend_for, use_backend
 from tests.models.golden_cases import HERE, case
 from tests.models.test_checkpoint import CLASSES, small
@@ -47,7 +47,7 @@ def test_prediction_of_a_published_model() -> None:
     assert prediction.attention.sum() + prediction.background_mass == pytest.approx(1, abs=1e-5)
     assert prediction.class_names == ("a", "b", "c")
     assert prediction.task == "classification"
-    assert prediction.device == choose_device(ModelSettings())[0]
+    assert prediction.device == device_and_reason(ModelSettings())[0]
     assert prediction.backend == backend_for(torch.zeros(1)).name
     with use_backend("definition"):
         assert aggregator.predict(golden.bag()).backend == "definition"
@@ -164,11 +164,11 @@ def test_prepared_inputs_can_be_explained() -> None:
 
 
 def test_device_choice_says_why() -> None:
-    assert choose_device(ModelSettings(device="cpu")) == ("cpu", "the CPU was asked for")
+    assert device_and_reason(ModelSettings(device="cpu")) == ("cpu", "the CPU was asked for")
     if torch.cuda.is_available():
-        assert choose_device(ModelSettings())[0].startswith("cuda")
+        assert device_and_reason(ModelSettings())[0].startswith("cuda")
         return
-    device, reason = choose_device(ModelSettings())
+    device, reason = device_and_reason(ModelSettings())
     assert device == "cpu"
     assert "CUDA" in reason
     with pytest.raises(BackendError, match="CUDA was asked for, but"):

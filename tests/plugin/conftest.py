@@ -17,7 +17,7 @@ from npe2 import PluginManager, PluginManifest
 from qtpy.QtWidgets import QApplication
 
 import napari_2dmamba
-from napari_2dmamba.checkpoints.shelf import FOLDER_VARIABLE
+from napari_2dmamba.checkpoints.library import FOLDER_VARIABLE
 from napari_2dmamba.plugin import checkpoint_model
 from napari_2dmamba.plugin.jobs import wait_for_jobs
 from napari_2dmamba.plugin.session import Session

@@ -325,7 +325,7 @@ def test_a_damaged_list_is_said_and_kept(
 def test_a_wrong_name_of_a_repository_is_refused(widget: CheckpointsWidget) -> None:
     widget.places.add_repository("not a repository")
     assert "no name of a Hugging Face repository" in widget.message.text()
-    assert widget.checkpoints.shelf.sources == ()
+    assert widget.checkpoints.library.sources == ()
 
 
 def test_a_checkpoint_on_the_hub_is_fetched_when_it_is_used(

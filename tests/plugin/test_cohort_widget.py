@@ -16,7 +16,7 @@ from qtpy.QtGui import QDropEvent, QGuiApplication
 from qtpy.QtWidgets import QApplication, QDialog, QPlainTextEdit
 
 from napari_2dmamba.cohort import CohortSettings, SlideStatus, extract_cohort, read_cohort
-from napari_2dmamba.cohort.crew import local_cluster
+from napari_2dmamba.cohort.executors import local_cluster
 from napari_2dmamba.cohort.folders import worked_on
 from napari_2dmamba.features import FeatureSettings
 from napari_2dmamba.pipeline import RunSettings, run

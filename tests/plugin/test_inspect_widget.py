@@ -17,8 +17,8 @@ from napari_2dmamba.explain.counterfactual import Counterfactual, Counterfactual
 from napari_2dmamba.explain.display import PATCH_DISPLAY, DisplaySettings
 from napari_2dmamba.explain.faithfulness import stability_under_turns
 from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.explain.maps import MAPS
 from napari_2dmamba.explain.mass import LINE_COLOURS, border, fewest_cells
-from napari_2dmamba.explain.named_maps import MAPS
 from napari_2dmamba.explain.outcome import Outcome
 from napari_2dmamba.explain.receptive_field import average_field, field_size
 from napari_2dmamba.export.run_folder import open_run

@@ -286,8 +286,8 @@ _CUT_OFF = """
 import os, random, signal, sys, time, torch
 torch.set_num_threads(1)
 from tests.training.test_fitting import a_longer_fit
-from napari_2dmamba.beside_torchvision import import_beside_torchvision
-import_beside_torchvision("lightning_fabric")
+from napari_2dmamba.torchvision_compat import import_needing_torchvision
+import_needing_torchvision("lightning_fabric")
 def written():
     return os.stat(sys.argv[1]).st_mtime_ns if os.path.exists(sys.argv[1]) else 0
 for moment in range(3):

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from napari_2dmamba.beside_torchvision import import_beside_torchvision
 from napari_2dmamba.errors import CheckpointError, FeatureError
 from napari_2dmamba.features import load_encoder
+from napari_2dmamba.torchvision_compat import import_needing_torchvision
 from napari_2dmamba.vision.backbone import VisionMamba
 
-timm = pytest.importorskip("napari_2dmamba.vision.timm_models") and import_beside_torchvision(
+timm = pytest.importorskip("napari_2dmamba.vision.timm_models") and import_needing_torchvision(
     "timm"
 )
 SIZES = {"depths": (1, 1, 1, 1), "dims": 8}

@@ -11,7 +11,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_2dmamba.checkpoints.shelf import hub_source
+from napari_2dmamba.checkpoints.library import hub_source
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.plugin.checkpoint_model import CheckpointModel
 
@@ -61,11 +61,11 @@ class Places(QWidget):
 
     def show_places(self) -> None:
         """Show what the list holds now."""
-        sources = list(self._checkpoints.shelf.sources)
+        sources = list(self._checkpoints.library.sources)
         if [self.list.item(n).text() for n in range(self.list.count())] != sources:  # type: ignore[union-attr]
             self.list.clear()
             self.list.addItems(sources)
-        self.restore.setEnabled(bool(self._checkpoints.shelf.removed))
+        self.restore.setEnabled(bool(self._checkpoints.library.removed))
         self._follow_selection()
 
     def ask_for_folder(self) -> None:

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from napari_2dmamba.checkpoints.fit import FeatureFacts, Subject, encoders_here
+from napari_2dmamba.checkpoints.fit import FeatureFacts, InputFacts, encoders_here
 from napari_2dmamba.export.record import RunRecord
 from napari_2dmamba.plugin.session import Session
 
 
-def find_subject(session: Session) -> Callable[[], Subject | None]:
+def find_subject(session: Session) -> Callable[[], InputFacts | None]:
     """Return what finds the subject, to be called where it may take a while.
 
     Features are those of the file chosen under *Features*, else those of the run on display.
@@ -21,13 +21,13 @@ def find_subject(session: Session) -> Callable[[], Subject | None]:
         return lambda: None
     facts = None if slide.run is None else _of_record(slide.run.record)
     name, mpp = slide.name, slide.slide.mpp
-    return lambda: Subject(name, facts, encoders_here(), mpp)
+    return lambda: InputFacts(name, facts, encoders_here(), mpp)
 
 
-def _of_file(path: Path) -> Subject:
+def _of_file(path: Path) -> InputFacts:
     from napari_2dmamba.features.files import describe_features
 
-    return Subject(path.name, FeatureFacts(**describe_features(path)))
+    return InputFacts(path.name, FeatureFacts(**describe_features(path)))
 
 
 def _of_record(record: RunRecord) -> FeatureFacts:

@@ -17,7 +17,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_2dmamba.checkpoints.columns import Row
-from napari_2dmamba.checkpoints.fit import Subject
+from napari_2dmamba.checkpoints.fit import InputFacts
 from napari_2dmamba.plugin import docks
 from napari_2dmamba.plugin.checkpoint_model import shared_checkpoints
 from napari_2dmamba.plugin.checkpoints_widget.details import Details
@@ -71,8 +71,8 @@ class CheckpointsWidget(DockedWidget):
         self._connect()
         self._tell_state()
         self._follow_selection()
-        if self.checkpoints.shelf.remark:
-            self.message.say(self.checkpoints.shelf.remark, "warning")
+        if self.checkpoints.library.remark:
+            self.message.say(self.checkpoints.library.remark, "warning")
 
     def sizeHint(self) -> QSize:
         """Return a size at which the columns that matter show."""
@@ -186,12 +186,12 @@ class CheckpointsWidget(DockedWidget):
             return
         find = find_subject(self.session)
 
-        def task(progress: ProgressCallback, stop: StopCallback) -> Subject | None:
+        def task(progress: ProgressCallback, stop: StopCallback) -> InputFacts | None:
             return find()
 
         self._held_against.request(task)
 
-    def _hold_against(self, subject: Subject | None) -> None:
+    def _hold_against(self, subject: InputFacts | None) -> None:
         if self.message.kind == "error":
             self.message.clear()
         self.table.view.hold_against(subject)

@@ -19,7 +19,7 @@ from napari_2dmamba.cohort import (
     run_cohort,
 )
 from napari_2dmamba.cohort import status as states
-from napari_2dmamba.cohort.made_with import MadeWith, read_made_with
+from napari_2dmamba.cohort.settings_file import SavedSettings, read_settings
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.export.run_folder import RECORD_FILE
@@ -249,7 +249,7 @@ class CohortWidget(DockedWidget):
             self.table.set_rows(summary.rows)
             self._last_with_model = None
             self.footer.message.clear()
-            self._take_over(read_made_with(summary.out))
+            self._take_over(read_settings(summary.out))
         running = summary.count(states.RUNNING)
         if running:
             self._looking.start()
@@ -258,7 +258,7 @@ class CohortWidget(DockedWidget):
             self._looking.stop()
             self.footer.say(summary.sentence())
 
-    def _take_over(self, made: MadeWith | None) -> None:
+    def _take_over(self, made: SavedSettings | None) -> None:
         """Set what the cohort was made with, so that going on does not do it all again."""
         if made is None:
             self.footer.message.say(

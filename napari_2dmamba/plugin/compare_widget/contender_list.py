@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_2dmamba.compare.contender import MOST, SCORE, Contender
-from napari_2dmamba.explain.named_maps import MAPS
+from napari_2dmamba.explain.maps import MAPS
 from napari_2dmamba.plugin.checkpoint_chooser import CheckpointChooser
 from napari_2dmamba.plugin.checkpoint_model import CheckpointModel
 from napari_2dmamba.plugin.map_titles import TITLES

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from napari_2dmamba.explain.counterfactual import Counterfactuals
 from napari_2dmamba.explain.grid_map import GridMap
-from napari_2dmamba.explain.named_maps import AVERAGED, MAPS, Asked, average_of
+from napari_2dmamba.explain.maps import AVERAGED, MAPS, MapRequest, average_of
 from napari_2dmamba.explain.outcome import Target
 from napari_2dmamba.explain.provenance import Channels, Provenance, Through
 from napari_2dmamba.explain.receptive_field import Measure, lay_on_patch, receptive_field
@@ -39,7 +39,7 @@ class How:
     target
         The answer that maps of the slide explain.
     layer, channels
-        See `explain.named_maps.Asked`.
+        See `explain.maps.MapRequest`.
     """
 
     target: Target = None
@@ -102,8 +102,8 @@ class Inspected:
             When ``should_stop()`` said so.
         """
 
-        def asked(patch: int) -> Asked:
-            return Asked(
+        def asked(patch: int) -> MapRequest:
+            return MapRequest(
                 self.subject, patch, how.target, how.layer, how.channels, on_progress, should_stop
             )
 
@@ -131,7 +131,7 @@ class Inspected:
         """Keep a map of the slide that was made already; nothing else depends on a target."""
         self._kept[name, None] = grid_map
 
-    def average(self, patches: Sequence[int], asked: Asked) -> NDArray[np.float64]:
+    def average(self, patches: Sequence[int], asked: MapRequest) -> NDArray[np.float64]:
         """Return the average receptive field: of the tissue, or of several inspected patches."""
         several = tuple(patches) if len(patches) > 1 else None
         key = asked.layer, several
@@ -139,13 +139,13 @@ class Inspected:
             self._averages[key] = average_of(asked, several)
         return self._averages[key]
 
-    def _of_slide(self, name: str, asked: Asked) -> GridMap:
+    def _of_slide(self, name: str, asked: MapRequest) -> GridMap:
         key = name, None if name.startswith("stability-") else asked.target
         if key not in self._kept:
             self._kept[key] = MAPS[name].compute(asked)
         return self._kept[key]
 
-    def _of_patch(self, name: str, asked: Asked) -> GridMap:
+    def _of_patch(self, name: str, asked: MapRequest) -> GridMap:
         if name in _OF_PROVENANCE and self.provenance is not None:
             direction, through = _OF_PROVENANCE[name]
             ask = self.provenance.on if direction == "on" else self.provenance.feeds

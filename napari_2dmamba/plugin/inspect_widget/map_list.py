@@ -3,7 +3,7 @@
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QLabel, QListWidget, QListWidgetItem, QVBoxLayout, QWidget
 
-from napari_2dmamba.explain.named_maps import MAPS
+from napari_2dmamba.explain.maps import MAPS
 from napari_2dmamba.models.architecture import Architecture
 from napari_2dmamba.plugin.map_titles import OF_ANSWER, OF_PATCH, STARTING, tip
 

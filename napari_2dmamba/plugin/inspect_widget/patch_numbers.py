@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from napari_2dmamba.explain.grid_map import GridMap
-from napari_2dmamba.explain.named_maps import MAPS, Asked
+from napari_2dmamba.explain.maps import MAPS, MapRequest
 from napari_2dmamba.explain.receptive_field import FieldSize, field_size, measure_field
 from napari_2dmamba.export.record import ExplainedPatch, as_json
 from napari_2dmamba.plugin.inspect_widget.inspected import How, Inspected
@@ -96,7 +96,7 @@ def numbers_of(
         if one is None or one.signed:
             continue
         if name == "erf-average":
-            field = inspected.average(patches, Asked(subject, patch, layer=how.layer))
+            field = inspected.average(patches, MapRequest(subject, patch, layer=how.layer))
             middle = field.shape[0] // 2, field.shape[1] // 2
             size = field_size(field, middle, subject.cell_um)
             own, total = float(field[middle]), float(np.nansum(field))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QObject
 
 from napari_2dmamba.explain.faithfulness import Stability, agreement
-from napari_2dmamba.plugin.inspect_widget.live import Live
+from napari_2dmamba.plugin.inspect_widget.live_maps import LiveMaps
 from napari_2dmamba.plugin.inspect_widget.map_list import MapList
 from napari_2dmamba.plugin.inspect_widget.questions import deletion_and_insertion, stability
 from napari_2dmamba.plugin.inspect_widget.trust_section import TrustSection
@@ -36,7 +36,12 @@ class Trust(QObject):
     """
 
     def __init__(
-        self, session: "Session", section: TrustSection, live: Live, jobs: OneJob, map_list: MapList
+        self,
+        session: "Session",
+        section: TrustSection,
+        live: LiveMaps,
+        jobs: OneJob,
+        map_list: MapList,
     ) -> None:
         super().__init__(section)
         self._session = session

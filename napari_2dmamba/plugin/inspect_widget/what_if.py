@@ -14,7 +14,7 @@ from napari_2dmamba.explain.counterfactual import (
     Counterfactuals,
     Decisive,
 )
-from napari_2dmamba.plugin.inspect_widget.live import Live
+from napari_2dmamba.plugin.inspect_widget.live_maps import LiveMaps
 from napari_2dmamba.plugin.inspect_widget.map_list import MapList
 from napari_2dmamba.plugin.inspect_widget.questions import fewest_patches
 from napari_2dmamba.plugin.inspect_widget.what_if_region import (
@@ -54,7 +54,7 @@ class WhatIf(QObject):
         self,
         session: "Session",
         section: WhatIfSection,
-        live: Live,
+        live: LiveMaps,
         jobs: OneJob,
         map_list: MapList,
         message: Message,

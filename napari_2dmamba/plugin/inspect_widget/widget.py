@@ -13,10 +13,10 @@ from napari_2dmamba.export.record import ExplainedMap, Explanations
 from napari_2dmamba.export.run_folder import save_run
 from napari_2dmamba.plugin import docks
 from napari_2dmamba.plugin.docked import DockedWidget
-from napari_2dmamba.plugin.inspect_widget.how_form import HowForm
 from napari_2dmamba.plugin.inspect_widget.inspected import Inspected
-from napari_2dmamba.plugin.inspect_widget.live import Live
+from napari_2dmamba.plugin.inspect_widget.live_maps import LiveMaps
 from napari_2dmamba.plugin.inspect_widget.map_list import MapList
+from napari_2dmamba.plugin.inspect_widget.map_options_form import MapOptionsForm
 from napari_2dmamba.plugin.inspect_widget.patch_numbers import numbers_of
 from napari_2dmamba.plugin.inspect_widget.patch_section import PICTURE_SIDE, PatchSection
 from napari_2dmamba.plugin.inspect_widget.pointing import Pointing
@@ -61,7 +61,7 @@ class InspectWidget(DockedWidget):
         self.hint = QLabel("Click a patch · shift-click adds one · arrow keys move · Escape ends")
         self.patch_section = PatchSection()
         self.map_list = MapList()
-        self.how = HowForm()
+        self.how = MapOptionsForm()
         self.lines = QCheckBox("Lines around 50, 90 and 99 % of a patch's map")
         self.link = QCheckBox("Same scale, contrast and opacity on all of them")
         self.ranges = QLabel()
@@ -70,7 +70,7 @@ class InspectWidget(DockedWidget):
         self.trust_section = TrustSection()
         self.footer = ProgressFooter()
         self.query_layer = QueryLayer(self.session)
-        self.live = Live(self.session, self.map_list, self)
+        self.live = LiveMaps(self.session, self.map_list, self)
         self._pointing = Pointing(self._viewer, self)
         self._jobs = OneJob(self.footer, self)
         self._loading = LatestJob(self, delay_ms=0)

@@ -338,9 +338,9 @@ class ModelSection(Section):
         self.device.setText("Looking for a device…")
 
         def task(progress: ProgressCallback, stop: StopCallback) -> str:
-            from napari_2dmamba.models.settings import choose_device
+            from napari_2dmamba.models.settings import device_and_reason
 
-            device, reason = choose_device(settings)
+            device, reason = device_and_reason(settings)
             return f"Will run on <b>{device}</b>: {reason}."
 
         self._devices.request(task)

@@ -23,9 +23,11 @@ def class_map(
     Cancelled
         When ``should_stop()`` said so.
     """
-    from napari_2dmamba.explain.named_maps import MAPS, Asked
+    from napari_2dmamba.explain.maps import MAPS, MapRequest
 
     on_progress(0, 0, "reading the model and the features of the run")
-    asked = Asked(subject_of(shown), 0, number, on_progress=on_progress, should_stop=should_stop)
+    asked = MapRequest(
+        subject_of(shown), 0, number, on_progress=on_progress, should_stop=should_stop
+    )
     found = MAPS["gradient-x-input"].compute(asked)
     return replace(found, name=f"contribution to {shown.prediction.class_names[number]}")

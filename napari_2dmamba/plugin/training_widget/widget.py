@@ -396,7 +396,7 @@ def _put_on_the_list(checkpoint: Path) -> str:
     """Put a checkpoint on the user's list, with a note, as all of a training have one name."""
     shared = shared_checkpoints()
     location = shared.add(checkpoint)
-    if not shared.shelf.note(location):
+    if not shared.library.note(location):
         model = checkpoint.parent
         shared.set_note(location, f"{model.name.replace('-', ' ')} of {model.parent.name}")
     return location

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import save as as_safetensors
 
-from napari_2dmamba.checkpoints.fit import Subject, fits
+from napari_2dmamba.checkpoints.fit import InputFacts, fits
 from napari_2dmamba.checkpoints.summary import summarise
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.features.bag import FeatureBag
@@ -90,7 +90,7 @@ def drive(path: Path) -> None:
     """List it, load it, and ask the model for an answer."""
     path = _as_checkpoint(path)
     summary = summarise(path)
-    fits(summary, Subject("s", encoders=("uni",), slide_mpp=0.5))
+    fits(summary, InputFacts("s", encoders=("uni",), slide_mpp=0.5))
     json.dumps(summary.to_dict())
     try:
         found = load_checkpoint(path)

@@ -7,7 +7,7 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
-from napari_2dmamba.explain.named_maps import MAPS
+from napari_2dmamba.explain.maps import MAPS
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.inspect_widget.inspected import How, Inspected
 from napari_2dmamba.plugin.inspect_widget.live_layers import LiveLayers
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from napari_2dmamba.plugin.session import Session, SlideState
 
 
-class Live(QObject):
+class LiveMaps(QObject):
     """Keeps the ticked maps up to date for one run, and one layer for each.
 
     Parameters

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from napari_2dmamba.cohort import status as states
-from napari_2dmamba.cohort.crew import Crew, gather
-from napari_2dmamba.cohort.made_with import MadeWith, write_made_with
+from napari_2dmamba.cohort.executors import Executor, gather
 from napari_2dmamba.cohort.settings import CohortSettings
+from napari_2dmamba.cohort.settings_file import SavedSettings, write_settings
+from napari_2dmamba.cohort.slide_task import CohortPlan, SlideTask, TaskResult
 from napari_2dmamba.cohort.slides import CohortSlide, find_slides
 from napari_2dmamba.cohort.status import (
     CohortSummary,
@@ -22,7 +23,6 @@ from napari_2dmamba.cohort.status import (
     write_status,
     write_summary,
 )
-from napari_2dmamba.cohort.work import Job, Outcome, Work
 from napari_2dmamba.errors import CohortError, FeatureError
 from napari_2dmamba.export.record import file_hash
 from napari_2dmamba.pipeline import RunSettings, grid_settings_for
@@ -104,7 +104,7 @@ def run_cohort(
     given = dict(checkpoint_settings or {})
     settings = settings or RunSettings()
     aggregator = load_checkpoint(path, **given)
-    work = _work(
+    plan = _plan_of(
         dataclasses.replace(settings, grid=settings.grid or grid_settings_for(aggregator)),
         out,
         cohort,
@@ -114,7 +114,7 @@ def run_cohort(
         checkpoint_settings=given,
         features=given_features,
     )
-    return _cohort(slides, work, cohort, client, on_progress, on_status, should_stop, should_pause)
+    return _cohort(slides, plan, cohort, client, on_progress, on_status, should_stop, should_pause)
 
 
 def extract_cohort(
@@ -146,17 +146,17 @@ def extract_cohort(
     """
     settings = settings or RunSettings()
     complete = dataclasses.replace(settings, grid=settings.grid or GridSettings())
-    work = _work(complete, out, cohort, regions)
-    return _cohort(slides, work, cohort, client, on_progress, on_status, should_stop, should_pause)
+    plan = _plan_of(complete, out, cohort, regions)
+    return _cohort(slides, plan, cohort, client, on_progress, on_status, should_stop, should_pause)
 
 
-def _work(
+def _plan_of(
     settings: RunSettings,
     out: str | os.PathLike[str],
     cohort: CohortSettings | None,
     regions: str | os.PathLike[str] | None,
     **model: Any,
-) -> Work:
+) -> CohortPlan:
     from napari_2dmamba.slide import read_regions
 
     for stage in (
@@ -169,7 +169,7 @@ def _work(
     if regions is not None:
         regions = Path(regions).absolute()
         read_regions(regions)  # a file that is none stops here, not once per slide
-    return Work(
+    return CohortPlan(
         settings,
         out=str(Path(out).expanduser().absolute()),
         cohort=secrets.token_hex(8),
@@ -183,7 +183,7 @@ def _work(
 
 def _cohort(
     slides: Slides,
-    work: Work,
+    plan: CohortPlan,
     settings: CohortSettings | None,
     client: Any,
     on_progress: ProgressCallback | None,
@@ -194,46 +194,46 @@ def _cohort(
     settings = settings or CohortSettings()
     should_stop, should_pause = should_stop or _never, should_pause or _never
     validate(settings)
-    out = Path(work.out)
+    out = Path(plan.out)
     listed = [one for one in slides if isinstance(one, CohortSlide)]
     others = [one for one in slides if not isinstance(one, CohortSlide)]
     if others or not listed:
         listed += find_slides(others, leave_out=out)
     _refuse_if_read_only(out)
-    made = MadeWith(work.settings, work.checkpoint, work.checkpoint_settings, work.features)
-    write_made_with(made, out)
+    made = SavedSettings(plan.settings, plan.checkpoint, plan.checkpoint_settings, plan.features)
+    write_settings(made, out)
     begun = time.monotonic()
-    crew = gather(
+    executor = gather(
         settings,
         len(listed),
-        work.cohort,
+        plan.cohort,
         out,
-        device=work.settings.features.device,
+        device=plan.settings.features.device,
         client=client,
         should_stop=should_stop,
         should_pause=should_pause,
     )
-    features = work.settings.features
-    if crew.threads and not features.threads:
-        features = dataclasses.replace(features, threads=min(8, crew.threads))
-        work = dataclasses.replace(
-            work, settings=dataclasses.replace(work.settings, features=features)
+    features = plan.settings.features
+    if executor.threads and not features.threads:
+        features = dataclasses.replace(features, threads=min(8, executor.threads))
+        plan = dataclasses.replace(
+            plan, settings=dataclasses.replace(plan.settings, features=features)
         )
-    ledger = _Ledger(listed, work, on_progress, on_status, full_paths=settings.full_paths)
+    ledger = _Ledger(listed, plan, on_progress, on_status, full_paths=settings.full_paths)
     try:
-        interrupted = _share_out(crew, ledger, settings.retries, should_stop, should_pause)
+        interrupted = _share_out(executor, ledger, settings.retries, should_stop, should_pause)
     except BaseException:
-        for number, outcome in crew.stop():
+        for number, outcome in executor.stop():
             ledger.put(number, outcome.row)
         raise
     finally:
-        crew.close()
+        executor.close()
         ledger.write_table()
     return CohortSummary(out, tuple(ledger.rows), interrupted, time.monotonic() - begun)
 
 
 def _share_out(
-    crew: Crew,
+    executor: Executor,
     ledger: "_Ledger",
     retries: int,
     should_stop: StopCallback,
@@ -241,19 +241,19 @@ def _share_out(
 ) -> bool:
     """Have every slide done; return True when it was stopped before."""
     for number in range(len(ledger.rows)):
-        crew.submit(number, ledger.job(number))
+        executor.submit(number, ledger.job(number))
     open_ = set(range(len(ledger.rows)))
     later: list[tuple[float, int]] = []
     while open_:
         if ledger.stopped or should_stop():
-            for number, outcome in crew.stop():
+            for number, outcome in executor.stop():
                 ledger.put(number, outcome.row)
             return True
-        crew.hold(should_pause())
+        executor.hold(should_pause())
         while later and later[0][0] <= time.monotonic():
             _, number = heapq.heappop(later)
-            crew.submit(number, ledger.job(number))
-        ended = crew.wait(ledger.put)
+            executor.submit(number, ledger.job(number))
+        ended = executor.wait(ledger.put)
         if ended is None:
             continue
         number, outcome = ended
@@ -261,9 +261,9 @@ def _share_out(
             heapq.heappush(later, (time.monotonic() + _SECONDS_BEFORE_LOOKING_AGAIN, number))
         elif outcome.worth_retrying and ledger.attempts[number] <= retries:
             ledger.attempts[number] += 1
-            crew.submit(number, ledger.job(number))
+            executor.submit(number, ledger.job(number))
             row = dataclasses.replace(outcome.row, state=states.WAITING)
-            outcome = Outcome(dataclasses.replace(row, message="failed; is tried again"))
+            outcome = TaskResult(dataclasses.replace(row, message="failed; is tried again"))
         else:
             open_.remove(number)
         ledger.put(number, outcome.row)
@@ -280,14 +280,14 @@ class _Ledger:
     def __init__(
         self,
         slides: list[CohortSlide],
-        work: Work,
+        plan: CohortPlan,
         on_progress: ProgressCallback | None,
         on_status: StatusCallback | None,
         *,
         full_paths: bool,
     ) -> None:
         self._full_paths = full_paths
-        self._work, self._slides = work, slides
+        self._plan, self._slides = plan, slides
         self._on_progress, self._on_status = on_progress, on_status
         # Names are compared as a Mac or Windows compares them
         self._stems = Counter(slide.path.stem.casefold() for slide in slides)
@@ -298,11 +298,11 @@ class _Ledger:
         for row in self.rows:
             self._tell(row)
 
-    def job(self, number: int) -> Job:
+    def job(self, number: int) -> SlideTask:
         """Return a slide's next turn."""
         slide = self._slides[number]
         alone = self._stems[slide.path.stem.casefold()] == 1
-        return Job(self._work, slide, alone, self.attempts[number])
+        return SlideTask(self._plan, slide, alone, self.attempts[number])
 
     @property
     def stopped(self) -> bool:
@@ -335,9 +335,9 @@ class _Ledger:
     def write_table(self) -> None:
         """Write the table of every slide in the folder, this run's and those of others."""
         began = time.monotonic()
-        kept = read_cohort(self._work.out, superseded=True).rows
+        kept = read_cohort(self._plan.out, superseded=True).rows
         homeless = [row for row in self.rows if not row.folder]
-        write_summary(Path(self._work.out), [*kept, *homeless], full_paths=self._full_paths)
+        write_summary(Path(self._plan.out), [*kept, *homeless], full_paths=self._full_paths)
         took = time.monotonic() - began
         self._next_table = time.monotonic() + _SECONDS_BETWEEN_TABLES + 20 * took
 

@@ -13,7 +13,7 @@ _SECONDS_BETWEEN_LOOKS = 0.25
 _A_MOMENT = 0.2
 
 
-class Gate:
+class StopFile:
     """The runner's side: workers go on while the file is there and does not say otherwise.
 
     Parameters
@@ -46,7 +46,7 @@ class Gate:
             self._next_sign = 0.0
         self._held = is_held
 
-    def shut(self) -> None:
+    def stop(self) -> None:
         """Stop the workers."""
         self.path.unlink(missing_ok=True)
 
@@ -60,24 +60,24 @@ class Gate:
             ) from error
 
 
-class Passage:
-    """The worker's side of a `Gate`.
+class StopFileReader:
+    """The worker's side of a `StopFile`.
 
     Parameters
     ----------
     path
-        The gate's file.
+        The file.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._looked = float("-inf")
-        self._is_shut = False
+        self._should_stop = False
 
-    def is_shut(self) -> bool:
-        """Return whether to stop, after waiting for as long as the gate is held."""
-        if self._is_shut or time.monotonic() - self._looked < _SECONDS_BETWEEN_LOOKS:
-            return self._is_shut
+    def should_stop(self) -> bool:
+        """Return whether to stop, after waiting for as long as the runner holds it."""
+        if self._should_stop or time.monotonic() - self._looked < _SECONDS_BETWEEN_LOOKS:
+            return self._should_stop
         sign, seen = self._sign(), time.monotonic()
         while sign is not None and sign.startswith(_HELD):
             time.sleep(_A_MOMENT)
@@ -86,8 +86,8 @@ class Passage:
                 seen = time.monotonic()
             elif time.monotonic() - seen > _SECONDS_WITHOUT_SIGN:
                 break
-        self._looked, self._is_shut = time.monotonic(), sign is None
-        return self._is_shut
+        self._looked, self._should_stop = time.monotonic(), sign is None
+        return self._should_stop
 
     def _sign(self) -> str | None:
         try:

@@ -5,9 +5,9 @@ import sys
 import pytest
 
 IMPORT = """
-from napari_2dmamba.beside_torchvision import import_beside_torchvision
+from napari_2dmamba.torchvision_compat import import_needing_torchvision
 for name in {names}:
-    print(import_beside_torchvision(name).__name__)
+    print(import_needing_torchvision(name).__name__)
 """
 
 

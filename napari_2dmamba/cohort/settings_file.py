@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.cohort.status import relative
 from napari_2dmamba.errors import CohortError
 from napari_2dmamba.export.record import as_json
@@ -15,9 +16,8 @@ from napari_2dmamba.models.settings import ModelSettings
 from napari_2dmamba.pipeline import RunSettings
 from napari_2dmamba.settings import validate
 from napari_2dmamba.slide import GridSettings, TissueSettings
-from napari_2dmamba.whole_files import written_whole
 
-MADE_WITH_FILE = "cohort.json"
+SETTINGS_FILE = "cohort.json"
 _PATHS = ("checkpoint", "features")
 _STAGES: dict[str, Any] = {
     "tissue": TissueSettings,
@@ -29,7 +29,7 @@ _STAGES: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class MadeWith:
+class SavedSettings:
     """What the latest run in a cohort's folder was given.
 
     Attributes
@@ -50,7 +50,7 @@ class MadeWith:
     features: str | None = None
 
 
-def write_made_with(made: MadeWith, out: Path) -> None:
+def write_settings(made: SavedSettings, out: Path) -> None:
     """Write it into a cohort's folder, whole or not at all; its paths are relative to there.
 
     Raises
@@ -65,17 +65,17 @@ def write_made_with(made: MadeWith, out: Path) -> None:
     weights = told["settings"]["features"]["weights"]
     if weights is not None and Path(weights).exists():
         told["settings"]["features"]["weights"] = relative(weights, out)
-    with written_whole(out / MADE_WITH_FILE, CohortError) as part:
+    with atomic_write(out / SETTINGS_FILE, CohortError) as part:
         part.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
-def read_made_with(out: Path) -> MadeWith | None:
+def read_settings(out: Path) -> SavedSettings | None:
     """Return it, or None where there is none that can be understood.
 
     Settings that this version does not know are passed over.
     """
     try:
-        told = json.loads((out / MADE_WITH_FILE).read_text(encoding="utf-8"))
+        told = json.loads((out / SETTINGS_FILE).read_text(encoding="utf-8"))
         for name in _PATHS:
             if told.get(name) is not None:
                 told[name] = os.path.normpath(Path(os.path.abspath(out), told[name]))
@@ -88,7 +88,7 @@ def read_made_with(out: Path) -> MadeWith | None:
             name: tuple(value) if isinstance(value, list) else value
             for name, value in given.items()
         }
-        return MadeWith(**{name: told[name] for name in _names(MadeWith) & told.keys()})
+        return SavedSettings(**{name: told[name] for name in _names(SavedSettings) & told.keys()})
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 

@@ -15,7 +15,7 @@ _CHANNELS = {
 }
 
 
-class HowForm(QWidget):
+class MapOptionsForm(QWidget):
     """The answer that is explained, the layer, and the channels.
 
     Signals

@@ -19,7 +19,7 @@ from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 
 @dataclass(frozen=True)
-class Asked:
+class MapRequest:
     """What a map is asked for.
 
     Attributes
@@ -65,7 +65,7 @@ class NamedMap:
 
     question: str
     at_patch: bool
-    compute: Callable[[Asked], GridMap]
+    compute: Callable[[MapRequest], GridMap]
     follows_scan: bool = False
 
     def why_not(self, model: Architecture) -> str | None:
@@ -79,7 +79,7 @@ AVERAGED = 16
 """Patches of the tissue that an average receptive field is the mean of."""
 
 
-def average_of(asked: Asked, patches: Sequence[int] | None = None) -> NDArray[np.float64]:
+def average_of(asked: MapRequest, patches: Sequence[int] | None = None) -> NDArray[np.float64]:
     """Return the average receptive field of patches, or of the tissue: see `average_field`."""
     return receptive_field.average_field(
         asked.subject, patches, count=AVERAGED, layer=asked.layer,
@@ -87,33 +87,33 @@ def average_of(asked: Asked, patches: Sequence[int] | None = None) -> NDArray[np
     )  # fmt: skip
 
 
-def _average(asked: Asked) -> GridMap:
+def _average(asked: MapRequest) -> GridMap:
     count = min(AVERAGED, len(asked.subject))
     return receptive_field.lay_on_patch(
         asked.subject, average_of(asked), asked.patch, f"{count} patches of the tissue"
     )
 
 
-def _erf(asked: Asked, measure: receptive_field.Measure = "jacobian") -> GridMap:
+def _erf(asked: MapRequest, measure: receptive_field.Measure = "jacobian") -> GridMap:
     return receptive_field.receptive_field(
         asked.subject, asked.patch, layer=asked.layer, measure=measure,
         on_progress=asked.on_progress, should_stop=asked.should_stop,
     )  # fmt: skip
 
 
-def _provenance(asked: Asked, through: Through = "state") -> GridMap:
+def _provenance(asked: MapRequest, through: Through = "state") -> GridMap:
     return Provenance(asked.subject).on(
         asked.patch, layer=asked.layer, through=through, channels=asked.channels
     )
 
 
-def _integrated(asked: Asked) -> GridMap:
+def _integrated(asked: MapRequest) -> GridMap:
     return contribution.integrated_gradients(
         asked.subject, asked.target, on_progress=asked.on_progress, should_stop=asked.should_stop
     ).map
 
 
-def _decisive(asked: Asked) -> GridMap:
+def _decisive(asked: MapRequest) -> GridMap:
     goal: counterfactual.Goal = "halve" if asked.subject.header.task == "survival" else "flip"
     return counterfactual.smallest_set(
         asked.subject, goal, target=asked.target, on_progress=asked.on_progress,
@@ -121,7 +121,7 @@ def _decisive(asked: Asked) -> GridMap:
     ).map  # fmt: skip
 
 
-def _spread(asked: Asked, under: Callable[..., faithfulness.Stability]) -> GridMap:
+def _spread(asked: MapRequest, under: Callable[..., faithfulness.Stability]) -> GridMap:
     return under(asked.subject, on_progress=asked.on_progress, should_stop=asked.should_stop).spread
 
 
@@ -218,7 +218,7 @@ def check_names(names: Sequence[str]) -> None:
         raise UserError(f"there is no map {unknown[0]!r}; choose from {', '.join(MAPS)}")
 
 
-def compute_maps(asked: Asked, names: Sequence[str]) -> dict[str, GridMap]:
+def compute_maps(asked: MapRequest, names: Sequence[str]) -> dict[str, GridMap]:
     """Compute maps by name.
 
     Raises

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from napari_2dmamba.atomic_files import atomic_write, process_mark, shortened, sweep
 from napari_2dmamba.errors import ExportError, FeatureError
-from napari_2dmamba.whole_files import process_mark, shortened, sweep, written_whole
 
 KILLED = """
 import os, sys
 from pathlib import Path
-from napari_2dmamba.whole_files import written_whole
-with written_whole(Path(sys.argv[1])) as part:
+from napari_2dmamba.atomic_files import atomic_write
+with atomic_write(Path(sys.argv[1])) as part:
     part.write_bytes(b"half")
     print(part.name, flush=True)
     if sys.argv[2] == "kill":
@@ -33,7 +33,7 @@ def test_the_draft_of_a_killed_process_is_swept_at_the_next_write(tmp_path: Path
     mark = tmp_path / left[0].replace(".part.", ".x.").replace(".2dm-", ".at-work-2dm-")
     mark.touch()
     (tmp_path / ".somebody.part.else").touch()
-    with written_whole(tmp_path / "b.txt") as part:
+    with atomic_write(tmp_path / "b.txt") as part:
         part.write_text("b")
     assert sorted(one.name for one in tmp_path.iterdir()) == [".somebody.part.else", "b.txt"]
 
@@ -106,21 +106,21 @@ def test_a_full_disk_under_hdf5_names_the_file_and_not_the_draft(tmp_path: Path)
 def test_what_libraries_say_of_a_full_disk_is_one_sentence(tmp_path: Path, error) -> None:
     with (
         pytest.raises(FeatureError, match=r"a\.h5 cannot be written \(No space left on device\)"),
-        written_whole(tmp_path / "a.h5", FeatureError),
+        atomic_write(tmp_path / "a.h5", FeatureError),
     ):
         raise error
 
 
 def test_other_errors_pass(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^mine$"), written_whole(tmp_path / "a"):
+    with pytest.raises(ValueError, match=r"^mine$"), atomic_write(tmp_path / "a"):
         raise ValueError("mine")
-    with pytest.raises(ExportError, match=r"^theirs$"), written_whole(tmp_path / "a"):
+    with pytest.raises(ExportError, match=r"^theirs$"), atomic_write(tmp_path / "a"):
         raise ExportError("theirs")
 
 
 def test_names_fit_the_file_system(tmp_path: Path) -> None:
     name = "µ" * 125 + ".csv"  # 254 bytes
-    with written_whole(tmp_path / name) as part:
+    with atomic_write(tmp_path / name) as part:
         assert part.suffix == ".csv"
         part.write_text("x")
     assert (tmp_path / name).read_text() == "x"

@@ -14,14 +14,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from napari_2dmamba.atomic_files import process_mark, sweep
 from napari_2dmamba.cohort import status as states
-from napari_2dmamba.cohort.gate import Gate, Passage
 from napari_2dmamba.cohort.settings import CohortSettings
+from napari_2dmamba.cohort.slide_task import SlideTask, TaskResult, do_slide, forget_models
 from napari_2dmamba.cohort.status import SlideStatus
-from napari_2dmamba.cohort.work import Job, Outcome, do_slide, forget_models
+from napari_2dmamba.cohort.stop_file import StopFile, StopFileReader
 from napari_2dmamba.errors import CohortError
 from napari_2dmamba.settings import StopCallback
-from napari_2dmamba.whole_files import process_mark, sweep
 
 Tell = Callable[[int, SlideStatus], None]
 
@@ -34,7 +34,7 @@ _SECONDS_TO_CONNECT = 20
 _LONGER_THAN_ANY_RESTART = "1 hour"
 
 
-class Crew(Protocol):
+class Executor(Protocol):
     """Does slides in any order and says what became of them.
 
     Attributes
@@ -45,10 +45,10 @@ class Crew(Protocol):
 
     threads: int
 
-    def submit(self, number: int, job: Job) -> None:
+    def submit(self, number: int, job: SlideTask) -> None:
         """Take on a slide."""
 
-    def wait(self, tell: Tell) -> tuple[int, Outcome] | None:
+    def wait(self, tell: Tell) -> tuple[int, TaskResult] | None:
         """Return the next slide that ended, or None after a moment without one.
 
         ``tell`` is called on this thread with the rows of slides that go on.
@@ -57,14 +57,14 @@ class Crew(Protocol):
     def hold(self, is_held: bool) -> None:
         """Let the slides wait between batches, or go on; called at every turn."""
 
-    def stop(self) -> Iterator[tuple[int, Outcome]]:
+    def stop(self) -> Iterator[tuple[int, TaskResult]]:
         """Drop the slides not begun, stop the others between batches, and yield those."""
 
     def close(self) -> None:
         """Release the workers."""
 
 
-class Alone:
+class InProcess:
     """Slides one after the other in this process.
 
     Parameters
@@ -77,14 +77,14 @@ class Alone:
 
     def __init__(self, should_stop: StopCallback, should_pause: StopCallback) -> None:
         self._should_stop, self._should_pause = should_stop, should_pause
-        self._jobs: deque[tuple[int, Job]] = deque()
+        self._jobs: deque[tuple[int, SlideTask]] = deque()
 
-    def submit(self, number: int, job: Job) -> None:
-        """See `Crew`."""
+    def submit(self, number: int, job: SlideTask) -> None:
+        """See `Executor`."""
         self._jobs.append((number, job))
 
-    def wait(self, tell: Tell) -> tuple[int, Outcome] | None:
-        """See `Crew`."""
+    def wait(self, tell: Tell) -> tuple[int, TaskResult] | None:
+        """See `Executor`."""
         if not self._jobs:
             time.sleep(_A_MOMENT)
             return None
@@ -97,19 +97,19 @@ class Alone:
         return self._should_stop()
 
     def hold(self, is_held: bool) -> None:
-        """See `Crew`; the slides ask by themselves."""
+        """See `Executor`; the slides ask by themselves."""
 
-    def stop(self) -> Iterator[tuple[int, Outcome]]:
-        """See `Crew`."""
+    def stop(self) -> Iterator[tuple[int, TaskResult]]:
+        """See `Executor`."""
         self._jobs.clear()
         return iter(())
 
     def close(self) -> None:
-        """See `Crew`."""
+        """See `Executor`."""
         forget_models()
 
 
-class OnDask:
+class DaskExecutor:
     """Slides as tasks of a Dask scheduler, which gives those of a lost worker to another.
 
     Parameters
@@ -126,7 +126,7 @@ class OnDask:
     own_client
         Whether the client is closed at the end.
     threads
-        See `Crew`.
+        See `Executor`.
     """
 
     def __init__(
@@ -140,7 +140,10 @@ class OnDask:
     ) -> None:
         self.threads = threads
         self._client, self._cluster, self._own = client, cluster, own_client
-        self._cohort, self._gate = cohort, Gate(out / f".at-work-{process_mark()}-{cohort}")
+        self._cohort, self._stop_file = (
+            cohort,
+            StopFile(out / f".at-work-{process_mark()}-{cohort}"),
+        )
         sweep(out)
         self._news: queue.Queue[tuple[int, Any]] = queue.Queue()
         self._futures: dict[int, Any] = {}
@@ -152,14 +155,14 @@ class OnDask:
         _, (number, row) = event
         self._news.put((int(number), SlideStatus(**row)))
 
-    def submit(self, number: int, job: Job) -> None:
-        """See `Crew`."""
+    def submit(self, number: int, job: SlideTask) -> None:
+        """See `Executor`."""
         self._count += 1
         future = self._client.submit(
             _as_task,
             job,
             number,
-            str(self._gate.path),
+            str(self._stop_file.path),
             key=f"{self._cohort}-{job.slide.path.stem}-{number}-{self._count}",
             priority=-(job.attempt * _MORE_THAN_SLIDES + number),  # from the top of the list
             pure=False,
@@ -168,8 +171,8 @@ class OnDask:
         self._futures[number] = future
         future.add_done_callback(lambda done: self._news.put((number, done)))
 
-    def wait(self, tell: Tell) -> tuple[int, Outcome] | None:
-        """See `Crew`."""
+    def wait(self, tell: Tell) -> tuple[int, TaskResult] | None:
+        """See `Executor`."""
         with suppress(queue.Empty):
             while True:
                 number, news = self._news.get(timeout=_A_MOMENT)
@@ -186,9 +189,9 @@ class OnDask:
             )
         return None
 
-    def _outcome(self, number: int, future: Any) -> Outcome:
+    def _outcome(self, number: int, future: Any) -> TaskResult:
         if future.status == "finished":
-            outcome: Outcome = future.result()
+            outcome: TaskResult = future.result()
             return outcome
         row = self._rows[number]
         name = row.name
@@ -210,15 +213,15 @@ class OnDask:
         else:
             reason = f"{name} failed on its worker ({kind}: {error})".partition("\n")[0]
         row = dataclasses.replace(row, state=states.FAILED, reason=reason, message="")
-        return Outcome(row, worth_retrying=kind not in ("KilledWorker", "ImportError"))
+        return TaskResult(row, worth_retrying=kind not in ("KilledWorker", "ImportError"))
 
     def hold(self, is_held: bool) -> None:
-        """See `Crew`."""
-        self._gate.hold(is_held)
+        """See `Executor`."""
+        self._stop_file.hold(is_held)
 
-    def stop(self) -> Iterator[tuple[int, Outcome]]:
-        """See `Crew`."""
-        self._gate.shut()
+    def stop(self) -> Iterator[tuple[int, TaskResult]]:
+        """See `Executor`."""
+        self._stop_file.stop()
         running = {n for n, row in self._rows.items() if row.state == states.RUNNING}
         waiting = [f for n, f in self._futures.items() if n not in running]
         self._client.cancel(waiting)
@@ -230,7 +233,7 @@ class OnDask:
                 yield ended
 
     def close(self) -> None:
-        """See `Crew`."""
+        """See `Executor`."""
         with suppress(Exception):  # a scheduler that is gone has nothing left to release
             self._client.unsubscribe_topic(self._cohort)
             self._client.cancel(list(self._futures.values()))
@@ -238,25 +241,25 @@ class OnDask:
             self._client.close()
         if self._cluster is not None:
             self._cluster.close()
-        self._gate.shut()
+        self._stop_file.stop()
 
 
-def _as_task(job: Job, number: int, go_on: str) -> Outcome:
+def _as_task(job: SlideTask, number: int, go_on: str) -> TaskResult:
     """Do a slide on a Dask worker."""
     from distributed import get_worker
 
     worker = get_worker()
 
     def tell(row: SlideStatus) -> None:
-        worker.log_event(job.work.cohort, (number, dataclasses.asdict(row)))
+        worker.log_event(job.plan.cohort, (number, dataclasses.asdict(row)))
 
     if not os.path.exists(go_on):
         reason = (
-            f"the worker {platform.node()} does not see {job.work.out}; let every worker mount "
+            f"the worker {platform.node()} does not see {job.plan.out}; let every worker mount "
             "that folder, and the slides, under the same path"
         )
-        return Outcome(job.row(states.FAILED, reason=reason))
-    return do_slide(job, tell, Passage(Path(go_on)).is_shut)
+        return TaskResult(job.row(states.FAILED, reason=reason))
+    return do_slide(job, tell, StopFileReader(Path(go_on)).should_stop)
 
 
 def gather(
@@ -269,7 +272,7 @@ def gather(
     client: Any = None,
     should_stop: StopCallback = lambda: False,
     should_pause: StopCallback = lambda: False,
-) -> Crew:
+) -> Executor:
     """Return who does the slides.
 
     Parameters
@@ -293,16 +296,16 @@ def gather(
         When Dask is not installed, or the scheduler does not answer.
     """
     if client is not None:
-        return OnDask(client, cohort, out, own_client=False)
+        return DaskExecutor(client, cohort, out, own_client=False)
     if settings.dask is not None:
-        return OnDask(_connected(settings.dask), cohort, out)
+        return DaskExecutor(_connected(settings.dask), cohort, out)
     gpus = _gpus() if device in ("auto", "cuda") else []
     workers = min(settings.workers or _as_many_as_fit(gpus), slides)
     if workers <= 1 and not settings.apart:
-        return Alone(should_stop, should_pause)
+        return InProcess(should_stop, should_pause)
     cluster = local_cluster(workers, gpus)
     client = _distributed().Client(cluster)
-    return OnDask(client, cohort, out, cluster, threads=_threads_each(workers))
+    return DaskExecutor(client, cohort, out, cluster, threads=_threads_each(workers))
 
 
 def _threads_each(workers: int) -> int:

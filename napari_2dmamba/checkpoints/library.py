@@ -14,9 +14,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.checkpoints.summary import HUB_PREFIX
 from napari_2dmamba.errors import CheckpointError
-from napari_2dmamba.whole_files import written_whole
 
 FOLDER_VARIABLE = "NAPARI_2DMAMBA_DATA"
 """Environment variable that puts the list elsewhere, such as in a folder a laboratory shares."""
@@ -70,7 +70,7 @@ def hub_source(name: str) -> str:
     return f"{HUB_PREFIX}{found['repo']}" + (f"@{revision}" if revision else "")
 
 
-class Shelf:
+class CheckpointLibrary:
     """The list, read from its file and written back whole at every change.
 
     A second window may change the same file: every change starts from what is in it then.
@@ -166,7 +166,7 @@ class Shelf:
         try:
             content = self._read()
             yield content
-            with written_whole(self.path, CheckpointError) as temporary:
+            with atomic_write(self.path, CheckpointError) as temporary:
                 temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), "utf-8")
             self._content = content
         finally:

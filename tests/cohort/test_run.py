@@ -16,9 +16,9 @@ import pytest
 from napari_2dmamba.cohort import CohortSettings, CohortSlide, read_cohort, run_cohort
 from napari_2dmamba.cohort import extract_cohort as extract
 from napari_2dmamba.cohort.folders import worked_on
-from napari_2dmamba.cohort.gate import Gate, Passage
-from napari_2dmamba.cohort.made_with import read_made_with
+from napari_2dmamba.cohort.settings_file import read_settings
 from napari_2dmamba.cohort.status import CohortSummary, SlideStatus, names_only, read_status
+from napari_2dmamba.cohort.stop_file import StopFile, StopFileReader
 from napari_2dmamba.errors import CheckpointError, CohortError
 from napari_2dmamba.features import FeatureSettings
 from napari_2dmamba.models.settings import ModelSettings
@@ -231,21 +231,21 @@ def test_stopping_in_a_pause(scans: Path, tmp_path: Path) -> None:
 
 
 def test_a_gate_is_open_held_or_shut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("napari_2dmamba.cohort.gate._SECONDS_BETWEEN_LOOKS", 0.0)
-    monkeypatch.setattr("napari_2dmamba.cohort.gate._SECONDS_WITHOUT_SIGN", 0.5)
-    gate = Gate(tmp_path / "gate")
-    passage = Passage(gate.path)
-    assert not passage.is_shut()
-    gate.hold(True)
+    monkeypatch.setattr("napari_2dmamba.cohort.stop_file._SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr("napari_2dmamba.cohort.stop_file._SECONDS_WITHOUT_SIGN", 0.5)
+    stop_file = StopFile(tmp_path / "stop_file")
+    reader = StopFileReader(stop_file.path)
+    assert not reader.should_stop()
+    stop_file.hold(True)
     began = time.monotonic()
-    assert not passage.is_shut()  # the runner gives no sign any more: nobody waits for ever
+    assert not reader.should_stop()  # the runner gives no sign any more: nobody waits for ever
     assert time.monotonic() - began >= 0.5
-    gate.hold(False)
-    assert not passage.is_shut()
-    gate.hold(True)
-    threading.Timer(0.1, gate.shut).start()
-    assert passage.is_shut()
-    assert Passage(gate.path).is_shut()
+    stop_file.hold(False)
+    assert not reader.should_stop()
+    stop_file.hold(True)
+    threading.Timer(0.1, stop_file.stop).start()
+    assert reader.should_stop()
+    assert StopFileReader(stop_file.path).should_stop()
 
 
 def test_the_encoder_is_loaded_once_for_all_slides(
@@ -274,7 +274,7 @@ def test_the_folder_says_what_it_was_made_with(
         features=FeatureSettings(threads=1, drop_pen=True), model=ModelSettings(canvas="slide")
     )
     run_cohort([scans / "a.tif"], checkpoint, settings, out=tmp_path, cohort=ALONE)
-    made = read_made_with(tmp_path)
+    made = read_settings(tmp_path)
     assert made is not None
     assert made.settings == dataclasses.replace(settings, grid=made.settings.grid)
     assert made.settings.grid is not None
@@ -288,10 +288,10 @@ def test_the_folder_says_what_it_was_made_with(
     for spoil in ({"patch_size": "many"}, {"patch_size": -1}):
         told["settings"]["grid"] |= spoil
         file.write_text(json.dumps(told))
-        assert read_made_with(tmp_path) is None
+        assert read_settings(tmp_path) is None
     file.write_text(file.read_text()[:-20])
-    assert read_made_with(tmp_path) is None
-    assert read_made_with(tmp_path / "a") is None
+    assert read_settings(tmp_path) is None
+    assert read_settings(tmp_path / "a") is None
 
 
 def test_a_locked_slide_is_waited_for(scans: Path, tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_features_of_a_folder_belong_to_slides_by_name(
 def test_what_cannot_begin_is_one_sentence(
     scans: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("napari_2dmamba.cohort.crew._SECONDS_TO_CONNECT", 1)
+    monkeypatch.setattr("napari_2dmamba.cohort.executors._SECONDS_TO_CONNECT", 1)
     with pytest.raises(CohortError, match="cannot be written"):
         extract([scans], out=scans / "broken.svs" / "out", cohort=ALONE)
     with pytest.raises(CohortError, match="no Dask scheduler answers"):

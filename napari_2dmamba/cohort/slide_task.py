@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_2dmamba import __version__
+from napari_2dmamba.atomic_files import process_mark
 from napari_2dmamba.cohort import status as states
 from napari_2dmamba.cohort.folders import WorkedOnElsewhere, claim, forget, worked_on
 from napari_2dmamba.cohort.slides import CohortSlide
@@ -37,7 +38,6 @@ from napari_2dmamba.pipeline import RunSettings, prepare_grid, run, summary_of
 from napari_2dmamba.redaction import file_names_only
 from napari_2dmamba.settings import StopCallback
 from napari_2dmamba.slide import Slide, open_slide, read_regions
-from napari_2dmamba.whole_files import process_mark
 
 if TYPE_CHECKING:
     from napari_2dmamba.features.encoder import Encoder
@@ -60,7 +60,7 @@ _log.addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True)
-class Work:
+class CohortPlan:
     """What is done to every slide of a cohort; travels to the workers.
 
     Attributes
@@ -198,8 +198,8 @@ class Work:
         on_progress: Callable[[int, int, str], None],
         should_stop: StopCallback | None,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
+        from napari_2dmamba.atomic_files import atomic_write
         from napari_2dmamba.features import extract_features
-        from napari_2dmamba.whole_files import written_whole
 
         regions = read_regions(self.regions, offset=slide.bounds[:2]) if self.regions else None
         assert self.settings.grid is not None
@@ -216,7 +216,7 @@ class Work:
         )
         assert bag.path is not None
         # A name that other programs find, without the bytes a second time
-        with written_whole(folder / FEATURES_FILE, FeatureError) as part:
+        with atomic_write(folder / FEATURES_FILE, FeatureError) as part:
             try:
                 os.link(bag.path, part)
             except OSError:  # a file system without hard links
@@ -266,10 +266,10 @@ def forget_models() -> None:
 
 
 @dataclass(frozen=True)
-class Job:
+class SlideTask:
     """One slide's turn."""
 
-    work: Work
+    plan: CohortPlan
     slide: CohortSlide
     alone: bool
     attempt: int
@@ -284,13 +284,13 @@ class Job:
             notes=dict(slide.notes),
             mpp=slide.mpp,
             attempts=self.attempt,
-            cohort=self.work.cohort,
+            cohort=self.plan.cohort,
             **fields,
         )
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TaskResult:
     """What became of a slide's turn, and whether another one may end better."""
 
     row: SlideStatus
@@ -298,8 +298,8 @@ class Outcome:
 
 
 def do_slide(
-    job: Job, tell: Callable[[SlideStatus], None], should_stop: StopCallback | None
-) -> Outcome:
+    job: SlideTask, tell: Callable[[SlideStatus], None], should_stop: StopCallback | None
+) -> TaskResult:
     """Do one slide and return what became of it; only an interrupt of the program is raised.
 
     Parameters
@@ -322,13 +322,13 @@ def do_slide(
         problem = error
         identity = hashlib.sha256(str(job.slide.path).encode()).hexdigest()
     try:
-        folder = claim(Path(job.work.out), turn.row, identity, alone=job.alone)
+        folder = claim(Path(job.plan.out), turn.row, identity, alone=job.alone)
         with worked_on(folder):
             return turn.take(folder, slide, problem, should_stop)
     except WorkedOnElsewhere:
-        return Outcome(dataclasses.replace(turn.row, state=states.ELSEWHERE, folder=str(folder)))
+        return TaskResult(dataclasses.replace(turn.row, state=states.ELSEWHERE, folder=str(folder)))
     except UserError as error:
-        return Outcome(turn.ended(states.FAILED, str(error)), worth_retrying=True)
+        return TaskResult(turn.ended(states.FAILED, str(error)), worth_retrying=True)
     finally:
         if slide is not None:
             slide.close()
@@ -337,7 +337,7 @@ def do_slide(
 class _Turn:
     """One attempt at one slide: its row, its log, its news."""
 
-    def __init__(self, job: Job, tell: Callable[[SlideStatus], None]) -> None:
+    def __init__(self, job: SlideTask, tell: Callable[[SlideStatus], None]) -> None:
         self._job, self._tell = job, tell
         self._began = time.monotonic()
         self._told, self._counting = 0.0, False
@@ -355,7 +355,7 @@ class _Turn:
         slide: Slide | None,
         problem: Exception | None,
         should_stop: StopCallback | None,
-    ) -> Outcome:
+    ) -> TaskResult:
         """Work in the slide's own folder, and keep there what became of it."""
         self.row = dataclasses.replace(self.row, folder=str(folder))
         with _logged(folder):
@@ -363,12 +363,12 @@ class _Turn:
                 if problem is not None:
                     raise problem
                 assert slide is not None
-                return self._work(folder, slide, should_stop)
+                return self._do(folder, slide, should_stop)
             except Cancelled:
-                return Outcome(self._kept(states.STOPPED, "stopped; what was finished is kept"))
+                return TaskResult(self._kept(states.STOPPED, "stopped; what was finished is kept"))
             except UserError as error:
                 row = self._kept(states.FAILED, str(error))
-                return Outcome(row, worth_retrying=not isinstance(error, HOPELESS))
+                return TaskResult(row, worth_retrying=not isinstance(error, HOPELESS))
             except Exception as error:  # noqa: BLE001 - whatever it is, the other slides go on
                 _log.exception("unexpected")
                 words = f"{type(error).__name__}: {error}".partition("\n")[0]
@@ -377,23 +377,23 @@ class _Turn:
                     f"{self.row.name} failed unexpectedly ({words}); please report it with "
                     f"{folder / LOG_FILE}",
                 )
-                return Outcome(row, worth_retrying=True)
+                return TaskResult(row, worth_retrying=True)
             except BaseException:
                 self._kept(states.STOPPED, "stopped; what was finished is kept")
                 raise
 
-    def _work(self, folder: Path, slide: Slide, should_stop: StopCallback | None) -> Outcome:
-        work = self._job.work
+    def _do(self, folder: Path, slide: Slide, should_stop: StopCallback | None) -> TaskResult:
+        plan = self._job.plan
         if should_stop is not None and should_stop():
             raise Cancelled("stopped before it began")
-        key = work.key(slide)
+        key = plan.key(slide)
         before = read_status(folder)
-        own = before is not None and before.cohort == work.cohort
+        own = before is not None and before.cohort == plan.cohort
         if before is not None:
-            done = before.state == states.DONE and before.key == key and (own or not work.fresh)
-            if done and work.is_whole(folder, before):
-                return Outcome(self._reused(before, own))
-            if work.fresh and not own:
+            done = before.state == states.DONE and before.key == key and (own or not plan.fresh)
+            if done and plan.is_whole(folder, before):
+                return TaskResult(self._reused(before, own))
+            if plan.fresh and not own:
                 forget(folder)
         write_status(self.row)
         self._tell(self.row)
@@ -405,12 +405,12 @@ class _Turn:
             return answer
 
         _log.info("napari-2dmamba %s begins %s", __version__, self.row.name)
-        found = work.do(slide, folder, self._on_progress, stops)
+        found = plan.do(slide, folder, self._on_progress, stops)
         self.row = dataclasses.replace(self.row, key=key, result=found)
         row = self.ended(states.DONE)
         write_status(row)
         _log.info("done in %.1f s", row.seconds)
-        return Outcome(row)
+        return TaskResult(row)
 
     def _reused(self, before: SlideStatus, own: bool) -> SlideStatus:
         """Return an earlier result under the slide's present name, place and label."""

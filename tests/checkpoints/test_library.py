@@ -4,24 +4,29 @@ from pathlib import Path
 
 import pytest
 
-from napari_2dmamba.checkpoints.shelf import FOLDER_VARIABLE, Shelf, default_folder, source_of
+from napari_2dmamba.checkpoints.library import (
+    FOLDER_VARIABLE,
+    CheckpointLibrary,
+    default_folder,
+    source_of,
+)
 from napari_2dmamba.errors import CheckpointError
 
 
 def test_what_is_put_on_the_list_is_there_next_time(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path)
+    library = CheckpointLibrary(tmp_path)
     folder, file = str(tmp_path / "models"), str(tmp_path / "models" / "a.pt")
-    assert shelf.add(folder) == folder
-    shelf.add(folder)
-    shelf.add("hub:owner/name@v1")
-    shelf.set_note(file, "  the good one \n")
-    again = Shelf(tmp_path)
+    assert library.add(folder) == folder
+    library.add(folder)
+    library.add("hub:owner/name@v1")
+    library.set_note(file, "  the good one \n")
+    again = CheckpointLibrary(tmp_path)
     assert again.sources == (folder, "hub:owner/name@v1")
     assert again.note(file) == "the good one"
     assert again.note(folder) == ""
     again.set_note(file, "")
     again.remove_source("hub:owner/name@v1")
-    last = Shelf(tmp_path)
+    last = CheckpointLibrary(tmp_path)
     assert (last.sources, last.note(file)) == ((folder,), "")
 
 
@@ -29,18 +34,18 @@ def test_removing_leaves_the_disk_alone(tmp_path: Path) -> None:
     file = tmp_path / "models" / "a.pt"
     file.parent.mkdir()
     file.write_bytes(b"weights")
-    shelf = Shelf(tmp_path / "list")
-    shelf.add(file.parent)
-    shelf.add(file)
-    shelf.remove(str(file))
+    library = CheckpointLibrary(tmp_path / "list")
+    library.add(file.parent)
+    library.add(file)
+    library.remove(str(file))
     assert file.read_bytes() == b"weights"
-    assert shelf.sources == (str(file.parent),)
-    assert shelf.removed == {str(file)}
-    shelf.add(file.parent)  # adding its folder again brings it back
-    assert shelf.removed == frozenset()
-    shelf.remove(str(file))
-    shelf.restore()
-    assert Shelf(tmp_path / "list").removed == frozenset()
+    assert library.sources == (str(file.parent),)
+    assert library.removed == {str(file)}
+    library.add(file.parent)  # adding its folder again brings it back
+    assert library.removed == frozenset()
+    library.remove(str(file))
+    library.restore()
+    assert CheckpointLibrary(tmp_path / "list").removed == frozenset()
 
 
 DAMAGED = [
@@ -56,14 +61,14 @@ DAMAGED = [
 def test_a_damaged_list_is_kept_aside_and_said(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "checkpoints.json"
     path.write_bytes(content)
-    shelf = Shelf(tmp_path)
-    assert shelf.sources == ()
-    assert "is damaged" in shelf.remark
+    library = CheckpointLibrary(tmp_path)
+    assert library.sources == ()
+    assert "is damaged" in library.remark
     (kept,) = tmp_path.glob("checkpoints.damaged-*.json")
-    assert kept.name in shelf.remark
+    assert kept.name in library.remark
     assert kept.read_bytes() == content
-    shelf.add(tmp_path)
-    assert Shelf(tmp_path).sources == (str(tmp_path),)
+    library.add(tmp_path)
+    assert CheckpointLibrary(tmp_path).sources == (str(tmp_path),)
     assert kept.read_bytes() == content
 
 
@@ -72,15 +77,15 @@ def test_what_a_later_version_wrote_besides_is_not_lost(tmp_path: Path) -> None:
     path.write_text(json.dumps(
         {"format": 1, "sources": [], "removed": [], "notes": {}, "tags": {"a": ["b"]}}
     ))  # fmt: skip
-    Shelf(tmp_path).add("hub:a/b")
+    CheckpointLibrary(tmp_path).add("hub:a/b")
     assert json.loads(path.read_text())["tags"] == {"a": ["b"]}
 
 
 def test_two_windows_do_not_lose_each_others_notes(tmp_path: Path) -> None:
     def write(name: str) -> None:
-        shelf = Shelf(tmp_path)
+        library = CheckpointLibrary(tmp_path)
         for number in range(20):
-            shelf.set_note(f"{name}{number}", "noted")
+            library.set_note(f"{name}{number}", "noted")
 
     threads = [threading.Thread(target=write, args=(name,)) for name in "ab"]
     for thread in threads:
@@ -92,9 +97,9 @@ def test_two_windows_do_not_lose_each_others_notes(tmp_path: Path) -> None:
 
 def test_a_list_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "a file").write_bytes(b"")
-    shelf = Shelf(tmp_path / "a file")
+    library = CheckpointLibrary(tmp_path / "a file")
     with pytest.raises(CheckpointError, match=r"list of checkpoints .* cannot be changed"):
-        shelf.add(tmp_path)
+        library.add(tmp_path)
 
 
 @pytest.mark.parametrize(

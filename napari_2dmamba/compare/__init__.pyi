@@ -1,0 +1,13 @@
+from .comparison import Comparison as Comparison
+from .comparison import Entry as Entry
+from .comparison import Reading as Reading
+from .contender import Contender as Contender
+from .contender import contenders_of as contenders_of
+from .ensemble import Ensemble as Ensemble
+from .figure import FigureSettings as FigureSettings
+from .figure import write_figure as write_figure
+from .folder import make_comparison_record as make_comparison_record
+from .folder import write_comparison as write_comparison
+from .saved_runs import RunPair as RunPair
+from .saved_runs import compare_runs as compare_runs
+from .side_by_side import compare as compare

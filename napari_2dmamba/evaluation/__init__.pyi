@@ -1,0 +1,11 @@
+from .comparison import Difference as Difference
+from .comparison import compare_models as compare_models
+from .predictions import Predictions as Predictions
+from .predictions import predict as predict
+from .predictions import read_predictions as read_predictions
+from .predictions import write_predictions as write_predictions
+from .report import write_report as write_report
+from .scoring import Evaluation as Evaluation
+from .scoring import evaluate as evaluate
+from .scoring import score_predictions as score_predictions
+from .settings import EvaluationSettings as EvaluationSettings

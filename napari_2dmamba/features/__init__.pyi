@@ -1,0 +1,9 @@
+from .bag import FeatureBag as FeatureBag
+from .encoder import Encoder as Encoder
+from .encoder import load_encoder as load_encoder
+from .extract import FeatureSettings as FeatureSettings
+from .extract import extract_features as extract_features
+from .file_facts import FeatureFileSettings as FeatureFileSettings
+from .file_facts import MissingFeatureFactsError as MissingFeatureFactsError
+from .files import read_features as read_features
+from .files import write_features as write_features

@@ -1,0 +1,13 @@
+from .bags import LabelledBag as LabelledBag
+from .bags import TableBags as TableBags
+from .settings import SplitSettings as SplitSettings
+from .settings import TableSettings as TableSettings
+from .splits import Fold as Fold
+from .splits import Split as Split
+from .splits import make_split as make_split
+from .splits import read_split as read_split
+from .splits import write_split as write_split
+from .table import LabelledSlide as LabelledSlide
+from .table import Problem as Problem
+from .table import Table as Table
+from .table import read_table as read_table

@@ -1,0 +1,13 @@
+from .fitting import Epoch as Epoch
+from .fitting import FitResult as FitResult
+from .fitting import Step as Step
+from .fitting import fit as fit
+from .history import read_history as read_history
+from .model import new_aggregator as new_aggregator
+from .presets import PRESETS as PRESETS
+from .presets import Preset as Preset
+from .presets import preset as preset
+from .run import TrainingRun as TrainingRun
+from .run import read_training as read_training
+from .run import train as train
+from .settings import FitSettings as FitSettings
