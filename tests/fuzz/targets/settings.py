@@ -52,7 +52,7 @@ _COMMANDS = (
     "extract s.tif --out out --patch-size 128 --target-mpp 1.0 --min-tissue 0.4 --batch-size 16 "
     "--mpp 0.5 --workers 1 --retries 0",
     "run s.tif --out out --checkpoint tiny.safetensors --patch-size 64 --target-mpp 0.5 "
-    "--workers 1 --retries 0 --checkpoint-setting canvas=[3,4] --device cpu --precision float32",
+    "--workers 1 --retries 0 --device cpu --precision float32",
     "split table.csv --folds 3 --split-seed 4 --out parts.csv",
     "rerun none --exact",
     "export none --formats png,csv --export-mpp 4 --regions-above 90% --colour c80000",
