@@ -205,7 +205,7 @@ def main(name: str, folder: Path, every: int) -> None:
     wrong = []
     sentences = set()
     trials = [(mode, call) for mode in (_KILL, _FULL) for call in range(1, int(calls) + 1, every)]
-    trials += [(_NO_MEMORY, call) for call in range(1, int(asked) + 1)]
+    trials += [(_NO_MEMORY, call) for call in range(1, int(asked) + 1, every)]
     for mode, call in trials:
         out = folder / f"out-{mode}-{call}"
 
