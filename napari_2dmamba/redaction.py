@@ -42,7 +42,7 @@ def file_names_only(text: str, *folders: str | os.PathLike[str]) -> str:
     A path with spaces is found where it is the whole text, where a text begins with it and its
     file has a known ending, or where it lies in one of the ``folders``.
     """
-    for folder in sorted(map(os.fspath, folders), key=len, reverse=True):
+    for folder in sorted((os.fspath(one) for one in folders), key=len, reverse=True):
         if len(folder) > 1:
             text = text.replace(folder + os.sep, "/./")  # what follows is a path for the pattern
     begins = _BEGINNING.match(text)

@@ -6,8 +6,9 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,7 +185,7 @@ def _unpacked(path: Path) -> bytes:
     return data.removeprefix(b"\xef\xbb\xbf")
 
 
-def _read(stream: IO[bytes]) -> bytes:
+def _read(stream: BufferedIOBase) -> bytes:
     """Return a stream to its end or a little past the largest file.
 
     In pieces: one read of at most 2 GB would set 2 GB aside for a file of any size.
