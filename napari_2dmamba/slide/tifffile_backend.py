@@ -143,9 +143,14 @@ class TifffileBackend:
         self._stored_channels = planes * self._samples
         alpha = first.extrasamples
         self._premultiplied = bool(alpha) and int(alpha[0]) == _PREMULTIPLIED
+        self._has_alpha = bool(alpha) and int(alpha[0]) != 0
         looks_rgb = samples in (3, 4) and planes == 1 and self._photometric in (2, 3, 6)
         planar_rgb = planes == 3 and samples == 1 and names_red_green_blue(ome)
         self.rgb = self.dtype == np.uint8 and (looks_rgb or planar_rgb) and not self._as_bands
+        if self.rgb and samples == 4 and not self._has_alpha:
+            self.remarks += (
+                "its fourth channel is not said to be transparency, and is left aside",
+            )
         count = 3 if self.rgb else planes * samples
         self.channels = channels(self._tiff, ome, count, self.rgb)
         if not self.rgb:
@@ -459,6 +464,8 @@ class TifffileBackend:
             pixels = pixels.astype(np.uint8) * 255
         if self._photometric == 0 and self.dtype.kind == "u":
             pixels = np.iinfo(self.dtype).max - pixels
+        if self.rgb and pixels.shape[-1] == 4 and not self._has_alpha:
+            return np.ascontiguousarray(pixels[..., :3])
         if self.rgb and pixels.shape[-1] == 4:
             return on_background(pixels, self.background, premultiplied=self._premultiplied)
         return np.ascontiguousarray(pixels, dtype=self.dtype)
