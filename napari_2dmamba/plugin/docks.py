@@ -92,7 +92,7 @@ def show(viewer: "Viewer", dock: Dock) -> Any:
     fresh: Any = dock.widget_class(viewer)
     in_tabs = dock.area != "left"  # where napari's own docks are
     made = viewer.window.add_dock_widget(fresh, name=dock.name, area=dock.area, tabify=in_tabs)
-    made.setWindowTitle(dock.title)  # tabs are narrow
+    made.setWindowTitle(dock.title.removesuffix(f" {PLUGIN_TITLE}"))  # tabs are narrow
     made.title.title.setText(dock.title)
     height = least.height() + made.minimumSizeHint().height()
     if dock.area == "bottom" and height > _room(window).height():
