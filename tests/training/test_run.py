@@ -160,7 +160,8 @@ def test_a_cancelled_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     def run(out: Path, stop_after: int | None):
         seen: list[str] = []
         return train(
-            table, split, out=out, architecture="abmil", use=Preset(dataclasses.replace(FIT, epochs=3)), config=TINY,
+            table, split, out=out, architecture="abmil",
+            use=Preset(dataclasses.replace(FIT, epochs=3)), config=TINY,
             final=False, scoring=UNCERTAIN, on_epoch=lambda model, epoch: seen.append(model),
             should_stop=lambda: stop_after is not None and len(seen) >= stop_after,
         )  # fmt: skip
@@ -205,7 +206,8 @@ def test_a_test_label_never_reaches_the_model(tmp_path: Path) -> None:
     models = []
     for number, one in enumerate((table, dataclasses.replace(table, slides=turned))):
         run = train(
-            one, split, out=tmp_path / str(number), architecture="abmil", use=Preset(dataclasses.replace(FIT, epochs=2)),
+            one, split, out=tmp_path / str(number), architecture="abmil",
+            use=Preset(dataclasses.replace(FIT, epochs=2)),
             config=TINY, final=False, scoring=UNCERTAIN,
         )  # fmt: skip
         models.append(load_checkpoint(run.checkpoints[0]).model.state_dict())
