@@ -53,9 +53,9 @@ def ours(options: argparse.Namespace) -> dict[str, float]:
     """Open, find tissue, extract, predict, save; seconds of each."""
     from napari_2dmamba.features import FeatureSettings, extract_features
     from napari_2dmamba.models import load_checkpoint
-    from napari_2dmamba.pipeline import RunSettings, grid_settings_for, prepare_grid, run
+    from napari_2dmamba.pipeline import RunSettings, prepare_grid, run
     from napari_2dmamba.sample import demo_checkpoint
-    from napari_2dmamba.slide import open_slide
+    from napari_2dmamba.slide import GridSettings, open_slide
 
     stages: dict[str, float] = {}
     clock = time.perf_counter()
@@ -69,7 +69,8 @@ def ours(options: argparse.Namespace) -> dict[str, float]:
     lap("load s")
     with open_slide(options.slide) as slide, tempfile.TemporaryDirectory() as folder:
         lap("open s")
-        _, grid = prepare_grid(slide, RunSettings(), grid_settings_for(aggregator), None)
+        trained = GridSettings().trained_for(aggregator.header)
+        _, grid = prepare_grid(slide, RunSettings(), trained, None)
         lap("tissue s")
         bag = extract_features(slide, grid, FeatureSettings())
         lap("extract s")
@@ -87,13 +88,14 @@ def openslide_reading(options: argparse.Namespace) -> dict[str, float]:
     from PIL import Image
 
     from napari_2dmamba.models import load_checkpoint
-    from napari_2dmamba.pipeline import RunSettings, grid_settings_for, prepare_grid
+    from napari_2dmamba.pipeline import RunSettings, prepare_grid
     from napari_2dmamba.sample import demo_checkpoint
-    from napari_2dmamba.slide import open_slide
+    from napari_2dmamba.slide import GridSettings, open_slide
 
     aggregator = load_checkpoint(options.checkpoint or demo_checkpoint())
     with open_slide(options.slide) as slide:
-        _, grid = prepare_grid(slide, RunSettings(), grid_settings_for(aggregator), None)
+        trained = GridSettings().trained_for(aggregator.header)
+        _, grid = prepare_grid(slide, RunSettings(), trained, None)
     source = openslide.OpenSlide(options.slide)
     size, target = grid.patch_size_level0, (grid.patch_size, grid.patch_size)
     began = time.perf_counter()

@@ -14,7 +14,7 @@ from napari_2dmamba.errors import (
 from napari_2dmamba.export.run_folder import open_run
 from napari_2dmamba.features import write_features
 from napari_2dmamba.models import ModelSettings, load_checkpoint
-from napari_2dmamba.pipeline import RunSettings, grid_settings_for, run
+from napari_2dmamba.pipeline import RunSettings, run
 from napari_2dmamba.slide import GridSettings, open_slide
 from tests.tiny import MPP, PATCH, TISSUE, write_checkpoint, write_slide
 
@@ -51,8 +51,10 @@ def test_from_slide_to_attention_on_the_tissue(slide: Path, checkpoint: Path) ->
 
 def test_the_checkpoint_gives_patch_size_and_resolution(checkpoint: Path) -> None:
     aggregator = load_checkpoint(checkpoint)
-    assert grid_settings_for(aggregator) == GridSettings(patch_size=PATCH, target_mpp=MPP)
-    assert grid_settings_for(aggregator, min_tissue=0.5).min_tissue == 0.5
+    half = GridSettings(min_tissue=0.5).trained_for(aggregator.header)
+    assert half == GridSettings(patch_size=PATCH, target_mpp=MPP, min_tissue=0.5)
+    silent = dataclasses.replace(aggregator.header, patch_size=None, mpp=None)
+    assert GridSettings(patch_size=64).trained_for(silent) == GridSettings(patch_size=64)
 
 
 def test_a_saved_run_opens_with_the_same_numbers(

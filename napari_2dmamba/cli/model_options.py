@@ -89,9 +89,9 @@ def model_of(
     """Return checkpoint, what was said about it, and the settings of a run with it."""
     from napari_2dmamba.features import FeatureFileSettings, FeatureSettings
     from napari_2dmamba.features.files import require_features
-    from napari_2dmamba.models import load_checkpoint
+    from napari_2dmamba.models import checkpoint_header
     from napari_2dmamba.models.settings import ModelSettings
-    from napari_2dmamba.pipeline import RunSettings, grid_settings_for
+    from napari_2dmamba.pipeline import RunSettings
     from napari_2dmamba.sample import demo_checkpoint
     from napari_2dmamba.slide.grid import GridSettings
     from napari_2dmamba.slide.tissue import TissueSettings
@@ -108,7 +108,6 @@ def model_of(
     trust_if_asked(options, settings.features.encoder)
     checkpoint = options.checkpoint or demo_checkpoint()
     given = named_values(options.checkpoint_setting, "--checkpoint-setting", parser)
-    grid = grid_settings_for(
-        load_checkpoint(checkpoint, **given), **given_options(options, GridSettings)
-    )
+    trained = GridSettings().trained_for(checkpoint_header(checkpoint, **given))
+    grid = dataclasses.replace(trained, **given_options(options, GridSettings))
     return checkpoint, given, dataclasses.replace(settings, grid=grid)

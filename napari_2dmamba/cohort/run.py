@@ -25,7 +25,7 @@ from napari_2dmamba.cohort.status import (
 )
 from napari_2dmamba.errors import CohortError, FeatureError
 from napari_2dmamba.export.record import file_hash
-from napari_2dmamba.pipeline import RunSettings, grid_settings_for
+from napari_2dmamba.pipeline import RunSettings
 from napari_2dmamba.settings import ProgressCallback, StopCallback, validate
 from napari_2dmamba.slide import GridSettings
 
@@ -103,9 +103,9 @@ def run_cohort(
     path = Path(checkpoint).expanduser().absolute()
     given = dict(checkpoint_settings or {})
     settings = settings or RunSettings()
-    aggregator = load_checkpoint(path, **given)
+    header = load_checkpoint(path, **given).header  # all of it: one that is damaged stops here
     plan = _plan_of(
-        dataclasses.replace(settings, grid=settings.grid or grid_settings_for(aggregator)),
+        dataclasses.replace(settings, grid=settings.grid or GridSettings().trained_for(header)),
         out,
         cohort,
         regions,

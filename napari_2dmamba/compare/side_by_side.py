@@ -24,9 +24,9 @@ from napari_2dmamba.explain.subject import Subject
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.features.lattice import laid_out
 from napari_2dmamba.features.on_slide import grid_of
-from napari_2dmamba.pipeline import RunResult, RunSettings, grid_settings_for, prepare_bag, run
+from napari_2dmamba.pipeline import RunResult, RunSettings, prepare_bag, run
 from napari_2dmamba.settings import ProgressCallback, StopCallback
-from napari_2dmamba.slide import Slide, open_slide
+from napari_2dmamba.slide import GridSettings, Slide, open_slide
 from napari_2dmamba.slide.regions import Regions
 
 
@@ -84,7 +84,7 @@ def compare(
         with _about(label):
             named_target(model.header, target)
     with _opened(slide, mpp) as opened:
-        grid_settings = settings.grid or grid_settings_for(models[0])
+        grid_settings = settings.grid or GridSettings().trained_for(models[0].header)
         settings = dataclasses.replace(settings, grid=grid_settings)
         grid, bag = prepare_bag(
             opened,

@@ -7,14 +7,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_2dmamba.errors import UserError
-from napari_2dmamba.explain import contribution, counterfactual, faithfulness, receptive_field
+from napari_2dmamba.explain import (
+    contribution,
+    counterfactual,
+    faithfulness,
+    provenance,
+    receptive_field,
+)
 from napari_2dmamba.explain import rollout as stack
+from napari_2dmamba.explain.display import PATCH_DISPLAY, DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.explain.outcome import Target
 from napari_2dmamba.explain.provenance import Channels, Provenance, Through
 from napari_2dmamba.explain.subject import Subject
 from napari_2dmamba.models.architecture import Architecture
-from napari_2dmamba.models.mamba2d import Mamba2DMIL
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 
@@ -31,7 +37,7 @@ class MapRequest:
     target
         What maps of the answer explain.
     layer
-        Up to which layer of a 2DMambaMIL maps of a patch go, as an index; -1 is the last.
+        Up to which layer of the model maps of a patch go, as an index; -1 is the last.
     channels
         How provenance makes one number of the channels of a scan.
     on_progress, should_stop
@@ -59,20 +65,31 @@ class NamedMap:
         Whether it is about one patch (or else about the slide).
     compute
         Makes it.
-    follows_scan
-        Whether only a 2DMambaMIL has it.
+    title
+        What lists call it; None keeps it out of the list of *Inspect*.
+    terms
+        What the terms of the title mean, where it has any.
+    display
+        How it is shown at first.
+    why_not
+        Says why a model has no such map; None if it has, or if only computing it can tell.
     """
 
     question: str
     at_patch: bool
     compute: Callable[[MapRequest], GridMap]
-    follows_scan: bool = False
+    title: str | None = None
+    terms: str = ""
+    display: DisplaySettings | None = None
+    why_not: Callable[[Architecture], str | None] = lambda model: None
 
-    def why_not(self, model: Architecture) -> str | None:
-        """Say why a model has no such map; None if it has, or if only computing it can tell."""
-        if self.follows_scan and not isinstance(model, Mamba2DMIL):
-            return f"it follows the scan of 2DMambaMIL, and this model is {model.title}"
-        return None
+    @property
+    def first_display(self) -> DisplaySettings:
+        """How the map is shown at first, also where `display` leaves it open."""
+        return self.display or (PATCH_DISPLAY if self.at_patch else _SLIDE_DISPLAY)
+
+
+_SLIDE_DISPLAY = DisplaySettings(opacity=0.65, clear_at_zero=True)
 
 
 AVERAGED = 16
@@ -125,27 +142,36 @@ def _spread(asked: MapRequest, under: Callable[..., faithfulness.Stability]) -> 
     return under(asked.subject, on_progress=asked.on_progress, should_stop=asked.should_stop).spread
 
 
+_LRP = "LRP: layer-wise relevance propagation"
+
 MAPS: dict[str, NamedMap] = {
     "provenance": NamedMap(
-        "where did the state of this patch come from, in one scan?", True, _provenance, True
+        "where did the state of this patch come from, in one scan?",
+        True,
+        _provenance,
+        "Provenance: where its state came from",
+        why_not=provenance.why_not,
     ),
     "provenance-gate": NamedMap(
         "the same through skip connection and gate?",
         True,
         lambda a: _provenance(a, "gate"),
-        True,
+        "Provenance through gate and skip",
+        why_not=provenance.why_not,
     ),
     "provenance-projection": NamedMap(
         "the same through the output projection?",
         True,
         lambda a: _provenance(a, "projection"),
-        True,
+        "Provenance through the output projection",
+        why_not=provenance.why_not,
     ),
     "feeds": NamedMap(
         "which patches does this one feed, in one scan?",
         True,
         lambda a: Provenance(a.subject).feeds(a.patch, layer=a.layer, channels=a.channels),
-        True,
+        "Feeds: where its input goes",
+        why_not=provenance.why_not,
     ),
     "rollout": NamedMap(
         "where did it come from through all layers, step sizes and gates held?",
@@ -157,52 +183,80 @@ MAPS: dict[str, NamedMap] = {
             on_progress=a.on_progress,
             should_stop=a.should_stop,
         ),
-        True,
+        "Provenance through all layers (rollout)",
+        why_not=stack.why_not,
     ),
     "state-relevance": NamedMap(
         "which share has each patch in this one's state?",
         True,
         lambda a: stack.state_relevance(a.subject, a.patch, layer=a.layer),
-        True,
+        "Relevance to its state (LRP)",
+        _LRP,
+        why_not=stack.why_not,
     ),
-    "erf": NamedMap("on which patches does this one's output depend?", True, _erf),
-    "erf-figure": NamedMap(
-        "the same as receptive fields are usually drawn?", True, lambda a: _erf(a, "figure")
+    "erf": NamedMap(
+        "on which patches does this one's output depend?",
+        True,
+        _erf,
+        "Receptive field (ERF)",
+        "ERF, effective receptive field: the norm of the Jacobian, which is how much this "
+        "patch's output changes with the features of each patch",
     ),
     "erf-average": NamedMap(
-        "on what around it does a patch of this slide depend on average?", True, _average
+        "on what around it does a patch of this slide depend on average?",
+        True,
+        _average,
+        "Receptive field, mean over tissue",
+        "The mean of the receptive fields (ERF) of patches spread over the tissue",
+    ),
+    "erf-figure": NamedMap(
+        "the same as receptive fields are usually drawn?",
+        True,
+        lambda a: _erf(a, "figure"),
+        "Receptive field, drawn as in papers",
+        display=receptive_field.FIGURE_DISPLAY,
     ),
     "slide-erf": NamedMap(
         "on which patches does the slide's answer depend?",
         False,
         lambda a: receptive_field.slide_field(a.subject, a.target),
+        "Receptive field of the answer",
     ),
     "gradient-x-input": NamedMap(
         "which patches speak for, which against, by one gradient?",
         False,
         lambda a: contribution.gradient_times_input(a.subject, a.target).map,
+        "Contribution: gradient x input",
     ),
     "integrated-gradients": NamedMap(
-        "which patches speak for, which against, so that it adds up?", False, _integrated
+        "which patches speak for, which against, so that it adds up?",
+        False,
+        _integrated,
+        "Contribution: integrated gradients",
     ),
     "relevance": NamedMap(
         "which patches speak for, which against, step sizes and gates held?",
         False,
         lambda a: stack.slide_relevance(a.subject, a.target),
-        True,
+        "Contribution: relevance (LRP)",
+        _LRP,
+        why_not=stack.why_not,
     ),
     "decisive": NamedMap("without which few patches is the answer another one?", False, _decisive),
     "stability-turns": NamedMap(
         "how much does the attention change when the grid is flipped and rotated?",
         False,
         lambda a: _spread(a, faithfulness.stability_under_turns),
+        "Unsteady under flips and rotations",
     ),
     "stability-dropout": NamedMap(
         "how much does the attention change when patches are left out?",
         False,
         lambda a: _spread(a, faithfulness.stability_under_dropout),
+        "Unsteady when patches are left out",
     ),
 }
+"""By name; "decisive" has no title, for it takes a search, which has a button of its own."""
 
 
 def check_names(names: Sequence[str]) -> None:

@@ -15,18 +15,18 @@ rollout holds attention weights. Through the whole stack, with them held, see `r
 them varying, `receptive_field`.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from napari_2dmamba.errors import CheckpointError, UserError
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.explain.implied_attention import ScanArrays, influence_of, influence_on
 from napari_2dmamba.explain.subject import Query, Subject
-from napari_2dmamba.models.mamba2d import OTHER_CORNERS, Mamba2DMIL, MambaBlock, ScanWeights
+from napari_2dmamba.models.architecture import Architecture
+from napari_2dmamba.models.scan_layer import ScanDirection, ScanLayer
 
 Through = Literal["state", "gate", "projection"]
 THROUGH: tuple[Through, ...] = ("state", "gate", "projection")
@@ -41,25 +41,8 @@ _WORDS = {
 }
 
 
-@dataclass(frozen=True)
-class _Corner:
-    """One direction of a layer: its scan on the canvas flipped so that its corner is first."""
-
-    scan: ScanArrays
-    flip: tuple[int, ...]  # axes of the canvas
-    D: Tensor  # (d_inner,)
-
-
-@dataclass(frozen=True)
-class _Layer:
-    corners: tuple[_Corner, ...]
-    x: Tensor  # (H, W, d_inner)
-    gate: Tensor  # (H, W, d_inner)
-    out_proj: Tensor  # (d_model, d_inner)
-
-
 class Provenance:
-    """The layers of a 2DMambaMIL on one bag: made once, then asked at every click.
+    """The scans of a model on one bag: made once, then asked at every click.
 
     Making it costs one forward pass. A query then costs one exponential per cell, channel and
     state of the quadrant it looks into; with the CPU kernels it follows the mouse.
@@ -67,31 +50,21 @@ class Provenance:
     Parameters
     ----------
     subject
-        A 2DMambaMIL and its bag.
+        A model that tells its scans (`Architecture.tells_scans`), and its bag.
 
     Raises
     ------
     CheckpointError
-        For other architectures, which have no 2D scan.
+        For other models, which have no 2D scan.
     """
 
     def __init__(self, subject: Subject) -> None:
-        model = subject.model
-        if not isinstance(model, Mamba2DMIL):
-            raise CheckpointError(
-                f"provenance follows the scan of 2DMambaMIL, and this model is {model.title}; "
-                "choose the receptive field, which is there for every model"
-            )
         self.subject = subject
-        self._sequence = model.config.scan == "1d"
-        stages: dict[str, Tensor] = {}
         with torch.no_grad():
-            subject.run(stages=stages)
-            self._layers = []
-            for number, block in enumerate(model.layers.layers):
-                mixer = block.mixer
-                assert isinstance(mixer, MambaBlock)
-                self._layers.append(_layer(mixer, stages, number))
+            self._layers = subject.model.scan_layers(
+                subject.features, subject.cells, subject.canvas
+            )
+        self._sequence = not self._layers[0].on_canvas
 
     def __len__(self) -> int:
         """Layers."""
@@ -223,16 +196,16 @@ class Provenance:
             gate = at.gate if through != "state" else torch.ones_like(at.x[:1, :1])
             if arriving and through != "state":
                 weight = weight * (gate[cell].abs() if magnitude else gate[cell])
-            if len(at.corners) > 1:
+            if len(at.directions) > 1:
                 each = self._each(at, arriving, cell, through, x)
                 each = each if arriving else each * gate
                 return (each.abs() if magnitude else each) @ weight
-            corner = at.corners[0]
+            corner = at.directions[0]
             if arriving:
-                total = influence_on(corner.scan, cell, x=x, weight=weight, magnitude=magnitude)
+                total = influence_on(_arrays(corner), cell, x=x, weight=weight, magnitude=magnitude)
             else:
                 total = influence_of(
-                    corner.scan,
+                    _arrays(corner),
                     cell,
                     x=x,
                     gate=None if through == "state" else gate,
@@ -246,27 +219,32 @@ class Provenance:
             return total
 
     def _each(
-        self, at: _Layer, arriving: bool, cell: tuple[int, int], through: Through, x: Tensor | None
+        self,
+        at: ScanLayer,
+        arriving: bool,
+        cell: tuple[int, int],
+        through: Through,
+        x: Tensor | None,
     ) -> Tensor:
         """Add the directions of a layer up, channel by channel: ``(H, W, d_inner)``."""
         follow = influence_on if arriving else influence_of
         total = torch.zeros_like(at.x)
-        for corner in at.corners:
+        for corner in at.directions:
             flipped = tuple(
                 size - 1 - k if axis in corner.flip else k
                 for axis, (k, size) in enumerate(zip(cell, at.x.shape[:2], strict=True))
             )
             given = None if x is None else x.flip(corner.flip)
-            found = follow(corner.scan, (flipped[0], flipped[1]), x=given)
+            found = follow(_arrays(corner), (flipped[0], flipped[1]), x=given)
             total += found.flip(corner.flip)
             if through != "state":
                 total[cell] += corner.D * (1 if x is None else x[cell])
-        return total / len(at.corners)
+        return total / len(at.directions)
 
     @staticmethod
-    def _here(corner: _Corner, cell: tuple[int, int]) -> Tensor:
+    def _here(corner: ScanDirection, cell: tuple[int, int]) -> Tensor:
         """Weight of a cell's input in its own output, ``(d_inner,)``."""
-        return corner.scan.dt[cell] * (corner.scan.B[cell] @ corner.scan.C[cell])
+        return corner.dt[cell] * (corner.B[cell] @ corner.C[cell])
 
     def _position(self, query: Query) -> tuple[int, int]:
         """Return where a query lies in the scan."""
@@ -315,31 +293,18 @@ def _of_channels(channels: Channels) -> str:
     return f"channel {channels}"
 
 
-def _layer(mixer: MambaBlock, stages: dict[str, Tensor], number: int) -> _Layer:
-    def stage(name: str) -> Tensor:
-        return stages[f"mixer{number}_{name}"]
-
-    x = stage("x")
-    made = {name: stage(name) for name in ("dt", "B", "C")}
-    corners = [_corner(mixer, made, ())]
-    if mixer.config.directions == 4:
-        flat = x.reshape(-1, x.shape[-1])
-        for weights, flip in zip(mixer.other_corners, OTHER_CORNERS, strict=True):
-            assert isinstance(weights, ScanWeights)
-            made = {
-                name: value.view(*x.shape[:2], -1) for name, value in weights.dt_B_C(flat).items()
-            }
-            corners.append(_corner(weights, made, tuple(axis - 1 for axis in flip)))
-    return _Layer(tuple(corners), x, functional.silu(stage("z")), mixer.out_proj.weight)
+def why_not(model: Architecture) -> str | None:
+    """Say why a model has no provenance; None if it has."""
+    if model.tells_scans:
+        return None
+    return f"it follows a 2D selective scan, and this model is {model.title}"
 
 
-def _corner(weights: ScanWeights, made: dict[str, Tensor], flip: tuple[int, ...]) -> _Corner:
-    dt = functional.softplus(made["dt"] + weights.dt_proj.bias)
-    dt, B, C = (t.flip(flip) if flip else t for t in (dt, made["B"], made["C"]))
-    return _Corner(ScanArrays(dt, -torch.exp(weights.A_log), B, C), flip, weights.D)
+def _arrays(direction: ScanDirection) -> ScanArrays:
+    return ScanArrays(direction.dt, direction.A, direction.B, direction.C)
 
 
-def _only(at: _Layer, channel: int, through: Through) -> _Layer:
+def _only(at: ScanLayer, channel: int, through: Through) -> ScanLayer:
     """Return a layer with one of its channels."""
     d_inner = at.x.shape[-1]
     if not 0 <= channel < d_inner:
@@ -350,16 +315,13 @@ def _only(at: _Layer, channel: int, through: Through) -> _Layer:
             "followed through it; choose the mean over channels, or the map before the projection"
         )
     one = slice(channel, channel + 1)
-    return _Layer(
-        tuple(
-            _Corner(
-                c.scan._replace(dt=c.scan.dt[..., one].contiguous(), A=c.scan.A[one]),
-                c.flip,
-                c.D[one],
-            )
-            for c in at.corners
+    return replace(
+        at,
+        directions=tuple(
+            replace(c, dt=c.dt[..., one].contiguous(), A=c.A[one], D=c.D[one])
+            for c in at.directions
         ),
-        at.x[..., one].contiguous(),
-        at.gate[..., one],
-        at.out_proj[:, one],
+        x=at.x[..., one].contiguous(),
+        gate=at.gate[..., one],
+        out_proj=at.out_proj[:, one],
     )

@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from napari_2dmamba.errors import Cancelled, CheckpointError
 from napari_2dmamba.explain.display import DisplaySettings
@@ -45,46 +45,6 @@ FIGURE_DISPLAY = DisplaySettings(transform="raw", gamma=0.2, colormap="RdYlGn")
 """How the paper's figure is drawn: divided by the largest value, power 0.2, red to green."""
 FIGURE_DISPLAY_OLDER = DisplaySettings(transform="raw", gamma=0.25, colormap="RdYlGn")
 """The same with the older power 0.25."""
-
-
-def hidden_states(subject: Subject, features: Tensor, layer: int = -1) -> Tensor:
-    """Return the vector of every patch that attention is computed from, ``(N, width)``.
-
-    Parameters
-    ----------
-    layer
-        Of a 2DMambaMIL, the layer whose output is asked for (-1: the last, -2: the one before,
-        ...). Other architectures have the input of their attention only.
-
-    Raises
-    ------
-    CheckpointError
-        When the architecture has no such vectors.
-    """
-    model = subject.model
-    if isinstance(model, Mamba2DMIL):
-        stages: dict[str, Tensor] = {}
-        subject.run(features, stages=stages)
-        number = range(model.config.n_layers)[layer]
-        canvas = stages[f"layer{number}_out"]
-        if model.config.scan == "1d":
-            return canvas[0]
-        return canvas[subject.cells[:, 0], subject.cells[:, 1]]
-    attention = getattr(model, "attention", None)
-    seen: list[Tensor] = []
-    if isinstance(attention, nn.Module):
-        handle = attention.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-        try:
-            subject.run(features)
-        finally:
-            handle.remove()
-    vectors = seen[0].reshape(-1, seen[0].shape[-1]) if seen else None
-    if vectors is None or len(vectors) != len(subject):
-        raise CheckpointError(
-            f"{model.title} keeps no vector per patch that could be asked where it comes from; "
-            "choose the receptive field of the slide's answer, or of the patch's score"
-        )
-    return vectors
 
 
 def receptive_field(
@@ -108,10 +68,10 @@ def receptive_field(
     patches
         Numbers of patches in the bag.
     output
-        ``"state"``: the vector of `hidden_states`; ``"score"``: the patch's score, which every
-        architecture has (a softmax makes it depend on all patches).
+        ``"state"``: its vector, `Architecture.patch_states`; ``"score"``: the patch's score,
+        which every architecture has (a softmax makes it depend on all patches).
     layer
-        See `hidden_states`.
+        Whose output is asked for, of `Architecture.depth`; -1 is the last.
     measure, probes, seed
         See the module.
 
@@ -166,7 +126,7 @@ def field_of_patches(
     if output == "score":
         values = subject.run(features).scores[chosen]
     else:
-        values = hidden_states(subject, features, layer)[chosen]
+        values = subject.patch_states(features, layer)[chosen]
     if measure == "sum":
         return _gradient(values.sum(), features).abs().sum(1).cpu().double().numpy()
     if measure == "figure":

@@ -23,6 +23,7 @@ from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.explain.outcome import Target, resolve, target_value, words_of
 from napari_2dmamba.explain.receptive_field import JACOBIAN
 from napari_2dmamba.explain.subject import Subject
+from napari_2dmamba.models.architecture import Architecture
 from napari_2dmamba.models.mamba2d import (
     OTHER_CORNERS,
     Mamba2DMIL,
@@ -197,6 +198,13 @@ def _positions(subject: Subject) -> NDArray[np.int64]:
         return np.arange(len(subject))
     cells = subject.cells_of_patches
     return cells[:, 0] * subject.canvas[1] + cells[:, 1]
+
+
+def why_not(model: Architecture) -> str | None:
+    """Say why a model has no rollout; None if it has."""
+    if isinstance(model, Mamba2DMIL):
+        return None
+    return f"it holds the parts of 2DMambaMIL, and this model is {model.title}"
 
 
 def _model(subject: Subject) -> Mamba2DMIL:

@@ -15,7 +15,6 @@ from napari_2dmamba.models.aggregator import Aggregator
 from napari_2dmamba.models.architecture import Architecture, ModelOutput
 from napari_2dmamba.models.finite import require_finite
 from napari_2dmamba.models.header import CheckpointHeader
-from napari_2dmamba.models.mamba2d import Mamba2DMIL
 from napari_2dmamba.models.settings import ModelSettings
 
 Query = int | tuple[int, int]
@@ -82,10 +81,14 @@ class Subject:
         given = self.features if features is None else features
         return self.model(given, self.cells, self.canvas, **more)
 
+    def patch_states(self, features: Tensor, layer: int = -1) -> Tensor:
+        """Return the vector of every patch after a layer: see `Architecture.patch_states`."""
+        return self.model.patch_states(features, self.cells, self.canvas, layer=layer)
+
     @property
     def layers(self) -> int:
-        """Layers of a 2DMambaMIL; other models have 1 that can be asked."""
-        return self.model.config.n_layers if isinstance(self.model, Mamba2DMIL) else 1
+        """Layers of the model that can be asked."""
+        return self.model.depth
 
     @property
     def cells_of_patches(self) -> NDArray[np.int64]:

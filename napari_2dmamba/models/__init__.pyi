@@ -1,4 +1,5 @@
 from .aggregator import Aggregator as Aggregator
+from .checkpoint import checkpoint_header as checkpoint_header
 from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import save_checkpoint as save_checkpoint
 from .header import CheckpointHeader as CheckpointHeader

@@ -9,6 +9,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from napari_2dmamba.errors import CheckpointError
+from napari_2dmamba.models.scan_layer import ScanLayer
+
 
 @dataclass(frozen=True)
 class ArchitectureConfig:
@@ -89,6 +92,8 @@ class Architecture(nn.Module):
     """True when the position of a patch on the canvas matters."""
     uses_scan: ClassVar[bool] = False
     """True when the selective scan runs in it, so that the record names the scan's backend."""
+    tells_scans: ClassVar[bool] = False
+    """True when `scan_layers` tells its scans, so that provenance can follow them."""
 
     config: Any
 
@@ -96,6 +101,11 @@ class Architecture(nn.Module):
     def variant(self) -> str:
         """Name for people of what this configuration makes of the architecture."""
         return self.title
+
+    @property
+    def depth(self) -> int:
+        """Layers whose `patch_states` can be asked for."""
+        return 1
 
     def with_options(self, **options: Any) -> Self:
         """Return the same network, sharing its weights, with other options of its config."""
@@ -125,6 +135,61 @@ class Architecture(nn.Module):
             A dict that receives internal results by name, at the cost of keeping them.
         """
         raise NotImplementedError
+
+    def scan_layers(
+        self,
+        features: Tensor,
+        cells: Tensor | None = None,
+        canvas: tuple[int, int] | None = None,
+    ) -> list[ScanLayer]:
+        """Run one bag, as `forward`, and return the selective scans of each layer.
+
+        Raises
+        ------
+        CheckpointError
+            Where `tells_scans` is not set.
+        """
+        raise CheckpointError(
+            f"provenance follows a 2D selective scan, and this model is {self.title}; choose the "
+            "receptive field, which is there for every model"
+        )
+
+    def patch_states(
+        self,
+        features: Tensor,
+        cells: Tensor | None = None,
+        canvas: tuple[int, int] | None = None,
+        *,
+        layer: int = -1,
+    ) -> Tensor:
+        """Run one bag, as `forward`, and return the vector each patch has after a layer.
+
+        Here it is what enters the module ``attention``, whichever ``layer`` is asked for.
+
+        Returns
+        -------
+        ``(N, width)``, differentiable.
+
+        Raises
+        ------
+        CheckpointError
+            When there are no such vectors.
+        """
+        attention = getattr(self, "attention", None)
+        seen: list[Tensor] = []
+        if isinstance(attention, nn.Module):
+            handle = attention.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+            try:
+                self(features, cells, canvas)
+            finally:
+                handle.remove()
+        vectors = seen[0].reshape(-1, seen[0].shape[-1]) if seen else None
+        if vectors is None or len(vectors) != len(features):
+            raise CheckpointError(
+                f"{self.title} keeps no vector per patch that could be asked where it comes from; "
+                "choose the receptive field of the slide's answer, or of the patch's score"
+            )
+        return vectors
 
     def peak_floats(self, patches: int, cells: int) -> int:
         """Estimate how many float32 numbers inference holds at its peak, weights left out.

@@ -72,6 +72,20 @@ def save_checkpoint(aggregator: Aggregator, path: str | os.PathLike[str]) -> Non
         temporary.write_bytes(whole)
 
 
+def checkpoint_header(path: str | os.PathLike[str], **given: Any) -> CheckpointHeader:
+    """Return what a checkpoint says of itself; one without a header is loaded for it.
+
+    Parameters and errors are those of `load_checkpoint`. The weights of this project's own
+    files stay unread.
+    """
+    path = Path(path)
+    refuse_what_is_no_checkpoint(path)
+    with path.open("rb") as file:
+        has_json = file.read(9)[8:9] == b"{"
+    own = header_of(read_safetensors_header(path)[0], path.name) if has_json else None
+    return load_checkpoint(path, **given).header if own is None else own
+
+
 def load_checkpoint(path: str | os.PathLike[str], **given: Any) -> Aggregator:
     """Load a checkpoint of this project, or one of published code.
 

@@ -27,6 +27,7 @@ from napari_2dmamba.models.architecture import (
     keep,
     xavier_init,
 )
+from napari_2dmamba.models.scan_layer import ScanDirection, ScanLayer
 from napari_2dmamba.models.spread import spread
 from napari_2dmamba.scan import selective_scan_2d
 
@@ -202,6 +203,12 @@ class ScanWeights(nn.Module):
         )
         return y.flip(flip) if flip else y
 
+    def direction(self, made: Mapping[str, Tensor], flip: tuple[int, ...] = ()) -> ScanDirection:
+        """Return the scan of ``(H, W, ·)`` dt before its bias, B and C, with ``flip`` of H, W."""
+        dt = functional.softplus(made["dt"] + self.dt_proj.bias)
+        dt, B, C = (t.flip(flip) if flip else t for t in (dt, made["B"], made["C"]))
+        return ScanDirection(dt, -torch.exp(self.A_log), B, C, self.D, flip)
+
 
 class MambaBlock(ScanWeights):
     """The mixer of one layer: gate, causal convolution, selective scan.
@@ -252,6 +259,25 @@ class MambaBlock(ScanWeights):
             assert isinstance(weights, ScanWeights)
             y = y + weights.scan(arrays_of(weights), flip)
         return y / 4
+
+    def scan_layer(self, stages: Mapping[str, Tensor], number: int) -> ScanLayer:
+        """Return the scans of this block, from what a forward pass kept of layer ``number``."""
+        x = stages[f"mixer{number}_x"]
+        made = {name: stages[f"mixer{number}_{name}"] for name in ("dt", "B", "C")}
+        directions = [self.direction(made)]
+        if self.config.directions == 4:
+            flat = x.reshape(-1, x.shape[-1])
+            for weights, flip in zip(self.other_corners, OTHER_CORNERS, strict=True):
+                assert isinstance(weights, ScanWeights)
+                made = {
+                    name: value.view(*x.shape[:2], -1)
+                    for name, value in weights.dt_B_C(flat).items()
+                }
+                directions.append(weights.direction(made, tuple(axis - 1 for axis in flip)))
+        gate = functional.silu(stages[f"mixer{number}_z"])
+        return ScanLayer(
+            tuple(directions), x, gate, self.out_proj.weight, on_canvas=self.config.scan == "2d"
+        )
 
     def _convolve(self, rows: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Convolve causally over the raster, then SiLU; only distinct windows are computed.
@@ -335,8 +361,14 @@ class Mamba2DMIL(Architecture):
     )
     uses_grid: ClassVar[bool] = True
     uses_scan: ClassVar[bool] = True
+    tells_scans: ClassVar[bool] = True
 
     config: Mamba2DConfig
+
+    @property
+    def depth(self) -> int:
+        """Its blocks."""
+        return self.config.n_layers
 
     @property
     def variant(self) -> str:
@@ -413,6 +445,39 @@ class Mamba2DMIL(Architecture):
             on_tissue[position] = True
             background = weights.masked_fill(on_tissue, 0).sum()
         return ModelOutput(self.classifier(bag), weights[position], background)
+
+    def scan_layers(
+        self,
+        features: Tensor,
+        cells: Tensor | None = None,
+        canvas: tuple[int, int] | None = None,
+    ) -> list[ScanLayer]:
+        """See `Architecture.scan_layers`."""
+        stages: dict[str, Tensor] = {}
+        self(features, cells, canvas, stages=stages)
+        found = []
+        for number, block in enumerate(self.layers.layers):
+            mixer = block.mixer
+            assert isinstance(mixer, MambaBlock)
+            found.append(mixer.scan_layer(stages, number))
+        return found
+
+    def patch_states(
+        self,
+        features: Tensor,
+        cells: Tensor | None = None,
+        canvas: tuple[int, int] | None = None,
+        *,
+        layer: int = -1,
+    ) -> Tensor:
+        """See `Architecture.patch_states`; -1 is the last layer, -2 the one before, ..."""
+        stages: dict[str, Tensor] = {}
+        self(features, cells, canvas, stages=stages)
+        states = stages[f"layer{range(self.depth)[layer]}_out"]
+        if self.config.scan == "1d":
+            return states[0]
+        assert cells is not None
+        return states[cells[:, 0], cells[:, 1]]
 
     def peak_floats(self, patches: int, cells: int) -> int:
         """See `Architecture.peak_floats`; x, dt, z and y of one layer are most of it."""

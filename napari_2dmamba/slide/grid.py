@@ -1,8 +1,8 @@
 """The patch grid: which cells of a slide hold tissue, and where they lie."""
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,15 @@ from napari_2dmamba.settings import setting, validate
 if TYPE_CHECKING:
     from napari_2dmamba.slide.slide import Slide
     from napari_2dmamba.slide.tissue import TissueMask
+
+
+class TrainedOn(Protocol):
+    """What a checkpoint says about its patches: side in pixels and µm per pixel, or None."""
+
+    @property
+    def patch_size(self) -> int | None: ...  # noqa: D102
+    @property
+    def mpp(self) -> float | None: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,14 @@ class GridSettings:
         minimum=0.0,
         maximum=1.0,
     )
+
+    def trained_for(self, model: TrainedOn) -> Self:
+        """Return these settings with the patches a model was trained on, where it states them."""
+        return replace(
+            self,
+            patch_size=self.patch_size if model.patch_size is None else model.patch_size,
+            target_mpp=self.target_mpp if model.mpp is None else model.mpp,
+        )
 
 
 @dataclass(frozen=True)

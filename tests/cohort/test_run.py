@@ -23,6 +23,7 @@ from napari_2dmamba.errors import CheckpointError, CohortError
 from napari_2dmamba.features import FeatureSettings
 from napari_2dmamba.models.settings import ModelSettings
 from napari_2dmamba.pipeline import RunSettings, run
+from napari_2dmamba.slide import GridSettings
 from tests.tiny import write_checkpoint, write_slide
 
 ALONE = CohortSettings(workers=1)
@@ -314,9 +315,8 @@ def test_features_of_a_folder_belong_to_slides_by_name(
     scans: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     from napari_2dmamba.models import load_checkpoint
-    from napari_2dmamba.pipeline import grid_settings_for
 
-    grid = grid_settings_for(load_checkpoint(checkpoint))
+    grid = GridSettings().trained_for(load_checkpoint(checkpoint).header)
     made = extract([scans / "a.tif"], RunSettings(grid=grid), out=tmp_path / "f", cohort=ALONE)
     bags = tmp_path / "bags"
     bags.mkdir()

@@ -10,8 +10,10 @@ from torch.nn import functional
 from napari_2dmamba.errors import CheckpointError, UserError
 from napari_2dmamba.explain.implied_attention import ScanArrays, influence_of, influence_on
 from napari_2dmamba.explain.provenance import THROUGH, Provenance
+from napari_2dmamba.explain.receptive_field import receptive_field
 from napari_2dmamba.explain.subject import Subject
 from napari_2dmamba.models import Aggregator, CheckpointHeader
+from napari_2dmamba.models.architecture import Architecture
 from napari_2dmamba.models.mamba2d import OTHER_CORNERS, MambaBlock
 from napari_2dmamba.scan import cpu, selective_scan_2d
 from tests.explain.subjects import CORNER, SIDE, subject
@@ -253,6 +255,35 @@ def test_a_1d_scan_goes_along_the_bag() -> None:
 def test_other_models_are_refused_in_a_sentence() -> None:
     with pytest.raises(CheckpointError, match="this model is ABMIL; choose the receptive field"):
         Provenance(subject("abmil", hidden=8, attention_hidden=4))
+
+
+class _Foreign(Architecture):
+    """A model of somebody else's that holds a scan of its own."""
+
+    title = "Foreign"
+    tells_scans = True
+    depth = 2
+
+    def __init__(self, inside: Architecture) -> None:
+        super().__init__()
+        self.inside, self.config = inside, inside.config
+
+    def scan_layers(self, features, cells=None, canvas=None):  # type: ignore[no-untyped-def]
+        return self.inside.scan_layers(features, cells, canvas)
+
+    def patch_states(self, features, cells=None, canvas=None, *, layer=-1):  # type: ignore[no-untyped-def]
+        return self.inside.patch_states(features, cells, canvas, layer=layer)
+
+
+def test_a_model_from_elsewhere_that_tells_its_scans_is_followed() -> None:
+    ours = subject(n_layers=2, directions=4)
+    foreign = dataclasses.replace(ours, model=_Foreign(ours.model))
+    assert foreign.layers == len(Provenance(foreign)) == 2
+    for layer in (0, 1):
+        found, truth = (Provenance(of).values_on(10, layer=layer) for of in (foreign, ours))
+        torch.testing.assert_close(found, truth, rtol=0, atol=0)
+    fields = [receptive_field(of, 10, layer=0, probes=None).values for of in (foreign, ours)]
+    np.testing.assert_array_equal(*fields)
 
 
 def test_of_a_published_model_contributions_add_up_to_what_leaves_the_scan() -> None:

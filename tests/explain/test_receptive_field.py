@@ -13,7 +13,7 @@ from tests.explain.subjects import SIDE, subject
 def jacobian(of: object, patch: int, layer: int = -1) -> torch.Tensor:
     """``(width, N, D)`` by reverse mode, one output channel after another."""
     return torch.autograd.functional.jacobian(
-        lambda f: fields.hidden_states(of, f, layer)[patch], of.features
+        lambda f: of.patch_states(f, layer)[patch], of.features
     )
 
 
@@ -25,7 +25,7 @@ def test_every_measure_is_what_its_definition_says() -> None:
     np.testing.assert_allclose(exact, full.square().sum((0, 2)).sqrt(), rtol=1e-9, atol=1e-14)
     summed = fields.field_of_patches(of, np.array([patch]), measure="sum")
     np.testing.assert_allclose(summed, full.sum(0).abs().sum(1), rtol=1e-9, atol=1e-14)
-    state = fields.hidden_states(of, of.features)[patch].detach()
+    state = of.patch_states(of.features)[patch].detach()
     figure = fields.field_of_patches(of, np.array([patch]), measure="figure")
     by_hand = torch.relu(full[state > 0].sum(0)).sum(1)
     np.testing.assert_allclose(figure, by_hand, rtol=1e-9, atol=1e-14)
@@ -42,7 +42,7 @@ def test_finite_differences_agree() -> None:
         moved = of.features.clone()
         moved[other, k] += step
         with torch.no_grad():
-            both = [fields.hidden_states(of, f)[patch] for f in (moved, of.features)]
+            both = [of.patch_states(f)[patch] for f in (moved, of.features)]
         columns.append((both[0] - both[1]) / step)
     assert exact[other] == pytest.approx(float(torch.stack(columns).norm()), rel=1e-4)
 

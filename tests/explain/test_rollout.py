@@ -3,9 +3,8 @@ import pytest
 import torch
 
 from napari_2dmamba.errors import CheckpointError
-from napari_2dmamba.explain.implied_attention import influence_on
-from napari_2dmamba.explain.provenance import Provenance
-from napari_2dmamba.explain.receptive_field import hidden_states, reachable
+from napari_2dmamba.explain.implied_attention import ScanArrays, influence_on
+from napari_2dmamba.explain.receptive_field import reachable
 from napari_2dmamba.explain.rollout import held_states, rollout, slide_relevance, state_relevance
 from tests.explain.subjects import subject
 
@@ -32,8 +31,9 @@ def test_one_layer_is_implied_attention_convolution_and_projections_multiplied_o
     with torch.no_grad():
         of.run(stages=stages)
         mixer, norm = of.model.layers.layers[0].mixer, of.model.layers.layers[0].norm
-        corner = Provenance(of)._layers[0].corners[0]
-        scan = influence_on(corner.scan, (row, col)).flatten(0, 1)  # (cells, d_inner)
+        one = of.model.scan_layers(of.features, of.cells, of.canvas)[0].directions[0]
+        arrays = ScanArrays(one.dt, one.A, one.B, one.C)
+        scan = influence_on(arrays, (row, col)).flatten(0, 1)  # (cells, d_inner)
         scan[row * 4 + col] += mixer.D
         z = torch.nn.functional.silu(stages["mixer0_z"][row, col])
         # the cells before the mixer
@@ -87,7 +87,7 @@ def test_relevance_of_a_state_is_gradient_times_input_of_the_held_network() -> N
     position = int(of.cells[20, 0]) * 6 + int(of.cells[20, 1])
     state = held_states(of, features)[position]
     torch.testing.assert_close(
-        state.detach(), hidden_states(of, of.features)[20].detach(), rtol=1e-9, atol=1e-12
+        state.detach(), of.patch_states(of.features)[20].detach(), rtol=1e-9, atol=1e-12
     )
     (gradient,) = torch.autograd.grad(state @ state.detach() / state.detach().norm() ** 2, features)
     found = of.scores_of_map(state_relevance(of, 20))

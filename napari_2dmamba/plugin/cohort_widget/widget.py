@@ -37,7 +37,7 @@ from napari_2dmamba.plugin.cohort_widget.work_sections import OutputSection, Pat
 from napari_2dmamba.plugin.docked import DockedWidget
 from napari_2dmamba.plugin.jobs import Job, LatestJob
 from napari_2dmamba.plugin.parts.features_section import FeaturesSection
-from napari_2dmamba.plugin.parts.model_section import ModelSection, grid_of_training
+from napari_2dmamba.plugin.parts.model_section import ModelSection
 from napari_2dmamba.plugin.preferences import runs_folder
 from napari_2dmamba.plugin.section import scrolling_column
 from napari_2dmamba.plugin.session import Session
@@ -298,7 +298,7 @@ class CohortWidget(DockedWidget):
         if header is None:
             return
         form = self.patches_section.grid_form
-        form.set_settings(grid_of_training(header, form.settings()))
+        form.set_settings(form.settings().trained_for(header))
         self.features_section.follow_checkpoint(header.encoder)
 
     def _follow_table(self) -> None:

@@ -23,7 +23,6 @@ from napari_2dmamba.compare.contender import MOST, SCORE, Contender
 from napari_2dmamba.explain.maps import MAPS
 from napari_2dmamba.plugin.checkpoint_chooser import CheckpointChooser
 from napari_2dmamba.plugin.checkpoint_model import CheckpointModel
-from napari_2dmamba.plugin.map_titles import TITLES
 from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.parts.model_section import CHECKPOINT_FILTER
 
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 _SCORE_TITLE = "Score of the model"
 _MAP_TITLES = {
     SCORE: _SCORE_TITLE,
-    **{name: title for name, title in TITLES.items() if not MAPS[name].at_patch},
+    **{name: one.title for name, one in MAPS.items() if one.title and not one.at_patch},
 }
 
 

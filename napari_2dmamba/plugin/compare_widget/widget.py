@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QSize
@@ -374,12 +374,7 @@ def as_trained(settings: RunSettings, header: CheckpointHeader | None) -> RunSet
     """Return settings with patches and encoder of a checkpoint, where it states them."""
     if header is None:
         return settings
-    trained: dict[str, Any] = {
-        name: value
-        for name, value in (("patch_size", header.patch_size), ("target_mpp", header.mpp))
-        if value is not None
-    }
-    grid = None if settings.grid is None else dataclasses.replace(settings.grid, **trained)
+    grid = None if settings.grid is None else settings.grid.trained_for(header)
     features = settings.features
     if header.encoder is not None and is_known(header.encoder):
         features = dataclasses.replace(features, encoder=header.encoder)

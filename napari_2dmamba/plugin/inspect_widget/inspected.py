@@ -16,7 +16,6 @@ from napari_2dmamba.explain.outcome import Target
 from napari_2dmamba.explain.provenance import Channels, Provenance, Through
 from napari_2dmamba.explain.receptive_field import Measure, lay_on_patch, receptive_field
 from napari_2dmamba.explain.subject import Subject
-from napari_2dmamba.models.mamba2d import Mamba2DMIL
 from napari_2dmamba.plugin.run_subject import subject_of
 from napari_2dmamba.plugin.shown_run import ShownRun
 from napari_2dmamba.settings import ProgressCallback, StopCallback
@@ -80,7 +79,7 @@ class Inspected:
         return cls(
             shown,
             subject,
-            Provenance(subject) if isinstance(subject.model, Mamba2DMIL) else None,
+            Provenance(subject) if subject.model.tells_scans else None,
             Counterfactuals(dataclasses.replace(subject, model=copy.deepcopy(subject.model))),
         )
 

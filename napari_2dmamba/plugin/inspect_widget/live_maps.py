@@ -15,7 +15,6 @@ from napari_2dmamba.plugin.inspect_widget.map_list import MapList
 from napari_2dmamba.plugin.inspect_widget.mass_lines import MassLines
 from napari_2dmamba.plugin.inspect_widget.questions import live_maps
 from napari_2dmamba.plugin.jobs import LatestJob
-from napari_2dmamba.plugin.map_titles import first_display
 
 if TYPE_CHECKING:
     from napari_2dmamba.plugin.session import Session, SlideState
@@ -183,7 +182,7 @@ class LiveMaps(QObject):
         if self.layers.linked:
             for other in self.layers.by_name().values():
                 return other.display
-        return first_display(name)
+        return MAPS[name].first_display
 
     def _on_tick(self, name: str, is_on: bool) -> None:
         if is_on:

@@ -5,7 +5,9 @@ from qtpy.QtWidgets import QLabel, QListWidget, QListWidgetItem, QVBoxLayout, QW
 
 from napari_2dmamba.explain.maps import MAPS
 from napari_2dmamba.models.architecture import Architecture
-from napari_2dmamba.plugin.map_titles import OF_ANSWER, OF_PATCH, STARTING, tip
+
+STARTING = ("provenance", "erf")
+"""Maps that are ticked at first."""
 
 _ROLE = Qt.ItemDataRole.UserRole
 
@@ -28,15 +30,17 @@ class MapList(QWidget):
         self.list = QListWidget()
         self.list.setAccessibleName("Maps")
         self._items: dict[str, QListWidgetItem] = {}
-        for heading, titles in (("Of the patch", OF_PATCH), ("Of the slide's answer", OF_ANSWER)):
+        for heading, at_patch in (("Of the patch", True), ("Of the slide's answer", False)):
             self._add_heading(heading)
-            for name, title in titles.items():
-                item = QListWidgetItem(title)
+            for name, kind in MAPS.items():
+                if kind.title is None or kind.at_patch != at_patch:
+                    continue
+                item = QListWidgetItem(kind.title)
                 item.setData(_ROLE, name)
                 item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable)
                 on = name in STARTING
                 item.setCheckState(Qt.CheckState.Checked if on else Qt.CheckState.Unchecked)
-                item.setToolTip(tip(name))
+                item.setToolTip(_tip(name))
                 self.list.addItem(item)
                 self._items[name] = item
         rows = sum(self.list.sizeHintForRow(row) for row in range(self.list.count()))
@@ -84,7 +88,7 @@ class MapList(QWidget):
             reason = MAPS[name].why_not(model)
             on = Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable
             item.setFlags(item.flags() & ~on if reason else item.flags() | on)
-            item.setToolTip(f"Not here: {reason}" if reason else tip(name))
+            item.setToolTip(f"Not here: {reason}" if reason else _tip(name))
         self.list.blockSignals(False)
         ticked = self.ticked_names
         if ticked and self.current not in ticked:
@@ -112,3 +116,8 @@ class MapList(QWidget):
         self.question.setText(f"<i>{question[:1].upper()}{question[1:]}</i>")
         if item.checkState() == Qt.CheckState.Checked:
             self.chosen.emit(self.current)
+
+
+def _tip(name: str) -> str:
+    """Return the question a map answers, and what its title means."""
+    return "\n".join(filter(None, (MAPS[name].question, MAPS[name].terms)))

@@ -27,7 +27,6 @@ from napari_2dmamba.plugin.preferences import preference
 from napari_2dmamba.plugin.section import Section
 from napari_2dmamba.plugin.session import ChosenCheckpoint
 from napari_2dmamba.settings import ProgressCallback, StopCallback, setting
-from napari_2dmamba.slide import GridSettings
 
 if TYPE_CHECKING:
     from napari_2dmamba.models import Aggregator
@@ -344,16 +343,6 @@ class ModelSection(Section):
             return f"Will run on <b>{device}</b>: {reason}."
 
         self._devices.request(task)
-
-
-def grid_of_training(header: CheckpointHeader, now: GridSettings) -> GridSettings:
-    """Return grid settings with the patch size and resolution that a checkpoint states."""
-    trained: dict[str, Any] = {
-        name: value
-        for name, value in (("patch_size", header.patch_size), ("target_mpp", header.mpp))
-        if value is not None
-    }
-    return replace(now, **trained)
 
 
 def describe(header: CheckpointHeader) -> str:

@@ -25,7 +25,7 @@ from napari_2dmamba.plugin.exports import Export
 from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.one_job import OneJob
 from napari_2dmamba.plugin.parts.features_section import FeaturesSection
-from napari_2dmamba.plugin.parts.model_section import ModelSection, grid_of_training
+from napari_2dmamba.plugin.parts.model_section import ModelSection
 from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.preferences import features_folder, runs_folder
 from napari_2dmamba.plugin.region_layers import drawn_regions
@@ -181,7 +181,7 @@ class RunWidget(DockedWidget):
         choices, section = self.session.choices, self.model_section
         grid = choices.grid
         if header is not None:
-            grid = grid_of_training(header, grid)
+            grid = grid.trained_for(header)
             self.features_section.follow_checkpoint(header.encoder)
         self.session.choose(
             checkpoint=section.chosen, grid=grid, features=self.features_section.settings
