@@ -2,6 +2,6 @@
 # Sets everything up on a fresh machine and runs the tests, in a virtual screen where there is none.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-scripts/setup.sh viewer,training,cohort,explain,encoders,hub,dev
+scripts/setup.sh viewer,training,search,cohort,explain,encoders,hub,dev
 unset QT_QPA_PLATFORM  # "offscreen" shows no image layers
 exec .venv/bin/python -m pytest "$@"

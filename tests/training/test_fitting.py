@@ -328,8 +328,8 @@ def killed_and_compared(folder: Path, kills: int, epochs: int) -> None:
         whole, _ = a_longer_fit(None, epochs)
         state = str(folder / "state.pt")
         child = subprocess.run(
-            [sys.executable, "-c", _CUT_OFF, state, str(kills), str(epochs)], cwd=Path(__file__).parents[2],
-            capture_output=True, text=True, check=False,
+            [sys.executable, "-c", _CUT_OFF, state, str(kills), str(epochs)],
+            cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert child.returncode == 0, child.stderr
         rest, done = a_longer_fit(state, epochs)
