@@ -30,10 +30,10 @@ def event_of(text: str) -> bool | None:
 
 
 def spelling(name: str) -> str:
-    """Return what names have in common that differ in case, spaces or a ``.0`` only."""
+    """Return what names have in common that differ in case, spaces or zeros (``.0``, ``07``) only."""
     words = "".join(name.casefold().split())
     whole = as_whole(words)
-    return str(int(whole)) if whole.isdecimal() else whole
+    return (whole.lstrip("0") or "0") if whole.isdecimal() else whole
 
 
 def spelt_differently(names: Iterable[str]) -> tuple[tuple[str, ...], ...]:

@@ -26,6 +26,7 @@ from napari_2dmamba.tasks.layouts import Columns, columns_of
 from napari_2dmamba.tasks.settings import TableSettings
 
 FEATURE_SUFFIXES = (".h5", ".hdf5", ".pt", ".pth", ".parquet")
+_LONGEST_FOLD = 6
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "validation"),
@@ -341,7 +342,7 @@ class _Rows:
         if text.lower() in NO_VALUE:
             return None
         whole = as_whole(text)
-        if not whole.isdecimal():
+        if not whole.isdecimal() or len(whole) > _LONGEST_FOLD:
             raise TaskError(
                 f"{self.name}, row {number}: the fold is {text!r}, but must be a whole number "
                 "from 0 on"
@@ -409,7 +410,7 @@ def _one_patient_each(slides: list[LabelledSlide]) -> tuple[list[LabelledSlide],
     one = {name: group[0] for group in groups for name in group}
     concerned = tuple(slide.name for slide in slides if slide.patient in one)
     words = (
-        f"{len(groups)} patients are written in several ways that differ in case, spaces or .0 "
+        f"{len(groups)} patients are written in several ways that differ in case, spaces or zeros "
         "only, and count as one patient each"
     )
     kept = [replace(s, patient=one.get(s.patient, s.patient)) for s in slides]
