@@ -70,7 +70,8 @@ def _slides(parser: argparse.ArgumentParser) -> None:
         "--regions",
         type=Path,
         metavar="GEOJSON",
-        help="regions to include and exclude, as QuPath exports them",
+        help="regions to include and exclude, as QuPath exports them: a file for all slides, or a "
+        "folder with one called like each. The column regions of a list comes first",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON line per slide")
     add_options(parser, CohortSettings, "cohort")

@@ -28,12 +28,15 @@ class CohortSlide:
         µm per level-0 pixel, taken instead of what the file states.
     notes
         Further columns of the manifest, carried into the summary.
+    regions
+        A GeoJSON file of regions of this slide, taken instead of those given for all.
     """
 
     path: Path
     label: str | None = None
     mpp: float | None = None
     notes: dict[str, str] = field(default_factory=dict)
+    regions: Path | None = None
 
 
 def find_slides(

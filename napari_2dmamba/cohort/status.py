@@ -46,6 +46,8 @@ class SlideStatus:
         One of `STATES`.
     label, notes, mpp
         From the manifest.
+    regions
+        Path of the slide's own regions; empty without any.
     folder
         The slide's own folder, once it has one.
     reason
@@ -89,6 +91,7 @@ class SlideStatus:
     key: str = ""
     cohort: str = ""
     patches_per_second: float = 0.0
+    regions: str = ""
     patches_done: int = 0
     patches_total: int = 0
     message: str = ""
@@ -142,6 +145,7 @@ def write_status(status: SlideStatus) -> None:
     folder = Path(status.folder)
     row = {k: v for k, v in dataclasses.asdict(status).items() if k not in _NOT_KEPT}
     row["slide"] = relative(status.slide, folder)
+    row["regions"] = relative(status.regions, folder) if status.regions else ""
     row["reason"] = names_only(status.reason, folder.parent, Path(status.slide).parent)
     row["result"] = {
         name: relative(value, folder) if name in _PLACES and value else value
@@ -175,7 +179,11 @@ def read_status(folder: Path) -> SlideStatus | None:
         for name, value in status.result.items()
     }
     slide = os.path.normpath(Path(os.path.abspath(folder)) / status.slide)
-    return dataclasses.replace(status, folder=str(folder), slide=slide, result=result)
+    own = status.regions
+    regions = os.path.normpath(Path(os.path.abspath(folder)) / own) if own else ""
+    return dataclasses.replace(
+        status, folder=str(folder), slide=slide, regions=regions, result=result
+    )
 
 
 def relative(path: str, folder: str | os.PathLike[str]) -> str:

@@ -117,6 +117,8 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     from qtpy.QtWidgets import QApplication
 
     from napari_2dmamba.plugin import docks
+    from napari_2dmamba.plugin.closing import AskBeforeExit
+    from napari_2dmamba.plugin.last_model import RemembersModel, last_model
     from napari_2dmamba.plugin.menu import add_menu
     from napari_2dmamba.plugin.preferences import apply_preferences
     from napari_2dmamba.plugin.session import Session
@@ -132,6 +134,11 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     docks.show(viewer, docks.REGIONS)
     compare_widget = docks.show(viewer, docks.COMPARE)
     docks.raise_dock(run_widget)  # the first thing to do
+    model = last_model()
+    if model is not None:
+        run_widget.model_section.add_checkpoint(model)
+    RemembersModel(viewer.window._qt_window, session)
+    AskBeforeExit(viewer.window._qt_window, session)
     add_menu(viewer)
     naming = partial(name_window, ref(viewer))
     session.events.current.connect(naming)

@@ -1,5 +1,6 @@
 """What the user set under Preferences > 2DMamba, and where runs are kept."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,14 @@ def apply_preferences() -> None:
 def tries_slides_apart() -> bool:
     """Whether the first tiles of each slide are read in a process apart before it opens here."""
     return bool(preference("slides", "apart", False))
+
+
+def settings_folder() -> Path:
+    """Return the folder for what is remembered: beside napari's settings, where they are ours."""
+    from platformdirs import user_config_path
+
+    settings = os.environ.get("NAPARI_CONFIG")
+    return Path(settings).parent if settings else user_config_path(PLUGIN_NAME, appauthor=False)
 
 
 def runs_folder() -> Path:

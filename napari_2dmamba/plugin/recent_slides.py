@@ -6,18 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from napari_2dmamba.atomic_files import atomic_write
+from napari_2dmamba.plugin.preferences import settings_folder
 
 MOST = 15
 """Slides that are remembered."""
 
 
 def recent_file() -> Path:
-    """Return the file that holds the list: beside napari's settings, where they are ours."""
-    from platformdirs import user_config_path
-
-    settings = os.environ.get("NAPARI_CONFIG")
-    folder = user_config_path("napari-2dmamba", appauthor=False)
-    return (Path(settings).parent if settings else folder) / "recent-slides.json"
+    """Return the file that holds the list."""
+    return settings_folder() / "recent-slides.json"
 
 
 def recent_slides() -> list[Path]:

@@ -23,6 +23,7 @@ _FARTHEST = 1e9
 """Level-0 pixels; no slide is near as wide."""
 
 _DEEPEST = 50
+_ENDING = re.compile(r"\.(geojson|json)(\.gz)?$", re.IGNORECASE)
 _ROLE_CLASSES: dict[str, tuple[str, tuple[int, int, int]]] = {
     "include": ("Include", (0, 160, 80)),
     "exclude": ("Exclude", (200, 60, 40)),
@@ -420,3 +421,35 @@ def _properties_of(region: Region) -> dict[str, Any]:
             classification["color"] = list(colour)
         properties["classification"] = classification
     return properties
+
+
+def regions_named_like(slide: Path, folder: Path) -> Path:
+    """Return the file of a folder that holds the regions of a slide, by its name.
+
+    For ``x.svs`` that is ``x.geojson``, ``x.json`` or one of them with ``.gz``, or the same with
+    the slide's whole name, ``x.svs.geojson``.
+
+    Raises
+    ------
+    GridError
+        When there is none, or more than one.
+    """
+    stems = {slide.stem, slide.name, slide.stem.removesuffix(".ome")}
+    try:
+        found = sorted(
+            one.name
+            for one in folder.iterdir()
+            if (ending := _ENDING.search(one.name)) and one.name[: ending.start()] in stems
+        )
+    except OSError as error:
+        raise GridError(f"{folder.name} cannot be read ({error.strerror}); check it") from error
+    if len(found) > 1:
+        raise GridError(
+            f"{folder.name} holds {' and '.join(found)} for {slide.name}; leave the right one there"
+        )
+    if not found:
+        raise GridError(
+            f"{folder.name} holds no regions of {slide.name} ({slide.stem}.geojson); put them "
+            "there, or name the regions of each slide in a list"
+        )
+    return folder / found[0]

@@ -30,7 +30,7 @@ def event_of(text: str) -> bool | None:
 
 
 def spelling(name: str) -> str:
-    """Return what names have in common that differ in case, spaces or zeros (``.0``, ``07``) only."""
+    """Return what names share that differ in case, spaces or zeros (``.0``, ``07``) only."""
     words = "".join(name.casefold().split())
     whole = as_whole(words)
     return (whole.lstrip("0") or "0") if whole.isdecimal() else whole

@@ -129,7 +129,7 @@ def _wandb(folder: Path, model: str, told: Mapping[str, Any]) -> Iterator[Write]
     try:
         yield write
     finally:
-        run.finish(quiet=True)
+        run.finish()
 
 
 @contextlib.contextmanager

@@ -5,16 +5,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from napari.settings import get_settings
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QMessageBox
 
 from napari_2dmamba.plugin import app, commands, docks
 from napari_2dmamba.plugin.keys import KEYS, as_markdown
+from napari_2dmamba.plugin.last_model import last_model
 from napari_2dmamba.plugin.menu import add_menu
+from napari_2dmamba.plugin.region_layers import ensure_region_layer
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.plugin.sample import demo_slide
 from napari_2dmamba.plugin.session import Session
+from napari_2dmamba.sample import demo_checkpoints
 from napari_2dmamba.slide import open_slide
 from tests.plugin.conftest import LONG, PINK, add_slide, canvas_picture, colour_at, process_events
 
@@ -30,13 +35,14 @@ def application(
         return make_napari_viewer(**options)
 
     monkeypatch.setattr(napari, "Viewer", viewer)
+    monkeypatch.setenv("NAPARI_CONFIG", str(tmp_path / "config" / "settings.yaml"))
     broken = tmp_path / "broken.svs"
     broken.write_bytes(b"")
     return app.make_viewer([slide_path, broken])
 
 
 def test_the_window(
-    application: app.Application, qtbot: Any, slide_path: Path,
+    application: app.Application, qtbot: Any, slide_path: Path, monkeypatch: pytest.MonkeyPatch,
     notifications: Callable[[], list[str]],
 ) -> None:  # fmt: skip
     viewer = application.viewer
@@ -62,6 +68,30 @@ def test_the_window(
     assert dropped.metadata["slide"].path == slide_path
 
     assert docks.show(viewer, docks.RUN) is application.run_widget
+
+    # the next start begins with the model chosen last
+    section, chosen = application.run_widget.model_section, demo_checkpoints()[-1]
+    section.add_checkpoint(chosen)
+    assert last_model() == chosen == application.session.choices.checkpoint.path
+
+    # the window stays open where regions would be lost and the user wants them
+    session, window = application.session, viewer.window._qt_window
+    first = session.slides[0]
+    drawn = ensure_region_layer(session, first, "include")
+    drawn.add_polygons([np.array([[10, 10], [10, 90], [90, 90.0]])])
+    asked: list[str] = []
+
+    def keep_open(box: QMessageBox) -> Any:
+        asked.append(box.text())
+        return QMessageBox.StandardButton.Cancel
+
+    monkeypatch.setattr(QMessageBox, "exec", keep_open)
+    assert not window.close()
+    assert window.isVisible()
+    assert len(asked) == 1
+    assert "pink.tif: Its regions belong to no saved run" in asked[0]
+    monkeypatch.setattr(QMessageBox, "exec", lambda box: QMessageBox.StandardButton.Close)
+
     viewer.layers.clear()
     process_events()
     assert viewer.title == app.TITLE

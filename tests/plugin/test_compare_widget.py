@@ -125,7 +125,6 @@ def finish(widget: CompareWidget, qtbot: Any) -> None:
 
 def settle(window: GridWindow, qtbot: Any) -> None:
     qtbot.waitUntil(lambda: window.grid.is_loaded, timeout=LONG)
-    qtbot.wait(60)  # the marks are drawn a little later
     process_events()
 
 

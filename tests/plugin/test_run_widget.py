@@ -263,7 +263,7 @@ def test_the_preview_follows_the_settings(
     section.show_patches.setChecked(True)
     section.show_tissue.setChecked(True)
     qtbot.waitUntil(lambda: "12</b>" in section.count.text(), timeout=LONG)
-    qtbot.waitUntil(lambda: "Patches" in viewer.layers)
+    qtbot.waitUntil(lambda: "Patches" in viewer.layers, timeout=LONG)
     assert (viewer.layers["Patches"].data > 0).sum() == 12
     section.grid_form.editor("patch_size").set(128)
     qtbot.waitUntil(lambda: "48</b> patches of 64 µm" in section.count.text(), timeout=LONG)

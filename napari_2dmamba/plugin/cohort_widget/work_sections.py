@@ -29,6 +29,15 @@ class PatchesSection(Section):
         self.body.addWidget(self.grid_form)
         self.body.addWidget(self.pixels_form)
         self.body.addWidget(Fold("Tissue", self.tissue_form))
+        self.regions = PathEditor("Regions of the slides", folder=True)
+        within = QLabel("Only within regions: a folder with one GeoJSON file per slide")
+        within.setWordWrap(True)
+        within.setToolTip(
+            "Called like the slide, x.geojson for x.svs. A single file holds for all slides, and "
+            "the column regions of a .csv list names a file for one"
+        )
+        self.body.addWidget(within)
+        self.body.addWidget(self.regions)
         self.grid_form.changed.connect(self._follow)
         self._follow()
 

@@ -161,7 +161,8 @@ class LinkedGrid(QWidget):
     @property
     def is_loaded(self) -> bool:
         """Whether every panel shows what it is to show."""
-        return all(layer.loaded for layer in self.model.layers)
+        drawn = not self._marking.isActive()
+        return drawn and all(layer.loaded for layer in self.model.layers)
 
     def set_maps_visible(self, visible: bool) -> None:
         """Show the tissue with the maps, or alone."""
