@@ -1,7 +1,7 @@
 """Where the epochs of a training are written beside ``history.csv``; nothing leaves the machine.
 
 What is written: losses, learning rate, seconds and validation score of each epoch, and the
-settings. Names of slides and patients, labels and places are not.
+settings. Names of slides and patients, and labels, are not.
 """
 
 import contextlib
