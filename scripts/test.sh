@@ -3,6 +3,6 @@
 # With SKIP_SETUP=1 it takes .venv as it is.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-[ -n "${SKIP_SETUP:-}" ] || scripts/setup.sh viewer,training,cohort,explain,encoders,hub,dev
+[ -n "${SKIP_SETUP:-}" ] || scripts/setup.sh viewer,training,search,cohort,explain,encoders,hub,dev
 unset QT_QPA_PLATFORM  # "offscreen" shows no image layers
 exec .venv/bin/python -m pytest "$@"
