@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_2dmamba.cli.exit_codes import FAILED, OK
+from napari_2dmamba.cli.options import slide_argument
 from napari_2dmamba.cli.output import report
 from napari_2dmamba.errors import UserError
 
@@ -33,7 +34,7 @@ def add_export_command(commands: Any) -> None:
         type=Path,
         help="folder for the files, or the file where one format makes one. Default: RUN/exports",
     )
-    export.add_argument("--slide", type=Path, help="the slide, where it has moved")
+    export.add_argument("--slide", type=slide_argument, help="the slide, where it has moved")
     export.add_argument(
         "--export-mpp",
         type=float,

@@ -53,7 +53,8 @@ def _slides(parser: argparse.ArgumentParser) -> None:
         "slides",
         nargs="+",
         metavar="SLIDE",
-        help="slide files, folders, patterns, or .csv lists with the columns slide, label, mpp",
+        help="slide files, addresses (https://, s3://), folders, patterns, or .csv lists with the "
+        "columns slide, label, mpp",
     )
     parser.add_argument(
         "--out",

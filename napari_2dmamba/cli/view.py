@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_2dmamba.cli.exit_codes import OK
+from napari_2dmamba.cli.options import slide_argument
 from napari_2dmamba.cli.output import print_summary, say
 from napari_2dmamba.errors import UserError
 
@@ -15,7 +16,7 @@ from napari_2dmamba.errors import UserError
 def add_view_command(commands: Any) -> None:
     """Add ``view`` to the command line."""
     view = commands.add_parser("view", help="open slides in the viewer")
-    view.add_argument("slides", nargs="*", type=Path, metavar="SLIDE")
+    view.add_argument("slides", nargs="*", type=slide_argument, metavar="SLIDE")
     view.add_argument("--run", type=Path, metavar="FOLDER", help="show a saved run on its slide")
     view.set_defaults(action=_view)
 

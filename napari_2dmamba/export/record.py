@@ -529,9 +529,10 @@ def write_json(data: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     ExportError
         When the file cannot be written.
     """
+    # a name that is no text in Unicode comes back from the escapes of JSON as it was
     text = json.dumps(as_json(data), indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_write(path) as part:
-        part.write_bytes((text + "\n").encode("utf-8", "surrogateescape"))
+        part.write_bytes((text + "\n").encode("utf-8", "backslashreplace"))
     return Path(path)
 
 

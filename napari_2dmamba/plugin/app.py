@@ -33,7 +33,7 @@ def view(paths: Sequence[Path | str] = (), *, run_folder: Path | str | None = No
     Parameters
     ----------
     paths
-        Slide files.
+        Slide files, or addresses.
     run_folder
         A saved run to show as well.
 
@@ -122,6 +122,7 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     from napari_2dmamba.plugin.menu import add_menu
     from napari_2dmamba.plugin.preferences import apply_preferences
     from napari_2dmamba.plugin.session import Session
+    from napari_2dmamba.slide.addresses import slide_path
 
     suit_slides()
     apply_preferences()
@@ -148,7 +149,7 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
         viewer.window.show()  # with the size it had
         fit_window(viewer)
         QApplication.processEvents()  # the canvas gets its size, so that slides fit into it
-    problems = run_widget.open_slides([Path(path) for path in paths])
+    problems = run_widget.open_slides([slide_path(path) for path in paths])
     return Application(
         viewer,
         session,

@@ -14,6 +14,23 @@ def open_run(viewer: "Viewer") -> None:
     docks.show(viewer, docks.RUN).export_section.open.click()
 
 
+def open_address(viewer: "Viewer") -> None:
+    """Ask for the address of a slide on the network and open it."""
+    from qtpy.QtWidgets import QInputDialog, QLineEdit
+
+    from napari_2dmamba.plugin import dropped
+
+    address, wanted = QInputDialog.getText(
+        viewer.window._qt_window,
+        "Open an address",
+        "A slide on a server (https://…) or in a bucket (s3://…).\n"
+        "SVS, TIFF, OME-TIFF and OME-Zarr are read in parts:",
+        QLineEdit.EchoMode.Normal,
+    )
+    if wanted and address.strip():
+        dropped.take(Session.of(viewer), [address.strip()])
+
+
 def save_view(viewer: "Viewer") -> None:
     """Save what the canvas shows as a PNG, at the size of the screen.
 

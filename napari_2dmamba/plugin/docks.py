@@ -59,11 +59,12 @@ RUN = Dock("Run 2DMamba", f"{_HERE}.run_widget:RunWidget", "right")
 INSPECT = Dock("Inspect 2DMamba", f"{_HERE}.inspect_widget:InspectWidget", "right")
 REGIONS = Dock("Regions", f"{_HERE}.regions_widget:RegionsWidget", "right")
 COMPARE = Dock("Compare 2DMamba", f"{_HERE}.compare_widget:CompareWidget", "right")
+VISION = Dock("Image networks", f"{_HERE}.vision_widget:VisionWidget", "right")
 COHORT = Dock("Cohort 2DMamba", f"{_HERE}.cohort_widget:CohortWidget", "bottom")
 TRAINING = Dock("Train 2DMamba", f"{_HERE}.training_widget:TrainingWidget", "bottom")
 CHECKPOINTS = Dock("Checkpoints", f"{_HERE}.checkpoints_widget:CheckpointsWidget", "bottom")
 
-ALL = (SLIDES, OVERVIEW, RUN, INSPECT, REGIONS, COMPARE, COHORT, TRAINING, CHECKPOINTS)
+ALL = (SLIDES, OVERVIEW, RUN, INSPECT, REGIONS, COMPARE, VISION, COHORT, TRAINING, CHECKPOINTS)
 """In the order of the menu."""
 
 _AREAS = {

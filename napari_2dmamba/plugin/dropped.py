@@ -12,13 +12,17 @@ from qtpy.QtWidgets import QApplication
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.plugin import docks
 from napari_2dmamba.plugin.jobs import Job
+from napari_2dmamba.plugin.preferences import tries_slides_apart
 from napari_2dmamba.plugin.region_layers import show_regions
 from napari_2dmamba.plugin.session import Session
 from napari_2dmamba.settings import ProgressCallback, StopCallback
-from napari_2dmamba.slide import read_regions
+from napari_2dmamba.slide import open_slide, read_regions
+from napari_2dmamba.slide.addresses import address_of, is_address, slide_path
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
+
+    from napari_2dmamba.slide import Slide
 
 Kind = Literal["slide", "run", "regions", "checkpoint", "features"]
 
@@ -54,24 +58,44 @@ class Sorted:
         What can be used, in its order.
     problems
         A sentence for each that cannot be.
+    opened
+        Slides that were opened already: those on the network, for which a window cannot wait.
     """
 
     things: tuple[Thing, ...]
     problems: tuple[str, ...]
+    opened: tuple["Slide", ...] = ()
 
 
-def sort_paths(paths: Iterable[Path]) -> Sorted:
-    """Tell dropped files and folders apart; reads no more of each than it must."""
+def sort_paths(paths: Iterable[Path | str]) -> Sorted:
+    """Tell dropped files, folders and addresses apart; reads no more of each than it must."""
     things: list[Thing] = []
     problems: list[str] = []
-    for path in paths:
+    opened: list[Slide] = []
+    for given in paths:
+        path = Path(given)
         try:
-            things += _things_in(path)
+            path = slide_path(given)
+            if address_of(path) is None:
+                things += _things_in(path)
+            else:
+                opened.append(_opened_over_the_network(path))
         except UserError as error:
             problems.append(str(error))
         except OSError as error:
             problems.append(f"{path.name} cannot be read ({error.strerror or error})")
-    return Sorted(tuple(things), tuple(problems))
+    return Sorted(tuple(things), tuple(problems), tuple(opened))
+
+
+def _opened_over_the_network(path: Path) -> "Slide":
+    """Open a slide and read what is drawn first."""
+    slide = open_slide(path, apart=tries_slides_apart())
+    try:
+        slide.thumbnail()
+    except BaseException:
+        slide.close()
+        raise
+    return slide
 
 
 def _things_in(path: Path) -> list[Thing]:
@@ -154,12 +178,13 @@ class Intake(QObject):
             place.installEventFilter(self)
 
     def eventFilter(self, watched: QObject | None, event: Any) -> bool:
-        """Take drops of local files before napari does."""
+        """Take drops of local files and of web links before napari does."""
         if event.type() not in (QEvent.Type.DragEnter, QEvent.Type.DragMove, QEvent.Type.Drop):
             return False
         data = event.mimeData()
         urls = [] if data is None else data.urls()
-        paths = [Path(url.toLocalFile()) for url in urls if url.isLocalFile()]
+        paths: list[Path | str] = [Path(url.toLocalFile()) for url in urls if url.isLocalFile()]
+        paths += [link for url in urls if is_address(link := url.toString(url.FullyEncoded))]
         keys = QApplication.keyboardModifiers()
         if not paths or any(keys & one for one in _OURS_ELSEWHERE):
             return False
@@ -169,8 +194,8 @@ class Intake(QObject):
             QTimer.singleShot(0, lambda: self.take(paths))
         return True
 
-    def take(self, paths: Sequence[Path]) -> None:
-        """Open or use files and folders, and say what cannot be used."""
+    def take(self, paths: Sequence[Path | str]) -> None:
+        """Open or use files, folders and addresses, and say what cannot be used."""
         if not paths:
             return
 
@@ -191,6 +216,8 @@ class Intake(QObject):
 
     def _use(self, found: Sorted) -> None:
         problems = [*found.problems]
+        for slide in found.opened:
+            self._session.add(slide)
         slides = [one.path for one in found.things if one.kind == "slide"]
         problems += self._session.open(slides)
         for thing in found.things:  # after the slides they may belong to
@@ -249,6 +276,6 @@ def accept_drops(viewer: "Viewer") -> None:
     intake_of(session).watch(window, canvas, *([] if welcome is None else [welcome]))
 
 
-def take(session: Session, paths: Sequence[Path]) -> None:
-    """Open or use files and folders as if they were dropped."""
+def take(session: Session, paths: Sequence[Path | str]) -> None:
+    """Open or use files, folders and addresses as if they were dropped."""
     intake_of(session).take(paths)

@@ -45,6 +45,12 @@ KEYS = (
         "Begins to inspect patches: click one to see what it looks at; again ends it",
         commands.inspect,
     ),
+    Key(
+        "Ctrl+L",
+        "Open an address…",
+        "Asks for the address of a slide on a server or in a bucket, and opens it",
+        commands.open_address,
+    ),
     Key("H", "Show or hide the map", "Takes the map off the slide and back", commands.toggle_map),
     Key(
         "N",

@@ -72,18 +72,23 @@ class MagnificationBar(QWidget):
         """Show the present magnification."""
         slide = self._session.current
         zoom, ratio = self._viewer.scene.camera.zoom, self.devicePixelRatioF()
-        in_microns = slide is not None and slide.slide.mpp is not None
+        on_ground = slide is not None and slide.slide.georeference is not None
+        in_microns = slide is not None and slide.slide.mpp is not None and not on_ground
         for power, button in self.buttons.items():
             button.setEnabled(in_microns)
             button.setToolTip(
                 f"Show {MICRONS_PER_PIXEL_AT_1X / power:g} µm per screen pixel"
                 if in_microns
+                else "Objectives mean nothing on a georeferenced image"
+                if on_ground
                 else "Needs a slide with a known µm per pixel"
             )
         if slide is None:
             text = "No slide open"
         elif in_microns:
             text = f"<b>{objective(zoom, ratio):.3g}×</b> · {1 / (zoom * ratio):.3g} µm per pixel"
+        elif on_ground and slide.slide.mpp is not None:
+            text = f"<b>{1e-6 / (zoom * ratio):.3g} m</b> of ground per pixel"
         else:
             text = f"<b>{100 * zoom * ratio:.3g} %</b> of full resolution · µm per pixel unknown"
         self.readout.setText(text)

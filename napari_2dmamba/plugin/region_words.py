@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from napari_2dmamba.slide import Region
 
+_METRE = 1e6  # in µm
 Colour = tuple[int, int, int]
 
 
@@ -26,6 +27,8 @@ def length_words(pixels: float, mpp: float | None) -> str:
     if mpp is None:
         return f"{pixels:,.0f} px".replace(",", "\u2009")
     micrometres = pixels * mpp
+    if micrometres >= _METRE:  # on the ground
+        return f"{micrometres / _METRE:.1f} m"
     return f"{micrometres:.1f} µm" if micrometres < 1000 else f"{micrometres / 1000:.3f} mm"
 
 
@@ -41,4 +44,5 @@ def area_words(region: Region, mpp: float | None) -> str:
         return ""
     if mpp is None:
         return f"{area:,.0f} px²".replace(",", "\u2009")
-    return f"{area * mpp**2 / 1e6:.3g} mm²"
+    area *= mpp**2
+    return f"{area / 1e6:.3g} mm²" if area < _METRE**2 else f"{area / _METRE**2:,.4g} m²"

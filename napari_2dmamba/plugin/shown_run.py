@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.export.patches import values_at
 from napari_2dmamba.export.record import RunRecord
 from napari_2dmamba.export.run_folder import SavedRun, open_run
 from napari_2dmamba.models.prediction import SlidePrediction
@@ -105,10 +106,10 @@ class ShownRun:
         return SavedRun(folder, record, self.grid, self.prediction, self.maps, self.regions)
 
     def patches(self, grid_map: GridMap) -> Patches:
-        """Return the patches with their values on one of the maps."""
-        cells = grid_map.cells_of(self.grid.coords, self.grid.patch_size_level0)
-        scores = grid_map.values[cells[:, 0], cells[:, 1]]
-        return Patches(scores, self.grid.coords, self.grid.patch_size_level0)
+        """Return the patches with their values on one of the maps, NaN off it."""
+        size = self.grid.patch_size_level0
+        scores = values_at(grid_map, self.grid.coords, size)
+        return Patches(scores, self.grid.coords, size)
 
 
 def open_shown_run(

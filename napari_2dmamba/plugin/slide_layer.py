@@ -35,7 +35,7 @@ def slide_layer_data(slide: "Slide") -> list[tuple[Any, dict[str, Any], str]]:
         "axis_labels": ("y", "x"),
         **placement(slide.mpp),
     }
-    if slide.kind == "brightfield":
+    if slide.kind in ("brightfield", "georeferenced"):
         metadata = {SLIDE_KEY: slide, CHANNEL_KEY: None}
         options = {**common, "rgb": True, "name": slide.name, "metadata": metadata}
         return [(slide.pyramid(), options, "image")]

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,11 @@ def write_regions(
         When the file cannot be written.
     """
     features = regions_to_geojson(regions, offset=offset)["features"]
-    with atomic_write(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
+    with (
+        atomic_write(path) as draft,
+        # half a character, which JSON can hold and UTF-8 cannot, stays an escape of JSON
+        draft.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file,
+    ):
         file.write('{"type":"FeatureCollection","features":[\n')
         for number, feature in enumerate(features):
             text = json.dumps(feature, ensure_ascii=False, separators=(",", ":"))
@@ -163,7 +168,7 @@ def _unpacked(path: Path) -> bytes:
         packed = file.read(2) == b"\x1f\x8b"
     try:
         with gzip.open(path) if packed else path.open("rb") as stream:
-            data = stream.read(LARGEST_FILE + 1)
+            data = _read(stream)
     except (gzip.BadGzipFile, EOFError) as error:
         raise GridError(f"{path.name} is damaged (gzip: {error}); export it again") from error
     except Exception as error:
@@ -173,8 +178,22 @@ def _unpacked(path: Path) -> bytes:
     if len(data) > LARGEST_FILE:
         raise GridError(f"{path.name} has more than {LARGEST_FILE:,} bytes; export fewer objects")
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16").encode()
+        try:
+            return data.decode("utf-16").encode()
+        except UnicodeDecodeError as error:
+            raise GridError(f"{path.name} is damaged ({error.reason}); export it again") from error
     return data.removeprefix(b"\xef\xbb\xbf")
+
+
+def _read(stream: BufferedIOBase) -> bytes:
+    """Return a stream to its end or a little past the largest file.
+
+    In pieces: one read of at most 2 GB would set 2 GB aside for a file of any size.
+    """
+    data = bytearray()
+    while len(data) <= LARGEST_FILE and (piece := stream.read(2**20)):
+        data += piece
+    return bytes(data)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from napari_2dmamba.slide.backend import (
     TileError,
     usable_mpp,
 )
+from napari_2dmamba.slide.remote import Transport
 
 if TYPE_CHECKING:
     import zarr
@@ -43,6 +44,7 @@ _TILE = 512  # where chunks are whole planes, or specks
 _LARGEST_CHUNK = 1 << 29  # bytes that one read of a tile may decode
 _SAMPLES = 16  # tiles of the finest level that the fingerprint reads
 _SIDE_LIMIT = 1 << 24
+_MOST_IMAGES = 1000
 
 
 def is_ome_zarr(path: Path) -> bool:
@@ -72,7 +74,7 @@ class ZarrBackend:
 
     name = "OME-Zarr"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, transport: Transport | None = None) -> None:
         try:
             import zarr
         except ImportError:
@@ -81,10 +83,16 @@ class ZarrBackend:
                 'napari-2dmamba[zarr]"'
             ) from None
         self._name = path.name
-        self._closed = threading.Event()
+        self._closed, self._transport = threading.Event(), transport
         self.remarks: tuple[str, ...] = ()
         try:
-            store: Any = zarr.storage.ZipStore(path, mode="r") if path.is_file() else str(path)
+            store: Any = str(path)
+            if transport is not None:
+                from napari_2dmamba.slide.remote_store import RemoteStore
+
+                store = RemoteStore(transport, path.name)
+            elif path.is_file():
+                store = zarr.storage.ZipStore(path, mode="r")
             self._store = store
             self._open(zarr.open_group(store, mode="r"))
         except (SlideError, NotForThisBackend):
@@ -102,7 +110,7 @@ class ZarrBackend:
         if "plate" in stated or "well" in stated:
             raise SlideError(f"{self._name} is a plate of many images; open one image of it")
         if "multiscales" not in stated and "0" in group:  # as bioformats2raw writes series
-            others = sum(1 for name in group.group_keys() if name.isdigit()) - 1
+            others = _images_of(group) - 1
             if others > 0:
                 self.remarks += (f"image 1 of {others + 1} is shown",)
             inner = group["0"]
@@ -268,6 +276,13 @@ class ZarrBackend:
     def close(self) -> None:
         """Let nothing more be read."""
         self._closed.set()
+        if self._transport is not None:
+            self._transport.close()
+
+
+def _images_of(group: "zarr.Group") -> int:
+    """Count images one by one: servers do not list what they hold."""
+    return next(index for index in range(_MOST_IMAGES + 1) if str(index) not in group)
 
 
 def _ome_of(group: "zarr.Group") -> dict[str, Any]:

@@ -17,7 +17,7 @@ from napari_2dmamba.cohort import CohortSettings, CohortSlide, read_cohort, run_
 from napari_2dmamba.cohort import extract_cohort as extract
 from napari_2dmamba.cohort.folders import worked_on
 from napari_2dmamba.cohort.settings_file import read_settings
-from napari_2dmamba.cohort.status import CohortSummary, SlideStatus, names_only, read_status
+from napari_2dmamba.cohort.status import CohortSummary, SlideStatus, read_status
 from napari_2dmamba.cohort.stop_file import StopFile, StopFileReader
 from napari_2dmamba.errors import CheckpointError, CohortError
 from napari_2dmamba.features import FeatureSettings
@@ -389,16 +389,3 @@ def test_without_dask_several_workers_say_what_to_install(
     monkeypatch.setitem(__import__("sys").modules, "distributed", None)
     with pytest.raises(CohortError, match=r'pip install "napari-2dmamba\[cohort\]"'):
         extract([scans], out=tmp_path, cohort=CohortSettings(workers=2))
-
-
-@pytest.mark.parametrize(
-    ("sentence", "told"),
-    [
-        ("/home/ana/case 12/x.svs cannot be read", "x.svs cannot be read"),
-        ("/srv/x.h5 says mpp 0.5 µm/px, and/or 3/4", "x.h5 says mpp 0.5 µm/px, and/or 3/4"),
-        (r"C:\Users\ana\x.svs is no slide", "x.svs is no slide"),
-        ("see https://example.org/a/b", "see https://example.org/a/b"),
-    ],
-)
-def test_what_is_handed_on_names_files_and_not_folders(sentence: str, told: str) -> None:
-    assert names_only(sentence, "/home/ana/case 12") == told

@@ -19,7 +19,6 @@ from napari_2dmamba.plugin.inspect_widget.map_list import MapList
 from napari_2dmamba.plugin.inspect_widget.map_options_form import MapOptionsForm
 from napari_2dmamba.plugin.inspect_widget.patch_numbers import numbers_of
 from napari_2dmamba.plugin.inspect_widget.patch_section import PICTURE_SIDE, PatchSection
-from napari_2dmamba.plugin.inspect_widget.pointing import Pointing
 from napari_2dmamba.plugin.inspect_widget.query_layer import QueryLayer
 from napari_2dmamba.plugin.inspect_widget.trust import Trust
 from napari_2dmamba.plugin.inspect_widget.trust_section import TrustSection
@@ -31,6 +30,7 @@ from napari_2dmamba.plugin.one_job import OneJob
 from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.parts.pictures import read_patches
 from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
+from napari_2dmamba.plugin.pointing import Pointing
 from napari_2dmamba.plugin.section import Section, scrolling_column
 from napari_2dmamba.plugin.session import Session, SlideState
 from napari_2dmamba.plugin.shown_run import ShownRun
