@@ -453,7 +453,8 @@ def test_every_export_and_a_saved_run(
     shown = widget.shown
     assert shown is not None
     files = {
-        "view": "view.png", "slide": "slide.png", "overlay": "o.ome.tif", "map": "m.ome.tif",
+        "view": "view.png", "png": "slide.png", "report": "c.html",
+        "overlay": "o.ome.tif", "map": "m.ome.tif",
         "geojson": "p.geojson", "csv": "s.csv", "parquet": "s.parquet", "record": "r.json",
     }  # fmt: skip
     for kind, name in files.items():

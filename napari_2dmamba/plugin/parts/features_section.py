@@ -64,7 +64,7 @@ class FeaturesSection(Section):
             suggestions={"encoder": _suggestions()},
             files=("weights",),
         )
-        files = "Features (*.h5 *.hdf5 *.pt *.parquet);;All files (*)"
+        files = "Features (*.h5 *.hdf5 *.pt *.parquet *.h5ad);;All files (*)"
         self.file = PathEditor("Features", files, folder=of_many)
         self.stated = Message()
         self.asked = Message()

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_error
-from qtpy.QtCore import QSize
+from qtpy.QtCore import QSize, QUrl
+from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QVBoxLayout
 
 from napari_2dmamba.errors import UserError
@@ -120,6 +121,7 @@ class RunWidget(DockedWidget):
         self.export_section.open_wanted.connect(self.open_saved_run)
         self.runs_section.show_wanted.connect(self.open_saved_run)
         self.runs_section.export_wanted.connect(self._export_saved)
+        self.runs_section.report_wanted.connect(self._report_saved)
         self.runs.failed.connect(self._complain)
         self.runs.said.connect(lambda words: self.footer.message.say(words, "good"))
         self.footer.run_clicked.connect(self.start_run)
@@ -409,6 +411,23 @@ class RunWidget(DockedWidget):
     def _export_saved(self, folder: Path) -> None:
         """Write a saved run in every format, as the command line does."""
         self._write_all(folder, folder / EXPORTS)
+
+    def _report_saved(self, folder: Path) -> None:
+        """Write the report of a saved run and show it in the browser."""
+
+        def task(progress: ProgressCallback, stop: StopCallback) -> Path:
+            from napari_2dmamba.export.formats import export_run
+
+            out = folder / EXPORTS
+            return export_run(
+                folder, formats=("report",), out=out, on_progress=progress, should_stop=stop
+            )[0]
+
+        def show(written: Path) -> None:
+            self._tell_written(written)
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(written)))
+
+        self.jobs.start(task, show, "Stopped; no report was written.")
 
     def _write_all(self, run: SavedRun | Path, out: Path, slide_path: Path | None = None) -> None:
         def task(progress: ProgressCallback, stop: StopCallback) -> Path:
