@@ -21,6 +21,7 @@ def add_export_command(commands: Any) -> None:
     export.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a saved run")
     export.add_argument(
         "--as",
+        "--formats",
         dest="formats",
         metavar="FORMATS",
         default=",".join(USUAL),
@@ -85,10 +86,10 @@ def _colour(text: str) -> tuple[int, int, int]:
 
 
 def _export(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    from napari_2dmamba.export.formats import ON_COMMAND_LINE, RegionsAbove, export_run
+    from napari_2dmamba.export.formats import ON_COMMAND_LINE, TOGETHER, RegionsAbove, export_run
 
     formats = tuple(name.strip() for name in options.formats.split(",") if name.strip())
-    unknown = [name for name in formats if name not in ON_COMMAND_LINE]
+    unknown = [name for name in formats if name not in (*ON_COMMAND_LINE, *TOGETHER)]
     if unknown:
         parser.error(f"unknown format {unknown[0]!r}; choose from {', '.join(ON_COMMAND_LINE)}")
     above = None

@@ -37,7 +37,7 @@ _LONGEST_STEM = 150
 
 
 @dataclass(frozen=True)
-class Subject:
+class Exported:
     """What is written.
 
     Attributes
@@ -143,7 +143,7 @@ class Format:
     title: str
     suffix: str
     hint: str
-    write: Callable[[Subject, Path], Path]
+    write: Callable[[Exported, Path], Path]
     ending: str = ""
     of_map: bool = False
     needs_slide: bool = False
@@ -168,73 +168,73 @@ class Format:
             )
 
 
-def _picture(subject: Subject, path: Path) -> Path:
-    record = subject.saved.record
+def _picture(exported: Exported, path: Path) -> Path:
+    record = exported.saved.record
     use = record.model.intended_use
     return write_picture(
-        subject.the_slide,
-        subject.the_map,
+        exported.the_slide,
+        exported.the_map,
         path,
-        PictureSettings(mpp=subject.mpp),
-        display=subject.the_display,
-        region=subject.region,
-        title=f"{record.slide.name}\n{describe(subject.saved.prediction)}",
+        PictureSettings(mpp=exported.mpp),
+        display=exported.the_display,
+        region=exported.region,
+        title=f"{record.slide.name}\n{describe(exported.saved.prediction)}",
         notes=[use] if use else [],
-        **subject.watched,
+        **exported.watched,
     )
 
 
-def _overlay(write: Callable[..., Path]) -> Callable[[Subject, Path], Path]:
-    def written(subject: Subject, path: Path) -> Path:
+def _overlay(write: Callable[..., Path]) -> Callable[[Exported, Path], Path]:
+    def written(exported: Exported, path: Path) -> Path:
         return write(
-            subject.the_slide,
-            subject.the_map,
+            exported.the_slide,
+            exported.the_map,
             path,
-            PyramidSettings(mpp=subject.mpp),
-            display=subject.the_display,
-            **subject.watched,
+            PyramidSettings(mpp=exported.mpp),
+            display=exported.the_display,
+            **exported.watched,
         )
 
     return written
 
 
-def _values(write: Callable[..., Path]) -> Callable[[Subject, Path], Path]:
-    def written(subject: Subject, path: Path) -> Path:
-        settings = PyramidSettings(mpp=subject.mpp)
-        return write(subject.the_map, path, settings, slide=subject.the_slide, **subject.watched)
+def _values(write: Callable[..., Path]) -> Callable[[Exported, Path], Path]:
+    def written(exported: Exported, path: Path) -> Path:
+        settings = PyramidSettings(mpp=exported.mpp)
+        return write(exported.the_map, path, settings, slide=exported.the_slide, **exported.watched)
 
     return written
 
 
-def _geojson(subject: Subject, path: Path) -> Path:
-    about = subject.saved.record.slide
+def _geojson(exported: Exported, path: Path) -> Path:
+    about = exported.saved.record.slide
     return write_geojson(
-        subject.scores(), path, bounds=about.bounds_level0_px, slide_id=about.fingerprint
+        exported.scores(), path, bounds=about.bounds_level0_px, slide_id=about.fingerprint
     )
 
 
-def _table(subject: Subject, path: Path) -> Path:
-    return write_table(subject.scores(), path)
+def _table(exported: Exported, path: Path) -> Path:
+    return write_table(exported.scores(), path)
 
 
-def _report(subject: Subject, path: Path) -> Path:
-    return write_run_report(subject.saved, subject.the_slide, path, **subject.watched)
+def _report(exported: Exported, path: Path) -> Path:
+    return write_run_report(exported.saved, exported.the_slide, path, **exported.watched)
 
 
-def _anndata(subject: Subject, path: Path) -> Path:
+def _anndata(exported: Exported, path: Path) -> Path:
     return write_anndata(
-        subject.saved, subject.scores(), path, slide=subject.the_slide, features=subject.features
+        exported.saved, exported.scores(), path, slide=exported.the_slide, features=exported.features
     )
 
 
-def _spatialdata(subject: Subject, path: Path) -> Path:
+def _spatialdata(exported: Exported, path: Path) -> Path:
     return write_spatialdata(
-        subject.saved, subject.scores(), path, slide=subject.the_slide, features=subject.features
+        exported.saved, exported.scores(), path, slide=exported.the_slide, features=exported.features
     )
 
 
-def _record(subject: Subject, path: Path) -> Path:
-    return write_record(subject.saved.record, path, full_paths=subject.full_paths)
+def _record(exported: Exported, path: Path) -> Path:
+    return write_record(exported.saved.record, path, full_paths=exported.full_paths)
 
 
 FORMATS: Mapping[str, Format] = {
@@ -305,6 +305,8 @@ FORMATS: Mapping[str, Format] = {
 """By the name that the command line takes."""
 
 ON_COMMAND_LINE = tuple(name for name, one in FORMATS.items() if not one.of_view)
+TOGETHER = {"ome-tiff": ("overlay", "map")}
+"""Names for several formats at once."""
 USUAL = tuple(name for name in ON_COMMAND_LINE if FORMATS[name].is_usual)
 
 
@@ -348,7 +350,7 @@ def export_run(
     run
         A saved run, or its folder.
     formats
-        Names from `ON_COMMAND_LINE`.
+        Names from `ON_COMMAND_LINE`, or of several from `TOGETHER`.
     out
         Folder for the files; None for ``exports`` in the folder of the run. Where one format is
         asked for that makes one file, and this ends as it does, the file itself.
@@ -369,6 +371,7 @@ def export_run(
     Cancelled
         When ``should_stop`` says so; files written before stay.
     """
+    formats = [one for name in formats for one in TOGETHER.get(name, (name,))]
     unknown = [name for name in formats if name not in ON_COMMAND_LINE]
     if unknown:
         raise ExportError(
@@ -378,35 +381,35 @@ def export_run(
     for _, one in wanted:
         one.require_library()
     saved = run if isinstance(run, SavedRun) else open_run(run)
-    subject = Subject(
+    exported = Exported(
         saved, mpp=mpp, full_paths=full_paths, on_progress=on_progress, should_stop=should_stop
     )
     files = _Names(saved, out, [one for _, one in wanted])
     if not any(one.needs_slide for _, one in wanted):
-        return _written(subject, wanted, files, above)
+        return _written(exported, wanted, files, above)
     path = Path(slide_path) if slide_path is not None else saved.find_slide()
     # the run's own resolution, which the user may have given, and not what the file says
     with open_slide(path, mpp=saved.record.slide.mpp) as slide:
         saved.check_slide(slide)
-        return _written(dataclasses.replace(subject, slide=slide), wanted, files, above)
+        return _written(dataclasses.replace(exported, slide=slide), wanted, files, above)
 
 
 def _written(
-    subject: Subject,
+    exported: Exported,
     wanted: Sequence[tuple[str, Format]],
     files: "_Names",
     above: RegionsAbove | None,
 ) -> list[Path]:
-    saved = subject.saved
+    saved = exported.saved
     written: list[Path] = []
     named = list(file_names(saved.maps))
     for part, grid_map in named:
-        of_map = dataclasses.replace(subject, grid_map=grid_map)
+        of_map = dataclasses.replace(exported, grid_map=grid_map)
         written += [one.write(of_map, files.path(one, part)) for _, one in wanted if one.of_map]
     for name, one in wanted:
         if one.of_map:
             continue
-        written.append(one.write(subject, files.path(one)))
+        written.append(one.write(exported, files.path(one)))
         if name == "record" and saved.regions:
             corner = (saved.record.slide.bounds_level0_px or (0, 0))[:2]
             file = files.folder / f"{files.stem}-regions.geojson"

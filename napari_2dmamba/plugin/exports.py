@@ -6,7 +6,7 @@ from pathlib import Path
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
-from napari_2dmamba.export.formats import FORMATS, Subject
+from napari_2dmamba.export.formats import FORMATS, Exported
 from napari_2dmamba.plugin.shown_run import ShownRun
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
@@ -49,7 +49,7 @@ class Export:
         """
         form, slide = FORMATS[self.kind], self.run.slide
         form.require_library()
-        subject = Subject(
+        exported = Exported(
             self.run.as_saved(self.display),
             slide,
             self.grid_map,
@@ -60,7 +60,7 @@ class Export:
             on_progress=on_progress,
             should_stop=should_stop,
         )
-        return form.write(subject, self.path)
+        return form.write(exported, self.path)
 
 
 def seen_part(
