@@ -223,13 +223,21 @@ def _report(exported: Exported, path: Path) -> Path:
 
 def _anndata(exported: Exported, path: Path) -> Path:
     return write_anndata(
-        exported.saved, exported.scores(), path, slide=exported.the_slide, features=exported.features
+        exported.saved,
+        exported.scores(),
+        path,
+        slide=exported.the_slide,
+        features=exported.features,
     )
 
 
 def _spatialdata(exported: Exported, path: Path) -> Path:
     return write_spatialdata(
-        exported.saved, exported.scores(), path, slide=exported.the_slide, features=exported.features
+        exported.saved,
+        exported.scores(),
+        path,
+        slide=exported.the_slide,
+        features=exported.features,
     )
 
 

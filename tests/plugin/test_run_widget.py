@@ -15,7 +15,7 @@ from napari_2dmamba.models import CheckpointHeader, save_checkpoint
 from napari_2dmamba.models.aggregator import Aggregator
 from napari_2dmamba.models.checkpoint import build_model
 from napari_2dmamba.models.registry import architecture
-from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.sample import demo_checkpoint

@@ -17,8 +17,8 @@ from qtpy.QtWidgets import (
 )
 
 from napari_2dmamba.export.formats import FORMATS, file_stem
-from napari_2dmamba.plugin.section import ElidedLabel, Section
-from napari_2dmamba.plugin.shown_run import ShownRun
+from napari_2dmamba.plugin.parts.section import ElidedLabel, Section
+from napari_2dmamba.plugin.session.shown_run import ShownRun
 
 EXPORTS = "exports"
 """Folder in that of a run, for all of its exports."""
@@ -176,7 +176,7 @@ class ExportSection(Section):
             self.export_wanted.emit(self.kind, path, mpp)
 
     def _browse_run(self) -> None:
-        from napari_2dmamba.plugin.preferences import runs_folder
+        from napari_2dmamba.plugin.session.preferences import runs_folder
 
         folder = QFileDialog.getExistingDirectory(self, "Open a saved run", str(runs_folder()))
         if folder:

@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
 
 from napari_2dmamba.export.run_library import RunSummary
 from napari_2dmamba.plugin.parts.message import Message
-from napari_2dmamba.plugin.section import Section
+from napari_2dmamba.plugin.parts.section import Section
 
 _COLUMNS = "Run", "Made", "Answer", "Regions", "Model", "Slide"
 _SLIDE = 5

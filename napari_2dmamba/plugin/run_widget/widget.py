@@ -19,20 +19,22 @@ from napari_2dmamba.export.run_library import new_run_folder
 from napari_2dmamba.features import MissingFeatureFactsError
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import RunResult, RunSettings, run
-from napari_2dmamba.plugin import docks
-from napari_2dmamba.plugin.docked import DockedWidget
-from napari_2dmamba.plugin.dropped import accept_drops
-from napari_2dmamba.plugin.exports import Export
-from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
-from napari_2dmamba.plugin.one_job import OneJob
+from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.layers.region_layers import drawn_regions
+from napari_2dmamba.plugin.layers.slide_layer import view_region
+from napari_2dmamba.plugin.parts import docks
+from napari_2dmamba.plugin.parts.docked import DockedWidget
+from napari_2dmamba.plugin.parts.dropped import accept_drops
 from napari_2dmamba.plugin.parts.features_section import FeaturesSection
 from napari_2dmamba.plugin.parts.model_section import ModelSection
+from napari_2dmamba.plugin.parts.one_job import OneJob
 from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
-from napari_2dmamba.plugin.preferences import features_folder, runs_folder
-from napari_2dmamba.plugin.region_layers import drawn_regions
+from napari_2dmamba.plugin.parts.section import scrolling_column
+from napari_2dmamba.plugin.parts.trust_question import may_run
 from napari_2dmamba.plugin.run_widget.arriving_features import ArrivingFeatures, remove_arriving
 from napari_2dmamba.plugin.run_widget.class_map import CLASS_DISPLAY, class_map
 from napari_2dmamba.plugin.run_widget.export_section import EXPORTS, ExportSection
+from napari_2dmamba.plugin.run_widget.exports import Export
 from napari_2dmamba.plugin.run_widget.opened_run import OpenedRun
 from napari_2dmamba.plugin.run_widget.result_control import ResultControl
 from napari_2dmamba.plugin.run_widget.result_section import ResultSection
@@ -40,11 +42,9 @@ from napari_2dmamba.plugin.run_widget.runs_control import RunsControl
 from napari_2dmamba.plugin.run_widget.runs_section import RunsSection
 from napari_2dmamba.plugin.run_widget.slide_control import SlideControl
 from napari_2dmamba.plugin.run_widget.slide_section import SlideSection
-from napari_2dmamba.plugin.section import scrolling_column
 from napari_2dmamba.plugin.session import Session, SlideState
-from napari_2dmamba.plugin.shown_run import ShownRun
-from napari_2dmamba.plugin.slide_layer import view_region
-from napari_2dmamba.plugin.trust_question import may_run
+from napari_2dmamba.plugin.session.preferences import features_folder, runs_folder
+from napari_2dmamba.plugin.session.shown_run import ShownRun
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 if TYPE_CHECKING:

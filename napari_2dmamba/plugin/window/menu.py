@@ -7,8 +7,8 @@ from weakref import ref
 from qtpy.QtGui import QAction, QKeySequence
 from qtpy.QtWidgets import QMenu
 
-from napari_2dmamba.plugin import docks
-from napari_2dmamba.plugin.keys import KEYS
+from napari_2dmamba.plugin.parts import docks
+from napari_2dmamba.plugin.window.keys import KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import ReferenceType, ref
 
-from napari_2dmamba.plugin.reader import SLIDE_PATTERNS
+from napari_2dmamba.plugin.npe2.reader import SLIDE_PATTERNS
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -116,12 +116,12 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     import napari
     from qtpy.QtWidgets import QApplication
 
-    from napari_2dmamba.plugin import docks
-    from napari_2dmamba.plugin.closing import AskBeforeExit
-    from napari_2dmamba.plugin.last_model import RemembersModel, last_model
-    from napari_2dmamba.plugin.menu import add_menu
-    from napari_2dmamba.plugin.preferences import apply_preferences
+    from napari_2dmamba.plugin.parts import docks
+    from napari_2dmamba.plugin.parts.closing import AskBeforeExit
     from napari_2dmamba.plugin.session import Session
+    from napari_2dmamba.plugin.session.preferences import apply_preferences
+    from napari_2dmamba.plugin.window.last_model import RemembersModel, last_model
+    from napari_2dmamba.plugin.window.menu import add_menu
     from napari_2dmamba.slide.addresses import slide_path
 
     suit_slides()

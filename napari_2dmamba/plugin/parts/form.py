@@ -28,7 +28,7 @@ from qtpy.QtWidgets import (
 )
 from superqt import QLabeledDoubleSlider
 
-from napari_2dmamba.plugin.section import Fold
+from napari_2dmamba.plugin.parts.section import Fold
 
 Settings = TypeVar("Settings")
 

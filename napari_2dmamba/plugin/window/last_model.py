@@ -8,7 +8,7 @@ from qtpy.QtCore import QObject
 
 from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import ExportError
-from napari_2dmamba.plugin.preferences import settings_folder
+from napari_2dmamba.plugin.session.preferences import settings_folder
 
 if TYPE_CHECKING:
     from napari_2dmamba.plugin.session import Session

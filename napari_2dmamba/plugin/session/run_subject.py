@@ -11,7 +11,7 @@ from napari_2dmamba.features.lattice import laid_out
 from napari_2dmamba.features.on_slide import features_on
 from napari_2dmamba.models import load_checkpoint
 from napari_2dmamba.models.settings import ModelSettings
-from napari_2dmamba.plugin.shown_run import ShownRun
+from napari_2dmamba.plugin.session.shown_run import ShownRun
 
 
 def subject_of(shown: ShownRun) -> Subject:

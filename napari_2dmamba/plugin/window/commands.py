@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from napari_2dmamba.plugin import docks
+from napari_2dmamba.plugin.parts import docks
 from napari_2dmamba.plugin.session import Session
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def open_address(viewer: "Viewer") -> None:
     """Ask for the address of a slide on the network and open it."""
     from qtpy.QtWidgets import QInputDialog, QLineEdit
 
-    from napari_2dmamba.plugin import dropped
+    from napari_2dmamba.plugin.parts import dropped
 
     address, wanted = QInputDialog.getText(
         viewer.window._qt_window,
@@ -95,13 +95,6 @@ def next_slide(viewer: "Viewer") -> None:
 def previous_slide(viewer: "Viewer") -> None:
     """Look at the open slide before."""
     _step_slide(viewer, -1)
-
-
-def show_keys(viewer: "Viewer") -> None:
-    """Show all keys in a window."""
-    from napari_2dmamba.plugin.keys_window import KeysWindow
-
-    KeysWindow(viewer.window._qt_window).show()
 
 
 def _step_patch(viewer: "Viewer", by: int) -> None:

@@ -8,12 +8,12 @@ from napari.layers import Points, Shapes
 from napari.layers.base import ActionType
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_2dmamba.plugin.region_layers import (
+from napari_2dmamba.plugin.layers.region_layers import (
     ROLE_COLOURS,
     ensure_points_layer,
     ensure_region_layer,
 )
-from napari_2dmamba.plugin.region_words import Colour, hex_of
+from napari_2dmamba.plugin.layers.region_words import Colour, hex_of
 from napari_2dmamba.slide.regions import Role
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import Any
 from qtpy.QtCore import QModelIndex, QObject, QSortFilterProxyModel, Qt, Signal
 from qtpy.QtWidgets import QComboBox
 
-from napari_2dmamba.plugin.checkpoint_model import LOCATION, CheckpointModel
+from napari_2dmamba.plugin.parts.checkpoint_model import LOCATION, CheckpointModel
 from napari_2dmamba.sample import demo_checkpoints
 
 _DEMO = "demo-2dmamba"

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from napari_2dmamba.plugin.region_layers import drawn_regions, replace_regions
+from napari_2dmamba.plugin.layers.region_layers import drawn_regions, replace_regions
 from napari_2dmamba.slide import Regions
 
 if TYPE_CHECKING:

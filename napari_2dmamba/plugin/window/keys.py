@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from napari_2dmamba.plugin import commands
+from napari_2dmamba.plugin.window import commands
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -30,6 +30,13 @@ class Key:
     title: str
     what: str
     run: Callable[["Viewer"], None]
+
+
+def show_keys(viewer: "Viewer") -> None:
+    """Show all keys in a window."""
+    from napari_2dmamba.plugin.window.keys_window import KeysWindow
+
+    KeysWindow(viewer.window._qt_window, as_rows()).show()
 
 
 KEYS = (
@@ -66,7 +73,7 @@ KEYS = (
     ),
     Key("PgDown", "Next slide", "Looks at the next open slide", commands.next_slide),
     Key("PgUp", "Previous slide", "Looks at the open slide before", commands.previous_slide),
-    Key("F1", "Keys", "Shows this table", commands.show_keys),
+    Key("F1", "Keys", "Shows this table", show_keys),
 )
 
 ELSEWHERE = (

@@ -35,7 +35,7 @@ def read_slides(path: str | Sequence[str]) -> list[LayerData]:
     from napari.utils.notifications import show_error
 
     from napari_2dmamba.errors import UserError
-    from napari_2dmamba.plugin.preferences import apply_preferences, tries_slides_apart
+    from napari_2dmamba.plugin.session.preferences import apply_preferences, tries_slides_apart
     from napari_2dmamba.slide import open_slide
 
     apply_preferences()
@@ -57,8 +57,8 @@ def layers_for_window(slide: "Slide") -> list[LayerData]:
     """
     import napari
 
+    from napari_2dmamba.plugin.layers.slide_layer import slide_layer_data
     from napari_2dmamba.plugin.session import Session
-    from napari_2dmamba.plugin.slide_layer import slide_layer_data
 
     viewer = napari.current_viewer()
     units = None if viewer is None else Session.of(viewer).units

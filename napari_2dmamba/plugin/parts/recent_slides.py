@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from napari_2dmamba.atomic_files import atomic_write
-from napari_2dmamba.plugin.preferences import settings_folder
+from napari_2dmamba.plugin.session.preferences import settings_folder
 
 MOST = 15
 """Slides that are remembered."""

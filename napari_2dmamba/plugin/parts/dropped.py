@@ -10,11 +10,11 @@ from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtWidgets import QApplication
 
 from napari_2dmamba.errors import UserError
-from napari_2dmamba.plugin import docks
-from napari_2dmamba.plugin.jobs import Job
-from napari_2dmamba.plugin.preferences import tries_slides_apart
-from napari_2dmamba.plugin.region_layers import show_regions
+from napari_2dmamba.plugin.layers.region_layers import show_regions
+from napari_2dmamba.plugin.parts import docks
+from napari_2dmamba.plugin.parts.jobs import Job
 from napari_2dmamba.plugin.session import Session
+from napari_2dmamba.plugin.session.preferences import tries_slides_apart
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 from napari_2dmamba.slide import open_slide, read_regions
 from napari_2dmamba.slide.addresses import address_of, is_address, slide_path

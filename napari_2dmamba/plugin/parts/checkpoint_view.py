@@ -8,7 +8,7 @@ from qtpy.QtGui import QBrush, QColor, QIcon, QPainter, QPixmap
 
 from napari_2dmamba.checkpoints.columns import COLUMNS, Row, matches, sort_key
 from napari_2dmamba.checkpoints.fit import Fit, InputFacts, State, fits
-from napari_2dmamba.plugin.checkpoint_model import ROW, CheckpointModel
+from napari_2dmamba.plugin.parts.checkpoint_model import ROW, CheckpointModel
 
 _COLOURS = {
     State.FITS: "#1f9d55",

@@ -7,7 +7,7 @@ from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.export.formats import FORMATS, Exported
-from napari_2dmamba.plugin.shown_run import ShownRun
+from napari_2dmamba.plugin.session.shown_run import ShownRun
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 

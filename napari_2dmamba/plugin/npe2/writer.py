@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from napari_2dmamba.errors import ExportError
-from napari_2dmamba.plugin.region_layers import regions_of_shapes
-from napari_2dmamba.plugin.slide_layer import REGION_KEY, SLIDE_KEY
+from napari_2dmamba.plugin.layers.region_layers import regions_of_shapes
+from napari_2dmamba.plugin.layers.slide_layer import REGION_KEY, SLIDE_KEY
 from napari_2dmamba.slide import Regions, write_regions
 
 

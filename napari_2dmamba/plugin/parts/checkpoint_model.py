@@ -13,7 +13,7 @@ from napari_2dmamba.checkpoints.index import SummaryCache, default_cache, index
 from napari_2dmamba.checkpoints.library import CheckpointLibrary, source_of
 from napari_2dmamba.checkpoints.summary import CheckpointSummary
 from napari_2dmamba.errors import UserError
-from napari_2dmamba.plugin.jobs import LatestJob
+from napari_2dmamba.plugin.parts.jobs import LatestJob
 from napari_2dmamba.sample import demo_checkpoints
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 

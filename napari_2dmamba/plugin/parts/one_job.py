@@ -5,7 +5,7 @@ from typing import Any
 
 from qtpy.QtCore import QObject, Signal
 
-from napari_2dmamba.plugin.jobs import Job, Task
+from napari_2dmamba.plugin.parts.jobs import Job, Task
 from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
 
 

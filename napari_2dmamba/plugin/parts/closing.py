@@ -6,7 +6,7 @@ from qtpy.QtCore import QEvent, QObject
 from qtpy.QtWidgets import QMessageBox, QWidget
 from shapely import union_all
 
-from napari_2dmamba.plugin.region_layers import drawn_regions
+from napari_2dmamba.plugin.layers.region_layers import drawn_regions
 
 if TYPE_CHECKING:
     from napari_2dmamba.plugin.session import Session, SlideState

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from napari.layers import Shapes
 
-from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
-from napari_2dmamba.plugin.line_width import LineWidths
-from napari_2dmamba.plugin.slide_layer import placement
+from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.layers.line_width import LineWidths
+from napari_2dmamba.plugin.layers.slide_layer import placement
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer

@@ -17,10 +17,10 @@ from napari.layers.base import ActionType
 from numpy.typing import NDArray
 from shapely import LineString, Point
 
-from napari_2dmamba.plugin.line_width import LineWidths
-from napari_2dmamba.plugin.region_shapes import to_polygons, to_shape, without_holes
-from napari_2dmamba.plugin.region_words import Colour, hex_of, length_words
-from napari_2dmamba.plugin.slide_layer import REGION_KEY, SLIDE_KEY, placement
+from napari_2dmamba.plugin.layers.line_width import LineWidths
+from napari_2dmamba.plugin.layers.region_shapes import to_polygons, to_shape, without_holes
+from napari_2dmamba.plugin.layers.region_words import Colour, hex_of, length_words
+from napari_2dmamba.plugin.layers.slide_layer import REGION_KEY, SLIDE_KEY, placement
 from napari_2dmamba.slide import Region, Regions, read_regions
 from napari_2dmamba.slide.regions import Role
 

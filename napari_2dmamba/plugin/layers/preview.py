@@ -6,7 +6,7 @@ import numpy as np
 from napari.layers import Labels
 from napari.utils import DirectLabelColormap
 
-from napari_2dmamba.plugin.slide_layer import placement
+from napari_2dmamba.plugin.layers.slide_layer import placement
 
 if TYPE_CHECKING:
     from napari_2dmamba.plugin.session import Session, SlideState
