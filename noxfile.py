@@ -2,8 +2,8 @@
 
 import nox
 
-EXTRAS = "viewer,training,cohort,explain,encoders,hub,dev"
-PYTHONS = ["3.11", "3.12", "3.13"]  # 3.14: until every dependency of the viewer has wheels for it
+EXTRAS = "viewer,training,search,cohort,explain,encoders,hub,dev"
+PYTHONS = ["3.11", "3.12", "3.13"]  # 3.14 has not been tried
 
 nox.options.error_on_missing_interpreters = False
 nox.options.default_venv_backend = "venv"

@@ -48,6 +48,8 @@ def one(job: dict) -> dict:
     if name.startswith("vmamba"):
         more = {"scan": "2d-four-corners"} if name.endswith("_corners") else {}
         name = f"{name.removesuffix('_corners')}_{job['model']}"
+    elif name.startswith("swin"):
+        more = {"img_size": job["side"]}  # it takes no other size than it was made for
     network = require_timm().create_model(name, **more).to(device)
     image = torch.randn(job["batch"], 3, job["side"], job["side"], device=device)
     forced = use_backend(job["backend"]) if job["backend"] else contextlib.nullcontext()

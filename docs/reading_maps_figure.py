@@ -1,4 +1,4 @@
-"""Draw docs/images/attention-and-provenance.png from the sample slide and the demo model.
+"""Draw docs/images/attention-and-provenance.webp from the sample slide and the demo model.
 
 python docs/reading_maps_figure.py
 """
@@ -70,7 +70,7 @@ def main() -> None:
         axis.set(xlim=extent[:2], ylim=extent[2:], xlabel="mm", ylabel="mm")
     folder = Path(__file__).parent / "images"
     folder.mkdir(exist_ok=True)
-    figure.savefig(folder / "attention-and-provenance.png", dpi=90)
+    figure.savefig(folder / "attention-and-provenance.webp", dpi=90)
 
 
 if __name__ == "__main__":

@@ -23,22 +23,25 @@ import numpy as np  # noqa: E402
 import tifffile  # noqa: E402
 import torch  # noqa: E402
 from napari.settings import get_plugin_settings, get_settings  # noqa: E402
+from PIL import Image  # noqa: E402
 from qtpy.QtCore import Qt  # noqa: E402
+from qtpy.QtGui import QImage  # noqa: E402
 from qtpy.QtWidgets import QApplication, QDockWidget, QWidget  # noqa: E402
 from shapely import MultiPoint  # noqa: E402
 
 from napari_2dmamba.models import Aggregator, CheckpointHeader, save_checkpoint  # noqa: E402
 from napari_2dmamba.models.checkpoint import build_model  # noqa: E402
-from napari_2dmamba.plugin.app import Application, make_viewer  # noqa: E402
-from napari_2dmamba.plugin.docks import CHECKPOINTS, COHORT, raise_dock, show  # noqa: E402
-from napari_2dmamba.plugin.jobs import wait_for_jobs  # noqa: E402
-from napari_2dmamba.plugin.section import Fold  # noqa: E402
+from napari_2dmamba.plugin.parts.docks import CHECKPOINTS, COHORT, dock_of, raise_dock, show  # noqa: E402
+from napari_2dmamba.plugin.parts.jobs import wait_for_jobs  # noqa: E402
+from napari_2dmamba.plugin.parts.section import Fold  # noqa: E402
+from napari_2dmamba.plugin.window.app import Application, make_viewer  # noqa: E402
 from napari_2dmamba.sample import demo_checkpoint, sample_slide  # noqa: E402
 from napari_2dmamba.slide import open_slide  # noqa: E402
 
 SIZE = 1600, 1000
 POINTED = 2450.0, 1900.0  # y and x of the cursor in µm, in the tumour of the sample
 PATIENCE = 600.0  # seconds
+MOST_BYTES = 150_000  # of one picture
 
 
 def main() -> None:
@@ -60,15 +63,12 @@ def main() -> None:
 
     def shoot(name: str) -> None:
         settle(application)
-        path = options.out / f"{name}.png"
-        viewer.screenshot(str(path), canvas_only=False, flash=False)
-        print(path)
+        picture = viewer.screenshot(canvas_only=False, flash=False)
+        write(picture, options.out / f"{name}.webp")
 
     def crop(name: str, part: QWidget) -> None:
         settle(application)
-        path = options.out / f"{name}.png"
-        part.grab().save(str(path))
-        print(path)
+        write(pixels_of(part), options.out / f"{name}.webp")
 
     sections = widget.slide_section
     wait_until(lambda: "patches" in sections.count.text())
@@ -95,14 +95,6 @@ def main() -> None:
     wait_until(lambda: not widget.is_running)
     assert widget.shown is not None, widget.footer.message.text()
     shoot("run")
-    for fold in widget.result_section.findChildren(Fold):
-        fold.set_open(True)
-    crop("section-result", widget.result_section)
-    for fold in widget.result_section.findChildren(Fold):
-        fold.set_open(False)
-
-    widget.result_section.gallery.buttons[0].click()
-    shoot("patch")
 
     widget.result_section.set_open(False)
     widget.features_section.set_open(True)
@@ -156,6 +148,7 @@ def main() -> None:
     compare.let_go()
 
     cohort = show(viewer, COHORT)
+    dock_of(cohort).setFloating(False)  # it floats where the screen has no room below
     for layer in viewer.layers:
         layer.visible = layer is viewer.layers[0]
     viewer.layers.selection.active = viewer.layers[0]
@@ -185,6 +178,25 @@ def main() -> None:
     widget.let_go()
     wait_for_jobs()
     viewer.close()
+
+
+def pixels_of(part: QWidget) -> np.ndarray:
+    """Return what a widget shows, ``(h, w, 3)`` uint8."""
+    image = part.grab().toImage().convertToFormat(QImage.Format.Format_RGB888)
+    bits = image.constBits()
+    assert bits is not None
+    bits.setsize(image.sizeInBytes())
+    rows = np.frombuffer(bits, np.uint8).reshape(image.height(), image.bytesPerLine())
+    return rows[:, : 3 * image.width()].reshape(image.height(), image.width(), 3)
+
+
+def write(picture: np.ndarray, path: Path) -> None:
+    """Write a picture as WebP, as good as 150 kB allow."""
+    for quality in (85, 75, 65, 55, 45):
+        Image.fromarray(picture[..., :3]).save(path, quality=quality, method=6)
+        if path.stat().st_size <= MOST_BYTES:
+            break
+    print(f"{path}: {path.stat().st_size / 1000:.0f} kB, quality {quality}")
 
 
 def small_cohort(folder: Path) -> Path:

@@ -20,30 +20,40 @@ _PATH = re.compile(
     r"(?P<name>[^/\\\s'\"<>|:;,()\[\]]*)"
 )
 _ONE_PATH = re.compile(r"(?:/|~[\w.-]*/|[A-Za-z]:[/\\]|\\\\)[^/\\]+(?:[/\\]|$)")
-_FILE_NAME = re.compile(
-    r"(?P<name>[^\s/\\'\"<>|:;,()\[\]]+\."
-    r"(?:svs|ndpi|mrxs|tiff?|scn|vms|bif|svslide|czi|dcm|h5|hdf5|pth?|ckpt|safetensors|parquet"
-    r"|geojson|csv|json|png|log))\b",
-    re.IGNORECASE,
+_ENDINGS = (
+    r"\.(?:svs|ndpi|mrxs|tiff?|scn|vms|bif|svslide|czi|dcm|zarr|ozx|h5|hdf5|pth?|ckpt|safetensors|parquet"
+    r"|geojson|csv|json|png|log)"
 )
+_FILE_NAME = re.compile(rf"(?P<name>[^\s/\\'\"<>|:;,()\[\]]+{_ENDINGS})\b", re.IGNORECASE)
+_BEGINNING = re.compile(rf"[^\n]*?{_ENDINGS}(?=\s)", re.IGNORECASE)
+"""A text up to its first file name, after which it goes on."""
 _SECRET = re.compile(
     r"\bhf_[A-Za-z0-9]{8,}"
     r"|\b(?:token|password|passwd|secret|api[_-]?key|authorization)['\"]?\s*[=:]\s*['\"]?"
     r"(?:bearer\s+)?[^\s'\",]+",
     re.IGNORECASE,
 )
+_QUERY_OF_ADDRESS = re.compile(r"((?:https?|s3)://[^\s?'\"<>]+)\?[^\s'\"<>]*", re.IGNORECASE)
+"""What follows the question mark: signed addresses hold their secret there."""
 _CREDENTIALS_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
-def file_names_only(text: str) -> str:
+def file_names_only(text: str, *folders: str | os.PathLike[str]) -> str:
     """Return a text in which every absolute path is only the name of its file.
 
-    A path with spaces is found where it is the whole text.
+    A path with spaces is found where it is the whole text, where a text begins with it and its
+    file has a known ending, or where it lies in one of the ``folders``.
     """
+    for folder in sorted((os.fspath(one) for one in folders), key=len, reverse=True):
+        if len(folder) > 1:
+            text = text.replace(folder + os.sep, "/./")  # what follows is a path for the pattern
+    begins = _BEGINNING.match(text)
+    if begins and _is_path(begins[0]):
+        return _last_part(begins[0]) + file_names_only(text[begins.end() :])
     if _is_path(text):
-        return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
+        return _last_part(text)
     for folder in _known_folders():
-        text = text.replace(folder, "/./")  # what follows is still a path for the pattern
+        text = text.replace(folder, "/./")
     return _PATH.sub(lambda found: found["name"] or "…", text)
 
 
@@ -60,7 +70,8 @@ def names_in(value: Any) -> Any:
 
 def without_people_and_secrets(text: str) -> str:
     """Return a text for a log that is sent: no names of files, people or machines, no secrets."""
-    text = _CREDENTIALS_IN_ADDRESS.sub("", _SECRET.sub("SECRET", text))
+    text = _QUERY_OF_ADDRESS.sub(r"\1?SECRET", _SECRET.sub("SECRET", text))
+    text = _CREDENTIALS_IN_ADDRESS.sub("", text)
     for folder in _known_folders():
         text = text.replace(folder, "/./")
     text = _FILE_NAME.sub(_kind_of_file, _PATH.sub(_kind_of_file, text))
@@ -73,6 +84,10 @@ def without_people_and_secrets(text: str) -> str:
 def _kind_of_file(found: re.Match[str]) -> str:
     """Return the ending of a file's name: a slide is often called after its patient."""
     return "FILE" + os.path.splitext(found["name"])[1]
+
+
+def _last_part(path: str) -> str:
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 
 
 def _is_path(text: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +11,8 @@ from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide
-    from napari_2dmamba.vision.segment_settings import SegmentSettings
-    from napari_2dmamba.vision.segmentation import Segmentation, WindowSettings
+    from napari_2dmamba.vision.segment_settings import SegmentSettings, WindowSettings
+    from napari_2dmamba.vision.segmentation import Segmentation
     from napari_2dmamba.vision.segmenter_file import TrainedSegmenter
 
 
@@ -51,7 +53,6 @@ def segment_slide(
     UserError
         When the slide cannot be read at that resolution, or nothing can be written.
     """
-    from napari_2dmamba.export.labels import write_label_geojson, write_label_tiff
     from napari_2dmamba.features.encoder import choose_device
     from napari_2dmamba.features.model_encoder import checksum_of_weights
     from napari_2dmamba.vision.region import SlidePicture
@@ -74,12 +75,51 @@ def segment_slide(
         on_progress=on_progress,
         should_stop=should_stop,
     )
+    found = replace(found, colours=segmenter.colours)
+    written = []
+    for name in ("classes.geojson", "classes.ome.tif"):
+        written += write_segmentation(found, out / name, slide, background=background)
+    return found, written
+
+
+def write_segmentation(
+    found: Segmentation, path: str | Path, slide: Slide, *, background: Sequence[str] = ()
+) -> list[Path]:
+    """Write outlines for QuPath (``.geojson``) or class numbers (``.ome.tif``).
+
+    Of a georeferenced image, outlines are written once in level-0 pixels, and once in coordinates
+    of its reference system (``.crs.geojson``); the OME-TIFF is a GeoTIFF as well.
+
+    Parameters
+    ----------
+    found
+        Of this slide.
+    path
+        Its ending chooses the format.
+    slide
+        As it is shown.
+    background
+        Classes of which no outlines are written.
+
+    Raises
+    ------
+    ExportError
+        When the file cannot be written.
+    """
+    from napari_2dmamba.export.labels import write_label_tiff, write_outlines
+
     place: dict[str, Any] = {"origin": found.place.origin_level0, "step": found.place.step}
-    outlines = write_label_geojson(
-        found.labels, out / "classes.geojson", found.classes, offset=slide.bounds[:2],
-        background=background, **place,
-    )  # fmt: skip
-    raster = write_label_tiff(
-        found.labels, out / "classes.ome.tif", found.classes, mpp=found.place.mpp, **place
-    )
-    return found, [outlines, raster]
+    if str(path).endswith(".geojson"):
+        return write_outlines(
+            found.labels,
+            Path(path),
+            found.classes,
+            slide,
+            background=background,
+            colours=found.colours,
+            **place,
+        )
+    ground = slide.georeference
+    return [
+        write_label_tiff(found.labels, path, found.classes, mpp=slide.mpp, ground=ground, **place)
+    ]

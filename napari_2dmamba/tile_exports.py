@@ -26,7 +26,7 @@ def write_tile_maps(found: TileMaps, folder: str | Path, slide: Slide) -> list[P
 
     from napari_2dmamba.atomic_files import atomic_write
     from napari_2dmamba.export import write_map_tiff
-    from napari_2dmamba.export.labels import write_label_geojson
+    from napari_2dmamba.export.labels import write_outlines
 
     folder = Path(folder)
     first = found.maps[0]
@@ -41,19 +41,15 @@ def write_tile_maps(found: TileMaps, folder: str | Path, slide: Slide) -> list[P
     table = folder / "probabilities.csv"
     with atomic_write(table) as part:
         pyarrow.csv.write_csv(pa.table(columns), part)
-    outlines = write_label_geojson(
-        found.answers(),
-        folder / "classes.geojson",
-        found.classes,
-        origin=first.origin,
+    outlines = write_outlines(
+        found.answers(), folder / "classes.geojson", found.classes, slide, origin=first.origin,
         step=size,
-        offset=slide.bounds[:2],
-    )
+    )  # fmt: skip
     maps = [
         write_map_tiff(one, folder / f"{number:02d}-{_plain(one.name)}.ome.tif")
         for number, one in enumerate(found.maps, start=1)
     ]
-    return [table, outlines, *maps]
+    return [table, *outlines, *maps]
 
 
 def _plain(name: str) -> str:

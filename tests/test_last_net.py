@@ -84,8 +84,13 @@ def test_a_missing_slide_with_escapes_in_its_name(capsys, tmp_path) -> None:
         ("https://huggingface.co/a/b", "https://huggingface.co/a/b"),
         ("0.5 µm/px and/or 1/2", "0.5 µm/px and/or 1/2"),
         ("hf-hub:owner/name", "hf-hub:owner/name"),
+        ("/srv/case 12/x.h5 says mpp 0.5 µm/px and/or 3/4", "x.h5 says mpp 0.5 µm/px and/or 3/4"),
+        ("/srv/x.h5 is not that of /srv/y.svs", "x.h5 is not that of y.svs"),
+        (r"C:\Users\ana\x.svs is no slide", "x.svs is no slide"),
     ],
 )
 def test_paths_become_names(text: str, expected: str) -> None:
     assert file_names_only(text) == expected
+    known = file_names_only("see /mnt/case 12/x y/z", "/mnt/case 12")
+    assert known == "see x y/z"
     assert names_in({"a": [text, 1, None]}) == {"a": [expected, 1, None]}

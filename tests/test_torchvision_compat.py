@@ -1,8 +1,8 @@
 import importlib.util
-import subprocess
-import sys
 
 import pytest
+
+from tests import warm
 
 IMPORT = """
 from napari_2dmamba.torchvision_compat import import_needing_torchvision
@@ -19,7 +19,5 @@ def test_either_may_come_first(names: tuple[str, ...]) -> None:
     for name in names:
         if importlib.util.find_spec(name.partition(".")[0]) is None:
             pytest.skip(f"{name} is not installed")
-    said = subprocess.run(
-        [sys.executable, "-c", IMPORT.format(names=names)], capture_output=True, text=True
-    )
+    said = warm.python("-c", IMPORT.format(names=names))
     assert said.stdout.split() == list(names), said.stderr

@@ -6,6 +6,7 @@ from typing import Any
 
 from napari_2dmamba.cli.exit_codes import OK
 from napari_2dmamba.cli.model_options import add_model_options, model_of
+from napari_2dmamba.cli.options import slide_argument
 from napari_2dmamba.cli.output import report
 from napari_2dmamba.explain_slide import DEFAULT_MAPS
 
@@ -13,7 +14,7 @@ from napari_2dmamba.explain_slide import DEFAULT_MAPS
 def add_explain_command(commands: Any) -> None:
     """Add ``explain`` to the command line."""
     explain = commands.add_parser("explain", help="run a model on a slide and save maps of why")
-    explain.add_argument("slide", type=Path, metavar="SLIDE")
+    explain.add_argument("slide", type=slide_argument, metavar="SLIDE")
     explain.add_argument(
         "--maps",
         help="names of maps, with commas; --maps list says which there are. Default: "

@@ -18,6 +18,7 @@ from napari_2dmamba.cli.output import complain
 from napari_2dmamba.cli.receptive_field import add_receptive_field_command
 from napari_2dmamba.cli.rerun import add_rerun_command
 from napari_2dmamba.cli.run import add_extract_command, add_run_command
+from napari_2dmamba.cli.search import add_search_command
 from napari_2dmamba.cli.segment import add_segment_command
 from napari_2dmamba.cli.split import add_split_command
 from napari_2dmamba.cli.tiles import add_tiles_command
@@ -38,6 +39,7 @@ _ADD: tuple[Callable[[Any], None], ...] = (
     add_tiles_command,
     add_segment_command,
     add_split_command,
+    add_search_command,
     add_train_command,
     add_evaluate_command,
     add_report_command,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_2dmamba.cli.exit_codes import OK
-from napari_2dmamba.cli.options import add_options, settings_from
+from napari_2dmamba.cli.options import add_options, settings_from, slide_argument
 from napari_2dmamba.cli.output import report
 from napari_2dmamba.pixel_fields import FieldSettings
 
@@ -17,7 +17,7 @@ def add_receptive_field_command(commands: Any) -> None:
     field = commands.add_parser(
         "receptive-field", help="draw which pixels the central feature of image networks sees"
     )
-    field.add_argument("slide", type=Path, metavar="SLIDE")
+    field.add_argument("slide", type=slide_argument, metavar="SLIDE")
     field.add_argument(
         "--at", required=True, metavar="X,Y", help="level-0 pixel in the middle of the crop"
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_2dmamba.cli.exit_codes import FAILED, OK
+from napari_2dmamba.cli.options import slide_argument
 from napari_2dmamba.cli.output import report, say
 
 
@@ -20,7 +21,7 @@ def add_rerun_command(commands: Any) -> None:
     )
     parser.add_argument("run", type=Path, metavar="FOLDER", help="folder of a saved run")
     parser.add_argument("--out", type=Path, help="save the new run here. Default: nowhere")
-    parser.add_argument("--slide", type=Path, help="the slide, where it has moved")
+    parser.add_argument("--slide", type=slide_argument, help="the slide, where it has moved")
     parser.add_argument(
         "--kept-features",
         action="store_true",

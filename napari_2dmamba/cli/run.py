@@ -53,7 +53,8 @@ def _slides(parser: argparse.ArgumentParser) -> None:
         "slides",
         nargs="+",
         metavar="SLIDE",
-        help="slide files, folders, patterns, or .csv lists with the columns slide, label, mpp",
+        help="slide files, addresses (https://, s3://), folders, patterns, or .csv lists with the "
+        "columns slide, label, mpp",
     )
     parser.add_argument(
         "--out",
@@ -70,7 +71,8 @@ def _slides(parser: argparse.ArgumentParser) -> None:
         "--regions",
         type=Path,
         metavar="GEOJSON",
-        help="regions to include and exclude, as QuPath exports them",
+        help="regions to include and exclude, as QuPath exports them: a file for all slides, or a "
+        "folder with one called like each. The column regions of a list comes first",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON line per slide")
     add_options(parser, CohortSettings, "cohort")

@@ -1,11 +1,12 @@
 """The command *segment*: train, test and use segmenters."""
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
 from napari_2dmamba.cli.exit_codes import OK
-from napari_2dmamba.cli.options import add_options, settings_from
+from napari_2dmamba.cli.options import add_options, settings_from, slide_argument
 from napari_2dmamba.cli.output import report
 
 
@@ -18,7 +19,12 @@ def add_segment_command(commands: Any) -> None:
 
     train = actions.add_parser("train", help="train on folders of images and of masks")
     _folders(train)
-    train.add_argument("--classes", required=True, metavar="A,B", help="names, in order")
+    train.add_argument(
+        "--classes",
+        required=True,
+        metavar="A,B",
+        help="names, in order; with colours as stroma=#96c896",
+    )
     train.add_argument("--out", type=Path, default=Path("segmenter.safetensors"))
     train.add_argument("--device", default="auto")
     add_options(train, SegmentTraining, "training")
@@ -33,7 +39,7 @@ def add_segment_command(commands: Any) -> None:
     test.set_defaults(action=_evaluate)
 
     use = actions.add_parser("slide", help="segment a slide or a region of it")
-    use.add_argument("slide", type=Path, metavar="SLIDE")
+    use.add_argument("slide", type=slide_argument, metavar="SLIDE")
     _segmenter(use)
     use.add_argument("--region", metavar="X,Y,W,H", help="in level-0 pixels. Default: all")
     use.add_argument(
@@ -70,24 +76,37 @@ def _segmenter(parser: argparse.ArgumentParser) -> None:
 
 
 def _opened(options: argparse.Namespace) -> Any:
-    from napari_2dmamba.errors import CheckpointError
-    from napari_2dmamba.vision.segmenter_file import TrainedSegmenter
+    from napari_2dmamba.vision.segmenter_file import TrainedSegmenter, read_class_names
 
-    names = None
-    if options.class_names is not None:
-        try:
-            lines = options.class_names.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{options.class_names} cannot be read ({error})") from error
-        names = [line.strip() for line in lines if line.strip()]
+    names = None if options.class_names is None else read_class_names(options.class_names)
     return TrainedSegmenter.load(options.segmenter, scan=options.scan, classes=names)
+
+
+def _classes(
+    given: str, parser: argparse.ArgumentParser
+) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
+    """Return names and colours of ``NAME[=#RRGGBB],...``; all have a colour or none."""
+    names, colours = [], []
+    for part in given.split(","):
+        name, _, ink = (word.strip() for word in part.partition("="))
+        if not name:
+            continue
+        names.append(name)
+        if ink:
+            if not re.fullmatch(r"#[0-9a-fA-F]{6}", ink):
+                parser.error(f"--classes takes colours as #96c896, not {ink!r}")
+            red, green, blue = bytes.fromhex(ink[1:])
+            colours.append((red, green, blue))
+    if colours and len(colours) != len(names):
+        parser.error("--classes takes a colour for each class, or for none")
+    return tuple(names), tuple(colours)
 
 
 def _train(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from napari_2dmamba.vision.segment_settings import SegmentTraining
 
     settings = settings_from(options, SegmentTraining, parser)
-    classes = tuple(name.strip() for name in options.classes.split(",") if name.strip())
+    classes, colours = _classes(options.classes, parser)
     if len(classes) < 2:
         parser.error("--classes takes two names or more, with commas")
     if not all(part.strip().isdigit() for part in settings.depths.split(",")):
@@ -102,8 +121,8 @@ def _train(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     pairs = MaskFolder(options.images, options.masks, len(classes))
     with progress_bar(options.images.name) as on_progress:
         made = fit_segmenter(
-            pairs, classes, options.out, settings, device=choose_device(options.device),
-            on_progress=on_progress,
+            pairs, classes, options.out, settings, colours=colours,
+            device=choose_device(options.device), on_progress=on_progress,
         )  # fmt: skip
     answer = {"segmenter": str(options.out), "last_loss": made.training["last_loss"]}
     report(options.json, answer)
@@ -151,7 +170,7 @@ def _slide(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from napari_2dmamba.segment_slide import segment_slide
     from napari_2dmamba.settings import validate
     from napari_2dmamba.slide import open_slide
-    from napari_2dmamba.vision.segmentation import WindowSettings
+    from napari_2dmamba.vision.segment_settings import WindowSettings
 
     windows = WindowSettings(options.window, options.overlap)
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_2dmamba.cli.exit_codes import OK
-from napari_2dmamba.cli.options import add_options, named_values, settings_from
+from napari_2dmamba.cli.options import add_options, named_values, settings_from, slide_argument
 from napari_2dmamba.cli.output import report
 
 
@@ -41,7 +41,7 @@ def add_tiles_command(commands: Any) -> None:
     test.set_defaults(action=_evaluate)
 
     use = actions.add_parser("classify", help="classify the patches of a slide")
-    use.add_argument("slide", type=Path, metavar="SLIDE")
+    use.add_argument("slide", type=slide_argument, metavar="SLIDE")
     use.add_argument("--classifier", type=Path, required=True, metavar="FOLDER")
     use.add_argument("--out", type=Path, help="folder. Default: runs/SLIDE-tiles")
     use.add_argument("--mpp", type=float, help="µm per level-0 pixel, where not stated")
@@ -115,23 +115,22 @@ def _evaluate(options: argparse.Namespace, parser: argparse.ArgumentParser) -> i
 def _classify(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from napari_2dmamba.cohort.display import progress_bar
     from napari_2dmamba.features import FeatureSettings
-    from napari_2dmamba.slide import detect_tissue, make_grid, open_slide, read_regions
+    from napari_2dmamba.slide import open_slide, read_regions
     from napari_2dmamba.slide.grid import GridSettings
     from napari_2dmamba.slide.tissue import TissueSettings
     from napari_2dmamba.tile_exports import write_tile_maps
     from napari_2dmamba.tiles.classifier import TileClassifier
-    from napari_2dmamba.tiles.on_slide import classify_slide
+    from napari_2dmamba.tiles.on_slide import classify_slide, tile_grid
 
     tissue = settings_from(options, TissueSettings, parser)
     grid_settings = settings_from(options, GridSettings, parser)
     classifier = TileClassifier.load(options.classifier)
     out = options.out or Path("runs") / f"{options.slide.stem}-tiles"
     with open_slide(options.slide, mpp=options.mpp) as slide:
-        slide.require_brightfield()
         regions = None
         if options.regions is not None:
             regions = read_regions(options.regions, offset=slide.bounds[:2])
-        grid = make_grid(slide, detect_tissue(slide, tissue, regions), grid_settings)
+        grid = tile_grid(slide, grid_settings, tissue, regions)
         with progress_bar(slide.name) as on_progress:
             found = classify_slide(
                 slide,

@@ -17,15 +17,14 @@ from napari_2dmamba.cli.split import (
 from napari_2dmamba.tasks.installed import training_installed
 
 if TYPE_CHECKING:
-    from napari_2dmamba.tasks import Table
-    from napari_2dmamba.training import Preset
+    from napari_2dmamba.tasks import Split, SplitSettings, Table
+    from napari_2dmamba.training import GivenSettings, TrainingRun
 
 
 def add_train_command(commands: Any) -> None:
     """Add ``train`` to the command line."""
     from napari_2dmamba.evaluation.settings import EvaluationSettings
     from napari_2dmamba.slide.grid import GridSettings
-    from napari_2dmamba.training.presets import PRESETS
     from napari_2dmamba.training.settings import FitSettings
 
     train = commands.add_parser(
@@ -36,20 +35,10 @@ def add_train_command(commands: Any) -> None:
         "--out", type=Path, default=Path("training"),
         help="folder of the training; one that was cut off there goes on. Default: training",
     )  # fmt: skip
+    add_model(train)
     train.add_argument(
-        "--split-file", type=Path, metavar="FILE",
-        help="a split made before, a CLAM splits_*.csv, or a folder of those",
-    )  # fmt: skip
-    train.add_argument(
-        "--architecture", default="2dmamba", help="aggregator to train. Default: 2dmamba"
-    )
-    train.add_argument(
-        "--preset", choices=PRESETS, default=PRESETS[0],
-        help="settings that hold unless others are given. Default: recommended",
-    )  # fmt: skip
-    train.add_argument(
-        "--model-option", action="append", default=[], metavar="NAME=VALUE",
-        help="an option of the architecture, such as d_model=64; may be repeated",
+        "--settings", type=Path, metavar="FILE",
+        help="a settings.json of search; options beside it hold over what is in it",
     )  # fmt: skip
     train.add_argument(
         "--class-name", action="append", default=[], metavar="LABEL=NAME",
@@ -59,6 +48,25 @@ def add_train_command(commands: Any) -> None:
     train.add_argument(
         "--no-final", dest="final", action="store_false",
         help="train the models of the folds only, and none on all slides",
+    )  # fmt: skip
+    train.add_argument(
+        "--jobs", type=int, default=1, metavar="N",
+        help="folds trained at once, in processes of their own (needs Dask); 0 takes one per GPU, "
+        "or one per four CPU cores. Default: 1",
+    )  # fmt: skip
+    train.add_argument(
+        "--cluster", metavar="ADDRESS",
+        help="train the folds on a running Dask scheduler (tcp://host:8786, or its .json file)",
+    )  # fmt: skip
+    train.add_argument(
+        "--only-fold", type=int, action="append", metavar="NUMBER",
+        help="train this fold and do nothing else (one job of many); the same command without it "
+        "takes what is there, scores it and writes the report. May be repeated",
+    )  # fmt: skip
+    train.add_argument(
+        "--log", action="append", choices=("none", "tensorboard", "wandb", "mlflow"),
+        help="where epochs are written beside history.csv; may be repeated. Default: tensorboard, "
+        "where it is installed",
     )  # fmt: skip
     train.add_argument(
         "--extract", action="store_true",
@@ -72,47 +80,94 @@ def add_train_command(commands: Any) -> None:
     train.set_defaults(action=_train)
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add what is trained, and on which split."""
+    from napari_2dmamba.training.presets import PRESETS
+
+    parser.add_argument(
+        "--split-file", type=Path, metavar="FILE",
+        help="a split made before, a CLAM splits_*.csv, or a folder of those",
+    )  # fmt: skip
+    parser.add_argument(
+        "--architecture", default=argparse.SUPPRESS,
+        help="aggregator to train. Default: 2dmamba",
+    )  # fmt: skip
+    parser.add_argument(
+        "--preset", choices=PRESETS, default=argparse.SUPPRESS,
+        help="settings that hold unless others are given. Default: recommended",
+    )  # fmt: skip
+    parser.add_argument(
+        "--model-option", action="append", default=[], metavar="NAME=VALUE",
+        help="an option of the architecture, such as d_model=64; may be repeated",
+    )  # fmt: skip
+
+
+def split_of(options: argparse.Namespace, table: "Table", settings: "SplitSettings") -> "Split":
+    """Return the split that a command was given, or one drawn as it says."""
+    from napari_2dmamba.tasks import make_split, read_split
+
+    if options.split_file is not None:
+        return read_split(options.split_file)
+    return make_split(table, settings)
+
+
+def _given(options: argparse.Namespace, parser: argparse.ArgumentParser) -> "GivenSettings":
+    """Return the settings of the file, if there is one, under those of the options."""
+    from napari_2dmamba.training import FitSettings, GivenSettings, read_settings_file
+
+    held = None if options.settings is None else read_settings_file(options.settings)
+    architecture = getattr(options, "architecture", None)
+    name = getattr(options, "preset", None)
+    if held is not None and architecture not in (None, held.architecture):
+        parser.error(f"{options.settings} is for {held.architecture}, not for {architecture}")
+    held = held or GivenSettings(architecture or "2dmamba")
+    return dataclasses.replace(
+        held,
+        preset=name or held.preset,
+        fit={**held.fit, **given_options(options, FitSettings)},
+        config={**held.config, **named_values(options.model_option, "--model-option", parser)},
+    )
+
+
 def _train(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    from napari_2dmamba.cohort.display import progress_bar
     from napari_2dmamba.evaluation import EvaluationSettings
-    from napari_2dmamba.tasks import SplitSettings, make_split, read_split
-    from napari_2dmamba.training import FitSettings, preset, train
+    from napari_2dmamba.tasks import SplitSettings
+    from napari_2dmamba.training import FitSettings
 
     table = table_of(options, parser)
     split_settings = settings_from(options, SplitSettings, parser)
     scoring = settings_from(options, EvaluationSettings, parser)
     settings_from(options, FitSettings, parser)  # values out of range end here
-    config = named_values(options.model_option, "--model-option", parser)
+    given = _given(options, parser)
     called = dict(_pair(given, parser) for given in options.class_name)
-    use: Preset = preset(options.preset, options.architecture, table.kind)
-    changed = given_options(options, FitSettings)
-    use = dataclasses.replace(use, fit=dataclasses.replace(use.fit, **changed))
+    use = given.of(table.kind)
+    shared = options.cluster is not None or options.jobs != 1
+    if options.jobs < 0:
+        parser.error("--jobs must be at least 0")
+    if shared and options.only_fold:
+        parser.error("--only-fold trains in this process; give it without --jobs and --cluster")
+    if "none" in (options.log or []) and len(set(options.log)) > 1:
+        parser.error("--log none goes with no other log")
     if options.extract:
         table = _extracted(table, options, parser)
     print_problems(table.problems)
     table.require_usable()
     with training_installed():
-        split = (
-            make_split(table, split_settings)
-            if options.split_file is None
-            else read_split(options.split_file)
-        )
+        split = split_of(options, table, split_settings)
         print_table(dataclasses.replace(table, problems=()), split)
-        with progress_bar(options.out.name) as on_progress:
-            run = train(
-                table,
-                split,
-                out=options.out,
-                architecture=options.architecture,
-                use=use,
-                preset_name=options.preset + ("" if not changed else ", changed"),
-                config=config,
-                class_names=called,
-                intended_use=options.intended_use,
-                final=options.final,
-                scoring=scoring,
-                on_progress=on_progress,
-            )
+        how: dict[str, Any] = {
+            "out": options.out,
+            "architecture": given.architecture,
+            "use": use,
+            "preset_name": given.preset + (", changed" if given.fit else ""),
+            "config": given.config,
+            "class_names": called,
+            "intended_use": options.intended_use,
+            "final": options.final,
+            "logs": None if options.log is None else [n for n in options.log if n != "none"],
+            "scoring": scoring,
+        }
+        run = _trained(table, split, options, how)
     print_problems(run.problems[len(table.problems) :])
     if run.evaluation is not None:
         for line in run.evaluation.lines():
@@ -123,6 +178,26 @@ def _train(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     for checkpoint in run.checkpoints:
         print(checkpoint)
     return OK
+
+
+def _trained(
+    table: "Table", split: "Split", options: argparse.Namespace, how: dict[str, Any]
+) -> "TrainingRun":
+    from napari_2dmamba.cohort.display import progress_bar
+    from napari_2dmamba.training import train
+
+    if options.cluster is None and options.jobs == 1:
+        with progress_bar(options.out.name) as on_progress:
+            return train(table, split, only=options.only_fold, on_progress=on_progress, **how)
+    from napari_2dmamba.cohort import train_side_by_side
+    from napari_2dmamba.cohort.executors import dask_client
+
+    jobs = min(options.jobs, len(split.folds))
+    with (
+        dask_client(jobs, options.cluster, how["use"].fit.device) as client,
+        progress_bar(options.out.name) as on_progress,
+    ):
+        return train_side_by_side(table, split, client=client, on_progress=on_progress, **how)
 
 
 def _pair(given: str, parser: argparse.ArgumentParser) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_2dmamba.cli.exit_codes import OK
+from napari_2dmamba.cli.options import slide_argument
 from napari_2dmamba.cli.output import print_summary, say
 from napari_2dmamba.errors import UserError
 
@@ -16,7 +17,7 @@ def add_view_command(commands: Any) -> None:
     """Add ``view`` to the command line."""
     view = commands.add_parser("view", help="open slides in the viewer")
     view.add_argument(
-        "slides", nargs="*", type=Path, metavar="SLIDE", help="slides, or one saved run"
+        "slides", nargs="*", type=slide_argument, metavar="SLIDE", help="slides, or one saved run"
     )
     view.add_argument("--run", type=Path, metavar="FOLDER", help="show a saved run on its slide")
     view.set_defaults(action=_view)
@@ -46,7 +47,7 @@ def _view(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from napari_2dmamba.export.run_folder import open_run
 
     try:
-        from napari_2dmamba.plugin.app import view
+        from napari_2dmamba.plugin.window.app import view
     except ImportError as error:
         raise UserError(
             f'the viewer is not installed ({error}); run pip install "napari-2dmamba[viewer]"'
@@ -63,12 +64,18 @@ def _view(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     return view(slides or [saved.find_slide()], run_folder=saved.folder)
 
 
-def _told_apart(paths: list[Path], run: Path | None) -> tuple[list[Path], list[Path]]:
+def _told_apart(named: list[Path | str], run: Path | None) -> tuple[list[Path | str], list[Path]]:
     """Return slides and saved runs; a run is named by its folder or by the ``run.json`` in it."""
     from napari_2dmamba.export.run_folder import RECORD_FILE
 
-    runs = [path for path in paths if path.name == RECORD_FILE or (path / RECORD_FILE).is_file()]
-    return [path for path in paths if path not in runs], runs if run is None else [run, *runs]
+    slides: list[Path | str] = []
+    runs = [] if run is None else [run]
+    for one in named:
+        if isinstance(one, Path) and (one.name == RECORD_FILE or (one / RECORD_FILE).is_file()):
+            runs.append(one)
+        else:
+            slides.append(one)
+    return slides, runs
 
 
 def _demo(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -87,7 +94,7 @@ def _demo(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     say(f"heatmap: {picture.resolve()}")
     print("The demo model was trained on synthetic slides and is not for any medical use.")
     if not options.no_view and has_screen():
-        from napari_2dmamba.plugin.app import view
+        from napari_2dmamba.plugin.window.app import view
 
         view([slide], run_folder=result.folder)
     elif not has_screen():

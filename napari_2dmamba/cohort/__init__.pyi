@@ -1,3 +1,4 @@
+from .folds import train_side_by_side as train_side_by_side
 from .run import extract_cohort as extract_cohort
 from .run import run_cohort as run_cohort
 from .settings import CohortSettings as CohortSettings

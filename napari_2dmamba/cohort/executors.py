@@ -308,6 +308,35 @@ def gather(
     return DaskExecutor(client, cohort, out, cluster, threads=_threads_each(workers))
 
 
+@contextmanager
+def dask_client(workers: int, scheduler: str | None, device: str) -> Iterator[Any]:
+    """Yield a client of a running scheduler, or of workers on this machine.
+
+    Parameters
+    ----------
+    workers
+        On this machine; 0 takes as many as fit.
+    scheduler
+        Address or scheduler file, instead of workers on this machine.
+    device
+        That was asked for; GPUs are shared out only where it may be one.
+
+    Raises
+    ------
+    CohortError
+        When Dask is not installed, or the scheduler does not answer.
+    """
+    if scheduler is not None:
+        with _connected(scheduler) as client:
+            yield client
+        return
+    distributed = _distributed()
+    gpus = _gpus() if device in ("auto", "cuda") else []
+    count = workers or _as_many_as_fit(gpus)
+    with local_cluster(count, gpus) as cluster, distributed.Client(cluster) as client:
+        yield client
+
+
 def _threads_each(workers: int) -> int:
     return max(1, (os.cpu_count() or 1) // workers)
 

@@ -11,19 +11,21 @@ from pathlib import Path
 
 from napari_2dmamba.cohort.slides import CohortSlide, home_expanded, slides_below
 from napari_2dmamba.errors import CohortError
+from napari_2dmamba.slide.addresses import is_address, stand_in
 from napari_2dmamba.slide.backend import LARGEST_MPP, SMALLEST_MPP
 
-_COLUMNS = ("slide", "label", "mpp")
+_COLUMNS = ("slide", "label", "mpp", "regions")
 
 
 def read_manifest(path: str | os.PathLike[str]) -> list[CohortSlide]:
     """Read a list of slides.
 
-    The first line names the columns: ``slide`` (a file, or the folder of a DICOM slide; relative
-    to the manifest), and where wanted ``label`` and ``mpp`` (µm per level-0 pixel). Commas,
-    semicolons or tabs separate, or what a line ``sep=;`` before it says; further columns are
-    carried into the summary, and columns with neither name nor content passed over. Text is UTF-8
-    or UTF-16, or, as Excel saves plain CSV in the west, Windows-1252.
+    The first line names the columns: ``slide`` (a file or an address, or the folder of a DICOM
+    slide; relative to the manifest), and where wanted ``label``, ``mpp`` (µm per level-0 pixel)
+    and ``regions`` (a GeoJSON file, relative to the manifest). Commas, semicolons or tabs
+    separate, or what a line ``sep=;`` before it says; further columns are carried into the
+    summary, and columns with neither name nor content passed over. Text is UTF-8 or UTF-16, or,
+    as Excel saves plain CSV in the west, Windows-1252.
 
     Raises
     ------
@@ -158,7 +160,8 @@ def _slide(row: dict[str, str], path: Path, line: int, separator: str) -> Cohort
         raise CohortError(f"{path}, line {line}: the cell slide is empty; name the slide file")
     if "\0" in name:
         raise CohortError(f"{path}, line {line}: {name!r} cannot be the name of a file")
-    slide = Path(os.path.abspath(path.parent / home_expanded(name)))
+    place = stand_in(name) if is_address(name) else path.parent / home_expanded(name)
+    slide = Path(os.path.abspath(place))
     if os.path.isdir(slide):  # unlike Path.is_dir, says no to a name too long for the system
         inside = slides_below(slide)
         if len(inside) != 1:
@@ -169,7 +172,16 @@ def _slide(row: dict[str, str], path: Path, line: int, separator: str) -> Cohort
         slide = inside[0]
     label = row.pop("label", "") or None
     mpp = _mpp(row.pop("mpp", ""), path, line, separator)
-    return CohortSlide(slide, label, mpp, {key: value for key, value in row.items() if value})
+    regions = row.pop("regions", "")
+    if "\0" in regions:
+        raise CohortError(f"{path}, line {line}: {regions!r} cannot be the name of a file")
+    return CohortSlide(
+        slide,
+        label,
+        mpp,
+        {key: value for key, value in row.items() if value},
+        Path(os.path.abspath(path.parent / home_expanded(regions))) if regions else None,
+    )
 
 
 def _mpp(text: str, path: Path, line: int, separator: str) -> float | None:

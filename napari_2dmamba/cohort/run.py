@@ -76,7 +76,8 @@ def run_cohort(
     features
         A file of features computed before, or a folder with one per slide named like it.
     regions
-        GeoJSON of regions to include and exclude, for every slide.
+        GeoJSON of regions to include and exclude, for every slide, or a folder that holds one
+        file per slide, called like it. Those that a slide brings along come first.
     client
         A connected `distributed.Client` to use instead of workers of our own.
     on_progress
@@ -168,14 +169,14 @@ def _plan_of(
         raise FeatureError(f"the encoder's weights {weights} do not exist; check the path")
     if regions is not None:
         regions = Path(regions).absolute()
-        read_regions(regions)  # a file that is none stops here, not once per slide
+        if not regions.is_dir():
+            read_regions(regions)  # a file that is none stops here, not once per slide
     return CohortPlan(
         settings,
         out=str(Path(out).expanduser().absolute()),
         cohort=secrets.token_hex(8),
         fresh=cohort is not None and cohort.fresh,
         regions=None if regions is None else str(regions),
-        regions_hash=None if regions is None else file_hash(regions),
         weights_hash=file_hash(weights) if weights and Path(weights).is_file() else weights,
         **model,
     )
@@ -200,7 +201,9 @@ def _cohort(
     if others or not listed:
         listed += find_slides(others, leave_out=out)
     _refuse_if_read_only(out)
-    made = SavedSettings(plan.settings, plan.checkpoint, plan.checkpoint_settings, plan.features)
+    made = SavedSettings(
+        plan.settings, plan.checkpoint, plan.checkpoint_settings, plan.features, plan.regions
+    )
     write_settings(made, out)
     begun = time.monotonic()
     executor = gather(

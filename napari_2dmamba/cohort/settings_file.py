@@ -18,7 +18,7 @@ from napari_2dmamba.settings import validate
 from napari_2dmamba.slide import GridSettings, TissueSettings
 
 SETTINGS_FILE = "cohort.json"
-_PATHS = ("checkpoint", "features")
+_PATHS = ("checkpoint", "features", "regions")
 _STAGES: dict[str, Any] = {
     "tissue": TissueSettings,
     "grid": GridSettings,
@@ -42,12 +42,15 @@ class SavedSettings:
         What was given because the file does not hold it.
     features
         File or folder of features that were read, or None.
+    regions
+        File or folder of regions, or None.
     """
 
     settings: RunSettings
     checkpoint: str | None = None
     checkpoint_settings: dict[str, Any] = field(default_factory=dict)
     features: str | None = None
+    regions: str | None = None
 
 
 def write_settings(made: SavedSettings, out: Path) -> None:

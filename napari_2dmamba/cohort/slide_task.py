@@ -38,6 +38,7 @@ from napari_2dmamba.pipeline import RunSettings, prepare_grid, run, summary_of
 from napari_2dmamba.redaction import file_names_only
 from napari_2dmamba.settings import StopCallback
 from napari_2dmamba.slide import Slide, open_slide, read_regions
+from napari_2dmamba.slide.region_files import regions_named_like
 
 if TYPE_CHECKING:
     from napari_2dmamba.features.encoder import Encoder
@@ -77,8 +78,8 @@ class CohortPlan:
         The model, or None to compute features only.
     features
         A file of features computed before, or a folder with one per slide.
-    regions, regions_hash
-        GeoJSON of regions to include and exclude.
+    regions
+        GeoJSON of regions to include and exclude, or a folder with one per slide.
     weights_hash
         Of the encoder's weights, where a file of them was given.
     """
@@ -92,7 +93,6 @@ class CohortPlan:
     checkpoint_settings: dict[str, Any] = field(default_factory=dict)
     features: str | None = None
     regions: str | None = None
-    regions_hash: str | None = None
     weights_hash: str | None = None
 
     def features_of(self, slide: Path) -> Path | None:
@@ -103,13 +103,36 @@ class CohortPlan:
         FeatureError
             When the folder of features has none for it.
         """
-        if self.features is None or not Path(self.features).is_dir():
-            return None if self.features is None else Path(self.features)
+        if self.features is None:
+            return None
         from napari_2dmamba.features.files import features_named_like
+        from napari_2dmamba.features.stores import is_store
+
+        if not Path(self.features).is_dir() or is_store(Path(self.features)):
+            return Path(self.features)
 
         return features_named_like(slide, Path(self.features))
 
-    def key(self, slide: Slide) -> str:
+    def regions_of(self, slide: CohortSlide) -> Path | None:
+        """Return the file of regions of a slide: its own, or that given for all.
+
+        Raises
+        ------
+        GridError
+            When the folder of regions has none for it, or its own is not there.
+        """
+        if slide.regions is not None:
+            if not slide.regions.is_file():
+                raise GridError(
+                    f"the regions {slide.regions.name} of {slide.path.name} do not exist; check "
+                    "the column regions of the list"
+                )
+            return slide.regions
+        if self.regions is None or not Path(self.regions).is_dir():
+            return None if self.regions is None else Path(self.regions)
+        return regions_named_like(slide.path, Path(self.regions))
+
+    def key(self, slide: Slide, regions: Path | None) -> str:
         """Return a hash of everything the result depends on, and of no name or place."""
         settings = as_json(self.settings)
         if self.checkpoint is None:
@@ -127,7 +150,7 @@ class CohortPlan:
             "checkpoint": self.checkpoint_hash,
             "checkpoint_settings": as_json(self.checkpoint_settings),
             "features": None if features is None else file_hash(features),
-            "regions": self.regions_hash,
+            "regions": None if regions is None else file_hash(regions),
             "weights": self.weights_hash,
         }
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
@@ -153,6 +176,7 @@ class CohortPlan:
         self,
         slide: Slide,
         folder: Path,
+        regions: Path | None,
         on_progress: Callable[[int, int, str], None],
         should_stop: StopCallback | None,
     ) -> dict[str, Any]:
@@ -164,7 +188,7 @@ class CohortPlan:
                 _aggregator(self.checkpoint, self.checkpoint_hash, given),
                 self.settings,
                 features=self.features_of(slide.path),
-                regions=self.regions,
+                regions=regions,
                 out=folder,
                 encoder=None if self.features is not None else self._encoder(),
                 on_progress=on_progress,
@@ -174,7 +198,7 @@ class CohortPlan:
             if result.record.warnings:
                 answer["warnings"] = list(result.record.warnings)
         else:
-            answer, source = self._extract(slide, folder, on_progress, should_stop)
+            answer, source = self._extract(slide, folder, regions, on_progress, should_stop)
         if source.get("unreadable_patches"):
             answer["unreadable_patches"] = source["unreadable_patches"]
         return dict(as_json(answer))
@@ -195,16 +219,17 @@ class CohortPlan:
         self,
         slide: Slide,
         folder: Path,
+        regions: Path | None,
         on_progress: Callable[[int, int, str], None],
         should_stop: StopCallback | None,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         from napari_2dmamba.atomic_files import atomic_write
         from napari_2dmamba.features import extract_features
 
-        regions = read_regions(self.regions, offset=slide.bounds[:2]) if self.regions else None
+        within = None if regions is None else read_regions(regions, offset=slide.bounds[:2])
         assert self.settings.grid is not None
         on_progress(0, 0, "finding tissue")
-        _, grid = prepare_grid(slide, self.settings, self.settings.grid, regions)
+        _, grid = prepare_grid(slide, self.settings, self.settings.grid, within)
         bag = extract_features(
             slide,
             grid,
@@ -283,6 +308,7 @@ class SlideTask:
             label=slide.label,
             notes=dict(slide.notes),
             mpp=slide.mpp,
+            regions="" if slide.regions is None else str(slide.regions),
             attempts=self.attempt,
             cohort=self.plan.cohort,
             **fields,
@@ -386,7 +412,8 @@ class _Turn:
         plan = self._job.plan
         if should_stop is not None and should_stop():
             raise Cancelled("stopped before it began")
-        key = plan.key(slide)
+        regions = plan.regions_of(self._job.slide)
+        key = plan.key(slide, regions)
         before = read_status(folder)
         own = before is not None and before.cohort == plan.cohort
         if before is not None:
@@ -405,7 +432,7 @@ class _Turn:
             return answer
 
         _log.info("napari-2dmamba %s begins %s", __version__, self.row.name)
-        found = plan.do(slide, folder, self._on_progress, stops)
+        found = plan.do(slide, folder, regions, self._on_progress, stops)
         self.row = dataclasses.replace(self.row, key=key, result=found)
         row = self.ended(states.DONE)
         write_status(row)

@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from napari_2dmamba.errors import CohortError
+from napari_2dmamba.slide.addresses import is_address, stand_in
 from napari_2dmamba.slide_suffixes import SLIDE_SUFFIXES
 
 _OF_A_RUN = frozenset(("run.json", "status.json"))
@@ -28,12 +29,15 @@ class CohortSlide:
         µm per level-0 pixel, taken instead of what the file states.
     notes
         Further columns of the manifest, carried into the summary.
+    regions
+        A GeoJSON file of regions of this slide, taken instead of those given for all.
     """
 
     path: Path
     label: str | None = None
     mpp: float | None = None
     notes: dict[str, str] = field(default_factory=dict)
+    regions: Path | None = None
 
 
 def find_slides(
@@ -52,9 +56,10 @@ def find_slides(
     Parameters
     ----------
     inputs
-        Slide files, folders, patterns such as ``"scans/*.svs"`` (``**`` for all folders below),
-        and ``.csv`` manifests (see `read_manifest`). A named file need not exist: that is found
-        out when its turn comes, and does not stop the others.
+        Slide files, addresses (``https://``, ``s3://``), folders, patterns such as
+        ``"scans/*.svs"`` (``**`` for all folders below), and ``.csv`` manifests (see
+        `read_manifest`). A named file need not exist: that is found out when its turn comes, and
+        does not stop the others.
     mpp
         For every slide whose manifest does not give one.
     leave_out
@@ -71,8 +76,10 @@ def find_slides(
     found: dict[Path, CohortSlide] = {}
     for given in inputs:
         text = os.fspath(given)
-        path = home_expanded(text)
-        if path.suffix.lower() == ".csv" and not os.path.isdir(path):
+        path = stand_in(text) if is_address(text) else home_expanded(text)
+        if is_address(text):
+            slides = [CohortSlide(path)]
+        elif path.suffix.lower() == ".csv" and not os.path.isdir(path):
             slides = read_manifest(path)
         elif os.path.isdir(path) and path.suffix.lower() not in SLIDE_SUFFIXES:
             slides = [CohortSlide(one) for one in slides_below(path, barred)]
@@ -143,8 +150,11 @@ def _matching(pattern: str, leave_out: Path | None) -> Iterator[Path]:
 
 
 def _one_per_dicom_series(files: list[Path]) -> Iterator[Path]:
+    from napari_2dmamba.slide.dicom_series import is_beside_the_slide
+
     seen = set()
-    for path in files:
+    # a label's file stands for its series too, and would give the slide its name
+    for path in sorted(files, key=lambda p: p.suffix.lower() == ".dcm" and is_beside_the_slide(p)):
         if path.suffix.lower() == ".dcm":
             series = _dicom_series(path)
             if (path.parent, series) in seen:
@@ -158,11 +168,13 @@ def _dicom_series(path: Path) -> str | None:
     """Return the series a DICOM file belongs to, or None for one that does not open."""
     import openslide
 
+    from napari_2dmamba.slide.dicom_series import series_of
+
     try:
         with openslide.OpenSlide(path) as slide:
             return slide.properties.get("dicom.SeriesInstanceUID")
     except (openslide.OpenSlideError, OSError):
-        return None
+        return series_of(path)
 
 
 def home_expanded(name: str) -> Path:

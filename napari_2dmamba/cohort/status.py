@@ -5,7 +5,6 @@ import dataclasses
 import json
 import math
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 
 from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import CohortError
+from napari_2dmamba.redaction import file_names_only
 
 STATUS_FILE = "status.json"
 SUMMARY_FILE = "summary.csv"
@@ -46,6 +46,8 @@ class SlideStatus:
         One of `STATES`.
     label, notes, mpp
         From the manifest.
+    regions
+        Path of the slide's own regions; empty without any.
     folder
         The slide's own folder, once it has one.
     reason
@@ -89,6 +91,7 @@ class SlideStatus:
     key: str = ""
     cohort: str = ""
     patches_per_second: float = 0.0
+    regions: str = ""
     patches_done: int = 0
     patches_total: int = 0
     message: str = ""
@@ -123,9 +126,6 @@ _NUMBERS = ("attempts", "seconds", "patches_per_second")
 _DICTIONARIES = ("notes", "result")
 _PLACES = ("folder", "file")
 """Of a result: what is called by a path."""
-_FOLDERS_OF_A_PATH = re.compile(
-    r"(?<![\w.~:/\\])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:;,()'\"]+)*[/\\](?=\w)"
-)
 
 
 def write_status(status: SlideStatus) -> None:
@@ -142,7 +142,8 @@ def write_status(status: SlideStatus) -> None:
     folder = Path(status.folder)
     row = {k: v for k, v in dataclasses.asdict(status).items() if k not in _NOT_KEPT}
     row["slide"] = relative(status.slide, folder)
-    row["reason"] = names_only(status.reason, folder.parent, Path(status.slide).parent)
+    row["regions"] = relative(status.regions, folder) if status.regions else ""
+    row["reason"] = file_names_only(status.reason, folder.parent, Path(status.slide).parent)
     row["result"] = {
         name: relative(value, folder) if name in _PLACES and value else value
         for name, value in status.result.items()
@@ -175,7 +176,11 @@ def read_status(folder: Path) -> SlideStatus | None:
         for name, value in status.result.items()
     }
     slide = os.path.normpath(Path(os.path.abspath(folder)) / status.slide)
-    return dataclasses.replace(status, folder=str(folder), slide=slide, result=result)
+    own = status.regions
+    regions = os.path.normpath(Path(os.path.abspath(folder)) / own) if own else ""
+    return dataclasses.replace(
+        status, folder=str(folder), slide=slide, regions=regions, result=result
+    )
 
 
 def relative(path: str, folder: str | os.PathLike[str]) -> str:
@@ -184,17 +189,6 @@ def relative(path: str, folder: str | os.PathLike[str]) -> str:
         return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError:  # on another drive
         return path
-
-
-def names_only(sentence: str, *folders: str | os.PathLike[str]) -> str:
-    """Return a sentence in which files are called by their names, without the folders.
-
-    ``folders`` are those that are known, for a name with a blank in it ends a path otherwise.
-    """
-    for folder in sorted((os.fspath(one) for one in folders), key=len, reverse=True):
-        if len(folder) > 1:
-            sentence = sentence.replace(folder + os.sep, "")
-    return _FOLDERS_OF_A_PATH.sub("", sentence)
 
 
 def _is_well_formed(status: SlideStatus) -> bool:
@@ -356,7 +350,7 @@ def write_summary(out: Path, rows: Iterable[SlideStatus], *, full_paths: bool = 
                 "prediction": row.result.get("prediction"),
                 "risk": row.result.get("risk"),
                 "patches": row.result.get("patches"),
-                "reason": row.reason if full_paths else names_only(row.reason, *known),
+                "reason": row.reason if full_paths else file_names_only(row.reason, *known),
                 "attempts": row.attempts,
                 "seconds": round(row.seconds, 2),
                 "patches per second": round(row.patches_per_second, 2) or None,

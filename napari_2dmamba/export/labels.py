@@ -17,13 +17,21 @@ from napari_2dmamba.explain.display import colour_indices, colour_table
 if TYPE_CHECKING:
     from shapely import Polygon
 
+    from napari_2dmamba.slide import Slide
+    from napari_2dmamba.slide.georeference import Georeference
+
 _NAMESPACE = uuid.UUID("5d0b0c52-64d5-4b0f-9d0c-2d5e1c0f2d2d")
 _MOST_CLASSES = 65535
 _ROWS = 1024
+_DIGITS_ON_GROUND = 9  # of metres or degrees
 
 
-def class_colours(classes: Sequence[str]) -> NDArray[np.uint8]:
-    """Return ``(K, 3)`` colours, far from each other for neighbouring numbers."""
+def class_colours(
+    classes: Sequence[str], given: Sequence[tuple[int, int, int]] = ()
+) -> NDArray[np.uint8]:
+    """Return ``(K, 3)`` colours: those given, else far from each other for neighbouring numbers."""
+    if given:
+        return np.asarray(given, np.uint8)
     golden = (np.sqrt(5) - 1) / 2
     positions = (0.5 + golden * np.arange(len(classes))) % 1
     return np.asarray(colour_table("turbo")[colour_indices(positions)][:, :3], np.uint8)
@@ -38,6 +46,8 @@ def write_label_geojson(
     step: float = 1.0,
     offset: tuple[float, float] = (0.0, 0.0),
     background: Sequence[str] = (),
+    ground: "Georeference | None" = None,
+    colours: Sequence[tuple[int, int, int]] = (),
 ) -> Path:
     """Write one polygon per connected area of one class, with holes, along pixel edges.
 
@@ -55,6 +65,11 @@ def write_label_geojson(
         Taken off all coordinates; the first two of `Slide.bounds` for QuPath.
     background
         Classes of which no polygons are written.
+    ground
+        Given, coordinates are those of its reference system, which the file names; else level-0
+        pixels.
+    colours
+        Of the classes; see `class_colours`.
 
     Raises
     ------
@@ -63,20 +78,50 @@ def write_label_geojson(
     """
     _check(labels, classes)
     path = Path(path)
-    colours = class_colours(classes).tolist()
+    inks = class_colours(classes, colours).tolist()
     with atomic_write(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
-        file.write('{"type":"FeatureCollection","features":[\n')
+        file.write(f'{{"type":"FeatureCollection",{_system(ground)}"features":[\n')
         first = True
         for label, polygon in polygons(labels):
             name = classes[label - 1]
             if name in background:
                 continue
-            feature = _feature(polygon, name, colours[label - 1], origin, step, offset)
+            feature = _feature(polygon, name, inks[label - 1], origin, step, offset, ground)
             text = json.dumps(feature, ensure_ascii=False, separators=(",", ":"))
             file.write(text if first else ",\n" + text)
             first = False
         file.write("\n]}\n")
     return path
+
+
+def write_outlines(
+    labels: NDArray[np.unsignedinteger],
+    path: Path,
+    classes: Sequence[str],
+    slide: "Slide",
+    **more: Any,
+) -> list[Path]:
+    """Write polygons in level-0 pixels as QuPath counts them, and those on the ground beside.
+
+    Parameters
+    ----------
+    labels, path, classes
+        As of `write_label_geojson`, which takes ``more`` as well.
+    slide
+        Georeferenced, a second file ends in ``.crs.geojson``.
+
+    Raises
+    ------
+    ExportError
+        As of `write_label_geojson`.
+    """
+    written = [write_label_geojson(labels, path, classes, offset=slide.bounds[:2], **more)]
+    if slide.georeference is not None:
+        on_ground = path.with_name(path.name.removesuffix(".geojson") + ".crs.geojson")
+        written.append(
+            write_label_geojson(labels, on_ground, classes, ground=slide.georeference, **more)
+        )
+    return written
 
 
 def polygons(
@@ -130,6 +175,7 @@ def write_label_tiff(
     step: float = 1.0,
     mpp: float | None = None,
     tile_size: int = 512,
+    ground: "Georeference | None" = None,
 ) -> Path:
     """Write class numbers as an OME-TIFF pyramid; levels above the first take every second pixel.
 
@@ -143,6 +189,8 @@ def write_label_tiff(
         µm per level-0 pixel; None writes sizes in pixels.
     tile_size
         Side of a tile; a multiple of 16.
+    ground
+        Given, the file is a GeoTIFF as well.
 
     Raises
     ------
@@ -182,6 +230,8 @@ def write_label_tiff(
             more: dict[str, Any] = {"subfiletype": 1, "metadata": None}
             if level == 0:
                 more = {"subifds": levels, "metadata": metadata}
+                if ground is not None:
+                    more["extratags"] = ground.tags_of(origin, step)
             writer.write(
                 _tiles(seen, tile_size),
                 shape=seen.shape,
@@ -218,6 +268,14 @@ def _check(labels: NDArray[np.unsignedinteger], classes: Sequence[str]) -> None:
         )
 
 
+def _system(ground: "Georeference | None") -> str:
+    """Return the member that names a reference system, as QGIS and GDAL read it."""
+    if ground is None:
+        return ""
+    name = f"urn:ogc:def:crs:EPSG::{ground.epsg}" if ground.epsg else ground.crs
+    return f'"crs":{json.dumps({"type": "name", "properties": {"name": name}})},'
+
+
 def _feature(
     polygon: "Polygon",
     name: str,
@@ -225,10 +283,13 @@ def _feature(
     origin: tuple[float, float],
     step: float,
     offset: tuple[float, float],
+    ground: "Georeference | None",
 ) -> dict[str, Any]:
     def ring(points: Any) -> list[list[float]]:
-        placed = np.asarray(points.coords) * step + np.subtract(origin, offset)
-        return np.round(placed, 3).tolist()
+        placed = np.asarray(points.coords) * step + origin
+        if ground is not None:
+            return np.round(ground.coordinates(placed), _DIGITS_ON_GROUND).tolist()
+        return np.round(placed - offset, 3).tolist()
 
     rings = [ring(polygon.exterior), *(ring(hole) for hole in polygon.interiors)]
     key = f"{name} {rings[0][0]} {len(rings[0])}"

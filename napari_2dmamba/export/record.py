@@ -529,9 +529,10 @@ def write_json(data: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     ExportError
         When the file cannot be written.
     """
+    # a name that is no text in Unicode comes back from the escapes of JSON as it was
     text = json.dumps(as_json(data), indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_write(path) as part:
-        part.write_bytes((text + "\n").encode("utf-8", "surrogateescape"))
+        part.write_bytes((text + "\n").encode("utf-8", "backslashreplace"))
     return Path(path)
 
 
@@ -619,13 +620,18 @@ def _device_name(device: str) -> str:
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file.
+    """Return the SHA-256 of a file; of a store, that of the files in it with their names.
 
     Raises
     ------
     ExportError
         When it cannot be read.
     """
+    if os.path.isdir(path):
+        whole = hashlib.sha256()
+        for part in sorted(one for one in Path(path).rglob("*") if one.is_file()):
+            whole.update(f"{part.relative_to(path).as_posix()} {file_hash(part)}\n".encode())
+        return whole.hexdigest()
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -53,6 +53,9 @@ RUN_FILES = (RECORD_FILE, _ARRAYS_FILE, _TABLE_FILE, REGIONS_FILE)
 
 _GRID_ARRAYS = ("coords", "tissue_fraction")
 _PREDICTION_ARRAYS = ("logits", "attention", "cells")
+_FARTHEST = 2**40
+"""Level-0 pixels; sums and products of places stay within 64 bits."""
+
 _AGAIN = "restore it from a copy, or run the slide again"
 
 
@@ -366,6 +369,8 @@ def _check_together(
     for name, (array, shape, kind) in shapes.items():
         if array.shape != shape or array.dtype.kind != kind:
             raise WrongTypeError(f"{name} is {array.dtype} of shape {array.shape}, not {shape}")
+    if count and not (np.abs(grid.coords.astype(np.float64)) <= _FARTHEST).all():
+        raise WrongTypeError("grid.coords lie beyond any slide")
     if count == 0 or grid.patch_size_level0 < 1 or grid.patch_size < 1 or min(grid.canvas) < 1:
         raise WrongTypeError("saved.grid has no patch, or patches without a size")
     for what, mpp in (("saved.grid", grid.mpp), ("saved.grid", grid.slide_mpp)):

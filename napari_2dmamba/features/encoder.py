@@ -1,7 +1,6 @@
 """What an encoder is, and how one is found by its name."""
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -11,9 +10,9 @@ from napari_2dmamba.errors import BackendError, FeatureError
 from napari_2dmamba.features.encoder_catalog import BY_FILE, CATALOG
 from napari_2dmamba.features.encoder_names import (
     EMBEDDED_ENCODER,
-    ENTRY_POINT_GROUP,
     FILE_SUFFIXES,
     known_encoders,
+    offered_encoders,
 )
 
 
@@ -155,7 +154,7 @@ def load_encoder(
         from napari_2dmamba.features.file_encoder import load_file
 
         return load_file(Path(name), weights, device=chosen, precision=precision)
-    offered = entry_points(group=ENTRY_POINT_GROUP)
+    offered = offered_encoders()
     if name in offered.names:
         factory: EncoderFactory = offered[name].load()
         return factory(name, weights=weights, offline=offline, device=chosen, precision=precision)

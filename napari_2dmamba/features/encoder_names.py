@@ -1,7 +1,9 @@
 """The names of encoders, in groups, and what each asks of the user. Loads no torch."""
 
+import sys
 from enum import Enum
-from importlib.metadata import entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoints, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,12 +25,25 @@ class Access(Enum):
     BY_FILE = "Export to a file first"
 
 
+def offered_encoders() -> EntryPoints:
+    """Return the entry points of the encoders that installed packages offer.
+
+    Forms ask often, and reading the metadata of all packages takes a while each time.
+    """
+    return _offered_on(tuple(sys.path))
+
+
+@lru_cache(maxsize=1)
+def _offered_on(path: tuple[str, ...]) -> EntryPoints:
+    return entry_points(group=ENTRY_POINT_GROUP)
+
+
 def grouped_encoders() -> dict[Access, tuple[str, ...]]:
     """Return the names to offer, by what they take; the embedded encoder first.
 
     Those that installed packages offer count as working at once.
     """
-    offered = sorted(entry_points(group=ENTRY_POINT_GROUP).names)
+    offered = sorted(offered_encoders().names)
     return {
         Access.AT_ONCE: (EMBEDDED_ENCODER, *offered),
         Access.PUBLIC: tuple(name for name, entry in CATALOG.items() if not entry.gated),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,42 @@ _UM_PER_UNIT = {
     **dict.fromkeys(("nm", "nanometer", "nanometers", "nanometre", "nanometres"), 1e-3),
 }
 _PIXEL_UNITS = ("px", "pixel", "pixels")
-_UNIT_KEYS = ("unit", "units", "coords_unit", "coordinates_unit", "coord_unit")
+_NOT_OF_COORDS = ("mpp", "size", "resolution", "um", "feature")
+"""Parts of names that make a unit that of something else: ``tile_size_unit``."""
+
+_PATCH_MPP = ("mpp", "target_mpp", "patch_mpp", "tile_mpp", "extraction_mpp", "microns_per_pixel")
+_SLIDE_MPP = (
+    "slide_mpp", "level0_mpp", "mpp_level0", "level_0_mpp", "base_mpp", "wsi_mpp", "native_mpp",
+    "source_mpp", "slide_mpp_x",
+)  # fmt: skip
+_SLIDE_POWER = (
+    "level0_magnification", "slide_magnification", "base_magnification", "native_magnification",
+    "wsi_magnification", "objective_power", "slide_objective_power",
+)  # fmt: skip
+_SLIDE_SIDES = (
+    ("level0_width", "level0_height"), ("slide_width", "slide_height"),
+    ("wsi_width", "wsi_height"), ("slide_w", "slide_h"),
+)  # fmt: skip
+_SLIDE_SIZES = tuple(
+    f"{of}_{what}"
+    for of in ("slide", "wsi", "level0", "level_0")
+    for what in ("dimensions", "dims", "dim", "size")
+)
+_SLIDE_NAMES = (
+    "slide_name", "slide", "slide_file", "slide_filename", "slide_path", "wsi", "wsi_name",
+    "wsi_path", "wsi_file",
+)  # fmt: skip
+_SLIDE_HASHES = tuple(
+    f"{of}_{what}"
+    for of in ("slide", "wsi")
+    for what in ("checksum", "hash", "digest", "sha256", "sha1", "md5")
+)
+_NUMBER = re.compile(
+    r"\s*(\d+(?:[.,]\d+)?(?:e[+-]?\d+)?)"
+    r"\s*(?:[x×]|px|pixels?|mpp|(?:um|µm|μm|microns?)(?:\s*(?:/|per)\s*(?:px|pixels?))?)?\s*",
+    re.IGNORECASE,
+)
+"""A number as text, with a decimal comma or a unit that its name admits."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +129,8 @@ class FileFacts:
         In level-0 pixels.
     patch_size_um
         In µm.
+    tile_size
+        In pixels, of level 0 or at the patches' own resolution: how far they lie apart tells.
     mpp, slide_mpp
         µm per pixel of patches and of level 0, as measured.
     magnification, slide_magnification
@@ -103,6 +141,8 @@ class FileFacts:
         Name of the slide file, mostly without its suffix.
     slide_id
         `Slide.fingerprint`.
+    slide_hash
+        Checksum of the slide's file, in hexadecimal digits.
     um_per_unit
         Size of the unit of the coordinates in µm; None for level-0 pixels.
     centred
@@ -116,6 +156,7 @@ class FileFacts:
     patch_size: int | None = None
     patch_size_level0: int | None = None
     patch_size_um: float | None = None
+    tile_size: int | None = None
     mpp: float | None = None
     slide_mpp: float | None = None
     magnification: float | None = None
@@ -123,6 +164,7 @@ class FileFacts:
     slide_size: tuple[float, float, float] | None = None
     slide_name: str | None = None
     slide_id: str | None = None
+    slide_hash: str | None = None
     um_per_unit: float | None = None
     centred: bool = False
     source: dict[str, Any] = field(default_factory=dict)
@@ -149,14 +191,18 @@ def facts_of(
     um_per_unit = said.unit()
     if OWN_ATTRIBUTE in attributes:
         return _own(path, attributes, um_per_unit)
-    name = said.text("slide_name", "slide")
+    name = said.text(*_SLIDE_NAMES)
     if name is None and of_coords is not None:
-        name = _Said(path, of_coords).text("name", "slide_name", "slide")
+        name = _Said(path, of_coords).text("name")
+    if name is not None:
+        name = name.replace("\\", "/").rstrip("/").rpartition("/")[2]  # not where it lay
     common: dict[str, Any] = {
         "encoder": said.text("encoder", "encoder_name", "extractor"),
-        "slide_mpp": said.number("slide_mpp", "level0_mpp", least=SMALLEST_MPP, most=LARGEST_MPP),
+        "slide_mpp": said.number(*_SLIDE_MPP, least=SMALLEST_MPP, most=LARGEST_MPP),
         "slide_name": name,
-        "slide_id": said.text("slide_fingerprint"),
+        "slide_id": said.text("slide_fingerprint", "fingerprint"),
+        "slide_magnification": said.number(*_SLIDE_POWER, least=0.01, most=1000),
+        "slide_hash": said.text(*_SLIDE_HASHES),
         "um_per_unit": um_per_unit,
         "slide_size": _slide_size(said),
     }
@@ -168,17 +214,15 @@ def facts_of(
     level0 = said.whole("patch_size_level0")
     downsample = said.number("downsample", least=1e-3, most=1e6)
     layout = "TRIDENT" if level0 is not None else ""
-    if level0 is None and said.has("tile_size"):
-        level0 = said.whole("tile_size")
     if level0 is None and size is not None and downsample is not None:
         level0, layout = max(1, round(size * downsample)), "CLAM"
     return FileFacts(
         layout=layout,
         patch_size=size,
         patch_size_level0=level0,
-        mpp=said.number("mpp", "target_mpp", least=SMALLEST_MPP, most=LARGEST_MPP),
+        tile_size=said.whole("tile_size"),
+        mpp=said.number(*_PATCH_MPP, least=SMALLEST_MPP, most=LARGEST_MPP),
         magnification=said.number("target_magnification", least=0.01, most=1000),
-        slide_magnification=said.number("level0_magnification", least=0.01, most=1000),
         **common,
     )
 
@@ -189,7 +233,7 @@ def _stamp(said: "_Said", um_per_unit: float | None) -> dict[str, Any]:
     if size_um is None:
         size = said.number("tile_size", least=1e-9, most=LARGEST_PATCH * LARGEST_MPP)
         size_um = None if size is None else size * unit
-    size_px = said.whole("tile_size_px")
+    size_px = said.whole("tile_size_px") or said.whole("patch_size")
     mpp = said.number("mpp", least=SMALLEST_MPP, most=LARGEST_MPP)
     if mpp is None and size_px is not None and size_um is not None:
         mpp = size_um / size_px
@@ -215,10 +259,13 @@ def _slideflow(said: "_Said") -> dict[str, Any]:
 
 def _slide_size(said: "_Said") -> tuple[float, float, float] | None:
     """Return width and height of level 0, and the rounding in them."""
-    for names in (("level0_width", "level0_height"), ("slide_width", "slide_height")):
+    for names in _SLIDE_SIDES:
         width, height = (said.number(name, least=1, most=LARGEST_SLIDE) for name in names)
         if width is not None and height is not None:
             return width, height, 0.5
+    for one in _SLIDE_SIZES:
+        if len(size := said.numbers(one)) == 2 and min(size) >= 1:
+            return size[0], size[1], 0.5
     # CLAM: the size of the level patches are read from, and by what it is smaller
     size = said.numbers("level_dim")
     down = said.numbers("downsample")
@@ -259,16 +306,21 @@ class _Said:
     """Attributes, read as what they must be."""
 
     def __init__(self, path: Path, attributes: Mapping[str, Any]) -> None:
-        self.path, self._attributes = path, attributes
+        self.path = path
+        self._attributes = {name.casefold(): value for name, value in attributes.items()}
 
     def has(self, name: str) -> bool:
         return name in self._attributes
 
     def unit(self) -> float | None:
         """Return the size of the declared unit of coordinates in µm; None for pixels."""
-        for name in _UNIT_KEYS:
-            unit = self.text(name)
-            if unit is None or unit.strip().lower() in _PIXEL_UNITS:
+        for name in self._attributes:
+            if (unit := self.text(name)) is None:
+                continue
+            is_unit = unit.strip().lower() in _UM_PER_UNIT or "unit" in name
+            if not is_unit or any(part in name for part in _NOT_OF_COORDS):
+                continue
+            if unit.strip().lower() in _PIXEL_UNITS:
                 continue
             known = _UM_PER_UNIT.get(unit.strip().lower())
             if known is None:
@@ -310,8 +362,13 @@ class _Said:
             if name not in self._attributes:
                 continue
             value = self._attributes[name]
+            text = self.text(name)
             try:
-                number = float(np.asarray(value).ravel()[0])
+                if text is None:
+                    number = float(np.asarray(value).ravel()[0])
+                else:
+                    found = _NUMBER.fullmatch(text)
+                    number = math.nan if found is None else float(found[1].replace(",", "."))
             except (TypeError, ValueError, IndexError, OverflowError):
                 number = math.nan
             if not least <= number <= most:

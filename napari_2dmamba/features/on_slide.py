@@ -7,6 +7,7 @@ say must agree.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Protocol
@@ -264,6 +265,16 @@ class _Sizes:
         )
         step = self.step = step_of(np.rint(corners).astype(np.int64))
         contradicted = ""
+        tile = facts.tile_size
+        if side is None and tile is not None and step is not None:
+            # Of level 0 if they lie so far apart, else at the patches' own resolution
+            if abs(step - tile) <= max(1.0, _SAME * tile):
+                side = self._take("patch_size_level0", (tile, _FROM_FILE))
+            else:
+                size = size or tile
+                own = self._on_level0(tile, mpp)
+                if own is not None and abs(step - own) <= max(1.0, _SAME * own):
+                    side = self._take("patch_size_level0", (own, _FROM_FILE))
         if side is None:
             # Guesses, which the distance of the patches must confirm
             nominal = None if facts.magnification is None else 10 / facts.magnification
@@ -403,6 +414,11 @@ def _refuse_other_slide(file: FeatureFile, slide: Slide) -> list[str]:
     """
     facts, (width, height) = file.facts, slide.dimensions
     advice = "choose the slide they belong to, or extract features again"
+    if facts.slide_hash is not None and _has_other_content(slide, facts.slide_hash):
+        raise FeatureError(
+            f"{file.path} holds features of a slide whose checksum is {facts.slide_hash[:16]}…, "
+            f"and that of {slide.name} is another; {advice}"
+        )
     same_content = facts.slide_id is not None and facts.slide_id == slide.fingerprint
     if facts.slide_size is not None:
         across, along, within = facts.slide_size
@@ -440,6 +456,16 @@ def _refuse_other_slide(file: FeatureFile, slide: Slide) -> list[str]:
         f"the features file calls its slide {facts.slide_name!r}; it is as large as {slide.name} "
         "to the pixel, so it was taken for the same"
     ]
+
+
+def _has_other_content(slide: Slide, stated: str) -> bool:
+    """Whether a checksum is that of another file; False where its kind cannot be told."""
+    stated = stated.strip().casefold().rpartition(":")[2]
+    kind = {32: "md5", 40: "sha1", 64: "sha256"}.get(len(stated))
+    if kind is None or stated == slide.fingerprint.casefold() or not slide.path.is_file():
+        return False
+    with slide.path.open("rb") as file:
+        return hashlib.file_digest(file, kind).hexdigest() != stated
 
 
 def _names(name: str) -> set[str]:

@@ -65,7 +65,7 @@ class PatchReader:
     """
 
     def __init__(self, slide: "Slide", grid: PatchGrid, *, threads: int = 2) -> None:
-        slide.require_brightfield()
+        slide.require_colours()
         self.slide, self.grid, self.threads = slide, grid, threads
         self.level = slide.best_level(grid.patch_size_level0 / grid.patch_size)
         stored = slide.levels[self.level]

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from napari_2dmamba.errors import CheckpointError
 from napari_2dmamba.inert.inert_values import Array, Record
 from napari_2dmamba.inert.torch_pickle import module_tensors
 
@@ -21,6 +22,9 @@ _HOLDERS = (
     "params", "weights", "module", "teacher", "aggregator", "mil", "ema",
 )  # fmt: skip
 """Keys under which weights are saved, the most telling first."""
+
+_PLAIN = _HOLDERS[:7]
+"""Those of the network itself: weights of the same names beside them are an average or a copy."""
 
 _WRAPPERS = frozenset({*_HOLDERS, "_orig_mod", "_forward_module", "_fsdp_wrapped_module"})
 _NO_PART = re.compile(
@@ -57,7 +61,8 @@ def weights_in(content: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         key = next((key for key in _HOLDERS if _may_hold(values.get(key))), None)
         if key is None and not tensors:
             # one dict of weights under a name of the script's own
-            named = [k for k, v in values.items() if _may_hold(v) and _tensors(_mapping(v) or {})]
+            holding = [k for k, v in values.items() if _may_hold(v) and not _is_of_fitting(k)]
+            named = [k for k in holding if _tensors(_mapping(values[k]) or {})] or holding
             key = named[0] if len(named) == 1 else None
         if key is None:
             for part, below in values.items():
@@ -67,9 +72,34 @@ def weights_in(content: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
             parts = {name.partition(".")[0] for name in tensors}
             beside += [str(k) for k in values if k not in tensors and str(k) not in parts]
             return tensors, tuple(beside)
+        _refuse_rivals(values, key)
         beside += [str(other) for other in values if other != key]
         content = values[key]
     return {}, tuple(beside)
+
+
+def _is_of_fitting(key: Any) -> bool:
+    return isinstance(key, str) and any(part in key for part in ("optim", "sched", "scaler"))
+
+
+def _refuse_rivals(values: Mapping[Any, Any], key: str) -> None:
+    """Refuse to choose between the weights of one network under two names, none the plain one.
+
+    Raises
+    ------
+    CheckpointError
+        Naming them.
+    """
+    names = _tensors(_mapping(values[key]) or {}).keys()
+    if key in _PLAIN or not names:
+        return
+    others = {k: _tensors(_mapping(v) or {}).keys() for k, v in values.items() if k != key}
+    rivals = [str(k) for k, held in others.items() if held == names]
+    if rivals:
+        raise CheckpointError(
+            f"the file holds weights of one network several times, as {key!r} and "
+            f"{', '.join(map(repr, rivals))[:200]}; save those that are meant under 'model'"
+        )
 
 
 def unwrapped(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:

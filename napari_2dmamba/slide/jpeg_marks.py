@@ -16,6 +16,10 @@ _BETWEEN_SCANS = {0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}
 """Tables, comments, the next scan."""
 
 
+_FRAMES = {0xF7, *range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+"""Headers of a frame, that of JPEG-LS first."""
+
+
 def end_of_jpeg(data: bytes) -> int | None:
     """Return where the end mark stands, or None where another mark cannot stand before it.
 
@@ -64,6 +68,32 @@ def has_colour_transform(data: bytes) -> bool:
     start = max(data.find(b"\xff\x4f\xff\x51"), 0)
     style = data.find(b"\xff\x52", start, max(data.find(b"\xff\x90", start), 0) or len(data))
     return style >= 0 and len(data) > style + 8 and data[style + 8] == 1
+
+
+def stated_size(data: bytes) -> tuple[int, int] | None:
+    """Return ``(width, height)`` that a JPEG, JPEG-LS or JPEG 2000 states, None for other data.
+
+    Decoders set memory aside for that size whatever was promised around the data.
+    """
+    if data[:2] == b"\xff\xd8":
+        position = 2
+        while len(data) >= position + 9 and data[position] == 0xFF:
+            mark, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4])
+            if mark == 0xFF:  # fill
+                position += 1
+            elif mark in _FRAMES:
+                height = int.from_bytes(data[position + 5 : position + 7])
+                return int.from_bytes(data[position + 7 : position + 9]), height
+            else:
+                position += 2 + length
+        return 0, 0
+    start = data[:4096].find(b"\xff\x4f\xff\x51")
+    if start < 0 or (start and data[4:8] != b"jP  "):
+        return None
+    right, lower, left, upper = (
+        int.from_bytes(data[start + at : start + at + 4]) for at in (8, 12, 16, 20)
+    )
+    return right - left, lower - upper
 
 
 @functools.cache

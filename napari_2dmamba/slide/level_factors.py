@@ -4,7 +4,8 @@ A level's size tells its factor where sizes were rounded to whole pixels. Many p
 them up to whole tiles instead: 1088 pixels become 1536, and the ratio of sizes says 5.7 where 8
 is meant. Where sizes admit more than one factor, or none, the pixels decide: a few informative
 blocks of a level are looked for in the next finer one at each factor in question. A level that
-fits at no factor, or lies beside its place, is left out.
+fits at no factor, or lies beside its place, is left out. Where sizes leave no doubt, a few blocks
+are looked for at the one factor, and only a level that clearly shows something else is left out.
 """
 
 import math
@@ -24,6 +25,16 @@ _BLOCKS = 9
 _LOOKED_AT, _WINDOW = 9, 256
 """Places of a level in which blocks are looked for, and their side. With what lies under the
 blocks in the finer level, a level in doubt costs about a hundred tiles at most."""
+_LOOKED_AT_SURE, _BLOCKS_SURE = 4, 4
+"""The same of a level whose size tells its factor: some twenty tiles."""
+_UNLIKE = 0.35
+"""Correlation below which such a level shows something else, if its blocks lie beside their place,
+too: levels that their makers thinned out without averaging may reach no more than 0.3, at their
+place; another slide or place reaches 0.1, anywhere."""
+_BESIDE = 2.5
+"""Pixels beside its place from which such a level is not believed."""
+_OTHER_GREY = 30.0
+"""Difference of grey values from which a level without any structure is another picture."""
 _MOST_FINE_SIDE = 1024
 """Blocks get smaller where they would cover more pixels of the finer level."""
 _MOST_WHOLE = 64
@@ -83,6 +94,9 @@ def settle(
         candidates = _candidates(level, settled, stored_tiles[index])
         if not _doubtful(level, settled, stored_tiles[index], candidates):
             factor = whole_downsample(level.width, level.height, finest.width, finest.height)
+            if _shows_another(index, level, kept[-1], settled, factor, read):
+                remarks.append(f"{size} is left out: its pixels are not those of the finer levels")
+                continue
         else:
             found, why = _registered(index, level, kept[-1], settled, candidates, read)
             if found is None:
@@ -155,6 +169,37 @@ def _doubtful(
     return any(_padded(level, full, f, tile) for f in others)
 
 
+def _shows_another(
+    index: int, level: Level, finer: int, settled: Sequence[Level], factor: float, read: Read
+) -> bool:
+    """Whether a level of the right size clearly shows another place, or another slide."""
+    base = settled[-1]
+    try:
+        tiles, fine = _Mosaic(level, index, read), _Mosaic(base, finer, read)
+        scale = factor / base.downsample
+        blocks = _informative(tiles, _LOOKED_AT_SURE)[:_BLOCKS_SURE]
+        if len(blocks) < 2:
+            return _is_blank_beside(tiles, fine, scale)
+        likeness, shift = _likeness(blocks, fine, scale)
+    except TileError:  # said where the tile is shown or needed
+        return False
+    if likeness is None:
+        return False
+    return shift > _BESIDE or (likeness < _UNLIKE and shift > _MOST_SHIFT)
+
+
+def _is_blank_beside(level: "_Mosaic", finer: "_Mosaic", scale: float) -> bool:
+    """Whether a level without structure has other grey values than the finer one has there."""
+    differences = []
+    for block in _informative(finer, _LOOKED_AT_SURE)[:_BLOCKS_SURE]:
+        x, y, side = int(block.x / scale), int(block.y / scale), int(len(block.grey) / scale)
+        width, height = min(side, level.level.width - x), min(side, level.level.height - y)
+        if min(width, height) > 0:
+            there = level.region(x, y, width, height)
+            differences.append(abs(float(there.mean()) - float(block.grey.mean())))
+    return len(differences) > 1 and float(np.median(differences)) > _OTHER_GREY
+
+
 def _registered(
     index: int,
     level: Level,
@@ -170,7 +215,8 @@ def _registered(
         if len(blocks) < 2:
             return None, "its size does not tell its factor, and it shows too little to compare"
         tiles = _Mosaic(base, finer, read)
-        results = [(*_likeness(blocks, tiles, f / base.downsample), f) for f in candidates]
+        fits = [(_likeness(blocks, tiles, f / base.downsample), f) for f in candidates]
+        results = [(likeness or 0.0, shift, f) for (likeness, shift), f in fits]
     except TileError as error:
         return None, f"its size does not tell its factor, and its tiles cannot be read ({error})"
     if not results:
@@ -200,7 +246,7 @@ class _Block:
     grey: NDArray[np.float32]
 
 
-def _informative(level: "_Mosaic") -> list[_Block]:
+def _informative(level: "_Mosaic", looked_at: int = _LOOKED_AT) -> list[_Block]:
     """Return blocks that tell their place, those far from the corner first.
 
     Wrong factors put blocks near the corner at almost the right place.
@@ -213,7 +259,7 @@ def _informative(level: "_Mosaic") -> list[_Block]:
     side = min(_BLOCK, min(width, height) // 8)
     if side < _LEAST_BLOCK:
         return []
-    every = max(1.0, math.sqrt(rows * columns / _LOOKED_AT))
+    every = max(1.0, math.sqrt(rows * columns / looked_at))
     found: list[tuple[float, _Block]] = []
     for top in sorted({int(i * every) * step_y for i in range(math.ceil(rows / every))}):
         for left in sorted({int(i * every) * step_x for i in range(math.ceil(columns / every))}):
@@ -297,8 +343,10 @@ class _Mosaic:
         return np.asarray(fine.resize((side, side), Image.Resampling.BOX, box=box))
 
 
-def _likeness(blocks: Sequence[_Block], finer: _Mosaic, scale: float) -> tuple[float, float]:
+def _likeness(blocks: Sequence[_Block], finer: _Mosaic, scale: float) -> tuple[float | None, float]:
     """Return how well blocks fit at a factor between two levels, and how far beside, in pixels.
+
+    None where too few of them lie on the finer level.
 
     The middle of the better two thirds: some blocks may show padding.
     """
@@ -310,7 +358,7 @@ def _likeness(blocks: Sequence[_Block], finer: _Mosaic, scale: float) -> tuple[f
         if window is not None:  # else it is a block of what lies beyond the slide
             found.append(_place(block.grey[:side, :side], window))
     if len(found) < 2:
-        return 0.0, 0.0
+        return None, 0.0
     found.sort(reverse=True)
     better = found[: max(2, math.ceil(len(found) * 2 / 3))]
     score = float(np.median([s for s, _ in better]))

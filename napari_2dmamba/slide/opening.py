@@ -1,11 +1,19 @@
 """Which backend reads a file, and what to say when none does."""
 
+import contextlib
 from pathlib import Path
 
 from napari_2dmamba.errors import SlideError
+from napari_2dmamba.slide.addresses import address_of, server_of
 from napari_2dmamba.slide.backend import Backend, NotForThisBackend
+from napari_2dmamba.slide.czi_backend import CziBackend, is_czi
+from napari_2dmamba.slide.dicom_backend import DicomBackend, needs_dicom
+from napari_2dmamba.slide.dicom_series import holds_dicom, is_dicom, volume_of
+from napari_2dmamba.slide.geotiff_backend import GeoTiffBackend, georeference_of
 from napari_2dmamba.slide.openslide_backend import OpenSlideBackend
 from napari_2dmamba.slide.picture_backend import PictureBackend, is_picture
+from napari_2dmamba.slide.remote import AbsentError, Transport, transport_for
+from napari_2dmamba.slide.remote_file import RemoteFile
 from napari_2dmamba.slide.tiff_metadata import is_vendors_own
 from napari_2dmamba.slide.tifffile_backend import TifffileBackend
 from napari_2dmamba.slide.zarr_backend import ZarrBackend, is_ome_zarr
@@ -26,15 +34,36 @@ def open_backend(path: Path) -> Backend:
     SlideError
         Naming the file and what is wrong with it.
     """
+    address = address_of(path)
+    if address is not None:
+        return _remote_backend(path, address)
     if is_ome_zarr(path):
         return ZarrBackend(path)
+    if path.is_dir() and holds_dicom(path):
+        return _dicom_backend(path, is_one_file=False)
     header = _header(path)
     if is_picture(header):
         return PictureBackend(path)
+    if is_dicom(header):
+        return _dicom_backend(path, is_one_file=True)
+    if is_czi(header):
+        with contextlib.suppress(NotForThisBackend):
+            return OpenSlideBackend(path)
+        return CziBackend(path)
     reasons: list[str] = []
     if header[:4] not in _TIFF_MAGIC:
         return _openslide_or_sentence(path, header, reasons)
-    if is_vendors_own(path):
+    with path.open("rb") as file:
+        placed = georeference_of(file, path.name)
+        file.seek(0)
+        is_own = placed is None and is_vendors_own(file, path.name)
+    if placed is not None:
+        try:
+            return GeoTiffBackend(path, placed)
+        except NotForThisBackend as reason:
+            reasons.append(f"tifffile: {reason}")
+            return _openslide_or_sentence(path, header, reasons)
+    if is_own:
         try:
             return OpenSlideBackend(path)
         except NotForThisBackend as reason:
@@ -55,6 +84,81 @@ def open_backend(path: Path) -> Backend:
             return other
         other.close()
     return tiff
+
+
+def _remote_backend(path: Path, address: str) -> Backend:
+    """Read what needs no library that wants a file on this machine."""
+    transport = transport_for(address, path.name)
+    try:
+        backend: ZarrBackend | TifffileBackend | GeoTiffBackend
+        if path.suffix.lower() == ".zarr":
+            backend = _remote_zarr(path, transport)
+        else:
+            try:
+                file = RemoteFile(path, address, transport)
+            except AbsentError:  # a folder, perhaps
+                backend = _remote_zarr(path, transport)
+            else:
+                backend = _remote_tiff(path, file)
+    except BaseException:
+        transport.close()
+        raise
+    backend.remarks += (f"read over the network from {server_of(address)}",)
+    return backend
+
+
+def _remote_zarr(path: Path, transport: Transport) -> ZarrBackend:
+    for name in ("zarr.json", ".zattrs"):
+        with contextlib.suppress(AbsentError):
+            transport.read(name, 0, 1, None)
+            return ZarrBackend(path, transport)
+    raise AbsentError(
+        f"there is neither a file nor an OME-Zarr image {path.name} at this address; check it"
+    )
+
+
+def _remote_tiff(path: Path, file: RemoteFile) -> TifffileBackend | GeoTiffBackend:
+    placed = None
+    with file.open() as opened:
+        is_readable = opened.read(4) in _TIFF_MAGIC
+        opened.seek(0)
+        is_readable = is_readable and not is_vendors_own(opened, path.name)
+        if is_readable:
+            placed = georeference_of(opened, path.name)
+    if not is_readable:
+        raise SlideError(
+            f"{path.name} is no TIFF, SVS, OME-TIFF or OME-Zarr, and only these are read over the "
+            "network; copy it to this machine and open the copy"
+        )
+    backend: TifffileBackend | GeoTiffBackend
+    try:
+        if placed is None:
+            backend = TifffileBackend(path, file)
+        else:
+            backend = GeoTiffBackend(path, placed, file)
+    except NotForThisBackend as reason:
+        raise SlideError(
+            f"{path.name} is a TIFF that is damaged or of a kind that cannot be read over the "
+            f"network ({reason}); copy it to this machine and open the copy"
+        ) from None
+    if not file.version.is_stated:
+        backend.remarks += ("its server states no version: a change of it may go unseen",)
+    return backend
+
+
+def _dicom_backend(path: Path, *, is_one_file: bool) -> Backend:
+    """Take OpenSlide where it reads the series, wsidicom where it refuses."""
+    if is_one_file:
+        with contextlib.suppress(NotForThisBackend):
+            return OpenSlideBackend(path)
+    try:
+        files = volume_of(path)
+    except ImportError:
+        raise SlideError(needs_dicom(path)) from None
+    if len({one.path.parent for one in files}) == 1:  # all that OpenSlide looks for
+        with contextlib.suppress(NotForThisBackend):
+            return OpenSlideBackend(max(files, key=lambda one: one.width).path)
+    return DicomBackend(path, files)
 
 
 def _openslide_or_sentence(path: Path, header: bytes, reasons: list[str]) -> Backend:
@@ -81,8 +185,8 @@ def _header(path: Path) -> bytes:
             raise SlideError(f"{path.name!r} is no name of a file; check it")
         if path.is_dir():
             raise SlideError(
-                f"{path.name} is a folder; open the slide file in it (for DICOM any one of its "
-                "files, for MIRAX the .mrxs file beside it)"
+                f"{path.name} is a folder; open the slide file in it (for MIRAX the .mrxs "
+                "file beside it)"
             )
         with path.open("rb") as file:
             header = file.read(1024)

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ _FARTHEST = 1e9
 """Level-0 pixels; no slide is near as wide."""
 
 _DEEPEST = 50
+_ENDING = re.compile(r"\.(geojson|json)(\.gz)?$", re.IGNORECASE)
 _ROLE_CLASSES: dict[str, tuple[str, tuple[int, int, int]]] = {
     "include": ("Include", (0, 160, 80)),
     "exclude": ("Exclude", (200, 60, 40)),
@@ -100,7 +102,11 @@ def write_regions(
         When the file cannot be written.
     """
     features = regions_to_geojson(regions, offset=offset)["features"]
-    with atomic_write(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
+    with (
+        atomic_write(path) as draft,
+        # half a character, which JSON can hold and UTF-8 cannot, stays an escape of JSON
+        draft.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file,
+    ):
         file.write('{"type":"FeatureCollection","features":[\n')
         for number, feature in enumerate(features):
             text = json.dumps(feature, ensure_ascii=False, separators=(",", ":"))
@@ -162,7 +168,7 @@ def _unpacked(path: Path) -> bytes:
         packed = file.read(2) == b"\x1f\x8b"
     try:
         with gzip.open(path) if packed else path.open("rb") as stream:
-            data = stream.read(LARGEST_FILE + 1)
+            data = _read(stream)
     except (gzip.BadGzipFile, EOFError) as error:
         raise GridError(f"{path.name} is damaged (gzip: {error}); export it again") from error
     except Exception as error:
@@ -172,8 +178,22 @@ def _unpacked(path: Path) -> bytes:
     if len(data) > LARGEST_FILE:
         raise GridError(f"{path.name} has more than {LARGEST_FILE:,} bytes; export fewer objects")
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16").encode()
+        try:
+            return data.decode("utf-16").encode()
+        except UnicodeDecodeError as error:
+            raise GridError(f"{path.name} is damaged ({error.reason}); export it again") from error
     return data.removeprefix(b"\xef\xbb\xbf")
+
+
+def _read(stream: BufferedIOBase) -> bytes:
+    """Return a stream to its end or a little past the largest file.
+
+    In pieces: one read of at most 2 GB would set 2 GB aside for a file of any size.
+    """
+    data = bytearray()
+    while len(data) <= LARGEST_FILE and (piece := stream.read(2**20)):
+        data += piece
+    return bytes(data)
 
 
 @contextmanager
@@ -420,3 +440,35 @@ def _properties_of(region: Region) -> dict[str, Any]:
             classification["color"] = list(colour)
         properties["classification"] = classification
     return properties
+
+
+def regions_named_like(slide: Path, folder: Path) -> Path:
+    """Return the file of a folder that holds the regions of a slide, by its name.
+
+    For ``x.svs`` that is ``x.geojson``, ``x.json`` or one of them with ``.gz``, or the same with
+    the slide's whole name, ``x.svs.geojson``.
+
+    Raises
+    ------
+    GridError
+        When there is none, or more than one.
+    """
+    stems = {slide.stem, slide.name, slide.stem.removesuffix(".ome")}
+    try:
+        found = sorted(
+            one.name
+            for one in folder.iterdir()
+            if (ending := _ENDING.search(one.name)) and one.name[: ending.start()] in stems
+        )
+    except OSError as error:
+        raise GridError(f"{folder.name} cannot be read ({error.strerror}); check it") from error
+    if len(found) > 1:
+        raise GridError(
+            f"{folder.name} holds {' and '.join(found)} for {slide.name}; leave the right one there"
+        )
+    if not found:
+        raise GridError(
+            f"{folder.name} holds no regions of {slide.name} ({slide.stem}.geojson); put them "
+            "there, or name the regions of each slide in a list"
+        )
+    return folder / found[0]

@@ -3,18 +3,22 @@
 import hashlib
 import itertools
 import json
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from napari_2dmamba.errors import SlideError, UserError
+from napari_2dmamba.slide.addresses import address_of, slide_path
 from napari_2dmamba.slide.apart import require_survives
 from napari_2dmamba.slide.backend import LARGEST_MPP, SMALLEST_MPP, Backend, Level, require_tile
+from napari_2dmamba.slide.georeference import Georeference
+from napari_2dmamba.slide.geotiff_backend import GeoTiffBackend
 from napari_2dmamba.slide.level import (
     SlideLevel,
     StoredTiles,
@@ -27,7 +31,7 @@ from napari_2dmamba.slide.opening import open_backend
 from napari_2dmamba.slide.tifffile_backend import TifffileBackend
 from napari_2dmamba.slide.tile_cache import TileCache, shared_cache
 
-Kind = Literal["brightfield", "fluorescence", "greyscale"]
+Kind = Literal["brightfield", "fluorescence", "greyscale", "georeferenced"]
 
 _DARK, _GLASS = 60, 180
 _GLANCE_PIXELS = 2_000_000
@@ -41,7 +45,8 @@ def open_slide(path: str | Path, *, mpp: float | None = None, apart: bool = Fals
     Parameters
     ----------
     path
-        A slide file; for DICOM any one of its files, for MIRAX the ``.mrxs`` file.
+        A slide file, or an address (``https://``, ``http://``, ``s3://``); for DICOM any one of
+        its files, their folder or DICOMDIR, for MIRAX the ``.mrxs`` file.
     mpp
         µm per level-0 pixel, taken instead of what the file states.
     apart
@@ -53,7 +58,7 @@ def open_slide(path: str | Path, *, mpp: float | None = None, apart: bool = Fals
     SlideError
         When the file is missing, damaged or of no known kind, in one sentence.
     """
-    path = Path(path).expanduser()
+    path = slide_path(path).expanduser()
     if mpp is not None and not SMALLEST_MPP <= mpp <= LARGEST_MPP:
         raise SlideError(
             f"{mpp:g} µm/px was given for {path.name}, but a slide lies between "
@@ -91,7 +96,7 @@ class Slide:
     path, name
         The file, and its name without folders.
     backend
-        ``"OpenSlide"`` or ``"tifffile"``.
+        ``"OpenSlide"``, ``"tifffile"``, ``"OME-Zarr"``, ``"wsidicom"``, ``"libCZI"``, ``"Pillow"``.
     dimensions
         ``(width, height)`` of level 0.
     level_dimensions, level_downsamples
@@ -112,6 +117,8 @@ class Slide:
         Vendor, objective power and the like; no label text, no names of people.
     remarks
         What of a larger file is shown, such as one focal plane of a stack.
+    georeference
+        Where a GeoTIFF lies on the ground; None for slides.
     """
 
     def __init__(
@@ -142,6 +149,7 @@ class Slide:
         self.bounds = backend.bounds
         self.properties = dict(backend.properties)
         self.remarks = backend.remarks
+        self.georeference: Georeference | None = getattr(backend, "georeference", None)
 
     def __enter__(self) -> "Slide":
         return self
@@ -163,6 +171,8 @@ class Slide:
     @cached_property
     def kind(self) -> Kind:
         """Brightfield, unless pixels are no 8-bit colours, or mostly dark without any glass."""
+        if self.georeference is not None:
+            return "georeferenced"
         if not self.rgb:
             return "greyscale" if len(self.channels) == 1 else "fluorescence"
         last = self._stored[-1]
@@ -206,6 +216,12 @@ class Slide:
             )
         if self.kind == "brightfield":
             return
+        if self.georeference is not None:
+            raise SlideError(
+                f"{self.name} is a georeferenced image ({self.georeference.crs}), on which tissue "
+                "and models of slides mean nothing; classifiers of tiles, segmenters and receptive "
+                "fields of image networks work on it"
+            )
         what = (
             f"one channel of {self.dtype}"
             if len(self.channels) == 1
@@ -217,6 +233,17 @@ class Slide:
             f"{self.name} is a {self.kind} image ({what}), but 2DMamba is made for stained "
             "tissue in bright field (8-bit RGB); it can be viewed, not analysed"
         )
+
+    def require_colours(self) -> None:
+        """Refuse what networks for pictures cannot take: they need stained tissue or the ground.
+
+        Raises
+        ------
+        SlideError
+            Saying what the slide is instead.
+        """
+        if self.georeference is None or self._backend.no_picture is not None:
+            self.require_brightfield()
 
     def read_region(
         self, x: int, y: int, level: int, width: int, height: int, *, strict: bool = False
@@ -333,7 +360,11 @@ class Slide:
         if self._backend.content_hash is not None:
             digest.update(self._backend.content_hash.encode())
             return digest.hexdigest()[:32]
-        with self.path.open("rb") as file:
+        backend = self._backend
+        open_file: Callable[[], BinaryIO] = lambda: self.path.open("rb")  # noqa: E731
+        if isinstance(backend, TifffileBackend | GeoTiffBackend):  # may lie on the network
+            open_file = backend.stored.open
+        with open_file() as file:
             size = file.seek(0, 2)
             digest.update(str(size).encode())
             last = max(0, size - _SAMPLE_BYTES)
@@ -359,6 +390,8 @@ class Slide:
         failure = failure_within(source, x, y, width, height)
         if failure is not None:
             left, top, reason = failure
+            if address_of(self.path) is not None:
+                raise SlideError(f"{self.name} cannot be read at x {left}, y {top}: {reason}")
             raise SlideError(
                 f"{self.name} is damaged: the tile at x {left}, y {top} cannot be decoded "
                 f"({reason}); copy or export the slide again"

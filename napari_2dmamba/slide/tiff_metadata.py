@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 from xml.etree import ElementTree
 
 import tifffile
@@ -178,11 +178,11 @@ def properties(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> dict[str, st
     return found
 
 
-def is_vendors_own(path: Path) -> bool:
+def is_vendors_own(opened: BinaryIO, name: str) -> bool:
     """Whether a TIFF's tiles overlap or are arranged in a way only OpenSlide puts together."""
     with quiet_tifffile():
         try:
-            with tifffile.TiffFile(path, _multifile=False) as tiff:
+            with tifffile.TiffFile(opened, name=name, _multifile=False) as tiff:
                 make = tiff.pages.first.tags.get("Make")
                 return bool(
                     tiff.is_ndpi
@@ -195,7 +195,7 @@ def is_vendors_own(path: Path) -> bool:
             return False
 
 
-def require_whole_chain(path: Path) -> None:
+def require_whole_chain(path: Path, file: BinaryIO) -> None:
     """Walk the chain of directories before anything else follows it.
 
     Raises
@@ -203,36 +203,36 @@ def require_whole_chain(path: Path) -> None:
     SlideError
         When it leads beyond the end of the file, in a circle, or on and on.
     """
-    with path.open("rb") as file:
-        header = file.read(16)
-        order: Literal["little", "big"] = "big" if header[:2] == b"MM" else "little"
-        big = int.from_bytes(header[2:4], order) == 43
-        offset_size, count_size, entry_size = (8, 8, 20) if big else (4, 2, 12)
-        if path.suffix.lower() == ".ndpi":  # its offsets are 64 bits wide in a 32-bit file
+    file.seek(0)
+    header = file.read(16)
+    order: Literal["little", "big"] = "big" if header[:2] == b"MM" else "little"
+    big = int.from_bytes(header[2:4], order) == 43
+    offset_size, count_size, entry_size = (8, 8, 20) if big else (4, 2, 12)
+    if path.suffix.lower() == ".ndpi":  # its offsets are 64 bits wide in a 32-bit file
+        return
+    length = file.seek(0, 2)
+    position = 8 if big else 4
+    seen: set[int] = set()
+    while True:
+        file.seek(position)
+        data = file.read(offset_size)
+        offset = int.from_bytes(data, order)
+        if len(data) < offset_size or offset + count_size > length:
+            raise SlideError(
+                f"{path.name} is cut short: the file ends before its image does; copy it again"
+            )
+        if offset == 0:
             return
-        length = file.seek(0, 2)
-        position = 8 if big else 4
-        seen: set[int] = set()
-        while True:
-            file.seek(position)
-            data = file.read(offset_size)
-            offset = int.from_bytes(data, order)
-            if len(data) < offset_size or offset + count_size > length:
-                raise SlideError(
-                    f"{path.name} is cut short: the file ends before its image does; copy it again"
-                )
-            if offset == 0:
-                return
-            if offset in seen or len(seen) >= _MOST_PAGES:
-                what = "lead in a circle" if offset in seen else f"are more than {_MOST_PAGES}"
-                raise SlideError(
-                    f"{path.name} is damaged: its directories {what}; copy or export it again"
-                )
-            seen.add(offset)
-            file.seek(offset)
-            tags = int.from_bytes(file.read(count_size), order)
-            position = offset + count_size + tags * entry_size
-            if position > length:
-                raise SlideError(
-                    f"{path.name} is cut short: the file ends before its image does; copy it again"
-                )
+        if offset in seen or len(seen) >= _MOST_PAGES:
+            what = "lead in a circle" if offset in seen else f"are more than {_MOST_PAGES}"
+            raise SlideError(
+                f"{path.name} is damaged: its directories {what}; copy or export it again"
+            )
+        seen.add(offset)
+        file.seek(offset)
+        tags = int.from_bytes(file.read(count_size), order)
+        position = offset + count_size + tags * entry_size
+        if position > length:
+            raise SlideError(
+                f"{path.name} is cut short: the file ends before its image does; copy it again"
+            )

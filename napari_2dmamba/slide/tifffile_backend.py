@@ -1,8 +1,6 @@
 """TIFF slides through tifffile and imagecodecs: each stored tile decoded once, unpainted."""
 
 import contextlib
-import os
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,13 @@ from napari_2dmamba.slide.backend import (
     LARGEST_SIDE,
     Level,
     NotForThisBackend,
-    SlideClosed,
     TileError,
     on_background,
+    whole_downsample,
 )
 from napari_2dmamba.slide.jpeg_marks import end_of_jpeg, has_colour_transform, with_more_code
 from napari_2dmamba.slide.level_factors import settle
+from napari_2dmamba.slide.stored_file import LocalFile, StoredFile
 from napari_2dmamba.slide.tiff_layout import (
     JpegTiles,
     PlainLevel,
@@ -72,6 +71,13 @@ _PREMULTIPLIED = 1
 class TifffileBackend:
     """Read a TIFF's own tiles, strips in bands, and plain arrays piece by piece.
 
+    Parameters
+    ----------
+    path
+        The file.
+    as_bands
+        Take samples as bands of measurements, never as colours and alpha.
+
     Raises
     ------
     NotForThisBackend
@@ -84,16 +90,19 @@ class TifffileBackend:
     background: tuple[int, ...] = (255, 255, 255)
     content_hash: str | None = None
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._idle, self._reads, self._closing = threading.Condition(), 0, False
+    def __init__(
+        self, path: Path, stored: StoredFile | None = None, *, as_bands: bool = False
+    ) -> None:
+        self._path, self._as_bands = path, as_bands
+        self.stored = LocalFile(path) if stored is None else stored
         self._jpeg: dict[int, JpegTiles | None] = {}
         self.no_picture: str | None = None
-        require_whole_chain(path)
+        self._opened = self.stored.open()
         with quiet_tifffile():
             try:
-                self._tiff = tifffile.TiffFile(path, _multifile=False)
-                self._file = path.open("rb")
+                require_whole_chain(path, self._opened)
+                self._opened.seek(0)  # where tifffile begins to count
+                self._tiff = tifffile.TiffFile(self._opened, name=path.name, _multifile=False)
                 self._open(slide_series(self._tiff))
                 self._settle_levels()
             except (NotForThisBackend, SlideError):
@@ -104,7 +113,7 @@ class TifffileBackend:
                 raise NotForThisBackend(f"{type(error).__name__}: {error}") from error
 
     def _open(self, series: tifffile.TiffPageSeries) -> None:
-        first = series.levels[0].keyframe
+        first = self.page = series.levels[0].keyframe
         self._refuse_what_is_drawn_wrong(first)
         page_axes = first.axes
         if not series.axes.endswith(page_axes) or "Y" not in page_axes or "Z" in page_axes:
@@ -134,9 +143,14 @@ class TifffileBackend:
         self._stored_channels = planes * self._samples
         alpha = first.extrasamples
         self._premultiplied = bool(alpha) and int(alpha[0]) == _PREMULTIPLIED
+        self._has_alpha = bool(alpha) and int(alpha[0]) != 0
         looks_rgb = samples in (3, 4) and planes == 1 and self._photometric in (2, 3, 6)
         planar_rgb = planes == 3 and samples == 1 and names_red_green_blue(ome)
-        self.rgb = self.dtype == np.uint8 and (looks_rgb or planar_rgb)
+        self.rgb = self.dtype == np.uint8 and (looks_rgb or planar_rgb) and not self._as_bands
+        if self.rgb and samples == 4 and not self._has_alpha:
+            self.remarks += (
+                "its fourth channel is not said to be transparency, and is left aside",
+            )
         count = 3 if self.rgb else planes * samples
         self.channels = channels(self._tiff, ome, count, self.rgb)
         if not self.rgb:
@@ -227,6 +241,16 @@ class TifffileBackend:
 
     def _settle_levels(self) -> None:
         """Find the factor of each level and drop those that contradict the finest."""
+        if self._as_bands:  # GDAL pads no level, so that sizes tell
+            full = self.levels[0]
+            self.levels = tuple(
+                replace(
+                    one,
+                    downsample=whole_downsample(one.width, one.height, full.width, full.height),
+                )
+                for one in self.levels
+            )
+            return
         settled = settle(self.levels, self.read_tile)
         self._sources = [self._sources[i] for i in settled.kept]
         self._jpeg.clear()
@@ -329,7 +353,8 @@ class TifffileBackend:
         for start in plain.starts:
             first = start + top * plain.row_bytes + left * plain.pixel_bytes
             lines = b"".join(
-                self._bytes(first + line * plain.row_bytes, length) for line in range(height)
+                self.stored.read_at(first + line * plain.row_bytes, length)
+                for line in range(height)
             )
             if len(lines) < height * length:
                 raise TileError("the file ends before the tile does")
@@ -367,7 +392,7 @@ class TifffileBackend:
         size = tiles.sizes[index]
         if not size or size > 2 * out.nbytes + _OVERHEAD:
             return None  # never written, or a lie: the careful way decides
-        data = self._bytes(tiles.offsets[index], size)
+        data = self.stored.read_at(tiles.offsets[index], size)
         if len(data) < size:
             raise TileError("the file ends before the tile does")
         if end_of_jpeg(data) is None:
@@ -439,6 +464,8 @@ class TifffileBackend:
             pixels = pixels.astype(np.uint8) * 255
         if self._photometric == 0 and self.dtype.kind == "u":
             pixels = np.iinfo(self.dtype).max - pixels
+        if self.rgb and pixels.shape[-1] == 4 and not self._has_alpha:
+            return np.ascontiguousarray(pixels[..., :3])
         if self.rgb and pixels.shape[-1] == 4:
             return on_background(pixels, self.background, premultiplied=self._premultiplied)
         return np.ascontiguousarray(pixels, dtype=self.dtype)
@@ -463,7 +490,7 @@ class TifffileBackend:
             raise TileError(
                 f"a tile claims {size} bytes where {plane.segment_bytes} hold all of it"
             )
-        data = self._bytes(offset, size) if size else None
+        data = self.stored.read_at(offset, size) if size else None
         if data is not None and len(data) < size:
             raise TileError("the file ends before the tile does")
         options = {}
@@ -491,32 +518,13 @@ class TifffileBackend:
         stated = int(keyframe.photometric) == 6 or int(keyframe.compression) == _APERIO_YCBCR
         return stated and self._samples == 3 and not has_colour_transform(data)
 
-    def _bytes(self, offset: int, size: int) -> bytes:
-        """Read from the file; where the system can, several threads at once."""
-        with self._idle:
-            if self._closing:
-                raise SlideClosed("the slide is closed")
-            if not hasattr(os, "pread"):
-                self._file.seek(offset)
-                return self._file.read(size)
-            self._reads += 1
-        try:
-            return os.pread(self._file.fileno(), size, offset)
-        finally:
-            with self._idle:
-                self._reads -= 1
-                if self._closing:
-                    self._idle.notify_all()
-
     def _close_quietly(self) -> None:
-        for name in ("_file", "_tiff"):
+        for name in ("stored", "_tiff", "_opened"):
             with contextlib.suppress(AttributeError):
                 getattr(self, name).close()
 
     def close(self) -> None:
         """See `Backend.close`."""
-        with self._idle:
-            self._closing = True
-            self._idle.wait_for(lambda: self._reads == 0)
-            self._file.close()
-            self._tiff.close()
+        self.stored.close()
+        self._tiff.close()
+        self._opened.close()

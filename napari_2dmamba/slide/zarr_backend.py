@@ -1,7 +1,7 @@
 """OME-Zarr images (NGFF 0.4 and 0.5), as a folder or a zip file.
 
 Read with zarr-python (the extra ``zarr``). Nothing of a store is executed: an array with a codec
-outside `_CODECS` is refused, since numcodecs' pickle codecs would run what a chunk holds.
+outside `PLAIN_CODECS` is refused, since numcodecs' pickle codecs would run what a chunk holds.
 """
 
 import hashlib
@@ -24,16 +24,18 @@ from napari_2dmamba.slide.backend import (
     TileError,
     usable_mpp,
 )
+from napari_2dmamba.slide.remote import Transport
 
 if TYPE_CHECKING:
     import zarr
 
-_CODECS = frozenset(
+PLAIN_CODECS = frozenset(
     (
         "bytes", "transpose", "blosc", "gzip", "zlib", "zstd", "lz4", "bz2", "lzma", "crc32c",
         "sharding_indexed", "delta", "shuffle",
     )
 )  # fmt: skip
+"""Codecs that only move bytes."""
 _IN_UM = {
     "nanometer": 1e-3, "nm": 1e-3, "micrometer": 1.0, "micron": 1.0, "µm": 1.0, "μm": 1.0,
     "um": 1.0, "millimeter": 1e3, "mm": 1e3, "centimeter": 1e4, "meter": 1e6,
@@ -42,6 +44,7 @@ _TILE = 512  # where chunks are whole planes, or specks
 _LARGEST_CHUNK = 1 << 29  # bytes that one read of a tile may decode
 _SAMPLES = 16  # tiles of the finest level that the fingerprint reads
 _SIDE_LIMIT = 1 << 24
+_MOST_IMAGES = 1000
 
 
 def is_ome_zarr(path: Path) -> bool:
@@ -71,7 +74,7 @@ class ZarrBackend:
 
     name = "OME-Zarr"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, transport: Transport | None = None) -> None:
         try:
             import zarr
         except ImportError:
@@ -80,10 +83,16 @@ class ZarrBackend:
                 'napari-2dmamba[zarr]"'
             ) from None
         self._name = path.name
-        self._closed = threading.Event()
+        self._closed, self._transport = threading.Event(), transport
         self.remarks: tuple[str, ...] = ()
         try:
-            store: Any = zarr.storage.ZipStore(path, mode="r") if path.is_file() else str(path)
+            store: Any = str(path)
+            if transport is not None:
+                from napari_2dmamba.slide.remote_store import RemoteStore
+
+                store = RemoteStore(transport, path.name)
+            elif path.is_file():
+                store = zarr.storage.ZipStore(path, mode="r")
             self._store = store
             self._open(zarr.open_group(store, mode="r"))
         except (SlideError, NotForThisBackend):
@@ -101,7 +110,7 @@ class ZarrBackend:
         if "plate" in stated or "well" in stated:
             raise SlideError(f"{self._name} is a plate of many images; open one image of it")
         if "multiscales" not in stated and "0" in group:  # as bioformats2raw writes series
-            others = sum(1 for name in group.group_keys() if name.isdigit()) - 1
+            others = _images_of(group) - 1
             if others > 0:
                 self.remarks += (f"image 1 of {others + 1} is shown",)
             inner = group["0"]
@@ -149,7 +158,7 @@ class ZarrBackend:
             raise SlideError(
                 f"level {name} of {self._name} states an impossible size {array.shape}"
             )
-        unknown = sorted(_codec_names(array.metadata.to_dict()) - _CODECS)
+        unknown = sorted(codec_names(array.metadata.to_dict()) - PLAIN_CODECS)
         if unknown:
             raise SlideError(
                 f"{self._name} is compressed with {', '.join(unknown)}, which is not read here; "
@@ -267,6 +276,13 @@ class ZarrBackend:
     def close(self) -> None:
         """Let nothing more be read."""
         self._closed.set()
+        if self._transport is not None:
+            self._transport.close()
+
+
+def _images_of(group: "zarr.Group") -> int:
+    """Count images one by one: servers do not list what they hold."""
+    return next(index for index in range(_MOST_IMAGES + 1) if str(index) not in group)
 
 
 def _ome_of(group: "zarr.Group") -> dict[str, Any]:
@@ -306,7 +322,7 @@ def _channels(stated: dict[str, Any], count: int) -> tuple[Channel, ...]:
     return tuple(named)
 
 
-def _codec_names(metadata: Any) -> set[str]:
+def codec_names(metadata: Any) -> set[str]:
     """Return the codecs that array metadata name, those inside shards as well."""
     names: set[str] = set()
     for key in ("codecs", "filters", "compressor", "index_codecs", "compressors"):
@@ -314,7 +330,7 @@ def _codec_names(metadata: Any) -> set[str]:
         for codec in found if isinstance(found, list | tuple) else [found]:
             if isinstance(codec, dict):
                 names.add(str(codec.get("name", codec.get("id"))).removeprefix("numcodecs."))
-                names |= _codec_names(codec.get("configuration", {}))
+                names |= codec_names(codec.get("configuration", {}))
             elif codec is not None:
                 config = codec.get_config() if hasattr(codec, "get_config") else {}
                 names.add(str(config.get("id", type(codec).__name__)))

@@ -1,6 +1,7 @@
 """Bags with what is known about their slides; read when they are needed, in bounded memory."""
 
-from collections import OrderedDict, deque
+import hashlib
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -229,8 +230,45 @@ def check_features(
             "features of another"
         )
         problems.append(Problem("unknown encoder", len(told), words))
+    problems += _same_content([s for s in table.slides if s.name in told])
     size = (int(extent[0]) + 1, int(extent[1]) + 1) if canvas else None
     return FeatureKind(canvas=size, **usual), tuple(problems)
+
+
+def _same_content(slides: Sequence[LabelledSlide]) -> list[Problem]:
+    """Find slides that are one slide under several names.
+
+    Only files of one size are read. Of several patients, or with several answers, they stop:
+    such a slide could be fitted and tested at once.
+    """
+    by_size: dict[int, list[LabelledSlide]] = defaultdict(list)
+    for slide in slides:
+        assert slide.features is not None
+        by_size[slide.features.stat().st_size].append(slide)
+    found = []
+    for alike in by_size.values():
+        if len(alike) < 2:
+            continue
+        by_content: dict[str, list[LabelledSlide]] = defaultdict(list)
+        for slide in alike:
+            assert slide.features is not None
+            with slide.features.open("rb") as file:
+                by_content[hashlib.file_digest(file, "sha256").hexdigest()].append(slide)
+        for same in by_content.values():
+            if len(same) < 2:
+                continue
+            differs = len({(s.patient, s.label, s.time, s.event) for s in same}) > 1
+            words = f"{len(same)} slides have the same features ({same[0].name}, {same[1].name})"
+            if differs:
+                words += (
+                    " but other patients or answers, so that a slide could be fitted and tested "
+                    "at once; keep one of them"
+                )
+            else:
+                words += ", so that one slide counts several times"
+            names = tuple(s.name for s in same)
+            found.append(Problem("same content", len(same), words, differs, names))
+    return found
 
 
 def with_features(table: Table, files: dict[str, Path]) -> Table:

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import TaskError
 from napari_2dmamba.settings import validate
+from napari_2dmamba.tasks.csv_rows import read_csv
 from napari_2dmamba.tasks.settings import SplitSettings
 from napari_2dmamba.tasks.table import (
     PARTS,
     LabelledSlide,
     Problem,
     Table,
-    read_csv,
     slide_name,
 )
 

@@ -1,9 +1,7 @@
 """A table of labelled slides: one CSV, checked before anything is computed from it."""
 
 import contextlib
-import csv
 import hashlib
-import io
 import math
 import os
 from collections import Counter, defaultdict
@@ -14,12 +12,21 @@ from pathlib import Path
 from napari_2dmamba.errors import TaskError
 from napari_2dmamba.settings import validate
 from napari_2dmamba.slide_suffixes import SLIDE_SUFFIXES
+from napari_2dmamba.tasks.cells import (
+    NO,
+    NO_VALUE,
+    YES,
+    as_whole,
+    event_of,
+    spelling,
+    spelt_differently,
+)
+from napari_2dmamba.tasks.csv_rows import read_csv
 from napari_2dmamba.tasks.layouts import Columns, columns_of
 from napari_2dmamba.tasks.settings import TableSettings
 
 FEATURE_SUFFIXES = (".h5", ".hdf5", ".pt", ".pth", ".parquet")
-_NO_VALUE = frozenset(("", "na", "n/a", "nan", "none", "null", "?"))
-_YES, _NO = frozenset(("1", "1.0", "true", "yes")), frozenset(("0", "0.0", "false", "no"))
+_LONGEST_FOLD = 6
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "validation"),
@@ -195,59 +202,10 @@ def read_table(path: str | os.PathLike[str], settings: TableSettings | None = No
     )
     kind = _kind(columns, settings)
     reader = _Rows(path, columns, kind, settings)
-    slides = reader.read(rows)
+    slides, spellings = _one_patient_each(reader.read(rows))
     classes = () if kind == "survival" else _ordered({s.label for s in slides if s.label}, kind)
     table = Table(kind, classes, tuple(slides), columns.layout.name, path=path)
-    return table.with_problems([*reader.problems(), *_of_whole(table)])
-
-
-def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Return the header and the rows of a CSV file, whatever parts its cells.
-
-    Raises
-    ------
-    TaskError
-        Naming the line that cannot be read.
-    """
-    if path.suffix.lower() in {".xlsx", ".xls"}:
-        raise TaskError(f"{path.name} is a spreadsheet; save it as CSV and give that")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise TaskError(
-            f"{path} cannot be read ({error.strerror or error}); check the name"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise TaskError(f"{path} is no CSV text in UTF-8; save it as such") from error
-    lines = text.lstrip().splitlines()
-    if lines and lines[0].lower().startswith("sep="):
-        lines = lines[1:]
-    if not lines:
-        raise TaskError(f"{path} is empty; its first line must name the columns")
-    separator = max(",;\t", key=lines[0].count)
-    reader = csv.reader(io.StringIO("\n".join(lines), newline=""), delimiter=separator)
-    header: list[str] = []
-    rows: list[dict[str, str]] = []
-    try:
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if not header:
-                header = [name.strip() or f"unnamed {number}" for number, name in enumerate(cells)]
-                continue
-            if len(cells) > len(header) and not any(c.strip() for c in cells[len(header) :]):
-                cells = cells[: len(header)]
-            if len(cells) != len(header):
-                raise TaskError(
-                    f"{path.name}, line {reader.line_num}: {len(cells)} cells, but the first "
-                    f"line names {len(header)} columns; mend that line"
-                )
-            rows.append(dict(zip(header, cells, strict=True)))
-    except csv.Error as error:
-        raise TaskError(f"{path.name}, line {reader.line_num}: {error}") from error
-    if not rows:
-        raise TaskError(f"{path.name} names columns but has no row; add one row per slide")
-    return header, rows
+    return table.with_problems([*reader.problems(), *spellings, *_of_whole(table)])
 
 
 def slide_name(text: str) -> str:
@@ -292,8 +250,7 @@ class _Rows:
                 continue
             before = found.get(slide.name)
             if before is not None:
-                answer = (slide.label, slide.time, slide.event, slide.patient)
-                if answer != (before.label, before.time, before.event, before.patient):
+                if _answer(slide) != _answer(before):
                     raise TaskError(
                         f"{self.name} names the slide {slide.name} twice with different answers "
                         f"(the second time in row {number}); keep the right one"
@@ -310,9 +267,10 @@ class _Rows:
             self.wrong["nameless"].append(f"row {number}")
             return None
         name = slide_name(given)
-        patient = get(row, "patient") or name
-        if not get(row, "patient"):
+        patient = get(row, "patient")
+        if patient.lower() in NO_VALUE:
             self.wrong["patient"].append(name)
+            patient = name
         slide = LabelledSlide(
             name,
             patient,
@@ -330,16 +288,13 @@ class _Rows:
         get = self.columns.get
         if self.kind != "survival":
             label = get(row, "label")
-            if label.lower() in _NO_VALUE:
+            if label.lower() in NO_VALUE:
                 self.wrong["label"].append(slide.name)
                 return None
-            return replace(slide, label=_as_whole(label))
+            return replace(slide, label=as_whole(label))
         text, time = get(row, "time"), math.nan
-        seen = get(row, "event").lower()
-        if "event" not in self.columns.names:
-            censored = get(row, "censored").lower()
-            seen = "0" if censored in _YES else "1" if censored in _NO else censored
-        if text.lower() in _NO_VALUE or seen in _NO_VALUE:
+        said = get(row, "event" if "event" in self.columns.names else "censored").lower()
+        if text.lower() in NO_VALUE or said in NO_VALUE:
             self.wrong["label"].append(slide.name)
             return None
         with contextlib.suppress(ValueError):
@@ -348,12 +303,16 @@ class _Rows:
             raise TaskError(
                 f"{self.name}, row {number}: the time is {text!r}, but must be a number from 0 on"
             )
-        if seen not in _YES | _NO:
+        if "event" in self.columns.names:
+            seen = event_of(said)
+        else:  # words such as alive would be taken the wrong way round here
+            seen = None if said not in YES | NO else said in NO
+        if seen is None:
             raise TaskError(
-                f"{self.name}, row {number}: whether the event was seen is {seen!r}, but must be "
-                "0 or 1"
+                f"{self.name}, row {number}: whether the event was seen is {said!r}, but must be "
+                "0 or 1 (or alive or dead, in a column event)"
             )
-        return replace(slide, time=time, event=seen in _YES)
+        return replace(slide, time=time, event=seen)
 
     def _slide_file(self, text: str) -> Path | None:
         if not text or text.lower().endswith(FEATURE_SUFFIXES):
@@ -380,20 +339,18 @@ class _Rows:
         return None
 
     def _fold(self, text: str, number: int) -> int | None:
-        if text.lower() in _NO_VALUE:
+        if text.lower() in NO_VALUE:
             return None
-        try:
-            value = int(float(text))
-        except ValueError:
-            value = -1
-        if value < 0:
+        whole = as_whole(text)
+        if not whole.isdecimal() or len(whole) > _LONGEST_FOLD:
             raise TaskError(
-                f"{self.name}, row {number}: the fold is {text!r}, but must be a number from 0 on"
+                f"{self.name}, row {number}: the fold is {text!r}, but must be a whole number "
+                "from 0 on"
             )
-        return value
+        return int(whole)
 
     def _part(self, text: str, number: int) -> str | None:
-        if text.lower() in _NO_VALUE:
+        if text.lower() in NO_VALUE:
             return None
         if text.lower() not in PARTS:
             raise TaskError(
@@ -420,12 +377,6 @@ class _Rows:
         return found
 
 
-def _as_whole(label: str) -> str:
-    """Return ``2.0`` as ``2``: spreadsheets write whole numbers so beside empty cells."""
-    head, dot, tail = label.partition(".")
-    return head if dot and head.isdigit() and set(tail) == {"0"} else label
-
-
 def _ordered(labels: set[str], kind: str) -> tuple[str, ...]:
     """Return class names, numbers by value and words by the alphabet.
 
@@ -445,11 +396,44 @@ def _ordered(labels: set[str], kind: str) -> tuple[str, ...]:
     return tuple(sorted(labels))
 
 
+def _answer(slide: LabelledSlide) -> tuple[object, ...]:
+    """Return what two rows of one slide must agree on."""
+    patient = spelling(slide.patient)
+    return slide.label, slide.time, slide.event, patient, slide.fold, slide.part
+
+
+def _one_patient_each(slides: list[LabelledSlide]) -> tuple[list[LabelledSlide], list[Problem]]:
+    """Give patients whose names differ in case or spaces only one name: else they could leak."""
+    groups = spelt_differently(slide.patient for slide in slides)
+    if not groups:
+        return slides, []
+    one = {name: group[0] for group in groups for name in group}
+    concerned = tuple(slide.name for slide in slides if slide.patient in one)
+    words = (
+        f"{len(groups)} patients are written in several ways that differ in case, spaces or zeros "
+        "only, and count as one patient each"
+    )
+    kept = [replace(s, patient=one.get(s.patient, s.patient)) for s in slides]
+    return kept, [Problem("spelling", len(groups), words, slides=concerned)]
+
+
 def _of_whole(table: Table) -> list[Problem]:
     """Return what is wrong with the table as a whole."""
     if not table.slides:
         return [Problem("empty", 0, "no slide with a label is left; check the labels", True)]
     found = []
+    if {s.fold is None for s in table.slides} == {s.part is None for s in table.slides} == {False}:
+        words = "the table has a fold and a split column; the split is not looked at"
+        found.append(Problem("two splits", len(table), words))
+    groups = spelt_differently(table.classes)
+    if groups:
+        words = (
+            f"the labels {' and '.join(map(repr, groups[0]))} differ in case, spaces or zeros "
+            "only; write them alike"
+        )
+        several_ways = {label for group in groups for label in group}
+        slides = tuple(s.name for s in table.slides if s.label in several_ways)
+        found.append(Problem("spelling of labels", len(groups), words, True, slides))
     answers: dict[str, set[object]] = defaultdict(set)
     for slide in table.slides:
         answers[slide.patient].add(slide.label or (slide.time, slide.event))

@@ -17,8 +17,7 @@ from napari_2dmamba.features.model_encoder import ModelEncoder
 from napari_2dmamba.features.timm_encoder import create, read_config
 from napari_2dmamba.features.transform import Transform
 from napari_2dmamba.features.weights import fit_weights
-
-_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
+from napari_2dmamba.tiles.facts import CONFIG, WEIGHTS
 
 
 @dataclass
@@ -85,9 +84,9 @@ class TileClassifier:
             "training": self.training,
         }
         state = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
-        with atomic_write(folder / _WEIGHTS, CheckpointError) as part:
+        with atomic_write(folder / WEIGHTS, CheckpointError) as part:
             save_file(state, part, metadata={"format": "pt"})
-        with atomic_write(folder / _CONFIG, CheckpointError) as part:
+        with atomic_write(folder / CONFIG, CheckpointError) as part:
             part.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
         return folder
 
@@ -104,8 +103,8 @@ class TileClassifier:
         """
         folder = Path(folder).expanduser()
         try:
-            config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-            architecture, arguments, told = read_config(folder / _CONFIG)
+            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            architecture, arguments, told = read_config(folder / CONFIG)
             names = config.get("label_names") or told.get("label_names")
             classes = tuple(str(name) for name in names or ())
             if not classes:
@@ -116,7 +115,7 @@ class TileClassifier:
                 std=_three(told["std"]),
                 interpolation="bilinear" if told.get("interpolation") == "bilinear" else "bicubic",
             )
-            state = load_file(folder / _WEIGHTS)
+            state = load_file(folder / WEIGHTS)
             crop_pct = float(told.get("crop_pct") or 1.0)
             mpp = config.get("mpp")
         except FileNotFoundError as error:

@@ -7,16 +7,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_2dmamba.errors import FeatureError
+from napari_2dmamba.errors import FeatureError, TissueError
 from napari_2dmamba.explain.grid_map import GridMap, scatter
 from napari_2dmamba.features import FeatureSettings, extract_features
 from napari_2dmamba.settings import ProgressCallback, StopCallback
-from napari_2dmamba.slide import Slide
-from napari_2dmamba.slide.grid import PatchGrid
+from napari_2dmamba.slide import (
+    GridSettings,
+    PatchGrid,
+    Regions,
+    Slide,
+    TissueMask,
+    TissueSettings,
+    detect_tissue,
+    make_grid,
+)
 from napari_2dmamba.tiles.classifier import TileClassifier
 
 NO_TILE = 0
 """Where a map of answers has no patch; class k is k + 1."""
+
+_MILLIMETRE, _MASK_SIDE = 1000.0, 3000
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,42 @@ class TileMaps:
         return np.where(there, best, NO_TILE).astype(np.uint16)
 
 
+def tile_grid(
+    slide: Slide,
+    settings: GridSettings | None = None,
+    tissue: TissueSettings | None = None,
+    regions: Regions | None = None,
+) -> PatchGrid:
+    """Return the tiles of a slide: those on tissue and in regions.
+
+    On a georeferenced image there is no tissue: all tiles in regions count. Where ``settings``
+    ask for a microscope's resolution there (less than 1 mm per pixel), tiles are cut from the
+    pixels as they are stored.
+
+    Raises
+    ------
+    SlideError
+        When the slide is neither brightfield nor georeferenced.
+    TissueError
+        When no tile is left.
+    """
+    settings = settings or GridSettings()
+    if slide.georeference is None:
+        return make_grid(slide, detect_tissue(slide, tissue, regions), settings)
+    if slide.mpp is not None and settings.target_mpp < _MILLIMETRE:
+        settings = replace(settings, target_mpp=slide.mpp)
+    width, height = slide.dimensions
+    shrink = max(1.0, max(width, height) / _MASK_SIDE)
+    mask = np.ones((max(1, round(height / shrink)), max(1, round(width / shrink))), bool)
+    if regions:
+        mask &= regions.rasterize((mask.shape[0], mask.shape[1]), slide.dimensions)
+        if not mask.any():
+            raise TissueError(
+                f"none of the given regions lies on {slide.name}; check that they belong to it"
+            )
+    return make_grid(slide, TissueMask(mask, slide.dimensions), settings)
+
+
 def classify_slide(
     slide: Slide,
     grid: PatchGrid,
@@ -75,9 +121,14 @@ def classify_slide(
     ------
     FeatureError
         When the patches have another resolution than the classifier's tiles, by more than a
-        tenth, or answers are not numbers.
+        tenth, or none that is known, or answers are not numbers.
     """
     settings = settings or FeatureSettings()
+    if classifier.mpp and grid.mpp is None:
+        raise FeatureError(
+            f"the classifier was trained on tiles of {classifier.mpp:g} µm/px, but {slide.name} "
+            "states no µm per pixel; state it"
+        )
     if classifier.mpp and grid.mpp and not 0.9 <= grid.mpp / classifier.mpp <= 1.1:
         raise FeatureError(
             f"the classifier was trained on tiles of {classifier.mpp:g} µm/px, but the patches "

@@ -10,4 +10,9 @@ from .presets import preset as preset
 from .run import TrainingRun as TrainingRun
 from .run import read_training as read_training
 from .run import train as train
+from .search import SearchResult as SearchResult
+from .search import search as search
 from .settings import FitSettings as FitSettings
+from .settings_file import GivenSettings as GivenSettings
+from .settings_file import read_settings_file as read_settings_file
+from .settings_file import write_settings_file as write_settings_file

@@ -49,9 +49,11 @@ from napari_2dmamba.tasks.table import Problem, Table
 from napari_2dmamba.tasks.time_bins import time_bins
 from napari_2dmamba.training.baselines import baseline_predictions
 from napari_2dmamba.training.fitting import Epoch, FitResult, fit
+from napari_2dmamba.training.logs import available_logs, open_logs
 from napari_2dmamba.training.model import new_aggregator
 from napari_2dmamba.training.model_card import write_model_card
 from napari_2dmamba.training.presets import Preset, preset
+from napari_2dmamba.training.report_facts import commands, remarks
 from napari_2dmamba.training.state import fingerprint
 
 RECORD, MODEL, STATE = "training.json", "model.safetensors", "state.pt"
@@ -96,6 +98,7 @@ class _Plan:
     class_names: dict[str, str]
     intended_use: str
     scoring: EvaluationSettings
+    logs: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """Return what decides the numbers, as JSON-able data without names of slides."""
@@ -130,6 +133,8 @@ def train(
     class_names: dict[str, str] | None = None,
     intended_use: str = "",
     final: bool = True,
+    only: Sequence[int] | None = None,
+    logs: Sequence[str] | None = None,
     scoring: EvaluationSettings | None = None,
     on_progress: ProgressCallback | None = None,
     on_epoch: Callable[[str, Epoch], None] | None = None,
@@ -158,6 +163,11 @@ def train(
         Stated wherever the results of the model are shown.
     final
         Whether a model is trained on all slides at the end, test parts included.
+    only
+        Numbers of the folds to train, and nothing else: no scores, no final model. A call without
+        it takes what is there and makes the rest, so folds can be shared out among machines.
+    logs
+        Where epochs are written beside ``history.csv``: see `training.logs`.
     scoring
         How the test parts are scored.
     on_epoch
@@ -175,11 +185,17 @@ def train(
         When ``should_stop()`` said so; what was finished is kept.
     """
     out = Path(out)
+    wanted_logs = available_logs(logs)
     table.require_usable()
     split = make_split(table, SplitSettings()) if split is None else split
     name = use if isinstance(use, str) else preset_name
     chosen = preset(use, architecture, table.kind) if isinstance(use, str) else use
     split, of_split = check_split(table, split)
+    absent = [number for number in only or () if not 0 <= number < len(split.folds)]
+    if absent:
+        raise TrainingError(
+            f"there is no fold {absent[0]}; the split has the folds 0 to {len(split.folds) - 1}"
+        )
     features, of_features = check_features(
         table, canvas=chosen.needs_canvas, on_progress=on_progress, should_stop=should_stop
     )
@@ -187,15 +203,21 @@ def train(
     table.require_usable()
     plan = _Plan(
         table, split, features, architecture, chosen, name, config or {}, class_names or {},
-        intended_use, scoring or EvaluationSettings(),
+        intended_use, scoring or EvaluationSettings(), wanted_logs,
     )  # fmt: skip
     _claim(out, plan)
     folds = {f"fold {number}": fold for number, fold in enumerate(split.folds)}
     models = len(folds) + (1 if final else 0)
     parts, patients, validated, checkpoints = [], [], [], []
     known = table.by_name()
+
+    def folder_of(called: str) -> Path:
+        return out / called.replace(" ", "-")
+
     for number, (called, fold) in enumerate(folds.items()):
-        folder = out / called.replace(" ", "-")
+        if only is not None and number not in only:
+            continue
+        folder = folder_of(called)
         told = _counted(on_progress, number, models, called, chosen.fit.epochs)
         found, header = _fold(plan, called, fold, folder, told, on_epoch, should_stop)
         checkpoints.append(folder / MODEL)
@@ -203,6 +225,8 @@ def train(
             parts.append(found)
             patients.append([known[slide].patient for slide in found.slides])
             validated.append(header.get("validation", {}))
+    if only is not None:
+        return TrainingRun(out, None, tuple(checkpoints), None, table.problems)
     evaluation = None
     if parts:
         if on_progress is not None:
@@ -212,7 +236,7 @@ def train(
             together(parts, patients),
             plan.scoring,
             title=f"{architecture}, {name}, {split.method}",
-            remarks=_remarks(plan, validated),
+            remarks=remarks(table, validated),
             should_stop=should_stop,
         )
         rivals = _baselines(plan, evaluation, out, should_stop)
@@ -220,7 +244,9 @@ def train(
         write_report(
             evaluation,
             out / "report.html",
-            commands=_commands(table, folds, out),
+            commands=commands(
+                table, folds, {called: folder_of(called) / MODEL for called in folds}
+            ),
             facts=plan.record(),
             rivals=rivals,
         )
@@ -366,7 +392,7 @@ def _fitted(
     should_stop: StopCallback | None,
 ) -> tuple[Aggregator, FitResult, list[float] | None]:
     s = plan.preset.fit
-    edges = _edges(plan, fold)
+    edges = time_edges(plan.table, plan.preset, fold)
     aggregator = new_aggregator(
         plan.architecture, plan.table, plan.features, plan.preset, config=plan.config,
         class_names=plan.class_names, intended_use=plan.intended_use, edges=edges,
@@ -374,20 +400,23 @@ def _fitted(
     share = len(fold.train) / (len(fold.train) + len(fold.validation))
     room = int(s.memory_mb * share)
 
-    def tell(epoch: Epoch) -> None:
-        if on_epoch is not None:
-            on_epoch(called, epoch)
+    with open_logs(plan.logs, folder.parent, called, plan.record()) as log:
 
-    result = fit(
-        aggregator,
-        TableBags(plan.table, fold.train, edges, room),
-        TableBags(plan.table, fold.validation, edges, s.memory_mb - room),
-        s,
-        state_file=folder / STATE,
-        on_progress=on_progress,
-        on_epoch=tell,
-        should_stop=should_stop,
-    )
+        def tell(epoch: Epoch) -> None:
+            log(epoch)
+            if on_epoch is not None:
+                on_epoch(called, epoch)
+
+        result = fit(
+            aggregator,
+            TableBags(plan.table, fold.train, edges, room),
+            TableBags(plan.table, fold.validation, edges, s.memory_mb - room),
+            s,
+            state_file=folder / STATE,
+            on_progress=on_progress,
+            on_epoch=tell,
+            should_stop=should_stop,
+        )
     names = [field.name for field in dataclasses.fields(Epoch)]
     with (
         atomic_write(folder / "history.csv") as part,
@@ -399,14 +428,14 @@ def _fitted(
     return aggregator, result, edges
 
 
-def _edges(plan: _Plan, fold: Fold) -> list[float] | None:
-    """Return the edges of the time bins, or None where there are none."""
-    s = plan.preset.fit
-    if plan.table.kind != "survival" or s.survival_loss == "cox":
+def time_edges(table: Table, chosen: Preset, fold: Fold) -> list[float] | None:
+    """Return the edges of the time bins of a fold, or None where there are none."""
+    s = chosen.fit
+    if table.kind != "survival" or s.survival_loss == "cox":
         return None
     # Published training places them by all patients, tested ones included
     used = set(fold.train) | set(fold.validation)
-    slides = [x for x in plan.table.slides if plan.preset.bins_of_all or x.name in used]
+    slides = [x for x in table.slides if chosen.bins_of_all or x.name in used]
     times = np.array([slide.time for slide in slides], np.float64)
     return time_bins(times, [bool(slide.event) for slide in slides], s.time_bins).tolist()
 
@@ -449,40 +478,6 @@ def _save(
 
 def _defined(scores: dict[str, float | None]) -> dict[str, float]:
     return {name: value for name, value in scores.items() if value is not None}
-
-
-def _remarks(plan: _Plan, validated: list[dict[str, float]]) -> tuple[str, ...]:
-    """Say what a reader of the report must know."""
-    remarks = [problem.sentence for problem in plan.table.problems]
-    survival = plan.table.kind == "survival"
-    for name in ("auroc", "concordance", "quadratic_kappa"):
-        values = [one[name] for one in validated if name in one]
-        if values:
-            remarks.append(
-                f"on the validation parts, which chose the epochs, the mean {name} is "
-                f"{np.mean(values):.3f}: that number is biased"
-                + (", and published survival results are of this kind" if survival else "")
-            )
-    return tuple(remarks)
-
-
-def _commands(table: Table, folds: dict[str, Fold], out: Path) -> dict[tuple[str, str], str]:
-    """Return for each tested slide and model what opens it in the viewer with its map."""
-    known = table.by_name()
-    base = table.path.parent if table.path is not None else Path()
-    commands = {}
-    for called, fold in folds.items():
-        for name in fold.test:
-            slide = known[name].slide
-            if slide is None:
-                continue
-            with_base = os.path.relpath(slide, base)
-            model = os.path.relpath(out / called.replace(" ", "-") / MODEL, base)
-            commands[name, called] = (
-                f'napari-2dmamba run "{with_base}" --checkpoint "{model}" --out runs'
-                f' && napari-2dmamba view --run "runs/{Path(slide).stem}"'
-            )
-    return commands
 
 
 def _counted(

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide
 
 _MARGIN = 2
+_MOST_ENLARGED = 64
+
+
+def length(micrometres: float) -> str:
+    """Return a length in the unit that suits: µm of slides, metres of the ground."""
+    return f"{micrometres:.4g} µm" if micrometres < 1e4 else f"{micrometres / 1e6:.4g} m"
 
 
 class Picture(Protocol):
@@ -139,6 +145,12 @@ class SlidePicture:
         self._slide = slide
         self.mpp = slide.mpp
         self.step = 1.0 if mpp is None or slide.mpp is None else mpp / slide.mpp
+        if self.step < 1 / _MOST_ENLARGED:
+            raise SlideError(
+                f"{slide.name} has {length(slide.mpp or 1.0)} per pixel, and would be enlarged "
+                f"{1 / self.step:.3g} times for {length(mpp or 1.0)} per pixel: the network was "
+                "made for another kind of image, or the µm per pixel are wrong"
+            )
         self.origin_level0 = (float(x), float(y))
         self.shape = (max(1, round(height / self.step)), max(1, round(width / self.step)))
         self._level = slide.best_level(self.step)

@@ -42,3 +42,18 @@ class SegmentSettings:
         label="Resolution", unit="µm/px", minimum=0.01,
     )  # fmt: skip
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, ...", advanced=True)
+
+
+@dataclass(frozen=True)
+class WindowSettings:
+    """How a picture is cut into windows."""
+
+    window: int = setting(512, "Side of a window.", unit="px", minimum=16)
+    overlap: float = setting(
+        0.25, "Share of a window that overlaps the next.", minimum=0.0, maximum=0.9
+    )
+    batch_size: int = setting(1, "Windows at once.", minimum=1)
+    memory: int = setting(
+        512, "Memory for the sums of a block, of which the block's size follows.", unit="MB",
+        minimum=1, advanced=True,
+    )  # fmt: skip

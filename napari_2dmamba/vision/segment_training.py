@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,17 @@ def fit_segmenter(
     out: str | Path,
     settings: SegmentTraining | None = None,
     *,
+    colours: tuple[tuple[int, int, int], ...] = (),
+    save_every: int = 100,
     device: torch.device | str = "cpu",
     on_progress: ProgressCallback | None = None,
     should_stop: StopCallback | None = None,
 ) -> TrainedSegmenter:
     """Train a segmenter on random crops; write it to ``out`` and its losses beside it.
+
+    The same call goes on where it was stopped or killed, and ends with the same numbers (on a CPU;
+    a GPU rounds in another order each time). Crops and dropout of a step follow from the seed and
+    its number; the rest is in a file beside ``out`` until the training has ended.
 
     Parameters
     ----------
@@ -47,22 +54,27 @@ def fit_segmenter(
         ``.safetensors`` file.
     settings
         How; defaults when absent.
+    colours
+        Red, green and blue of each class; kept with the segmenter.
+    save_every
+        Steps between two states that a killed training goes on from.
     device
         Where.
     on_progress, should_stop
-        Called for every step; a stopped training leaves nothing.
+        Called for every step; a stopped training keeps its state.
 
     Raises
     ------
     FeatureError
         When a pair cannot be read, no pixel has a class, or the loss is not a number.
     CheckpointError
-        When weights cannot be read, or ``out`` cannot be written.
+        When weights cannot be read, ``out`` cannot be written, or the state beside it is damaged
+        or of another training.
     """
     settings = settings or SegmentTraining()
     validate(settings)
     torch.manual_seed(settings.seed)
-    draw = np.random.default_rng(settings.seed)
+    out = Path(out)
     scan: Any = settings.scan
     if settings.weights is None:
         backbone = VisionMamba(
@@ -73,7 +85,7 @@ def fit_segmenter(
         backbone = load_backbone(settings.weights, scan)
     network = Segmenter(backbone, len(classes), settings.channels, settings.channels // 2)
     network.train().to(device)
-    made = TrainedSegmenter(network, classes, mpp=settings.image_mpp)
+    made = TrainedSegmenter(network, classes, mpp=settings.image_mpp, colours=colours)
     normalise = normaliser(made.mean, made.std)
     optimizer = torch.optim.AdamW(
         network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
@@ -83,11 +95,14 @@ def fit_segmenter(
         optimizer,
         lambda n: min((n + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * n / settings.steps)),
     )
-    losses = []
-    for step in range(settings.steps):
+    state = _State(out, _fingerprint(pairs, classes, settings), network, optimizer, schedule)
+    losses = state.resume(device)
+    for step in range(len(losses), settings.steps):
         if should_stop is not None and should_stop():
-            raise Cancelled(f"training was stopped after {step} steps; nothing was written")
-        images, truth = _batch(pairs, settings, draw)
+            state.save(losses)
+            raise Cancelled(f"training was stopped after {step} steps, and goes on from there")
+        torch.manual_seed(int(np.random.SeedSequence([settings.seed, step]).generate_state(1)[0]))
+        images, truth = _batch(pairs, settings, np.random.default_rng([settings.seed, step]))
         logits, auxiliary = network.forward_training(normalise(images.to(device)))
         truth = truth.to(device)
         loss = _loss(logits, truth)
@@ -104,11 +119,12 @@ def fit_segmenter(
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
+        if (step + 1) % save_every == 0:
+            state.save(losses)
         if on_progress is not None:
             on_progress(step + 1, settings.steps, f"Loss {losses[-1]:.3f}")
     made.training = dataclasses.asdict(settings) | {"images": len(pairs), "last_loss": losses[-1]}
     made.network.eval()
-    out = Path(out)
     made.save(out)
     with (
         atomic_write(out.with_suffix(".csv"), CheckpointError) as part,
@@ -117,7 +133,62 @@ def fit_segmenter(
         writer = csv.writer(file)
         writer.writerow(("step", "loss"))
         writer.writerows(enumerate(losses, start=1))
+    state.path.unlink(missing_ok=True)
     return made
+
+
+class _State:
+    """What a stopped training goes on from, in a file beside the segmenter."""
+
+    def __init__(
+        self,
+        out: Path,
+        fingerprint: str,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.LRScheduler,
+    ) -> None:
+        self.path = out.with_suffix(".training-state.pt")
+        self._fingerprint = fingerprint
+        self._parts: dict[str, Any] = {
+            "network": network, "optimizer": optimizer, "schedule": schedule
+        }  # fmt: skip
+
+    def resume(self, device: torch.device | str) -> list[float]:
+        """Take up weights and optimiser; return the losses so far, none where nothing was kept."""
+        if not self.path.is_file():
+            return []
+        advice = f"remove {self.path.name} to start again, or choose another file for the segmenter"
+        try:
+            kept = torch.load(self.path, map_location=device, weights_only=True)
+            same = kept["fingerprint"] == self._fingerprint
+            losses = [float(one) for one in kept["losses"]]
+            if same:
+                for name, part in self._parts.items():
+                    part.load_state_dict(kept[name])
+        except Exception as error:  # whatever a damaged file makes torch raise
+            raise CheckpointError(
+                f"{self.path.name} is damaged ({type(error).__name__}); {advice}"
+            ) from error
+        if not same:
+            raise CheckpointError(
+                f"{self.path.name} belongs to a training with other settings, classes or images; "
+                f"{advice}"
+            )
+        return losses
+
+    def save(self, losses: list[float]) -> None:
+        """Write it whole or not at all."""
+        kept = {name: part.state_dict() for name, part in self._parts.items()}
+        with atomic_write(self.path, CheckpointError) as part:
+            torch.save({"fingerprint": self._fingerprint, "losses": losses, **kept}, part)
+
+
+def _fingerprint(pairs: MaskFolder, classes: tuple[str, ...], settings: SegmentTraining) -> str:
+    """Return a hash of what the numbers of a training depend on: images by name and size."""
+    files = [(path.name, path.stat().st_size) for path in (*pairs.images, *pairs.masks)]
+    told = (classes, dataclasses.asdict(settings), files)
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
 
 def _loss(logits: Tensor, truth: Tensor) -> Tensor:

@@ -18,25 +18,11 @@ from torch import Tensor, nn
 
 from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import Cancelled, CheckpointError, FeatureError
-from napari_2dmamba.settings import ProgressCallback, StopCallback, setting, validate
+from napari_2dmamba.settings import ProgressCallback, StopCallback, validate
 from napari_2dmamba.vision.region import Picture, Place
+from napari_2dmamba.vision.segment_settings import WindowSettings
 
 _LABELS, _CERTAINTY, _STATE = "labels.npy", "certainty.npy", "segmentation.json"
-
-
-@dataclass(frozen=True)
-class WindowSettings:
-    """How a picture is cut into windows."""
-
-    window: int = setting(512, "Side of a window.", unit="px", minimum=16)
-    overlap: float = setting(
-        0.25, "Share of a window that overlaps the next.", minimum=0.0, maximum=0.9
-    )
-    batch_size: int = setting(1, "Windows at once.", minimum=1)
-    memory: int = setting(
-        512, "Memory for the sums of a block, of which the block's size follows.", unit="MB",
-        minimum=1, advanced=True,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,12 +39,15 @@ class Segmentation:
         K names.
     place
         Where it lies.
+    colours
+        Of the classes, where somebody chose them.
     """
 
     labels: NDArray[np.uint16]
     certainty: NDArray[np.uint8]
     classes: tuple[str, ...]
     place: Place
+    colours: tuple[tuple[int, int, int], ...] = ()
 
 
 def normaliser(mean: Sequence[float], std: Sequence[float]) -> Callable[[Tensor], Tensor]:

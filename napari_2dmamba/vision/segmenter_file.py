@@ -34,6 +34,8 @@ class TrainedSegmenter:
         µm per pixel of the images it was trained on, or None.
     training
         What is known of its training, for records.
+    colours
+        Red, green and blue of each class, where somebody chose them.
     """
 
     network: Segmenter
@@ -42,6 +44,7 @@ class TrainedSegmenter:
     std: tuple[float, ...] = _STD
     mpp: float | None = None
     training: dict[str, Any] = field(default_factory=dict)
+    colours: tuple[tuple[int, int, int], ...] = ()
 
     def save(self, path: str | Path) -> Path:
         """Write a ``.safetensors`` file.
@@ -55,6 +58,7 @@ class TrainedSegmenter:
         told = {
             "kind": _KIND, "scan": self.network.backbone.scan, "classes": self.classes,
             "mean": self.mean, "std": self.std, "mpp": self.mpp, "training": self.training,
+            "colours": self.colours,
         }  # fmt: skip
         state = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
         with atomic_write(path, CheckpointError) as part:
@@ -97,6 +101,7 @@ class TrainedSegmenter:
                 found = cls(
                     load_segmenter(path, told["scan"]), tuple(told["classes"]),
                     tuple(told["mean"]), tuple(told["std"]), told["mpp"], told["training"],
+                    _colours(told.get("colours") or [], len(told["classes"])),
                 )  # fmt: skip
             except (KeyError, TypeError, ValueError) as error:
                 raise CheckpointError(
@@ -108,6 +113,14 @@ class TrainedSegmenter:
                 "names were given; give one name per class, in order"
             )
         return found
+
+
+def _colours(told: list[list[int]], count: int) -> tuple[tuple[int, int, int], ...]:
+    """Return colours as a file tells them; none were written by earlier versions."""
+    found = tuple((int(r), int(g), int(b)) for r, g, b in told)
+    if len(found) not in (0, count) or not all(0 <= v <= 255 for one in found for v in one):
+        raise ValueError("its colours are not one for each class")
+    return found
 
 
 def _told(path: Path) -> dict[str, Any] | None:
@@ -122,3 +135,24 @@ def _told(path: Path) -> dict[str, Any] | None:
             f"{path.name} is damaged or no safetensors file ({error}); copy it again"
         ) from error
     return told if isinstance(told, dict) and told.get("kind") == _KIND else None
+
+
+def read_class_names(path: str | Path) -> list[str]:
+    """Read names of classes, one per line, in the order of a network's outputs.
+
+    Raises
+    ------
+    CheckpointError
+        When there is no such text, or it names nothing.
+    """
+    path = Path(path).expanduser()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{path.name} cannot be read ({error}); give a text file with one name per line"
+        ) from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise CheckpointError(f"{path.name} names no class; write one name per line")
+    return names

@@ -28,7 +28,7 @@ def pack(layout: Layout, folder: Path, *, quick: bool = False) -> list[Path]:
 def write_tar(layout: Layout, folder: Path, *, quick: bool) -> Path:
     """Write the ``.tar.zst``; every tar and zstd unpacks it without options."""
     archive = folder / f"{layout.root.name}.tar.zst"
-    level = "-3" if quick else "-17"
+    level = "-3" if quick else "-12"
     subprocess.run(
         [
             *("tar", "--sort=name", "--owner=0", "--group=0", "--numeric-owner"),
@@ -73,7 +73,7 @@ def write_deb(layout: Layout, folder: Path, *, quick: bool) -> Path:
         (control / "prerm").chmod(0o755)
         subprocess.run(
             [
-                *("dpkg-deb", "-Zzstd", f"-z{3 if quick else 17}", "--root-owner-group"),
+                *("dpkg-deb", "-Zzstd", f"-z{3 if quick else 12}", "--root-owner-group"),
                 *("--build", tree, archive),
             ],
             check=True,

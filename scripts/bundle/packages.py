@@ -11,10 +11,11 @@ from pathlib import Path
 
 from scripts.bundle.layout import NAME, Layout
 
-NOT_FOR_USERS = ("dev", "docs")
+NOT_IN_THE_APP = ("dev", "docs", "search", "wandb", "mlflow", "anndata", "spatialdata")
+"""Extras for who writes programs or tracks experiments; ``pip`` adds them to the app."""
 QT = "PySide6-Essentials>=6.7"
 """In place of PyQt6, whose licence is the GPL: the app is handed out, and PySide6 is LGPL."""
-_NOT_IN_THE_APP = ("pyqt6",)
+_UNDER_THE_GPL = ("pyqt6",)
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Wanted:
     version
         Of the project.
     requirements
-        Of the project and of every extra for users.
+        Of the project and of the extras for users.
     constraints
         The versions that the tests passed with.
     """
@@ -41,9 +42,9 @@ class Wanted:
         project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         wanted = [*project["dependencies"]]
         for extra, requirements in project["optional-dependencies"].items():
-            if extra not in NOT_FOR_USERS:
+            if extra not in NOT_IN_THE_APP:
                 wanted += requirements
-        kept = [w for w in wanted if requirement_name(w) not in _NOT_IN_THE_APP]
+        kept = [w for w in wanted if requirement_name(w) not in _UNDER_THE_GPL]
         return cls(project["version"], tuple(dict.fromkeys([*kept, QT])), root / "constraints.txt")
 
     @property

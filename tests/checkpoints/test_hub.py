@@ -1,7 +1,5 @@
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from napari_2dmamba.checkpoints.index import SummaryCache, index
 from napari_2dmamba.checkpoints.summary import summarise
 from napari_2dmamba.errors import Cancelled, CheckpointError
 from napari_2dmamba.models import load_checkpoint
+from tests import warm
 from tests.checkpoints.hub_server import Hub, running_hub
 from tests.checkpoints.material import own
 from tests.models.golden_cases import HERE
@@ -159,9 +158,8 @@ def test_the_command_line_reads_a_repository(server: Hub, tmp_path: Path) -> Non
         **os.environ, "HF_ENDPOINT": server.address, "HF_HOME": str(tmp_path / "home"),
         "NAPARI_2DMAMBA_DATA": str(tmp_path / "list"),
     }  # fmt: skip
-    command = [sys.executable, "-m", "napari_2dmamba.cli", "checkpoints", "hub:lab/models",
-               "--json"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    command = ["-m", "napari_2dmamba.cli", "checkpoints", "hub:lab/models", "--json"]
+    done = warm.python(*command, env=environment)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert {row["architecture"] for row in rows} == {"abmil", "2dmamba", None}

@@ -2,7 +2,6 @@ import json
 import os
 import shutil
 import struct
-import subprocess
 import sys
 import zipfile
 from collections import deque
@@ -18,6 +17,7 @@ from napari_2dmamba.errors import Cancelled, CheckpointError
 from napari_2dmamba.models import MissingSettingsError, load_checkpoint
 from napari_2dmamba.models.header import METADATA_KEY
 from napari_2dmamba.models.registry import architectures
+from tests import warm
 from tests.checkpoints.material import BAD, GOOD, install_documented_example, mixed_folder, own
 from tests.material import shared
 from tests.models.golden_cases import HERE
@@ -262,9 +262,7 @@ own(Path(sys.argv[1]), architecture="mean")
     }
 
     def python(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, *arguments], capture_output=True, text=True, env=environment
-        )
+        done = warm.python(*arguments, env=environment)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -17,7 +17,7 @@ from napari_2dmamba.cohort import CohortSettings, CohortSlide, read_cohort, run_
 from napari_2dmamba.cohort import extract_cohort as extract
 from napari_2dmamba.cohort.folders import worked_on
 from napari_2dmamba.cohort.settings_file import read_settings
-from napari_2dmamba.cohort.status import CohortSummary, SlideStatus, names_only, read_status
+from napari_2dmamba.cohort.status import CohortSummary, SlideStatus, read_status
 from napari_2dmamba.cohort.stop_file import StopFile, StopFileReader
 from napari_2dmamba.errors import CheckpointError, CohortError
 from napari_2dmamba.features import FeatureSettings
@@ -64,6 +64,46 @@ def test_a_bad_slide_is_told_and_the_others_are_done(
         table = {row["slide"]: row for row in csv.DictReader(file)}
     assert table["broken.svs"]["reason"] == broken.reason
     assert float(table["a.tif"]["probability of benign"]) == found["benign"]
+
+
+def test_each_slide_is_restricted_to_its_own_regions(
+    scans: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    def box(name: str, right: int) -> Path:
+        ring = [[0, 0], [right, 0], [right, 2000], [0, 2000], [0, 0]]
+        shape = {"type": "Polygon", "coordinates": [ring]}
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"type": "Feature", "geometry": shape, "properties": {}}))
+        return path
+
+    def patches(slides: list[Any], regions: Path | None) -> dict[str, int | str]:
+        found = run_cohort(slides, checkpoint, out=tmp_path / "o", cohort=ALONE, regions=regions)
+        return {row.name: row.result["patches"] if row.good else row.reason for row in found.rows}
+
+    def alone(slide: Path, regions: Path) -> int:
+        return len(run(slide, checkpoint, regions=regions).bag)
+
+    slides = [scans / "a.tif", scans / "c.tif"]
+    half, third = box("boxes/a.geojson", 800), box("elsewhere/some.json", 600)
+    found = patches([*slides], half.parent)
+    assert found["a.tif"] == alone(slides[0], half) < len(run(slides[0], checkpoint).bag)
+    assert "boxes holds no regions of c.tif (c.geojson)" in str(found["c.tif"])
+    box("boxes/C.geojson", 100)  # of another slide, where letters' case tells names apart
+    assert "no regions of c.tif" in str(patches(slides[1:], half.parent)["c.tif"])
+
+    listed = tmp_path / "list.csv"
+    listed.write_text("slide,regions\n" + f"{slides[0]},elsewhere/some.json\n{slides[1]},\n")
+    before_all = patches([listed], half)
+    assert before_all == {"a.tif": alone(slides[0], third), "c.tif": alone(slides[1], half)}
+    assert before_all["a.tif"] < found["a.tif"]
+    status = {one.name: one for one in read_cohort(tmp_path / "o").rows}
+    assert status["a.tif"].regions == str(third)  # so that it is done again within them
+    kept = read_settings(tmp_path / "o")
+    assert kept is not None
+    assert kept.regions == str(half)
+    third.unlink()
+    assert "regions some.json of a.tif do not exist" in str(patches([listed], half)["a.tif"])
 
 
 def test_what_is_done_is_skipped_by_content(scans: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -349,16 +389,3 @@ def test_without_dask_several_workers_say_what_to_install(
     monkeypatch.setitem(__import__("sys").modules, "distributed", None)
     with pytest.raises(CohortError, match=r'pip install "napari-2dmamba\[cohort\]"'):
         extract([scans], out=tmp_path, cohort=CohortSettings(workers=2))
-
-
-@pytest.mark.parametrize(
-    ("sentence", "told"),
-    [
-        ("/home/ana/case 12/x.svs cannot be read", "x.svs cannot be read"),
-        ("/srv/x.h5 says mpp 0.5 µm/px, and/or 3/4", "x.h5 says mpp 0.5 µm/px, and/or 3/4"),
-        (r"C:\Users\ana\x.svs is no slide", "x.svs is no slide"),
-        ("see https://example.org/a/b", "see https://example.org/a/b"),
-    ],
-)
-def test_what_is_handed_on_names_files_and_not_folders(sentence: str, told: str) -> None:
-    assert names_only(sentence, "/home/ana/case 12") == told

@@ -59,7 +59,7 @@ def test_concordance_is_that_of_all_pairs(rows: list[tuple[float, int, bool]]) -
     assert found.index == (pytest.approx(good / total) if total else None)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(patients)
 def test_any_patients_give_numbers_or_none(rows: list[tuple[float, int, bool]]) -> None:
     risk, time, event = (list(values) for values in zip(*rows, strict=True))

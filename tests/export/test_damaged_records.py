@@ -1,20 +1,24 @@
 """Every value of a saved run is edited to a wrong type: one sentence each, no other error."""
 
 import copy
+import dataclasses
 import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from shapely import box
 
 from napari_2dmamba.errors import ExportError
-from napari_2dmamba.export.record import RunRecord, read_record
+from napari_2dmamba.export.record import RunRecord, file_hash, read_record
 from napari_2dmamba.export.run_folder import open_run, save_run
-from napari_2dmamba.export.run_library import list_runs
+from napari_2dmamba.export.run_library import list_runs, set_notes
 from napari_2dmamba.pipeline import settings_of
+from napari_2dmamba.plugin.session.shown_run import ShownRun
 from napari_2dmamba.slide import GridSettings, Regions, Slide
 
 from .material import attention_map, classification
@@ -139,3 +143,29 @@ def test_changed_regions_are_refused(run: Path) -> None:
 def test_a_record_goes_through_json_and_back(slide: Slide) -> None:
     record = record_of(slide)
     assert RunRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
+
+
+def test_half_characters_are_kept_and_places_beyond_any_slide_refused(run: Path) -> None:
+    file = run / "run.json"
+    data = json.loads(file.read_text())
+    data["title"] = "a\ud800b\udcff"
+    file.write_text(json.dumps(data))
+    set_notes(run, "mine")
+    assert (open_run(run).title, open_run(run).notes) == ("a\ud800b\udcff", "mine")
+    file.read_text(encoding="utf-8")
+    arrays = load_file(run / "arrays.safetensors")
+    arrays["grid.coords"][0, 0] = -(2**62)
+    save_file(arrays, run / "arrays.safetensors")
+    data["checksums"]["arrays.safetensors"] = file_hash(run / "arrays.safetensors")
+    file.write_text(json.dumps(data))
+    with pytest.raises(ExportError, match=r"grid\.coords lie beyond any slide"):
+        open_run(run)
+
+
+def test_a_patch_off_the_map_has_no_value(run: Path, slide: Slide) -> None:
+    saved = open_run(run)
+    moved = dataclasses.replace(saved.maps[0], origin=(64, 0))
+    shown = ShownRun(slide, saved.grid, saved.prediction, (moved,), saved.record)
+    left = saved.grid.coords[:, 0] < 64
+    assert left.any()
+    assert np.isnan(shown.patches(moved).scores[left]).all()  # and not that of the other edge

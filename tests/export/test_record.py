@@ -1,8 +1,6 @@
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,6 +29,7 @@ from napari_2dmamba.models import Aggregator, CheckpointHeader
 from napari_2dmamba.models.mamba2d import Mamba2DConfig, Mamba2DMIL
 from napari_2dmamba.slide import Region, Regions, Slide, open_slide
 from napari_2dmamba.slide.grid import GridSettings, PatchGrid
+from tests import warm
 
 from .material import ATTENTION, COORDS, SIZE, TISSUE, attention_map, classification, survival
 
@@ -338,10 +337,8 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path) -> None:
     names = ["a.geojson", "a.csv", "a.parquet", "a.json", "a.png"]
     for name in names:
         (tmp_path / name).write_text("old")
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path)],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+    done = warm.python("-c", FULL_DISK, str(tmp_path))
+    assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == [str(tmp_path / name) for name in names]
     assert all("cannot be written" in line for line in lines), lines

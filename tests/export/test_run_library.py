@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -25,6 +24,7 @@ from napari_2dmamba.export.run_library import (
     slide_folder,
 )
 from napari_2dmamba.slide import Regions, Slide
+from tests import warm
 
 from .material import attention_map, classification
 from .test_record import BAG, GRID
@@ -187,9 +187,7 @@ print(move_to_bin(sys.argv[1]))
 def test_a_run_goes_to_the_bin_of_the_system(slide: Slide, tmp_path) -> None:
     folder = kept(tmp_path, slide)
     home = {**os.environ, "XDG_DATA_HOME": str(tmp_path / "data"), "HOME": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", BIN, str(folder)], env=home, capture_output=True, text=True
-    )
+    done = warm.python("-c", BIN, str(folder), env=home)
     assert done.stdout.strip() == f"{folder.name} is in the bin of the system", done.stderr
     assert not folder.exists()
     found = list(tmp_path.rglob(f"**/files/{folder.name}/run.json"))

@@ -9,7 +9,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sendfile.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 static char watched[PATH_MAX];
@@ -62,6 +64,30 @@ ssize_t pwrite64(int fd, const void *data, size_t n, off64_t to) {
     REAL(ssize_t, "pwrite64", int, const void *, size_t, off64_t);
     return fails_fd(fd) ? -1 : real(fd, data, n, to);
 }
+ssize_t writev(int fd, const struct iovec *data, int n) {
+    REAL(ssize_t, "writev", int, const struct iovec *, int);
+    return fails_fd(fd) ? -1 : real(fd, data, n);
+}
+ssize_t sendfile(int to, int from, off_t *at, size_t n) {
+    REAL(ssize_t, "sendfile", int, int, off_t *, size_t);
+    return fails_fd(to) ? -1 : real(to, from, at, n);
+}
+ssize_t sendfile64(int to, int from, off64_t *at, size_t n) {
+    REAL(ssize_t, "sendfile64", int, int, off64_t *, size_t);
+    return fails_fd(to) ? -1 : real(to, from, at, n);
+}
+ssize_t copy_file_range(int from, off64_t *a, int to, off64_t *b, size_t n, unsigned how) {
+    REAL(ssize_t, "copy_file_range", int, off64_t *, int, off64_t *, size_t, unsigned);
+    return fails_fd(to) ? -1 : real(from, a, to, b, n, how);
+}
+int ftruncate(int fd, off_t n) {
+    REAL(int, "ftruncate", int, off_t);
+    return fails_fd(fd) ? -1 : real(fd, n);
+}
+int ftruncate64(int fd, off64_t n) {
+    REAL(int, "ftruncate64", int, off64_t);
+    return fails_fd(fd) ? -1 : real(fd, n);
+}
 int fsync(int fd) {
     REAL(int, "fsync", int);
     return fails_fd(fd) ? -1 : real(fd);
@@ -89,6 +115,11 @@ static void at_deletion(const char *path) {
 }
 int unlink(const char *path) {
     REAL(int, "unlink", const char *);
+    at_deletion(path);
+    return real(path);
+}
+int rmdir(const char *path) {
+    REAL(int, "rmdir", const char *);
     at_deletion(path);
     return real(path);
 }

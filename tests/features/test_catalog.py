@@ -1,5 +1,6 @@
 """Every catalogued architecture, built small; and the renaming of transformers' weights."""
 
+import dataclasses
 import subprocess
 import sys
 from functools import cache
@@ -214,4 +215,39 @@ def test_transformers_weights_run_alike_in_timm(kind, tmp_path):
     with torch.no_grad():
         truth = theirs.eval()(pixels).last_hidden_state
         found = network.forward_features(pixels)
+    torch.testing.assert_close(found, truth, atol=1e-4, rtol=1e-3)
+
+
+def _kinds_of_pooling() -> list[str]:
+    """Return the smallest transformer of each way that the catalogue's are pooled."""
+    large_first = sorted(CATALOG, key=lambda name: -CATALOG[name].millions)
+    kinds = {
+        (CATALOG[name].pooling, CATALOG[name].prefix_tokens > 1): name
+        for name in large_first
+        if CATALOG[name].network.startswith("ViT")
+    }
+    return sorted(kinds.values())
+
+
+@pytest.mark.parametrize("name", _kinds_of_pooling())
+def test_the_real_architecture_is_pooled_as_its_makers_say(name, tmp_path, monkeypatch):
+    """With one block instead of up to forty, random weights, and pooling written out here."""
+    require_timm()
+    from napari_2dmamba.features.timm_encoder import _with_layers, create
+
+    entry = dataclasses.replace(
+        CATALOG[name], arguments=CATALOG[name].arguments | {"depth": 1}, layout="timm"
+    )
+    monkeypatch.setitem(CATALOG, name, entry)
+    torch.manual_seed(0)
+    network = create(entry.architecture, **_with_layers(entry.arguments)).eval()
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    encoder = load_encoder(name, tmp_path / "w.safetensors", device="cpu", offline=True)
+    found = encoder.encode(PATCHES[:1])
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (entry.transform.mean, entry.transform.std))
+    with torch.no_grad():
+        tokens = network.forward_features((PATCHES[:1].permute(0, 3, 1, 2) / 255 - mean) / std)
+    own, rest = tokens[:, 0], tokens[:, entry.prefix_tokens :].mean(1)
+    truth = torch.cat([own, rest], 1) if entry.pooling == "cls+mean" else own
+    assert found.shape == (1, entry.feature_size)
     torch.testing.assert_close(found, truth, atol=1e-4, rtol=1e-3)

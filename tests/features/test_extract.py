@@ -1,5 +1,6 @@
 """Extraction: cached, cancelled, resumed, killed, refused."""
 
+import contextlib
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -20,6 +22,7 @@ from napari_2dmamba.features.extract import UnreadablePatchesWarning
 from napari_2dmamba.features.journal import Journal
 from napari_2dmamba.features.patch_reader import PatchReader
 from napari_2dmamba.slide import Slide, open_slide
+from tests import warm
 from tests.features.conftest import full_grid, write_pyramid
 from tests.material import shared
 
@@ -150,7 +153,6 @@ from napari_2dmamba.slide import open_slide
 from tests.features.conftest import full_grid
 from tests.features.test_extract import SETTINGS
 with open_slide(sys.argv[1]) as slide:
-    print("ready", flush=True)
     extract_features(slide, full_grid(slide, 128, 100), SETTINGS, cache=sys.argv[2])
 """
 
@@ -164,22 +166,24 @@ def test_killed_at_random_moments_the_next_run_gives_the_same_bits(slide, pyrami
     cache = tmp_path / "cache"
     kept = whole.features.nbytes
 
-    def journals() -> list[Path]:
-        return [path for path in cache.glob("*.journal") if path.exists()]
+    def written() -> int:
+        sizes = 0
+        for path in cache.glob("*.journal"):
+            with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
+                sizes += path.stat().st_size
+        return sizes
 
     killed = 0
     for _ in range(kills):
-        with subprocess.Popen(
-            [sys.executable, "-c", _VICTIM, str(pyramid_path), str(cache)],
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as victim:
-            assert victim.stdout is not None
-            assert victim.stdout.readline().strip() == "ready"
-            moment = rng.uniform(0, kept)  # in bytes of the journal, whatever the machine's speed
-            while victim.poll() is None and sum(p.stat().st_size for p in journals()) < moment:
+        moment = rng.uniform(0, kept)  # in bytes of the journal, whatever the machine's speed
+
+        def kill(pid: int, out: Path, moment: float = moment) -> None:
+            while psutil.pid_exists(pid) and written() < moment:
                 time.sleep(0.002)
-            victim.send_signal(signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+        victim = warm.python("-c", _VICTIM, str(pyramid_path), str(cache), while_running=kill)
         killed += victim.returncode == -signal.SIGKILL
         files = {path.suffix for path in cache.iterdir()} if cache.exists() else set()
         assert files <= {".journal", ".h5"}
@@ -274,12 +278,7 @@ def test_a_full_disk_gives_a_sentence_and_keeps_what_is_done(pyramid_path, tmp_p
         + "".join(f"    {line}\n" for line in _VICTIM.strip().splitlines())
         + "except FeatureError as error:\n    print(error)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(pyramid_path), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = warm.python("-c", code, str(pyramid_path), str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "cannot be written" in done.stdout
     assert "patches are kept" in done.stdout

@@ -59,6 +59,7 @@ def test_yaml_says_what_the_file_cannot(tmp_path):
     torch.testing.assert_close(encoder.encode(PATCHES), truth, atol=1e-5, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore:You are using the legacy:DeprecationWarning")
 def test_onnx(tmp_path):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     pytest.importorskip("onnx", reason="onnx is not installed")

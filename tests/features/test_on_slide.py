@@ -1,6 +1,7 @@
 """Features of other tools on their slide: every value from who says it, and no other slide's."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -365,3 +366,57 @@ def test_numbers_too_large_for_a_model_are_counted(tmp_path: Path) -> None:
         file["features"], file["coords"] = values, COORDS
     with pytest.raises(FeatureError, match=r"2 of 24 patches are too large .* first of patch 3"):
         read_features(tmp_path / "a.h5", patch_size_level0=256)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"slide_dimensions": [9000, 7168]},
+        {"wsi_width": 9216, "wsi_height": 7000},
+        {"base_mpp": 0.25},
+        {"MPP_level0": "0,25"},
+        {"objective_power": "80x"},
+        {"slide_path": "/a/b/other.svs"},
+        {"WSI": "other"},
+        {"slide_md5": "f" * 32},
+        {"slide_checksum": "sha256:" + "f" * 64},
+    ],
+)
+def test_another_slide_is_refused_whatever_the_attribute_is_called(
+    slide: Slide, tmp_path: Path, said: dict[str, Any]
+) -> None:
+    path = h5(tmp_path / "a.h5", patch_size_level0=256, **said)
+    with pytest.raises(FeatureError, match=r"holds features of (a slide|the slide 'other)"):
+        features_on(slide, path)
+
+
+def test_the_same_slide_by_the_same_names_is_taken(slide: Slide, tmp_path: Path) -> None:
+    said = {
+        "slide_dimensions": [9216, 7168], "native_mpp": "0.5 um/px", "slide_magnification": "20x",
+        "wsi_name": "synthetic-he", "slide_md5": hashlib.md5(slide.path.read_bytes()).hexdigest(),
+    }  # fmt: skip
+    bag = features_on(slide, h5(tmp_path / "a.h5", patch_size_level0=256, **said))
+    np.testing.assert_array_equal(bag.coords, COORDS)
+
+
+@pytest.mark.parametrize("name", ["coord_units", "Unit", "coordinates_units", "space"])
+def test_a_unit_by_any_name_is_that_of_the_coordinates(
+    slide: Slide, tmp_path: Path, name: str
+) -> None:
+    path = h5(tmp_path / "a.h5", COORDS * 0.5, patch_size=256, mpp=0.5, **{name: "µm"})
+    bag = features_on(slide, path, trained=None)
+    np.testing.assert_array_equal(bag.coords, COORDS)
+    assert bag.patch_size_level0 == 256
+
+
+def test_a_bare_tile_size_is_of_the_level_that_the_distance_of_patches_tells(
+    slide: Slide, tmp_path: Path, trained: Any
+) -> None:
+    path = h5(tmp_path / "a.h5", tile_size=256)
+    assert features_on(slide, path).patch_size_level0 == 256
+    path = h5(tmp_path / "a.h5", tile_size=128, mpp="1,0")
+    bag = features_on(slide, path)
+    assert (bag.patch_size_level0, bag.patch_size, bag.mpp) == (256, 128, 1.0)
+    path = h5(tmp_path / "a.h5", tile_size=128)
+    with pytest.raises(MissingFeatureFactsError, match="lie 256 px apart"):
+        features_on(slide, path, trained=trained)

@@ -1,8 +1,6 @@
 """Encoders that are programs: none runs before the user said so, and no file says it for them."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from napari_2dmamba.features.encoder import load_encoder
 from napari_2dmamba.features.encoder_names import is_known, not_taken
 from napari_2dmamba.models import load_checkpoint
 from napari_2dmamba.pipeline import RunSettings, run
+from tests import warm
 from tests.features.networks import require_timm
 from tests.models.test_checkpoint import rewritten
 from tests.tiny import write_slide
@@ -207,11 +206,5 @@ def test_offline_asks_nobody(tmp_path: Path) -> None:
     require_timm()
     surroundings = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": ""}
     surroundings.pop("TRANSFORMERS_OFFLINE", None)
-    done = subprocess.run(
-        [sys.executable, "-c", OFFLINE],
-        env=surroundings,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = warm.python("-c", OFFLINE, env=surroundings)
     assert done.returncode == 0, done.stderr

@@ -21,7 +21,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first mutant")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=campaign.SECONDS, help="for one input")
+    parser.add_argument(
+        "--seconds", type=int, default=campaign.SECONDS, help="processor time of one input"
+    )
     parser.add_argument("--keep", type=Path, help="folder for mutants that are findings")
     parser.add_argument("--sentences", type=int, default=0, help="print the N most frequent")
     given = parser.parse_args()

@@ -20,8 +20,11 @@ from typing import Any
 
 from tests.fuzz.mutate import Seed, mutated
 
-SECONDS = 20.0
-"""Wall time of one input; good ones take well under a second."""
+SECONDS = 20
+"""Processor time of one input, which other work on the machine does not use up; good inputs take
+well under a second."""
+ASLEEP = 600.0
+"""Wall time after which an input that uses no processor time is given up: it waits for ever."""
 MEMORY = 3 * 2**30
 """Address space beyond what the parent holds; good inputs take a few hundred MB with threads."""
 
@@ -45,6 +48,7 @@ class Result:
     sentences: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
     slowest: float = 0.0
+    """Most processor time of a process, in seconds."""
     largest: int = 0
     """Most resident memory of a process, in bytes."""
 
@@ -67,7 +71,7 @@ def run(
     first: int = 0,
     jobs: int = 2,
     keep: Path | None = None,
-    seconds: float = SECONDS,
+    seconds: int = SECONDS,
 ) -> Result:
     """Run mutants ``first`` to ``first + count`` of a target; the same seed gives the same ones.
 
@@ -85,11 +89,11 @@ def run(
         while True:
             while len(running) < jobs and (number := next(numbers, None)) is not None:
                 folder = Path(scratch) / f"mutant-{number}"
-                pid, child = _start(target, name, number, seed, seeds, folder)
+                pid, child = _start(target, name, number, seed, seeds, folder, seconds)
                 running[pid] = child
             if not running:
                 break
-            _collect(running, result, keep, seconds)
+            _collect(running, result, keep)
     return result
 
 
@@ -117,7 +121,13 @@ def _seeds(target: Any, folder: Path) -> list[Seed]:
 
 
 def _start(
-    target: Any, name: str, number: int, seed: int, seeds: list[Seed], folder: Path
+    target: Any,
+    name: str,
+    number: int,
+    seed: int,
+    seeds: list[Seed],
+    folder: Path,
+    seconds: int,
 ) -> tuple[int, _Child]:
     chance = random.Random(f"{name}:{seed}:{number}")
     chosen = chance.choice(seeds)
@@ -133,18 +143,19 @@ def _start(
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        _child(target, mutant, folder, writing)
+        _child(target, mutant, folder, writing, seconds)
     os.close(writing)
     return pid, _Child(number, chosen, folder, mutant, reading, time.monotonic())
 
 
-def _child(target: Any, mutant: Path, folder: Path, answer: int) -> None:
+def _child(target: Any, mutant: Path, folder: Path, answer: int, seconds: int) -> None:
     """Drive one input and tell the parent; never returns."""
     try:
         held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     except OSError:
         held = 4 * 2**30
     resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))  # SIGXCPU, then SIGKILL
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**30, 2**30))
     silent = os.open(os.devnull, os.O_WRONLY)
@@ -170,12 +181,12 @@ def _child(target: Any, mutant: Path, folder: Path, answer: int) -> None:
     os._exit(0)
 
 
-def _collect(running: dict[int, _Child], result: Result, keep: Path | None, seconds: float) -> None:
-    """Wait for one child, or end those that run too long."""
+def _collect(running: dict[int, _Child], result: Result, keep: Path | None) -> None:
+    """Wait for one child, or end those that wait for ever."""
     pid, status, used = os.wait4(-1, os.WNOHANG)
     if pid == 0:
         for other, child in running.items():
-            if time.monotonic() - child.begun > seconds:
+            if time.monotonic() - child.begun > ASLEEP:
                 os.kill(other, signal.SIGKILL)
         time.sleep(0.002)
         return
@@ -184,12 +195,13 @@ def _collect(running: dict[int, _Child], result: Result, keep: Path | None, seco
         return
     with os.fdopen(child.answer, "rb") as pipe:
         said = pipe.read().decode("utf-8", "replace")
-    took = time.monotonic() - child.begun
-    result.slowest = max(result.slowest, took)
+    result.slowest = max(result.slowest, used.ru_utime + used.ru_stime)
     result.largest = max(result.largest, used.ru_maxrss * 1024)
     if os.WIFSIGNALED(status):
-        killed = signal.Signals(os.WTERMSIG(status)).name
-        said = f"finding {'took too long' if took > seconds else 'crashed'} ({killed})"
+        killed = signal.Signals(os.WTERMSIG(status))
+        asleep = killed == signal.SIGKILL and time.monotonic() - child.begun > ASLEEP
+        late = killed == signal.SIGXCPU or asleep
+        said = f"finding {'took too long' if late else 'crashed'} ({killed.name})"
     elif not said:
         said = f"finding ended without a word (status {os.WEXITSTATUS(status)})"
     if said == "opened":

@@ -14,6 +14,11 @@ _WORDS = (
     *(b"NaN", b"Infinity", b"-Infinity", b"1e999", b"1e-320", b"-1", b"0", b"9" * 20, b"null"),
     *(b"true", b"[]", b"{}", b'""', b"\xff\xfe", b"\x00", b"\x1b[31m", b"..", b""),
 )
+_VALUES = (
+    *(b"0", b"-1", b"1e-320", b"1e300", b"9" * 20, b"0.1", b"null", b"true", b"[]", b"{}", b'""'),
+    *(b"[[1]]", b'"1"', b'{"a": []}', b'"\\u0000"', b'"\\ud800"', b"1e999", b"NaN"),
+)
+_PUNCTUATION = frozenset(b"[]{}:,=;|"[n : n + 1] for n in range(9))
 _TOKEN = re.compile(rb'"[^"\n]{0,80}"|-?\d[\d.eE+-]*|true|false|null|[\[\]{}:,=;|]')
 
 
@@ -53,8 +58,13 @@ def _other_word(data: bytes, chance: random.Random) -> bytes:
     tokens = list(_TOKEN.finditer(data[:2_000_000]))
     if not tokens:
         return _other_bytes(data, chance, ())
-    token = chance.choice(tokens)
-    word = chance.choice((*_WORDS, chance.choice(tokens)[0]))
+    values = [token for token in tokens if token[0] not in _PUNCTUATION]
+    if values and chance.random() < 0.7:  # what stays JSON gets farther than a syntax error
+        token = chance.choice(values)
+        word = chance.choice((*_VALUES, chance.choice(values)[0]))
+    else:
+        token = chance.choice(tokens)
+        word = chance.choice((*_WORDS, chance.choice(tokens)[0]))
     return data[: token.start()] + word + data[token.end() :]
 
 

@@ -66,19 +66,34 @@ def test_every_architecture_is_tried_here() -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_learns_a_toy_task(name: str) -> None:
-    """A slide is positive when three of its 12 patches carry a shift in half of the features."""
+    """A slide is positive when three of its 8 patches carry a shift in half of the features.
+
+    It is learnt when 19 of 20 new slides are told; how soon is not what is tested here.
+    """
 
     def toy(seed: int) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int], torch.Tensor]:
-        features, cells, canvas = a_bag(12, seed)
+        features, cells, canvas = a_bag(8, seed)
         features = 0.3 * features
         if seed % 2:
-            features[torch.tensor([2 + seed % 3, 7, 10]), :4] += 2
+            features[torch.tensor([seed % 3, 4, 7]), :4] += 2
         return features, cells, canvas, torch.tensor([seed % 2])
 
     model = build(name).train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    two_branches = name in ("mambamil, bi", "mambamil, sr")  # slower learners
-    for step in range(240 if two_branches else 120):
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+
+    def told() -> int:
+        model.eval()
+        right = 0
+        with torch.inference_mode():
+            for seed in range(1000, 1020):
+                features, cells, canvas, label = toy(seed)
+                right += int(model(features, cells, canvas).logits.argmax() == label)
+        model.train()
+        return right
+
+    for step in range(200):
+        if step and step % 20 == 0 and told() >= 19:
+            return
         features, cells, canvas, label = toy(step)
         stages: dict[str, torch.Tensor] = {}
         output = model(features, cells, canvas, stages=stages)
@@ -87,13 +102,7 @@ def test_learns_a_toy_task(name: str) -> None:
         optimiser.zero_grad()
         (loss if extra is None else loss + 0.5 * extra).backward()
         optimiser.step()
-    model.eval()
-    right = 0
-    with torch.inference_mode():
-        for seed in range(1000, 1020):
-            features, cells, canvas, label = toy(seed)
-            right += int(model(features, cells, canvas).logits.argmax() == label)
-    assert right >= 18
+    pytest.fail(f"after 200 slides {told()} of 20 are told apart")
 
 
 @pytest.mark.parametrize("name", SMALL)

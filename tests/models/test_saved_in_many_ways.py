@@ -210,3 +210,24 @@ def test_the_cases_load_with_the_same_weights() -> None:
     assert loaded(folder / "abmil_module.safetensors").model.name == "abmil"
     for file in folder.glob("clam_pub_*.pt"):
         assert loaded(file).model.name == "clam"
+
+
+def test_weights_under_any_one_name_are_found(network: Mamba2DMIL, tmp_path: Path) -> None:
+    weights = network.state_dict()
+    optimiser = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1.0}]}
+    path = tmp_path / "c.pt"
+    torch.save({"checkpoint": {"best": {"epoch_9": weights}}, "optimizer": optimiser}, path)
+    assert same(loaded(path).model, network)
+
+
+def test_of_two_sets_of_weights_none_is_chosen_silently(
+    network: Mamba2DMIL, tmp_path: Path
+) -> None:
+    weights = network.state_dict()
+    other = {name: value + 1 for name, value in weights.items()}
+    path = tmp_path / "c.pt"
+    torch.save({"student": weights, "teacher": other}, path)
+    with pytest.raises(CheckpointError, match=r"several times, as 'teacher' and 'student'"):
+        loaded(path)
+    torch.save({"model": weights, "teacher": other}, path)
+    assert same(loaded(path).model, network)

@@ -1,12 +1,13 @@
 """A real window: pytest-xvfb starts Xvfb; QT_QPA_PLATFORM=offscreen draws no image layers."""
 
+import gc
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ["NAPARI_CONFIG"] = str(Path(tempfile.mkdtemp()) / "settings.yaml")
+os.environ["NAPARI_CONFIG"] = ""  # in memory: napari writes a file at every change
 
 import numpy as np
 import pytest
@@ -18,10 +19,13 @@ from qtpy.QtWidgets import QApplication
 
 import napari_2dmamba
 from napari_2dmamba.checkpoints.library import FOLDER_VARIABLE
-from napari_2dmamba.plugin import checkpoint_model
-from napari_2dmamba.plugin.jobs import wait_for_jobs
+from napari_2dmamba.plugin.parts import checkpoint_model
+from napari_2dmamba.plugin.parts.jobs import wait_for_jobs
 from napari_2dmamba.plugin.session import Session
 from napari_2dmamba.slide import Slide
+
+# our own files beside napari's settings: never the user's
+os.environ["NAPARI_CONFIG"] = str(Path(tempfile.mkdtemp()) / "settings.yaml")
 
 MANIFEST = Path(napari_2dmamba.__file__).parent / "napari.yaml"
 PINK, WHITE = (205, 120, 180), (255, 255, 255)
@@ -32,13 +36,19 @@ LONG = 180_000  # ms to wait at most; other processes may keep the machine busy
 
 
 @pytest.fixture(autouse=True, scope="session")
-def manifest() -> PluginManifest:
+def manifest() -> Iterator[PluginManifest]:
     """The plugin as napari knows it, also where the package is not installed."""
+    # napari's fixture looks for plugins at every viewer, and all their YAML takes most of a second
+    found = list(PluginManifest.discover())
     manager = PluginManager.instance()
-    manager.discover()
-    if "napari-2dmamba" not in manager:
-        manager.register(PluginManifest.from_file(MANIFEST))
-    return manager.get_manifest("napari-2dmamba")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PluginManifest, "discover", lambda paths=(): iter(found))
+        manager.discover()
+        if "napari-2dmamba" not in manager:
+            manager.register(PluginManifest.from_file(MANIFEST))
+        gc.collect()
+        gc.freeze()  # what is imported stays: napari's fixture collects garbage at every viewer
+        yield manager.get_manifest("napari-2dmamba")
 
 
 @pytest.fixture(autouse=True)

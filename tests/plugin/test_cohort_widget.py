@@ -120,8 +120,9 @@ def wait_for_patches(widget: CohortWidget, qtbot: Any) -> SlideStatus:
 
 
 def test_a_folder_with_a_broken_slide(
-    widget: CohortWidget, scans: Path, qtbot: Any, checkpoint: Path, tmp_path: Path
+    widget: CohortWidget, scans: Path, qtbot: Any, checkpoint: Path, tmp_path: Path, scheduler: str
 ) -> None:
+    widget.output_section.form.editor("dask").set(scheduler)
     assert not widget.footer.run.isEnabled()
     name_slides(widget, qtbot, scans)
     assert cells(widget, Column.SLIDE, Column.STATE) == [
@@ -222,10 +223,12 @@ def test_pause_resume_and_a_killed_worker(
     widget.footer.pause.click()
     assert cells(widget, Column.STATE) == [("paused",)]
     assert widget.footer.pause.text() == "Resume"
-    qtbot.wait(1500)  # the batch at hand, and the news of it
-    before = widget.table.rows[0].patches_done
+    before = -1
+    while widget.table.rows[0].patches_done != before:  # the batch at hand, and the news of it
+        before = widget.table.rows[0].patches_done
+        qtbot.wait(1000)
     ticks = len(blocks)
-    qtbot.wait(1500)
+    qtbot.wait(1000)
     assert widget.table.rows[0].patches_done == before < row.patches_total
     assert "paused" in widget.footer.detail.text()
     assert len(blocks) > ticks  # the window lives
@@ -286,7 +289,7 @@ def test_closing_the_dock_in_the_middle_stops_cleanly(
     finish(widget, qtbot)
     assert out is not None
     assert [row.state for row in read_cohort(out).rows] == ["stopped"]
-    worker.wait(30)  # nothing is left behind
+    worker.wait(120)  # nothing is left behind
     assert not list(out.glob(".at-work-*"))
 
 

@@ -8,6 +8,7 @@ from qtpy.QtWidgets import QComboBox
 from napari_2dmamba.features.encoder_catalog import CATALOG
 from napari_2dmamba.features.encoder_names import grouped_encoders
 from napari_2dmamba.plugin.parts.features_section import FeaturesSection
+from tests.plugin.conftest import LONG
 
 
 def made(qtbot: Any) -> tuple[FeaturesSection, QComboBox]:
@@ -41,7 +42,7 @@ def test_all_encoders_are_offered_under_headings(qtbot: Any) -> None:
 def test_below_the_choice_stands_what_it_takes(qtbot: Any) -> None:
     section, box = made(qtbot)
     assert section.about_encoder.isHidden()
-    with qtbot.waitSignal(section.changed):
+    with qtbot.waitSignal(section.changed, timeout=LONG):
         box.setCurrentIndex(box.findText("virchow2"))
         box.activated.emit(box.currentIndex())
     assert section.settings.encoder == "virchow2"

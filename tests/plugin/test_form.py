@@ -9,9 +9,10 @@ from napari_2dmamba.cohort.settings import CohortSettings
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.features import FeatureSettings
 from napari_2dmamba.models import ModelSettings
-from napari_2dmamba.plugin.form import Form
+from napari_2dmamba.plugin.parts.form import Form
 from napari_2dmamba.settings import setting
 from napari_2dmamba.slide import GridSettings, TissueSettings
+from tests.plugin.conftest import LONG
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def test_every_kind_of_value_goes_in_and_comes_out(qtbot: Any) -> None:
         count=7, share=0.75, mpp=0.2528, threshold=0.12, mode="b", flag=False,
         name="x", file=Path("/tmp/a.h5"),
     )  # fmt: skip
-    with qtbot.waitSignal(form.changed):
+    with qtbot.waitSignal(form.changed, timeout=LONG):
         form.set_settings(wanted)
     assert form.settings() == wanted
     form.set_settings(Everything())

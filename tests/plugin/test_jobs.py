@@ -7,7 +7,8 @@ import pytest
 
 from napari_2dmamba import last_net
 from napari_2dmamba.errors import Cancelled, SlideError
-from napari_2dmamba.plugin.jobs import Job, LatestJob
+from napari_2dmamba.plugin.parts.jobs import Job, LatestJob
+from tests.plugin.conftest import LONG
 
 
 def test_the_result_arrives_in_the_gui_thread(qtbot: Any) -> None:
@@ -20,7 +21,7 @@ def test_the_result_arrives_in_the_gui_thread(qtbot: Any) -> None:
     job = Job(task)
     got: list[Any] = []
     job.succeeded.connect(lambda value: got.append((value, threading.current_thread())))
-    with qtbot.waitSignal(job.finished):
+    with qtbot.waitSignal(job.finished, timeout=LONG):
         job.start()
     assert got == [(42, threading.main_thread())]
     assert threads["task"] is not threading.main_thread()
@@ -36,7 +37,7 @@ def test_progress_is_throttled_but_stages_and_ends_get_through(qtbot: Any) -> No
     job = Job(task)
     seen: list[tuple[int, int, str]] = []
     job.progressed.connect(lambda *report: seen.append(report))
-    with qtbot.waitSignal(job.finished):
+    with qtbot.waitSignal(job.finished, timeout=LONG):
         job.start()
     assert seen[0] == (0, 0, "stage one")
     assert seen[-1] == (1000, 1000, "1000 patches/s")
@@ -48,7 +49,7 @@ def test_an_error_becomes_its_sentence(qtbot: Any) -> None:
         raise SlideError("x.svs is damaged; copy it again")
 
     job = Job(task)
-    with qtbot.waitSignal(job.failed) as failed:
+    with qtbot.waitSignal(job.failed, timeout=LONG) as failed:
         job.start()
     assert failed.args == ["x.svs is damaged; copy it again"]
 
@@ -62,7 +63,7 @@ def test_an_unforeseen_error_is_a_sentence_with_a_log(
         raise KeyError("oops")
 
     job = Job(task)
-    with qtbot.waitSignal(job.failed) as failed:
+    with qtbot.waitSignal(job.failed, timeout=LONG) as failed:
         job.start()
     (sentence,) = failed.args
     (log,) = tmp_path.glob("error-*.log")
@@ -83,7 +84,7 @@ def test_cancelling(qtbot: Any) -> None:
     job.succeeded.connect(lambda _: ends.append("succeeded"))
     job.cancelled.connect(lambda: ends.append("cancelled"))
     job.start()
-    with qtbot.waitSignal(job.finished):
+    with qtbot.waitSignal(job.finished, timeout=LONG):
         job.cancel()
     assert ends == ["cancelled"]
 
@@ -96,7 +97,7 @@ def test_a_result_that_comes_after_cancelling_is_dropped(qtbot: Any) -> None:
     job.cancelled.connect(lambda: ends.append("cancelled"))
     job.start()
     job.cancel()
-    with qtbot.waitSignal(job.finished):
+    with qtbot.waitSignal(job.finished, timeout=LONG):
         go.set()
     assert ends == ["cancelled"]
 
@@ -114,10 +115,10 @@ def test_only_the_newest_request_is_delivered(qtbot: Any) -> None:
         return 1
 
     latest.request(slow)
-    qtbot.waitUntil(begun.is_set)
+    qtbot.waitUntil(begun.is_set, timeout=LONG)
     latest.request(lambda progress, stop: 2)
     latest.request(lambda progress, stop: 3)
-    qtbot.waitUntil(lambda: not latest.is_busy)
+    qtbot.waitUntil(lambda: not latest.is_busy, timeout=LONG)
     assert got == [3]
 
 

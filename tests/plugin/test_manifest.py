@@ -4,7 +4,7 @@ import pytest
 from napari._app_model.constants._menus import is_menu_contributable
 from npe2 import PluginManifest
 
-from napari_2dmamba.plugin.reader import SLIDE_PATTERNS
+from napari_2dmamba.plugin.npe2.reader import SLIDE_PATTERNS
 from napari_2dmamba.slide.tile_cache import DEFAULT_CACHE_MB
 from tests.plugin.conftest import MANIFEST
 
@@ -43,7 +43,7 @@ def test_widgets_and_readers_are_what_the_documentation_names(manifest: PluginMa
     names = [widget.display_name for widget in manifest.contributions.widgets]
     assert names == [
         "Run 2DMamba", "Inspect 2DMamba", "Regions", "Cohort 2DMamba", "Train 2DMamba",
-        "Compare 2DMamba", "Checkpoints", "Slide overview", "Slides",
+        "Compare 2DMamba", "Image networks", "Checkpoints", "Slide overview", "Slides",
     ]  # fmt: skip
     (reader,) = manifest.contributions.readers
     assert tuple(reader.filename_patterns) == SLIDE_PATTERNS

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QPoint, Qt
 
-from napari_2dmamba.plugin.magnification import MagnificationBar, objective, zoom_for
 from napari_2dmamba.plugin.overview import SlideOverview
+from napari_2dmamba.plugin.parts.magnification import MagnificationBar, objective, zoom_for
 from napari_2dmamba.plugin.session import Session
 from napari_2dmamba.slide import open_slide
-from tests.plugin.conftest import PINK, add_slide, process_events
+from tests.plugin.conftest import LONG, PINK, add_slide, process_events
 
 
 def test_the_convention_of_scanners() -> None:
@@ -52,7 +52,7 @@ def test_the_overview_shows_the_view_and_moves_it(
     with open_slide(slide_path) as slide:
         add_slide(viewer, slide)
         thumbnail = overview.thumbnail
-        qtbot.waitUntil(lambda: not thumbnail.picture_rect().isEmpty())
+        qtbot.waitUntil(lambda: not thumbnail.picture_rect().isEmpty(), timeout=LONG)
         camera = viewer.scene.camera
         camera.zoom = 2.0
         camera.center = (0.0, 384.0, 512.0)  # the middle of 1024 x 768 µm

@@ -15,7 +15,7 @@ from napari_2dmamba.models import CheckpointHeader, save_checkpoint
 from napari_2dmamba.models.aggregator import Aggregator
 from napari_2dmamba.models.checkpoint import build_model
 from napari_2dmamba.models.registry import architecture
-from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.sample import demo_checkpoint
@@ -263,7 +263,7 @@ def test_the_preview_follows_the_settings(
     section.show_patches.setChecked(True)
     section.show_tissue.setChecked(True)
     qtbot.waitUntil(lambda: "12</b>" in section.count.text(), timeout=LONG)
-    qtbot.waitUntil(lambda: "Patches" in viewer.layers)
+    qtbot.waitUntil(lambda: "Patches" in viewer.layers, timeout=LONG)
     assert (viewer.layers["Patches"].data > 0).sum() == 12
     section.grid_form.editor("patch_size").set(128)
     qtbot.waitUntil(lambda: "48</b> patches of 64 µm" in section.count.text(), timeout=LONG)
@@ -453,7 +453,8 @@ def test_every_export_and_a_saved_run(
     shown = widget.shown
     assert shown is not None
     files = {
-        "view": "view.png", "slide": "slide.png", "overlay": "o.ome.tif", "map": "m.ome.tif",
+        "view": "view.png", "png": "slide.png", "report": "c.html",
+        "overlay": "o.ome.tif", "map": "m.ome.tif",
         "geojson": "p.geojson", "csv": "s.csv", "parquet": "s.parquet", "record": "r.json",
     }  # fmt: skip
     for kind, name in files.items():

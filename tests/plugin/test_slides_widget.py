@@ -9,14 +9,16 @@ from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import QApplication, QMessageBox
 
-from napari_2dmamba.plugin import recent_slides as recent
-from napari_2dmamba.plugin.closing import what_would_be_lost
-from napari_2dmamba.plugin.dropped import Thing, intake_of, sort_paths
-from napari_2dmamba.plugin.region_layers import ensure_region_layer
+from napari_2dmamba.plugin.layers.region_layers import ensure_region_layer
+from napari_2dmamba.plugin.parts import recent_slides as recent
+from napari_2dmamba.plugin.parts.closing import what_would_be_lost
+from napari_2dmamba.plugin.parts.dropped import Thing, intake_of, sort_paths
 from napari_2dmamba.plugin.session import Session
 from napari_2dmamba.plugin.slides_widget import SlidesWidget
 from napari_2dmamba.plugin.slides_widget.widget import WHAT
+from napari_2dmamba.slide import open_slide
 from tests.plugin.conftest import LONG, process_events
+from tests.slide.served import serve
 
 
 @pytest.fixture(autouse=True)
@@ -54,10 +56,12 @@ def click(widget: SlidesWidget, name: str) -> None:
     process_events()
 
 
-def drop(viewer: Any, *paths: Path) -> bool:
-    """Drop files on the canvas as a file manager does."""
+def drop(viewer: Any, *paths: Path | str) -> bool:
+    """Drop files on the canvas as a file manager does, and links as a browser does."""
     data = QMimeData()
-    data.setUrls([QUrl.fromLocalFile(str(path)) for path in paths])
+    data.setUrls(
+        [QUrl(path) if isinstance(path, str) else QUrl.fromLocalFile(str(path)) for path in paths]
+    )
     how = Qt.DropAction.CopyAction, data, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
     canvas = viewer.window._qt_viewer.canvas.native
     dropping = QDropEvent(QPointF(5, 5), *how)
@@ -225,3 +229,27 @@ def test_what_is_dropped_is_opened_or_explained(
     wait_for_drop(qtbot, session)
     assert session.choices.feature_file == features
     assert session.choices.from_file
+
+
+def test_a_link_is_opened_from_its_server(
+    widget: SlidesWidget, two: list[Path], tmp_path: Path, qtbot: Any, monkeypatch: Any
+) -> None:
+    pytest.importorskip("requests", reason="the extra remote is not installed")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    session = widget.session
+    said: list[str] = []
+    session.events.said.connect(lambda sentence, kind: said.append(sentence))
+    with serve(tmp_path) as server:
+        assert drop(session.viewer, f"{server.address}/first.tif?X-Amz-Signature=SIGNED")
+        wait_for_drop(qtbot, session)
+        assert listed(widget) == ["first.tif"]
+        assert "SIGNED" not in session.viewer.title + repr(session.viewer.layers)
+        assert session.current is not None
+        with open_slide(two[0]) as same:
+            assert session.current.slide.fingerprint == same.fingerprint
+        assert drop(session.viewer, f"{server.address}/third.tif?X-Amz-Signature=SIGNED")
+        wait_for_drop(qtbot, session)
+        assert "third.tif" in said[-1]
+        assert "SIGNED" not in said[-1]
+        session.close(session.current)
+    assert "SIGNED" not in recent.recent_file().read_text()

@@ -11,8 +11,8 @@ from qtpy.QtCore import Qt
 
 from napari_2dmamba.export.run_library import new_run_folder
 from napari_2dmamba.pipeline import run
-from napari_2dmamba.plugin import docks
-from napari_2dmamba.plugin.checkpoint_model import shared_checkpoints
+from napari_2dmamba.plugin.parts import docks
+from napari_2dmamba.plugin.parts.checkpoint_model import shared_checkpoints
 from napari_2dmamba.plugin.training_widget import TrainingWidget
 from napari_2dmamba.plugin.training_widget.opening import Opened
 from napari_2dmamba.plugin.training_widget.progress import WithTimeLeft, in_words

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,6 +6,7 @@ from napari_2dmamba.errors import BackendError
 from napari_2dmamba.scan import cpu, selective_scan_2d, use_backend
 from napari_2dmamba.scan import operator as operator_module
 from napari_2dmamba.scan.definition import scan_2d
+from tests import warm
 from tests.scan.cases import draw, relative_error
 
 BACKENDS = ["definition"] + ([] if cpu.why_not() else ["cpu"])
@@ -145,5 +143,5 @@ with torch.inference_mode():
     y = selective_scan_2d(x, x, -torch.ones(8, 2), x[..., :2], x[..., :2])
 print(tuple(y.shape), "torch._dynamo" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "(1, 3, 4, 8) False"
+    done = warm.python("-c", code)
+    assert done.stdout.strip() == "(1, 3, 4, 8) False", done.stderr

@@ -1,6 +1,7 @@
 """Inputs that the program got wrong once, and their siblings: right values, or one sentence."""
 
 import contextlib
+import errno
 import os
 import struct
 import subprocess
@@ -246,3 +247,30 @@ def test_planar_configurations_that_do_not_exist(tmp_path: Path) -> None:
 def test_pale_tissue_is_in_and_tinted_glass_is_out(name: str, low: float, high: float) -> None:
     with open_slide(shared(f"cases/tissue/{name}_HE_4um.tif")) as slide:
         assert low < detect_tissue(slide).fraction < high
+
+
+@pytest.mark.parametrize("fourth", [0, 255])
+def test_a_fourth_channel_of_no_stated_meaning_is_no_transparency(
+    tmp_path: Path, fourth: int
+) -> None:
+    pixels = np.full((128, 128, 4), [180, 90, 140, fourth], np.uint8)
+    path = write_tiff(tmp_path / "x.tif", pixels, extrasamples=["unspecified"])
+    with open_slide(path) as slide:
+        assert slide.read_region(0, 0, 0, 1, 1).ravel().tolist() == [180, 90, 140]
+        assert "fourth channel" in slide.remarks[0]
+
+
+def test_a_full_folder_for_temporary_files_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    pixels = np.full((4900, 4600, 3), 200, np.uint8)
+    path = write_tiff(tmp_path / "one-strip.tif", pixels, tile=None, rowsperstrip=4900)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with (
+        pytest.raises(SlideError, match=r"temporary files cannot hold .*No space left.*TMPDIR"),
+        open_slide(path) as slide,
+    ):
+        slide.read_region(0, 0, 0, 8, 8)

@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +157,42 @@ def test_many_objects_and_long_outlines_are_read_and_drawn(tmp_path: Path) -> No
         left, top = (int(np.ceil(v / 9 - 0.5)) for v in (x, y))
         expected[top : top + 1, left : left + 1] = True
     np.testing.assert_array_equal(drawn, expected)
+
+
+def test_a_small_file_takes_little_memory(tmp_path: Path) -> None:
+    """One read of at most the largest file sets all of that aside first."""
+    path = written(tmp_path, SQUARE)
+    tracemalloc.start()
+    try:
+        read_regions(path)
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_half_characters_come_back_and_half_utf16_is_one_sentence(tmp_path: Path) -> None:
+    path = written(tmp_path, SQUARE, name="a\ud800b")
+    regions = read_regions(path)
+    write_regions(regions, tmp_path / "again.geojson")
+    assert next(iter(read_regions(tmp_path / "again.geojson"))).name == "a\ud800b"
+    wide = path.read_text().encode("utf-16")
+    path.write_bytes(wide)
+    assert len(read_regions(path)) == 1
+    path.write_bytes(wide[:-1])
+    with pytest.raises(GridError, match=r"r\.geojson is damaged"):
+        read_regions(path)
+
+
+def test_a_ring_of_very_many_corners_is_read_and_drawn(tmp_path: Path) -> None:
+    """A million took more than 40 s; no time is asserted, the suite's limit would tell."""
+    angle = np.linspace(0, 2 * np.pi, 300_000, endpoint=False)
+    radius = np.where(np.arange(300_000) % 2, 3000.0, 4000.0)
+    ring = np.stack([np.cos(angle), np.sin(angle)], 1) * radius[:, None] + 4500
+    rows = ",".join(map("[{:.1f},{:.1f}]".format, *ring.T))
+    path = tmp_path / "r.geojson"
+    path.write_text(f'{{"type": "Polygon", "coordinates": [[{rows}]]}}')
+    mask = read_regions(path).rasterize((90, 90), (9000, 9000))
+    y, x = np.mgrid[:90, :90] * 100 + 50 - 4500
+    distance = np.hypot(x, y)
+    assert mask[distance < 2950].all()
+    assert not mask[distance > 4050].any()

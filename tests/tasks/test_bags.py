@@ -80,3 +80,20 @@ def test_features_are_compared_and_counted(tmp_path: Path) -> None:
     nothing = replace(table, slides=(LabelledSlide("x", "x", "a"),))
     with pytest.raises(TaskError, match="no features file"):
         check_features(nothing)
+
+
+def test_one_slide_under_two_names_is_found(tmp_path: Path) -> None:
+    table = cohort(tmp_path)
+    first = table.slides[0]
+    assert first.features is not None
+    (tmp_path / "copy.h5").write_bytes(first.features.read_bytes())
+    copy = replace(first, name="copy", features=tmp_path / "copy.h5")
+
+    def found(slide: LabelledSlide) -> dict[str, bool]:
+        _, problems = check_features(replace(table, slides=(*table.slides, slide)))
+        return {problem.what: problem.stops for problem in problems}
+
+    assert found(copy) == {"same content": False}
+    assert found(replace(copy, patient="other")) == {"same content": True}
+    assert found(replace(copy, label="b")) == {"same content": True}
+    assert found(replace(copy, features=first.features)) == {"same content": False}

@@ -31,7 +31,7 @@ def cohort(patients: int = 40, per_patient: int = 2, rare: int = 4) -> Table:
     return Table("classification", ("rare", "usual"), tuple(slides))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 @given(
     st.integers(12, 40), st.integers(1, 3), st.integers(2, 4), st.integers(0, 9),
     st.sampled_from(["kfold", "held-out", "all"]),

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_2dmamba.errors import TaskError
-from napari_2dmamba.tasks import Table, TableSettings, read_table
+from napari_2dmamba.tasks import SplitSettings, Table, TableSettings, make_split, read_table
 from napari_2dmamba.tasks.table import slide_name
 
 
@@ -153,3 +153,71 @@ def test_any_text_is_a_table_or_a_sentence(tmp_path_factory, text: str) -> None:
         assert len(str(error)) > 20  # noqa: PT017
     else:
         assert len({slide.name for slide in found.slides}) == len(found)
+
+
+@pytest.mark.parametrize("other", ["P1", " p1", "p 1", "p1 "])
+def test_a_patient_written_in_two_ways_stays_on_one_side(tmp_path: Path, other: str) -> None:
+    lines = [f"s{n},{'p1' if n % 2 else other},{n % 3 % 2}" for n in range(6)]
+    lines += [f"t{n},q{n},{n % 2}" for n in range(8)]
+    found = table(tmp_path, "slide,patient,label\n" + "\n".join(lines) + "\n")
+    assert len(found.patients) == 9
+    if other.strip() != "p1":
+        assert problems(found)["spelling"] == 1
+    for fold in make_split(found, SplitSettings(folds=3)).folds:
+        parts = [{name[0] for name in part if name[0] == "s"} for part in (fold.train, fold.test)]
+        assert parts.count({"s"}) <= 1
+
+
+def test_patients_as_spreadsheets_write_numbers(tmp_path: Path) -> None:
+    found = table(tmp_path, "slide,patient,label\na,12,x\nb,12.0,x\nc,013,y\nd,nan,y\n")
+    assert len(found.patients) == 3
+    assert problems(found)["patient"] == 1  # nan is nobody's name
+
+
+@pytest.mark.parametrize(("one", "two"), [("Tumor", "tumor"), ("IDC ", "I DC"), ("1", "01")])
+def test_labels_that_differ_in_spelling_only_stop(tmp_path: Path, one: str, two: str) -> None:
+    found = table(tmp_path, f"slide,label\na,{one}\nb,{two}\nc,other\nd,other\n")
+    with pytest.raises(TaskError, match="differ in case, spaces or zeros"):
+        found.require_usable()
+
+
+@pytest.mark.parametrize(
+    ("yes", "no"),
+    [("dead", "alive"), ("1:DECEASED", "0:LIVING"), ("Deceased", "Living"), ("1.0", "0.0")],
+)
+def test_events_in_words(tmp_path: Path, yes: str, no: str) -> None:
+    found = table(tmp_path, f"slide,time,event\na,1,{yes}\nb,2,{no}\n")
+    assert [slide.event for slide in found.slides] == [True, False]
+
+
+def test_words_in_a_column_of_censoring_are_not_guessed(tmp_path: Path) -> None:
+    head = "case_id,slide_id,survival_months,censorship\n"
+    with pytest.raises(TaskError, match="row 2: whether the event was seen is 'dead'"):
+        table(tmp_path, f"{head}A,a,1,dead\n")
+
+
+@pytest.mark.parametrize("time", ["-1", "inf", "1,5", "-0.001"])
+def test_times_that_are_none(tmp_path: Path, time: str) -> None:
+    with pytest.raises(TaskError, match="must be a number from 0 on"):
+        table(tmp_path, f"slide;time;event\na;{time};1\n")
+
+
+def test_a_time_that_is_absent_leaves_the_slide_out_by_name(tmp_path: Path) -> None:
+    found = table(tmp_path, "slide,time,event\na,NaN,1\nb,2,1\nc,,0\nd,3,0\n")
+    assert problems(found)["label"] == 2
+
+
+@pytest.mark.parametrize("fold", ["1.5", "inf", "-1", "one"])
+def test_folds_are_whole_numbers(tmp_path: Path, fold: str) -> None:
+    with pytest.raises(TaskError, match=f"the fold is '{fold}'"):
+        table(tmp_path, f"slide,label,fold\na,x,0\nb,y,{fold}\n")
+
+
+def test_a_slide_in_two_folds_is_refused_and_a_second_split_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="twice with different answers"):
+        table(tmp_path, "slide,label,fold\na,x,0\na,x,1\nb,y,1\n")
+    found = table(tmp_path, "slide,label,fold,split\na,x,0,train\nb,y,1,test\nc,x,2,train\n")
+    assert problems(found)["two splits"] == 3
+    half = table(tmp_path, "slide,patient,label,fold\na,p,x,0\nb,q,y,\nc,r,x,1\nd,s,y,1\n")
+    with pytest.raises(TaskError, match="1 slides have no fold"):
+        make_split(half, SplitSettings())

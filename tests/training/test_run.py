@@ -21,7 +21,9 @@ TINY = {"hidden": 8, "attention_hidden": 4}
 FIT = FitSettings(
     epochs=6, learning_rate=2e-2, accumulate=2, patience=0, device="cpu", schedule="constant"
 )
-SCORING = EvaluationSettings(resamples=50)
+SCORING = EvaluationSettings(resamples=20)
+UNCERTAIN = EvaluationSettings(resamples=0)
+"""Without intervals, for tests that look at none."""
 
 
 def cohort(folder: Path, patients: int = 12, *, survival: bool = False, seed: int = 0) -> Path:
@@ -54,7 +56,7 @@ def test_the_whole_way_from_the_command_line(tmp_path: Path, capsys) -> None:
     command = [
         "train", str(table), "--out", str(out), "--split-file", str(tmp_path / "s.csv"),
         "--architecture", "abmil", "--epochs", "6", "--learning-rate", "0.02", "--accumulate", "2",
-        "--device", "cpu", "--resamples", "50", "--class-name", "y=ill", "--intended-use", "None.",
+        "--device", "cpu", "--resamples", "20", "--class-name", "y=ill", "--intended-use", "None.",
         "--model-option", "hidden=8", "--model-option", "attention_hidden=4",
     ]  # fmt: skip
     assert main(command) == 0
@@ -85,7 +87,7 @@ def test_the_whole_way_from_the_command_line(tmp_path: Path, capsys) -> None:
     again = tmp_path / "again"
     checkpoint = str(out / "fold-1" / "model.safetensors")
     assert main(["evaluate", checkpoint, str(table), "--out", str(again), "--device", "cpu",
-                 "--resamples", "50"]) == 0  # fmt: skip
+                 "--resamples", "20"]) == 0  # fmt: skip
     told = capsys.readouterr().out
     assert "were left out" in told
     found = json.loads((again / "scores.json").read_text())["scores"]
@@ -97,7 +99,7 @@ def test_the_whole_way_from_the_command_line(tmp_path: Path, capsys) -> None:
     report = tmp_path / "r.html"
     baseline = out / "baselines" / "tissue-area" / "predictions.csv"
     assert main(["report", str(out), "--out", str(report), "--against", str(baseline),
-                 "--resamples", "50"]) == 0  # fmt: skip
+                 "--resamples", "20"]) == 0  # fmt: skip
     assert "permutations" in capsys.readouterr().out
 
     # Finished work is kept; another training in the same folder is refused.
@@ -111,7 +113,7 @@ def test_the_whole_way_from_the_command_line(tmp_path: Path, capsys) -> None:
 @pytest.mark.parametrize("loss", ["nll", "cox"])
 def test_survival_to_the_report(tmp_path: Path, loss: str) -> None:
     table = read_table(cohort(tmp_path, 20, survival=True))
-    use = Preset(dataclasses.replace(FIT, survival_loss=loss, time_bins=3, accumulate=8))
+    use = Preset(dataclasses.replace(FIT, epochs=3, survival_loss=loss, time_bins=3, accumulate=8))
     split = make_split(table, SplitSettings(folds=2))
     run = train(
         table, split, out=tmp_path / "out", architecture="abmil", use=use, config=TINY,
@@ -142,7 +144,7 @@ def test_published_survival_has_eight_outputs_of_which_the_bins_use_the_first(
     split = make_split(table, SplitSettings(method="held-out"))
     run = train(
         table, split, out=tmp_path / "out", use=use, config={"d_model": 8, "d_state": 2},
-        final=False, scoring=SCORING,
+        final=False, scoring=UNCERTAIN,
     )  # fmt: skip
     header = read_header(run.checkpoints[0])
     assert len(header.class_names) == 8
@@ -152,20 +154,21 @@ def test_published_survival_has_eight_outputs_of_which_the_bins_use_the_first(
 
 
 def test_a_cancelled_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    table = read_table(cohort(tmp_path))
+    table = read_table(cohort(tmp_path, 8))
     split = make_split(table, SplitSettings(folds=2))
 
     def run(out: Path, stop_after: int | None):
         seen: list[str] = []
         return train(
-            table, split, out=out, architecture="abmil", use=Preset(FIT), config=TINY,
-            final=False, scoring=SCORING, on_epoch=lambda model, epoch: seen.append(model),
+            table, split, out=out, architecture="abmil",
+            use=Preset(dataclasses.replace(FIT, epochs=3)), config=TINY,
+            final=False, scoring=UNCERTAIN, on_epoch=lambda model, epoch: seen.append(model),
             should_stop=lambda: stop_after is not None and len(seen) >= stop_after,
         )  # fmt: skip
 
     whole = run(tmp_path / "whole", None)
     with pytest.raises(Cancelled):
-        run(tmp_path / "cut", 8)  # in the second fold
+        run(tmp_path / "cut", 4)  # in the second fold
     rest = run(tmp_path / "cut", None)
     for one, two in zip(whole.checkpoints, rest.checkpoints, strict=True):
         a, b = (load_checkpoint(path).model.state_dict() for path in (one, two))
@@ -192,7 +195,7 @@ def test_leaks_and_other_features_stop_before_anything_is_trained(tmp_path: Path
 
 def test_a_test_label_never_reaches_the_model(tmp_path: Path) -> None:
     """Turning the labels of the test part round changes no weight."""
-    path = cohort(tmp_path)
+    path = cohort(tmp_path, 8)
     table = read_table(path)
     split = make_split(table, SplitSettings(method="held-out"))
     tested = set(split.folds[0].test)
@@ -203,19 +206,20 @@ def test_a_test_label_never_reaches_the_model(tmp_path: Path) -> None:
     models = []
     for number, one in enumerate((table, dataclasses.replace(table, slides=turned))):
         run = train(
-            one, split, out=tmp_path / str(number), architecture="abmil", use=Preset(FIT),
-            config=TINY, final=False, scoring=SCORING,
+            one, split, out=tmp_path / str(number), architecture="abmil",
+            use=Preset(dataclasses.replace(FIT, epochs=2)),
+            config=TINY, final=False, scoring=UNCERTAIN,
         )  # fmt: skip
         models.append(load_checkpoint(run.checkpoints[0]).model.state_dict())
     assert all((models[0][name] == models[1][name]).all() for name in models[0])
 
 
 def test_a_table_of_another_question_is_not_evaluated(tmp_path: Path) -> None:
-    table = read_table(cohort(tmp_path / "a"))
+    table = read_table(cohort(tmp_path / "a", 8))
     run = train(
         table, make_split(table, SplitSettings(method="held-out")), out=tmp_path / "out",
         architecture="abmil", use=Preset(dataclasses.replace(FIT, epochs=1)), config=TINY,
-        final=False, scoring=SCORING,
+        final=False, scoring=UNCERTAIN,
     )  # fmt: skip
     renamed = tuple(dataclasses.replace(s, label="x" + str(s.label)) for s in table.slides)
     other = dataclasses.replace(table, classes=("xn", "xy"), slides=renamed)

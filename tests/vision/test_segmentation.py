@@ -1,6 +1,7 @@
 """Segmenters: the head against mmsegmentation's numbers, windows against the whole, training."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from napari_2dmamba.vision.backbone import VisionMamba
 from napari_2dmamba.vision.mask_folder import MaskFolder
 from napari_2dmamba.vision.region import ArrayPicture
 from napari_2dmamba.vision.segment_evaluation import iou
-from napari_2dmamba.vision.segmentation import WindowSettings, normaliser, segment
+from napari_2dmamba.vision.segment_settings import SegmentTraining, WindowSettings
+from napari_2dmamba.vision.segment_training import fit_segmenter
+from napari_2dmamba.vision.segmentation import normaliser, segment
 from napari_2dmamba.vision.segmenter_file import TrainedSegmenter
 from napari_2dmamba.vision.upernet import Segmenter, load_segmenter
 
@@ -264,3 +267,42 @@ def test_intersection_over_union() -> None:
     assert found["pixel_accuracy"] == 9 / 12
     with pytest.raises(FeatureError, match="no pixel"):
         iou(np.zeros((2, 2), np.int64), ("a", "b"))
+
+
+def test_a_killed_training_ends_with_the_same_numbers(tmp_path: Path) -> None:
+    images, masks, _ = pair_folders(tmp_path)
+    pairs = MaskFolder(images, masks, 2)
+    settings = SegmentTraining(
+        depths="1,1", dims=8, channels=8, crop=32, steps=7, batch_size=2, learning_rate=0.01
+    )
+    inks = ((0, 0, 255), (255, 0, 0))
+    whole = fit_segmenter(pairs, ("blue", "red"), tmp_path / "whole.safetensors", settings)
+    out = tmp_path / "parts.safetensors"
+    state = out.with_suffix(".training-state.pt")
+
+    def die(done: int, total: int, message: str) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    def again(settings: SegmentTraining, **more) -> TrainedSegmenter:
+        return fit_segmenter(pairs, ("blue", "red"), out, settings, colours=inks, **more)
+
+    with pytest.raises(KeyboardInterrupt):
+        again(settings, save_every=2, on_progress=die)
+    assert not out.exists()
+    with pytest.raises(CheckpointError, match="other settings"):
+        again(replace(settings, steps=8))
+    with pytest.raises(Cancelled, match="after 4 steps"):
+        again(settings, should_stop=lambda: True)
+    done = []
+    found = again(settings, on_progress=lambda step, *_: done.append(step))
+    assert done == [5, 6, 7]
+    assert not state.exists()
+    wanted = whole.network.state_dict()
+    assert all(torch.equal(wanted[k], v) for k, v in found.network.state_dict().items())
+    assert out.with_suffix(".csv").read_text() == (tmp_path / "whole.csv").read_text()
+    opened = TrainedSegmenter.load(out)
+    assert (opened.classes, opened.colours) == (("blue", "red"), inks)
+    state.write_bytes(b"no state")
+    with pytest.raises(CheckpointError, match="damaged"):
+        again(settings)

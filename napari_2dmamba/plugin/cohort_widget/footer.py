@@ -1,9 +1,10 @@
 """The foot of the cohort widget: what to do, and how far all of it is."""
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from napari_2dmamba.plugin.parts.message import Message
+from napari_2dmamba.plugin.parts.progress_bar import ProgressBar
 from napari_2dmamba.plugin.parts.progress_footer import RUN_LOOK
 
 _STEPS = 1000
@@ -26,7 +27,7 @@ class CohortFooter(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.message = Message()
-        self.bar = QProgressBar()
+        self.bar = ProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setMaximumHeight(10)
         self.detail = QLabel()

@@ -16,10 +16,10 @@ from qtpy.QtWidgets import (
 )
 
 from napari_2dmamba.cohort import CohortSlide, SlideStatus, find_slides
-from napari_2dmamba.plugin.jobs import LatestJob
+from napari_2dmamba.plugin.npe2.reader import SLIDE_PATTERNS
+from napari_2dmamba.plugin.parts.jobs import LatestJob
 from napari_2dmamba.plugin.parts.message import Message
-from napari_2dmamba.plugin.reader import SLIDE_PATTERNS
-from napari_2dmamba.plugin.section import Section
+from napari_2dmamba.plugin.parts.section import Section
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 _HINT = "Drop folders, slides or a .csv list here, or choose them:"
@@ -54,7 +54,7 @@ class SlidesSection(Section):
         for text, tip, do in (
             ("Folder…", "All slides in a folder and below it", self._browse_folder),
             ("Files…", "Slides one by one", self._browse_files),
-            ("List…", "A .csv file: slide, and where wanted label and mpp", self._browse_list),
+            ("List…", "A .csv file: slide; label, mpp, regions if wanted", self._browse_list),
             ("Remove", "Take what is chosen above out again; all of it if nothing is",
              self.remove_chosen),
         ):  # fmt: skip
@@ -116,7 +116,14 @@ class SlidesSection(Section):
         self.inputs.clear()
         self.message.clear()
         self._slides = [
-            CohortSlide(Path(row.slide), row.label, row.mpp, dict(row.notes)) for row in rows
+            CohortSlide(
+                Path(row.slide),
+                row.label,
+                row.mpp,
+                dict(row.notes),
+                Path(row.regions) if row.regions else None,
+            )
+            for row in rows
         ]
         self._say(f"<b>{len(rows)}</b> slides of the cohort {folder.name}")
         self.set_summary(f"{len(rows)} slides of {folder.name}")

@@ -25,7 +25,6 @@ from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.export.run_folder import RECORD_FILE
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import RunSettings
-from napari_2dmamba.plugin import docks
 from napari_2dmamba.plugin.cohort_widget.following import Following
 from napari_2dmamba.plugin.cohort_widget.footer import CohortFooter
 from napari_2dmamba.plugin.cohort_widget.log_window import show_log
@@ -34,15 +33,16 @@ from napari_2dmamba.plugin.cohort_widget.slides_section import SlidesSection
 from napari_2dmamba.plugin.cohort_widget.table_model import CohortTable
 from napari_2dmamba.plugin.cohort_widget.table_view import TableView
 from napari_2dmamba.plugin.cohort_widget.work_sections import OutputSection, PatchesSection
-from napari_2dmamba.plugin.docked import DockedWidget
-from napari_2dmamba.plugin.jobs import Job, LatestJob
+from napari_2dmamba.plugin.parts import docks
+from napari_2dmamba.plugin.parts.docked import DockedWidget
 from napari_2dmamba.plugin.parts.features_section import FeaturesSection
+from napari_2dmamba.plugin.parts.jobs import Job, LatestJob
 from napari_2dmamba.plugin.parts.model_section import ModelSection
-from napari_2dmamba.plugin.preferences import runs_folder
-from napari_2dmamba.plugin.section import scrolling_column
+from napari_2dmamba.plugin.parts.section import scrolling_column
+from napari_2dmamba.plugin.parts.trust_question import may_run
 from napari_2dmamba.plugin.session import Session
-from napari_2dmamba.plugin.shown_run import ShownRun, open_shown_run
-from napari_2dmamba.plugin.trust_question import may_run
+from napari_2dmamba.plugin.session.preferences import runs_folder
+from napari_2dmamba.plugin.session.shown_run import ShownRun, open_shown_run
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 if TYPE_CHECKING:
@@ -280,6 +280,7 @@ class CohortWidget(DockedWidget):
         self._last_with_model = made.checkpoint is not None
         settings, features = made.settings, self.features_section
         self.patches_section.set_settings(settings)
+        self.patches_section.regions.set(made.regions)
         # Where it ran is no matter of the result, and may have been another machine
         model, device = self.model_section, self.model_section.settings.device
         model.form.set_settings(dataclasses.replace(settings.model, device=device))
@@ -367,6 +368,7 @@ class CohortWidget(DockedWidget):
         out, features = self.output_section.folder, self.features_section.feature_file
         checkpoint, given = self.model_section.path, self.model_section.checkpoint_settings
         settings, how = self._run_settings(), self.output_section.settings
+        regions = self.patches_section.regions.get()
         try:
             if features is None and not may_run(self, settings.features.encoder):
                 return
@@ -379,7 +381,7 @@ class CohortWidget(DockedWidget):
         def task(progress: ProgressCallback, stop: StopCallback) -> CohortSummary:
             common: dict[str, Any] = {
                 "out": out, "cohort": how, "on_status": following.put, "should_stop": stop,
-                "should_pause": following.paused.is_set,
+                "should_pause": following.paused.is_set, "regions": regions,
             }  # fmt: skip
             if not with_model:
                 return extract_cohort(slides, settings, **common)
@@ -502,7 +504,13 @@ def is_cohort(folder: Path) -> bool:
 
 def _waiting(slides: Sequence[CohortSlide]) -> list[SlideStatus]:
     return [
-        SlideStatus(str(one.path), label=one.label, notes=dict(one.notes), mpp=one.mpp)
+        SlideStatus(
+            str(one.path),
+            label=one.label,
+            notes=dict(one.notes),
+            mpp=one.mpp,
+            regions="" if one.regions is None else str(one.regions),
+        )
         for one in slides
     ]
 

@@ -9,9 +9,9 @@ from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton
 
 from napari_2dmamba.cohort import CohortSettings
 from napari_2dmamba.pipeline import RunSettings
-from napari_2dmamba.plugin.form import Form, PathEditor
+from napari_2dmamba.plugin.parts.form import Form, PathEditor
 from napari_2dmamba.plugin.parts.message import Message
-from napari_2dmamba.plugin.section import Fold, Section
+from napari_2dmamba.plugin.parts.section import Fold, Section
 from napari_2dmamba.slide import GridSettings, TissueSettings
 
 
@@ -29,6 +29,15 @@ class PatchesSection(Section):
         self.body.addWidget(self.grid_form)
         self.body.addWidget(self.pixels_form)
         self.body.addWidget(Fold("Tissue", self.tissue_form))
+        self.regions = PathEditor("Regions of the slides", folder=True)
+        within = QLabel("Only within regions: a folder with one GeoJSON file per slide")
+        within.setWordWrap(True)
+        within.setToolTip(
+            "Called like the slide, x.geojson for x.svs. A single file holds for all slides, and "
+            "the column regions of a .csv list names a file for one"
+        )
+        self.body.addWidget(within)
+        self.body.addWidget(self.regions)
         self.grid_form.changed.connect(self._follow)
         self._follow()
 

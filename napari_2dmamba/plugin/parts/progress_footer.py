@@ -1,9 +1,10 @@
 """The foot of the widget: Run, Pause, Cancel, and how far it is."""
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from napari_2dmamba.plugin.parts.message import Message
+from napari_2dmamba.plugin.parts.progress_bar import ProgressBar
 
 RUN_LOOK = """
 QPushButton { background: #2f6fb7; color: white; font-weight: bold; padding: 7px;
@@ -35,7 +36,7 @@ class ProgressFooter(QWidget):
         self._title = title
         self._progress = ""
         self.message = Message()
-        self.bar = QProgressBar()
+        self.bar = ProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setMaximumHeight(10)
         self.detail = QLabel()

@@ -3,7 +3,7 @@
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
-from napari_2dmamba.plugin.form import PlainSpinBox
+from napari_2dmamba.plugin.parts.form import PlainSpinBox
 from napari_2dmamba.plugin.session import SlideState
 
 _WHAT_CHANGES = (
@@ -84,17 +84,20 @@ class MppRow(QWidget):
         if slide is None:
             return
         mpp, source = slide.slide.mpp, slide.slide.mpp_source
-        self.about.setText(
-            f"µm per pixel unknown: {source}"
-            if mpp is None
-            else f"<b>{mpp:.4g}</b> µm per pixel, {source}"
+        ground = slide.slide.georeference is not None
+        size = (
+            "" if mpp is None else f"{mpp:.4g}</b> µm" if not ground else f"{mpp / 1e6:.4g}</b> m"
         )
+        said = (
+            f"µm per pixel unknown: {source}" if mpp is None else f"<b>{size} per pixel, {source}"
+        )
+        self.about.setText("<br>".join([said, *slide.slide.remarks] if ground else [said]))
         self.take_back.setVisible(source == _BY_USER)
         self.use_pixels.setVisible(mpp is None)
         self.use_pixels.blockSignals(True)
         self.use_pixels.setChecked(slide.choices.in_pixels)
         self.use_pixels.blockSignals(False)
-        self.change.setVisible(mpp is not None)
+        self.change.setVisible(mpp is not None and not ground)
         self.change.setChecked(mpp is None)
 
     def _open(self, is_open: bool) -> None:

@@ -8,10 +8,10 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFormLayout, QLabel, QListWidget, QListWidgetItem, QPushButton
 
 from napari_2dmamba.evaluation.settings import EvaluationSettings
-from napari_2dmamba.plugin.form import ChoiceEditor, FlagEditor, Form, PathEditor, TextEditor
+from napari_2dmamba.plugin.parts.form import ChoiceEditor, FlagEditor, Form, PathEditor, TextEditor
 from napari_2dmamba.plugin.parts.message import Message
-from napari_2dmamba.plugin.preferences import preference
-from napari_2dmamba.plugin.section import Fold, Section
+from napari_2dmamba.plugin.parts.section import Fold, Section
+from napari_2dmamba.plugin.session.preferences import preference
 from napari_2dmamba.plugin.training_widget.plan import Checked
 from napari_2dmamba.plugin.training_widget.slides_view import problem_icon
 from napari_2dmamba.tasks.settings import SplitSettings, TableSettings

@@ -9,15 +9,15 @@ from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import QPushButton, QSplitter, QTabWidget, QVBoxLayout, QWidget
 
 from napari_2dmamba.errors import UserError
-from napari_2dmamba.plugin import docks
-from napari_2dmamba.plugin.checkpoint_model import shared_checkpoints
-from napari_2dmamba.plugin.docked import DockedWidget
-from napari_2dmamba.plugin.jobs import LatestJob
-from napari_2dmamba.plugin.one_job import OneJob
+from napari_2dmamba.plugin.parts import docks
+from napari_2dmamba.plugin.parts.checkpoint_model import shared_checkpoints
+from napari_2dmamba.plugin.parts.docked import DockedWidget
+from napari_2dmamba.plugin.parts.jobs import LatestJob
+from napari_2dmamba.plugin.parts.one_job import OneJob
 from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
-from napari_2dmamba.plugin.preferences import runs_folder
-from napari_2dmamba.plugin.section import scrolling_column
+from napari_2dmamba.plugin.parts.section import scrolling_column
 from napari_2dmamba.plugin.session import ChosenCheckpoint, Session
+from napari_2dmamba.plugin.session.preferences import runs_folder
 from napari_2dmamba.plugin.training_widget.curves import Curves
 from napari_2dmamba.plugin.training_widget.opening import Opened, open_tested
 from napari_2dmamba.plugin.training_widget.plan import Checked, Question, Recipe, check, train_as
