@@ -64,18 +64,13 @@ def _view(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     return view(slides or [saved.find_slide()], run_folder=saved.folder)
 
 
-def _told_apart(named: list[Path | str], run: Path | None) -> tuple[list[Path | str], list[Path]]:
+def _told_apart(named: list[Path], run: Path | None) -> tuple[list[Path], list[Path]]:
     """Return slides and saved runs; a run is named by its folder or by the ``run.json`` in it."""
     from napari_2dmamba.export.run_folder import RECORD_FILE
 
-    slides: list[Path | str] = []
-    runs = [] if run is None else [run]
-    for one in named:
-        if isinstance(one, Path) and (one.name == RECORD_FILE or (one / RECORD_FILE).is_file()):
-            runs.append(one)
-        else:
-            slides.append(one)
-    return slides, runs
+    runs = [one for one in named if one.name == RECORD_FILE or (one / RECORD_FILE).is_file()]
+    slides = [one for one in named if one not in runs]
+    return slides, runs if run is None else [run, *runs]
 
 
 def _demo(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

@@ -18,7 +18,7 @@ def main() -> None:
     from qtpy import API_NAME
     from qtpy.QtWidgets import QApplication
 
-    from napari_2dmamba.plugin.app import make_viewer
+    from napari_2dmamba.plugin.window.app import make_viewer
 
     application = make_viewer([sample / "synthetic-he.tif"])
     print(f"window: {time.monotonic() - begin:.1f} s after the start, with {API_NAME}")
