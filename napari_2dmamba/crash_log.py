@@ -53,7 +53,8 @@ def sentence_for_last_crash() -> str:
     window can both tell.
     """
     logs = []
-    with contextlib.suppress(OSError, RuntimeError):  # a log nobody can read is no reason to fail
+    # what nobody can read, or somebody else put there, is no reason to fail
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
         for path in sorted(log_folder().glob("crash-*.txt")):
             if psutil.pid_exists(int(path.stem.rpartition("-")[2])):
                 continue
