@@ -267,6 +267,10 @@ class CohortWidget(DockedWidget):
                 "warning",
             )
             return
+        self.footer.message.say(
+            "Model, features, patches and regions are set as this cohort was made with, so that "
+            "Run goes on from there"
+        )
         if made.checkpoint is not None:
             path = Path(made.checkpoint)
             if not path.is_file():
