@@ -54,9 +54,9 @@ def measure(path: Path) -> None:
 
     from napari_2dmamba.explain.display import DisplaySettings, colour_table
     from napari_2dmamba.explain.grid_map import scatter
-    from napari_2dmamba.plugin.app import suit_slides
-    from napari_2dmamba.plugin.map_layers import show_map
-    from napari_2dmamba.plugin.slide_layer import add_slide
+    from napari_2dmamba.plugin.layers.map_layers import show_map
+    from napari_2dmamba.plugin.layers.slide_layer import add_slide
+    from napari_2dmamba.plugin.window.app import suit_slides
     from napari_2dmamba.slide import open_slide
 
     suit_slides()

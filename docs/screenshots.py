@@ -31,10 +31,10 @@ from shapely import MultiPoint  # noqa: E402
 
 from napari_2dmamba.models import Aggregator, CheckpointHeader, save_checkpoint  # noqa: E402
 from napari_2dmamba.models.checkpoint import build_model  # noqa: E402
-from napari_2dmamba.plugin.app import Application, make_viewer  # noqa: E402
-from napari_2dmamba.plugin.docks import CHECKPOINTS, COHORT, dock_of, raise_dock, show  # noqa: E402
-from napari_2dmamba.plugin.jobs import wait_for_jobs  # noqa: E402
-from napari_2dmamba.plugin.section import Fold  # noqa: E402
+from napari_2dmamba.plugin.parts.docks import CHECKPOINTS, COHORT, dock_of, raise_dock, show  # noqa: E402
+from napari_2dmamba.plugin.parts.jobs import wait_for_jobs  # noqa: E402
+from napari_2dmamba.plugin.parts.section import Fold  # noqa: E402
+from napari_2dmamba.plugin.window.app import Application, make_viewer  # noqa: E402
 from napari_2dmamba.sample import demo_checkpoint, sample_slide  # noqa: E402
 from napari_2dmamba.slide import open_slide  # noqa: E402
 

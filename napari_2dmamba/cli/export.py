@@ -13,16 +13,28 @@ from napari_2dmamba.errors import UserError
 
 def add_export_command(commands: Any) -> None:
     """Add ``export`` to the command line."""
-    from napari_2dmamba.export.formats import FORMATS
+    from napari_2dmamba.export.formats import FORMATS, ON_COMMAND_LINE, USUAL
 
-    export = commands.add_parser("export", help="write pictures and tables of a saved run")
+    export = commands.add_parser(
+        "export", help="write report, pictures, tables and stores of a saved run"
+    )
     export.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a saved run")
     export.add_argument(
+        "--as",
         "--formats",
-        default=",".join(FORMATS),
-        help=f"which of {', '.join(FORMATS)} to write, with commas. Default: all",
+        dest="formats",
+        metavar="FORMATS",
+        default=",".join(USUAL),
+        help="what to write, with commas: "
+        + "; ".join(f"{name} ({FORMATS[name].title})" for name in ON_COMMAND_LINE)
+        + f". Default: {', '.join(USUAL)}",
     )
-    export.add_argument("--out", type=Path, help="folder for the files. Default: RUN/exports")
+    export.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        help="folder for the files, or the file where one format makes one. Default: RUN/exports",
+    )
     export.add_argument("--slide", type=slide_argument, help="the slide, where it has moved")
     export.add_argument(
         "--export-mpp",
@@ -74,12 +86,12 @@ def _colour(text: str) -> tuple[int, int, int]:
 
 
 def _export(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    from napari_2dmamba.export.formats import FORMATS, RegionsAbove, export_run
+    from napari_2dmamba.export.formats import ON_COMMAND_LINE, TOGETHER, RegionsAbove, export_run
 
     formats = tuple(name.strip() for name in options.formats.split(",") if name.strip())
-    unknown = [name for name in formats if name not in FORMATS]
+    unknown = [name for name in formats if name not in (*ON_COMMAND_LINE, *TOGETHER)]
     if unknown:
-        parser.error(f"unknown format {unknown[0]!r}; choose from {', '.join(FORMATS)}")
+        parser.error(f"unknown format {unknown[0]!r}; choose from {', '.join(ON_COMMAND_LINE)}")
     above = None
     if options.regions_above is not None:
         above = RegionsAbove(

@@ -45,7 +45,7 @@ def _view(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from napari_2dmamba.export.run_folder import open_run
 
     try:
-        from napari_2dmamba.plugin.app import view
+        from napari_2dmamba.plugin.window.app import view
     except ImportError as error:
         raise UserError(
             f'the viewer is not installed ({error}); run pip install "napari-2dmamba[viewer]"'
@@ -72,7 +72,7 @@ def _demo(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     say(f"heatmap: {picture.resolve()}")
     print("The demo model was trained on synthetic slides and is not for any medical use.")
     if not options.no_view and has_screen():
-        from napari_2dmamba.plugin.app import view
+        from napari_2dmamba.plugin.window.app import view
 
         view([slide], run_folder=result.folder)
     elif not has_screen():

@@ -103,9 +103,13 @@ class CohortPlan:
         FeatureError
             When the folder of features has none for it.
         """
-        if self.features is None or not Path(self.features).is_dir():
-            return None if self.features is None else Path(self.features)
+        if self.features is None:
+            return None
         from napari_2dmamba.features.files import features_named_like
+        from napari_2dmamba.features.stores import is_store
+
+        if not Path(self.features).is_dir() or is_store(Path(self.features)):
+            return Path(self.features)
 
         return features_named_like(slide, Path(self.features))
 

@@ -1,38 +1,321 @@
-"""Every file a saved run can be exported to, under one name each."""
+"""Everything a run can be exported to: one table, for the command line and for the viewer."""
 
+import dataclasses
+import importlib.util
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from napari_2dmamba.atomic_files import shortened
 from napari_2dmamba.errors import ExportError
-from napari_2dmamba.explain.display import display_for
+from napari_2dmamba.explain.display import DisplaySettings, display_for
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.explain.map_regions import MapThreshold, regions_above
+from napari_2dmamba.export.anndata_file import write_anndata
 from napari_2dmamba.export.frame import describe
 from napari_2dmamba.export.geojson import class_colour, write_geojson
 from napari_2dmamba.export.ome_tiff import PyramidSettings, write_map_tiff, write_overlay_tiff
-from napari_2dmamba.export.patches import patch_scores
+from napari_2dmamba.export.ome_zarr import write_map_zarr, write_overlay_zarr
+from napari_2dmamba.export.patches import PatchScores, patch_scores
 from napari_2dmamba.export.picture import PictureSettings, write_picture
 from napari_2dmamba.export.record import write_record
 from napari_2dmamba.export.run_folder import SavedRun, open_run
+from napari_2dmamba.export.run_report import write_run_report
+from napari_2dmamba.export.spatialdata_store import write_spatialdata
 from napari_2dmamba.export.tables import write_table
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 from napari_2dmamba.slide import open_slide, write_regions
 
 if TYPE_CHECKING:
+    from napari_2dmamba.features.bag import FeatureBag
     from napari_2dmamba.slide import Slide
-
-FORMATS = ("png", "ome-tiff", "geojson", "csv", "parquet", "record")
-"""Picture; pyramids of overlay and of raw map; tiles for QuPath; tables; what made it all."""
 
 _LONGEST_STEM = 150
 """Bytes of the slide's name in the names of files; that of a map and a suffix follow."""
 
-_DRAWN = {"png", "ome-tiff"}
-"""Formats that need the slide; the others are written also where it is gone."""
+
+@dataclass(frozen=True)
+class Exported:
+    """What is written.
+
+    Attributes
+    ----------
+    saved
+        The run, with the maps and the look it has now.
+    slide
+        Its slide, opened with the run's µm per pixel; None where none is needed.
+    grid_map, display
+        The map, for what shows one, and how it is shown; None for its usual way.
+    region
+        ``(x, y, width, height)`` in level-0 pixels that a picture shows; None for all.
+    mpp
+        µm per pixel of pictures and pyramids; None for their own defaults.
+    full_paths
+        Let the record say where slide, features and checkpoint lie on this machine.
+    features
+        The features of the run, where they are in memory; else they are read from their file.
+    on_progress, should_stop
+        As everywhere.
+    """
+
+    saved: SavedRun
+    slide: "Slide | None" = None
+    grid_map: GridMap | None = None
+    display: DisplaySettings | None = None
+    region: tuple[int, int, int, int] | None = None
+    mpp: float | None = None
+    full_paths: bool = False
+    features: "FeatureBag | None" = None
+    on_progress: ProgressCallback | None = None
+    should_stop: StopCallback | None = None
+
+    @property
+    def the_slide(self) -> "Slide":
+        """The slide, of which it was made sure that it is that of the run."""
+        if self.slide is None:
+            raise ExportError(f"{self.saved.record.slide.name} is needed for this; open the slide")
+        return self.slide
+
+    @property
+    def the_map(self) -> GridMap:
+        """The map to show."""
+        if self.grid_map is not None:
+            return self.grid_map
+        if not self.saved.maps:
+            raise ExportError(f"the run {self.saved.folder.name} has no map; export its tables")
+        return self.saved.maps[0]
+
+    @property
+    def the_display(self) -> DisplaySettings:
+        """How the map is shown."""
+        return self.display or display_for(self.the_map, self.saved.display)
+
+    @property
+    def watched(self) -> dict[str, Any]:
+        """How writers tell of their progress and are stopped."""
+        return {"on_progress": self.on_progress, "should_stop": self.should_stop}
+
+    def scores(self) -> PatchScores:
+        """Return the patches with attention and all maps."""
+        saved = self.saved
+        return patch_scores(
+            saved.grid.coords,
+            saved.grid.patch_size_level0,
+            saved.prediction,
+            tissue_fraction=saved.grid.tissue_fraction,
+            mpp=saved.record.slide.mpp,
+            maps=saved.maps,
+        )
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file (or folder) that a run can be written as.
+
+    Attributes
+    ----------
+    title, hint
+        For menus.
+    suffix
+        How its name ends.
+    write
+        Writes it, whole or not at all.
+    ending
+        What follows the names of slide and map in the file's name.
+    of_map
+        Whether there is one for each map.
+    needs_slide
+        Whether the slide must be there.
+    has_mpp
+        Whether a resolution can be chosen.
+    of_view
+        Whether it shows what the window shows, so that only the viewer can write it.
+    is_usual
+        Whether it is written where nobody chooses.
+    module
+        The optional library it needs.
+    extra
+        The extra of this package that brings the library.
+    """
+
+    title: str
+    suffix: str
+    hint: str
+    write: Callable[[Exported, Path], Path]
+    ending: str = ""
+    of_map: bool = False
+    needs_slide: bool = False
+    has_mpp: bool = False
+    of_view: bool = False
+    is_usual: bool = True
+    module: str = ""
+    extra: str = ""
+
+    def require_library(self) -> None:
+        """Refuse where the optional library is absent.
+
+        Raises
+        ------
+        ExportError
+            Saying what to install.
+        """
+        if self.module and importlib.util.find_spec(self.module) is None:
+            raise ExportError(
+                f"{self.title} needs the library {self.module}, which is not installed; run pip "
+                f'install "napari-2dmamba[{self.extra}]"'
+            )
+
+
+def _picture(exported: Exported, path: Path) -> Path:
+    record = exported.saved.record
+    use = record.model.intended_use
+    return write_picture(
+        exported.the_slide,
+        exported.the_map,
+        path,
+        PictureSettings(mpp=exported.mpp),
+        display=exported.the_display,
+        region=exported.region,
+        title=f"{record.slide.name}\n{describe(exported.saved.prediction)}",
+        notes=[use] if use else [],
+        **exported.watched,
+    )
+
+
+def _overlay(write: Callable[..., Path]) -> Callable[[Exported, Path], Path]:
+    def written(exported: Exported, path: Path) -> Path:
+        return write(
+            exported.the_slide,
+            exported.the_map,
+            path,
+            PyramidSettings(mpp=exported.mpp),
+            display=exported.the_display,
+            **exported.watched,
+        )
+
+    return written
+
+
+def _values(write: Callable[..., Path]) -> Callable[[Exported, Path], Path]:
+    def written(exported: Exported, path: Path) -> Path:
+        settings = PyramidSettings(mpp=exported.mpp)
+        return write(exported.the_map, path, settings, slide=exported.the_slide, **exported.watched)
+
+    return written
+
+
+def _geojson(exported: Exported, path: Path) -> Path:
+    about = exported.saved.record.slide
+    return write_geojson(
+        exported.scores(), path, bounds=about.bounds_level0_px, slide_id=about.fingerprint
+    )
+
+
+def _table(exported: Exported, path: Path) -> Path:
+    return write_table(exported.scores(), path)
+
+
+def _report(exported: Exported, path: Path) -> Path:
+    return write_run_report(exported.saved, exported.the_slide, path, **exported.watched)
+
+
+def _anndata(exported: Exported, path: Path) -> Path:
+    return write_anndata(
+        exported.saved,
+        exported.scores(),
+        path,
+        slide=exported.the_slide,
+        features=exported.features,
+    )
+
+
+def _spatialdata(exported: Exported, path: Path) -> Path:
+    return write_spatialdata(
+        exported.saved,
+        exported.scores(),
+        path,
+        slide=exported.the_slide,
+        features=exported.features,
+    )
+
+
+def _record(exported: Exported, path: Path) -> Path:
+    return write_record(exported.saved.record, path, full_paths=exported.full_paths)
+
+
+FORMATS: Mapping[str, Format] = {
+    "view": Format(
+        "Picture of the view", ".png",
+        "What the window shows of the slide, with the map, a colour bar and a scale bar.",
+        _picture, of_map=True, needs_slide=True, of_view=True,
+    ),
+    "png": Format(
+        "Picture of the whole slide", ".png",
+        "The slide with the map, a colour bar and a scale bar.",
+        _picture, of_map=True, needs_slide=True, has_mpp=True,
+    ),
+    "report": Format(
+        "Report on one page", ".html",
+        "Slide, map, answer, top patches, numbers, what made them and what to mistrust, in one "
+        "file for a browser; it prints well.",
+        _report, "-report", needs_slide=True,
+    ),
+    "overlay": Format(
+        "Overlay as image pyramid", ".ome.tif",
+        "Slide and map in one OME-TIFF, aligned to the slide; opens as a pyramid in QuPath, "
+        "OpenSlide and others.",
+        _overlay(write_overlay_tiff), "-overlay", of_map=True, needs_slide=True, has_mpp=True,
+    ),
+    "map": Format(
+        "Raw map as image pyramid", ".ome.tif",
+        "The values as float32 in an OME-TIFF, aligned to the slide.",
+        _values(write_map_tiff), of_map=True, needs_slide=True, has_mpp=True,
+    ),
+    "overlay-zarr": Format(
+        "Overlay as OME-Zarr", ".ome.zarr",
+        "Slide and map in one OME-Zarr 0.4 folder, aligned to the slide.",
+        _overlay(write_overlay_zarr), "-overlay", of_map=True, needs_slide=True, has_mpp=True,
+        is_usual=False, module="zarr", extra="zarr",
+    ),
+    "map-zarr": Format(
+        "Raw map as OME-Zarr", ".ome.zarr",
+        "The values as float32 in an OME-Zarr 0.4 folder, aligned to the slide.",
+        _values(write_map_zarr), of_map=True, needs_slide=True, has_mpp=True,
+        is_usual=False, module="zarr", extra="zarr",
+    ),
+    "geojson": Format(
+        "Patches for QuPath", ".geojson", "One tile per patch with its measurements.",
+        _geojson, "-patches",
+    ),
+    "csv": Format("Scores as CSV table", ".csv", "One row per patch.", _table, "-patches"),
+    "parquet": Format(
+        "Scores as Parquet table", ".parquet", "One row per patch, typed and small.",
+        _table, "-patches",
+    ),
+    "h5ad": Format(
+        "Patches as AnnData", ".h5ad",
+        "Features, scores and places of the patches for scanpy and squidpy, in one file.",
+        _anndata, "-patches", needs_slide=True, is_usual=False, module="anndata", extra="anndata",
+    ),
+    "spatialdata": Format(
+        "Run as SpatialData", ".zarr",
+        "Patches, features, scores, maps, regions and a thumbnail for spatialdata, squidpy and "
+        "napari-spatialdata, in one folder.",
+        _spatialdata, "-spatialdata", needs_slide=True, is_usual=False,
+        module="spatialdata", extra="spatialdata",
+    ),
+    "record": Format(
+        "Record of the run", ".json", "Settings, versions and checksums.", _record, "-record"
+    ),
+}  # fmt: skip
+"""By the name that the command line takes."""
+
+ON_COMMAND_LINE = tuple(name for name, one in FORMATS.items() if not one.of_view)
+TOGETHER = {"ome-tiff": ("overlay", "map")}
+"""Names for several formats at once."""
+USUAL = tuple(name for name in ON_COMMAND_LINE if FORMATS[name].is_usual)
 
 
 @dataclass(frozen=True)
@@ -59,7 +342,7 @@ class RegionsAbove:
 def export_run(
     run: SavedRun | str | Path,
     *,
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] = USUAL,
     out: str | Path | None = None,
     slide_path: str | Path | None = None,
     mpp: float | None = None,
@@ -75,13 +358,14 @@ def export_run(
     run
         A saved run, or its folder.
     formats
-        Names from `FORMATS`.
+        Names from `ON_COMMAND_LINE`, or of several from `TOGETHER`.
     out
-        Folder for the files; None for ``exports`` in the folder of the run.
+        Folder for the files; None for ``exports`` in the folder of the run. Where one format is
+        asked for that makes one file, and this ends as it does, the file itself.
     slide_path
         The slide, where it has moved.
     mpp
-        µm per pixel of the picture and of the overlay pyramid; None for their own defaults.
+        µm per pixel of pictures and pyramids; None for their own defaults.
     full_paths
         Let the record say where slide, features and checkpoint lie on this machine.
     above
@@ -90,64 +374,90 @@ def export_run(
     Raises
     ------
     ExportError
-        When run or slide cannot be found or do not belong together, or nothing can be written.
+        When run or slide cannot be found or do not belong together, a library is missing, or
+        nothing can be written.
     Cancelled
         When ``should_stop`` says so; files written before stay.
     """
-    unknown = [name for name in formats if name not in FORMATS]
+    formats = [one for name in formats for one in TOGETHER.get(name, (name,))]
+    unknown = [name for name in formats if name not in ON_COMMAND_LINE]
     if unknown:
-        raise ExportError(f"there is no format {unknown[0]!r}; choose from {', '.join(FORMATS)}")
+        raise ExportError(
+            f"there is no format {unknown[0]!r}; choose from {', '.join(ON_COMMAND_LINE)}"
+        )
+    wanted = [(name, one) for name, one in FORMATS.items() if name in formats]
+    for _, one in wanted:
+        one.require_library()
     saved = run if isinstance(run, SavedRun) else open_run(run)
-    folder = Path(out) if out is not None else saved.folder / "exports"
-    stem = shortened(Path(saved.record.slide.name).stem.removesuffix(".ome"), _LONGEST_STEM)
-    written: list[Path] = []
-    if not _DRAWN.isdisjoint(formats):
-        path = Path(slide_path) if slide_path is not None else saved.find_slide()
-        # the run's own resolution, which the user may have given, and not what the file says
-        with open_slide(path, mpp=saved.record.slide.mpp) as slide:
-            saved.check_slide(slide)
-            for part, grid_map in file_names(saved.maps):
-                start = folder / f"{stem}-{part}"
-                if "png" in formats:
-                    written.append(
-                        _write_png(saved, slide, grid_map, start, mpp, on_progress, should_stop)
-                    )
-                if "ome-tiff" in formats:
-                    written += _write_pyramids(
-                        saved, slide, grid_map, start, mpp, on_progress, should_stop
-                    )
-    scores = patch_scores(
-        saved.grid.coords,
-        saved.grid.patch_size_level0,
-        saved.prediction,
-        tissue_fraction=saved.grid.tissue_fraction,
-        mpp=saved.grid.slide_mpp,
-        maps=saved.maps,
+    exported = Exported(
+        saved, mpp=mpp, full_paths=full_paths, on_progress=on_progress, should_stop=should_stop
     )
-    if "geojson" in formats:
-        file = folder / f"{stem}-patches.geojson"
-        about = saved.record.slide
-        written.append(
-            write_geojson(scores, file, bounds=about.bounds_level0_px, slide_id=about.fingerprint)
-        )
-    for kind in ("csv", "parquet"):
-        if kind in formats:
-            written.append(write_table(scores, folder / f"{stem}-patches.{kind}"))
-    if above is not None:
-        written.append(_write_regions_above(saved, folder, stem, above))
-    if "record" in formats:
-        written.append(
-            write_record(saved.record, folder / f"{stem}-record.json", full_paths=full_paths)
-        )
-        if saved.regions:
+    files = _Names(saved, out, [one for _, one in wanted])
+    if not any(one.needs_slide for _, one in wanted):
+        return _written(exported, wanted, files, above)
+    path = Path(slide_path) if slide_path is not None else saved.find_slide()
+    # the run's own resolution, which the user may have given, and not what the file says
+    with open_slide(path, mpp=saved.record.slide.mpp) as slide:
+        saved.check_slide(slide)
+        return _written(dataclasses.replace(exported, slide=slide), wanted, files, above)
+
+
+def _written(
+    exported: Exported,
+    wanted: Sequence[tuple[str, Format]],
+    files: "_Names",
+    above: RegionsAbove | None,
+) -> list[Path]:
+    saved = exported.saved
+    written: list[Path] = []
+    named = list(file_names(saved.maps))
+    for part, grid_map in named:
+        of_map = dataclasses.replace(exported, grid_map=grid_map)
+        written += [one.write(of_map, files.path(one, part)) for _, one in wanted if one.of_map]
+    for name, one in wanted:
+        if one.of_map:
+            continue
+        written.append(one.write(exported, files.path(one)))
+        if name == "record" and saved.regions:
             corner = (saved.record.slide.bounds_level0_px or (0, 0))[:2]
-            file = folder / f"{stem}-regions.geojson"
+            file = files.folder / f"{files.stem}-regions.geojson"
             write_regions(saved.regions, file, offset=corner)
             written.append(file)
+    if above is not None:
+        written.append(_write_regions_above(saved, files, above))
     return written
 
 
-def _write_regions_above(saved: SavedRun, folder: Path, stem: str, above: RegionsAbove) -> Path:
+class _Names:
+    """Where files go, and what they are called.
+
+    Attributes
+    ----------
+    folder, stem
+        The folder, and what the names of all files begin with: the slide's name.
+    """
+
+    def __init__(self, saved: SavedRun, out: str | Path | None, wanted: Sequence[Format]) -> None:
+        self.stem = file_stem(saved)
+        self.folder = saved.folder / "exports" if out is None else Path(out)
+        self._file: Path | None = None
+        single = len(wanted) == 1 and (not wanted[0].of_map or len(saved.maps) == 1)
+        is_file = single and self.folder.name.casefold().endswith(wanted[0].suffix)
+        if out is not None and is_file:
+            self._file, self.folder = self.folder, self.folder.parent
+
+    def path(self, one: Format, part: str = "") -> Path:
+        """Return the file of a format, for the map that ``part`` stands for."""
+        middle = f"-{part}" if part else ""
+        return self._file or self.folder / f"{self.stem}{middle}{one.ending}{one.suffix}"
+
+
+def file_stem(saved: SavedRun) -> str:
+    """Return what the names of exported files begin with: that of the slide, without suffixes."""
+    return shortened(Path(saved.record.slide.name).stem.removesuffix(".ome"), _LONGEST_STEM)
+
+
+def _write_regions_above(saved: SavedRun, files: _Names, above: RegionsAbove) -> Path:
     named = list(file_names(saved.maps))
     wanted = above.map_name
     found = [(part, one) for part, one in named if wanted in (None, part, one.name)]
@@ -165,7 +475,7 @@ def _write_regions_above(saved: SavedRun, folder: Path, stem: str, above: Region
         dimensions=saved.record.slide.dimensions_level0_px,
         least_patches=above.least_patches,
     )
-    path = folder / f"{stem}-{part}-above.geojson"
+    path = files.folder / f"{files.stem}-{part}-above.geojson"
     write_regions(regions, path, offset=(saved.record.slide.bounds_level0_px or (0, 0))[:2])
     return path
 
@@ -181,57 +491,3 @@ def file_names(maps: Sequence[GridMap]) -> Iterator[tuple[str, GridMap]]:
             name = f"{plain}-{number}"
         used.add(name.casefold())
         yield name, grid_map
-
-
-def _write_png(
-    run: SavedRun,
-    slide: "Slide",
-    grid_map: GridMap,
-    start: Path,
-    mpp: float | None,
-    on_progress: ProgressCallback | None,
-    should_stop: StopCallback | None,
-) -> Path:
-    intended_use = run.record.model.intended_use
-    return write_picture(
-        slide,
-        grid_map,
-        start.with_name(f"{start.name}.png"),
-        PictureSettings(mpp=mpp),
-        display=display_for(grid_map, run.display),
-        title=f"{run.record.slide.name}\n{describe(run.prediction)}",
-        notes=[intended_use] if intended_use else [],
-        on_progress=on_progress,
-        should_stop=should_stop,
-    )
-
-
-def _write_pyramids(
-    run: SavedRun,
-    slide: "Slide",
-    grid_map: GridMap,
-    start: Path,
-    mpp: float | None,
-    on_progress: ProgressCallback | None,
-    should_stop: StopCallback | None,
-) -> list[Path]:
-    """Write the coloured overlay and the raw values, both over the whole slide."""
-    settings = PyramidSettings(mpp=mpp)
-    overlay = write_overlay_tiff(
-        slide,
-        grid_map,
-        start.with_name(f"{start.name}-overlay.ome.tif"),
-        settings,
-        display=display_for(grid_map, run.display),
-        on_progress=on_progress,
-        should_stop=should_stop,
-    )
-    values = write_map_tiff(
-        grid_map,
-        start.with_name(f"{start.name}.ome.tif"),
-        settings,
-        slide=slide,
-        on_progress=on_progress,
-        should_stop=should_stop,
-    )
-    return [overlay, values]

@@ -1,5 +1,10 @@
 """OME-TIFF pyramids of the overlay and of the raw map, made tile by tile.
 
+The coarser levels are SubIFDs of the first, as OME-TIFF wants it (tifffile, Bio-Formats, QuPath),
+and follow it in the chain of the file's own directories as well, as levels of generic tiled
+pyramids do (OpenSlide, libvips): the same directories, found on two ways. Of tiles with the same
+pixels, such as those without tissue, one is stored and the others point to it.
+
 Where a picture lies: ``PhysicalSizeX/Y`` is the size of its pixels in µm, ``PositionX/Y`` of
 its plane the place of its top left corner (not the centre of its first pixel) in µm from the
 slide's top left corner. The same offset in level-0 pixels, and what the values mean, stands in
@@ -21,6 +26,7 @@ from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import Cancelled
 from napari_2dmamba.explain.display import DisplaySettings, DisplayTransform
 from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.export.pyramid_tiff import Repeats, chain_levels
 from napari_2dmamba.export.raster import Box, MapPainter, OverlayPainter, Raster, raster_at
 from napari_2dmamba.settings import ProgressCallback, StopCallback, setting
 
@@ -31,6 +37,7 @@ _SMALLEST_LEVEL = 512
 _BUFFER_BYTES = 32 * 2**20
 _BIGTIFF_FROM = 2**31
 _MOST_PIXELS = 5e10
+_JPEG_QUALITY = 90
 
 Painter = Callable[[Box], NDArray[Any]]
 
@@ -47,9 +54,10 @@ class PyramidSettings:
         minimum=0.01,
     )
     compression: str = setting(
-        "zlib",
-        "zlib keeps every pixel exact; jpeg makes overlays several times smaller.",
-        choices=("zlib", "jpeg"),
+        "jpeg",
+        "Of overlays: jpeg is as good for the eye and several times smaller, zlib keeps every "
+        "pixel exact. Raw maps are always exact.",
+        choices=("jpeg", "zlib"),
     )
     tile_size: int = setting(
         512, "Side of a tile; a multiple of 16.", unit="px", minimum=16, advanced=True
@@ -92,9 +100,9 @@ def write_overlay_tiff(
     """
     settings = settings or PyramidSettings()
     display = display or DisplaySettings()
-    rasters = _levels(_finest(slide, settings, region))
+    rasters = level_rasters(finest_raster(slide, settings, region))
     shown = DisplayTransform(grid_map, display)
-    notes = _about(grid_map, rasters[0].region[:2], slide) | {
+    notes = about_map(grid_map, rasters[0].region[:2], slide) | {
         "colours": f"{display.colormap_for(grid_map)}, {shown.caption()}",
         "opacity": f"{display.opacity:g}",
     }
@@ -150,36 +158,38 @@ def write_map_tiff(
         region = (*grid_map.origin, cols * side, rows * side)
         rasters = [Raster(region, cols, rows, grid_map.mpp)]
     else:
-        rasters = _levels(_finest(slide, settings, None))
+        rasters = level_rasters(finest_raster(slide, settings, None))
     _write(
         Path(path),
         [(raster, MapPainter(grid_map, raster)) for raster in rasters],
         np.float32,
         replace(settings, compression="zlib"),
         name=grid_map.name,
-        notes=_about(grid_map, rasters[0].region[:2], slide),
+        notes=about_map(grid_map, rasters[0].region[:2], slide),
         on_progress=on_progress,
         should_stop=should_stop,
     )
     return Path(path)
 
 
-def _finest(
+def finest_raster(
     slide: "Slide", settings: PyramidSettings, region: tuple[int, int, int, int] | None
 ) -> Raster:
+    """Return the raster of the finest level of a pyramid over a slide, or over a region of it."""
     quarter = 4.0 * (slide.mpp or 1.0)
     mpp = quarter if settings.mpp is None else settings.mpp
     return raster_at(slide, mpp, region, most_pixels=_MOST_PIXELS)
 
 
-def _levels(finest: Raster) -> list[Raster]:
+def level_rasters(finest: Raster) -> list[Raster]:
     """Return rasters of the same region, each half as fine, until one fits a tile."""
     longest = max(finest.width, finest.height)
     count = max(0, math.ceil(math.log2(longest / _SMALLEST_LEVEL)))
     return [finest, *(finest.coarser(2**k) for k in range(1, count + 1))]
 
 
-def _about(grid_map: GridMap, corner: tuple[int, ...], slide: "Slide | None") -> dict[str, str]:
+def about_map(grid_map: GridMap, corner: tuple[int, ...], slide: "Slide | None") -> dict[str, str]:
+    """Return what the values of a map mean and where it lies, as texts."""
     notes = {
         "map": grid_map.name,
         "meaning": grid_map.meaning,
@@ -256,19 +266,20 @@ def _write(
     if settings.compression == "zlib" and samples:
         options["predictor"] = True
     if settings.compression == "jpeg":
-        options["compressionargs"] = {"level": 90}
+        options["compressionargs"] = {"level": _JPEG_QUALITY}
     bytes_per_pixel = np.dtype(dtype).itemsize * (samples or (1,))[0]
     raw_bytes = bytes_per_pixel * sum(raster.width * raster.height for raster, _ in levels)
-    with (
-        atomic_write(path) as part,
-        tifffile.TiffWriter(part, ome=True, bigtiff=raw_bytes > _BIGTIFF_FROM) as writer,
-    ):
-        for index, (raster, paint) in enumerate(levels):
-            more: dict[str, Any] = {"subfiletype": 1, "metadata": None}
-            if index == 0:
-                more = {"subifds": len(levels) - 1, "metadata": metadata}
-            if raster.slide_mpp is not None:  # for programs that do not read OME-XML
-                per_cm = tuple(1e4 / (step * raster.slide_mpp) for step in raster.step)
-                more |= {"resolution": per_cm, "resolutionunit": "CENTIMETER"}
-            shape = (raster.height, raster.width, *samples)
-            writer.write(tiles(raster, paint), shape=shape, **options, **more)
+    once = Repeats()
+    with atomic_write(path) as part:
+        with tifffile.TiffWriter(part, ome=True, bigtiff=raw_bytes > _BIGTIFF_FROM) as writer:
+            for index, (raster, paint) in enumerate(levels):
+                more: dict[str, Any] = {"subfiletype": 1, "metadata": None}
+                if index == 0:
+                    more = {"subifds": len(levels) - 1, "metadata": metadata}
+                if raster.slide_mpp is not None:  # for programs that do not read OME-XML
+                    per_cm = tuple(1e4 / (step * raster.slide_mpp) for step in raster.step)
+                    more |= {"resolution": per_cm, "resolutionunit": "CENTIMETER"}
+                shape = (raster.height, raster.width, *samples)
+                writer.write(once.left_out(tiles(raster, paint)), shape=shape, **options, **more)
+        once.point(part)
+        chain_levels(part)

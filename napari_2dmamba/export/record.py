@@ -620,13 +620,18 @@ def _device_name(device: str) -> str:
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file.
+    """Return the SHA-256 of a file; of a store, that of the files in it with their names.
 
     Raises
     ------
     ExportError
         When it cannot be read.
     """
+    if os.path.isdir(path):
+        whole = hashlib.sha256()
+        for part in sorted(one for one in Path(path).rglob("*") if one.is_file()):
+            whole.update(f"{part.relative_to(path).as_posix()} {file_hash(part)}\n".encode())
+        return whole.hexdigest()
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

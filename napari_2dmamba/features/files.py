@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from napari_2dmamba import __version__
 from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import FeatureError
-from napari_2dmamba.features import parquet
+from napari_2dmamba.features import parquet, stores
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.features.file_facts import OWN_ATTRIBUTE, FileFacts, facts_of
 from napari_2dmamba.features.hdf5 import read_hdf5
 
-FEATURE_SUFFIXES = (".h5", ".hdf5", ".pt", ".pth", parquet.SUFFIX)
-"""How the names of feature files end, in the order in which a folder is searched for them."""
+FEATURE_SUFFIXES = (".h5", ".hdf5", ".pt", ".pth", parquet.SUFFIX, stores.H5AD, stores.ZARR)
+"""How names of feature files and stores end, in the order in which a folder is searched."""
 
 _FEATURE_KEYS = ("features", "feats")
 _HDF5 = (".h5", ".hdf5")
 _PICKLED = (".pt", ".pth")
-_SUFFIXES = ".h5, .hdf5, .pt or .parquet"
+_SUFFIXES = ".h5, .hdf5, .pt, .parquet, .h5ad or .zarr"
 _LARGEST_COORDINATE = 2**40
 
 
@@ -143,7 +143,7 @@ def read_feature_file(path: str | Path) -> FeatureFile:
         HDF5 file with ``features`` (or ``feats``) ``(N, D)`` or ``(1, N, D)`` and ``coords``
         ``(N, 2)``; or a file of `torch.save` that holds a dictionary of such tensors or arrays,
         read without executing anything, or a Slideflow bag (see `pt`); or a Parquet table as in
-        `parquet`.
+        `parquet`; or AnnData, SpatialData or LazySlide's store as in `stores`.
 
     Raises
     ------
@@ -177,7 +177,7 @@ def require_features(path: str | Path, *, or_folder: bool = False) -> Path:
         Otherwise; also where a folder is meant that is not there.
     """
     path = Path(path).expanduser()
-    if or_folder and path.is_dir():
+    if stores.is_store(path) or (or_folder and path.is_dir()):
         return path
     if not path.is_file():
         raise FeatureError(f"{path} is not there, or is no file; check the path of the features")
@@ -210,7 +210,7 @@ def features_named_like(slide: Path, folder: Path) -> Path:
             if len(found) > 1:
                 named = " and ".join(sorted(path.name for path in found))
                 raise FeatureError(f"{folder} holds both {named}; leave the right one there")
-            if found and found[0].is_file():
+            if found and (found[0].is_file() or stores.is_store(found[0])):
                 return found[0]
     raise FeatureError(
         f"{folder} holds no features of {slide.name} ({slide.stem}.h5, .pt or .parquet); put them "
@@ -246,6 +246,10 @@ def describe_features(path: str | Path) -> dict[str, Any]:
 
 def _arrays(path: Path, *, data: bool = True) -> tuple[dict[str, NDArray[Any]], FileFacts]:
     suffix = path.suffix.lower()
+    if stores.is_store(path):
+        return stores.read_store(path, data=data)
+    if suffix == stores.H5AD:
+        return stores.read_h5ad(path, data=data)
     if suffix in _PICKLED:
         from napari_2dmamba.features.pt import read_pt
 

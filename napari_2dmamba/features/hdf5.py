@@ -1,7 +1,8 @@
 """HDF5 feature files, read only after what their headers promise has been checked."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -18,6 +19,7 @@ _SMALL = 2**26
 _BEST_COMPRESSION = 1100
 """What deflate makes of zeros; more than that is no measurement."""
 
+T = TypeVar("T")
 Arrays = dict[str, NDArray[Any]]
 Attributes = dict[str, Any]
 
@@ -39,9 +41,20 @@ def read_hdf5(
     FeatureError
         When it is no HDF5 file, is cut short, or promises more than it can hold.
     """
+    return read_safely(path, lambda file: _read(path, file, wanted if data else ()))
+
+
+def read_safely(path: Path, read: Callable[[h5py.File], T]) -> T:
+    """Return what ``read`` makes of an open HDF5 file; whatever goes wrong is one sentence.
+
+    Raises
+    ------
+    FeatureError
+        When it is no HDF5 file, or damaged.
+    """
     try:
         with h5py.File(path, "r") as file:
-            return _read(path, file, wanted if data else ())
+            return read(file)
     except FeatureError:
         raise
     # Each layer of HDF5 has errors of its own; none of them is one of ours
@@ -78,7 +91,7 @@ def _read(
     of_coords: Attributes = {}
     for name, dataset in datasets.items():
         if name in wanted:
-            _check_size(path, name, dataset)
+            check_size(path, name, dataset.shape, dataset.dtype, dataset)
             arrays[name] = np.asarray(dataset)
         else:  # a stand-in of no size, for its shape
             arrays[name] = np.broadcast_to(np.empty((), "V1"), dataset.shape or ())
@@ -103,14 +116,42 @@ def _attributes_of(path: Path, thing: h5py.File | h5py.Dataset) -> Attributes:
     return found
 
 
-def _check_size(path: Path, name: str, dataset: h5py.Dataset) -> None:
-    """Refuse what the file cannot hold, or this machine cannot, before it is read."""
+def check_size(
+    path: Path,
+    name: str,
+    shape: tuple[int, ...] | None,
+    kind: np.dtype[Any],
+    dataset: h5py.Dataset | None,
+) -> None:
+    """Refuse what the file cannot hold, or this machine cannot, before it is read.
+
+    Parameters
+    ----------
+    dataset
+        Where an array of that shape and type lies; None for one that does not lie in HDF5.
+
+    Raises
+    ------
+    FeatureError
+        Saying which.
+    """
+    size = 0 if shape is None else int(np.prod(shape, dtype=np.float64)) * kind.itemsize
+    if dataset is not None:
+        _check_stored(path, name, size, dataset)
+    free = psutil.virtual_memory().available
+    if 2 * size > free:
+        raise FeatureError(
+            f"{path}: {name!r} takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are "
+            "free; close other programs, or use larger patches"
+        )
+
+
+def _check_stored(path: Path, name: str, size: int, dataset: h5py.Dataset) -> None:
     if dataset.external or dataset.is_virtual:
         raise FeatureError(
             f"{path}: the numbers of {name!r} lie in other files, which are not followed; "
             "write them into one file"
         )
-    size = dataset.size * dataset.dtype.itemsize if dataset.shape is not None else 0
     stored = dataset.id.get_storage_size()
     if size > _SMALL and size > _BEST_COMPRESSION * (stored + 1):
         raise FeatureError(
@@ -124,9 +165,3 @@ def _check_size(path: Path, name: str, dataset: h5py.Dataset) -> None:
                 f"{path} is damaged: {name!r} is stored in pieces of {chunk / 1e9:.1f} GB; make "
                 "it again with smaller ones"
             )
-    free = psutil.virtual_memory().available
-    if 2 * size > free:
-        raise FeatureError(
-            f"{path}: {name!r} takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are "
-            "free; close other programs, or use larger patches"
-        )

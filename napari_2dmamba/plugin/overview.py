@@ -8,9 +8,9 @@ from qtpy.QtCore import QPointF, QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QPainter, QPen, QPixmap
 from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
-from napari_2dmamba.plugin.docked import DockedWidget
-from napari_2dmamba.plugin.jobs import LatestJob
-from napari_2dmamba.plugin.magnification import MagnificationBar
+from napari_2dmamba.plugin.parts.docked import DockedWidget
+from napari_2dmamba.plugin.parts.jobs import LatestJob
+from napari_2dmamba.plugin.parts.magnification import MagnificationBar
 from napari_2dmamba.plugin.parts.pictures import as_qimage
 from napari_2dmamba.plugin.session import Session
 

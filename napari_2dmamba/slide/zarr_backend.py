@@ -1,7 +1,7 @@
 """OME-Zarr images (NGFF 0.4 and 0.5), as a folder or a zip file.
 
 Read with zarr-python (the extra ``zarr``). Nothing of a store is executed: an array with a codec
-outside `_CODECS` is refused, since numcodecs' pickle codecs would run what a chunk holds.
+outside `PLAIN_CODECS` is refused, since numcodecs' pickle codecs would run what a chunk holds.
 """
 
 import hashlib
@@ -29,12 +29,13 @@ from napari_2dmamba.slide.remote import Transport
 if TYPE_CHECKING:
     import zarr
 
-_CODECS = frozenset(
+PLAIN_CODECS = frozenset(
     (
         "bytes", "transpose", "blosc", "gzip", "zlib", "zstd", "lz4", "bz2", "lzma", "crc32c",
         "sharding_indexed", "delta", "shuffle",
     )
 )  # fmt: skip
+"""Codecs that only move bytes."""
 _IN_UM = {
     "nanometer": 1e-3, "nm": 1e-3, "micrometer": 1.0, "micron": 1.0, "µm": 1.0, "μm": 1.0,
     "um": 1.0, "millimeter": 1e3, "mm": 1e3, "centimeter": 1e4, "meter": 1e6,
@@ -157,7 +158,7 @@ class ZarrBackend:
             raise SlideError(
                 f"level {name} of {self._name} states an impossible size {array.shape}"
             )
-        unknown = sorted(_codec_names(array.metadata.to_dict()) - _CODECS)
+        unknown = sorted(codec_names(array.metadata.to_dict()) - PLAIN_CODECS)
         if unknown:
             raise SlideError(
                 f"{self._name} is compressed with {', '.join(unknown)}, which is not read here; "
@@ -321,7 +322,7 @@ def _channels(stated: dict[str, Any], count: int) -> tuple[Channel, ...]:
     return tuple(named)
 
 
-def _codec_names(metadata: Any) -> set[str]:
+def codec_names(metadata: Any) -> set[str]:
     """Return the codecs that array metadata name, those inside shards as well."""
     names: set[str] = set()
     for key in ("codecs", "filters", "compressor", "index_codecs", "compressors"):
@@ -329,7 +330,7 @@ def _codec_names(metadata: Any) -> set[str]:
         for codec in found if isinstance(found, list | tuple) else [found]:
             if isinstance(codec, dict):
                 names.add(str(codec.get("name", codec.get("id"))).removeprefix("numcodecs."))
-                names |= _codec_names(codec.get("configuration", {}))
+                names |= codec_names(codec.get("configuration", {}))
             elif codec is not None:
                 config = codec.get_config() if hasattr(codec, "get_config") else {}
                 names.add(str(config.get("id", type(codec).__name__)))

@@ -72,9 +72,7 @@ def new_aggregator(
         names = tuple(called.get(label, label) for label in table.classes)
         twice = [name for name in names if names.count(name) > 1]
         if twice:
-            raise TrainingError(
-                f"two classes are called {twice[0]!r}; give each a name of its own"
-            )
+            raise TrainingError(f"two classes are called {twice[0]!r}; give each a name of its own")
         labels = table.classes
     if preset.needs_canvas and features.canvas is None:
         raise TrainingError(

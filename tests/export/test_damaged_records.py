@@ -18,7 +18,7 @@ from napari_2dmamba.export.record import RunRecord, file_hash, read_record
 from napari_2dmamba.export.run_folder import open_run, save_run
 from napari_2dmamba.export.run_library import list_runs, set_notes
 from napari_2dmamba.pipeline import settings_of
-from napari_2dmamba.plugin.shown_run import ShownRun
+from napari_2dmamba.plugin.session.shown_run import ShownRun
 from napari_2dmamba.slide import GridSettings, Regions, Slide
 
 from .material import attention_map, classification

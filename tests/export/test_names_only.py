@@ -13,7 +13,7 @@ import tifffile
 from shapely import box
 
 from napari_2dmamba.cli import main
-from napari_2dmamba.export.formats import export_run
+from napari_2dmamba.export.formats import USUAL, export_run
 from napari_2dmamba.export.run_folder import open_run
 from napari_2dmamba.pipeline import run
 from napari_2dmamba.slide import Regions
@@ -52,9 +52,9 @@ def assert_silent(files: list[Path], folder: Path) -> None:
 
 
 def test_exports_name_files_and_no_places(folder: Path, tmp_path: Path) -> None:
-    files = export_run(folder / "run", out=tmp_path)
+    files = export_run(folder / "run", formats=(*USUAL, "h5ad"), out=tmp_path)
     kinds = {"".join(file.suffixes[-2:]) for file in files}
-    assert len(files) == 8, kinds  # png, two pyramids, tiles, two tables, record, regions
+    assert len(files) == 10, kinds  # also what the run was restricted to
     assert_silent(files, folder)
     record = json.loads((tmp_path / "tiny-record.json").read_text())
     assert record["slide"]["name"] == "tiny.tif"
@@ -71,7 +71,7 @@ def test_a_saved_run_keeps_its_places_relative(folder: Path) -> None:
 
 
 def test_full_paths_on_request(folder: Path, tmp_path: Path, capsys) -> None:
-    given = ["export", str(folder / "run"), "--formats", "record", "--out", str(tmp_path)]
+    given = ["export", str(folder / "run"), "--as", "record", "--out", str(tmp_path)]
     assert main([*given, "--full-paths"]) == 0
     record = json.loads((tmp_path / "tiny-record.json").read_text())
     assert record["slide"]["path"] == str(folder / "tiny.tif")
@@ -87,7 +87,7 @@ def test_a_comparison_names_no_places(folder: Path, tmp_path: Path, capsys) -> N
 
 
 def test_regions_above_on_the_command_line(folder: Path, tmp_path: Path, capsys) -> None:
-    given = ["export", str(folder / "run"), "--formats", "csv", "--out", str(tmp_path)]
+    given = ["export", str(folder / "run"), "--as", "csv", "--out", str(tmp_path)]
     more = ["--regions-above", "80%", "--class-name", "hot", "--colour", "c80000"]
     assert main([*given, *more, "--json"]) == 0
     file = tmp_path / "tiny-attention-above.geojson"

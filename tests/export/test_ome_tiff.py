@@ -15,7 +15,7 @@ from napari_2dmamba.slide import Slide, open_slide
 from .material import ATTENTION, COORDS, SIZE, attention_map
 from .test_picture import picture_of
 
-FINE = PyramidSettings(mpp=0.5, tile_size=128)
+FINE = PyramidSettings(mpp=0.5, tile_size=128, compression="zlib")
 
 
 def ome_of(path) -> tuple[dict, dict, dict]:
@@ -62,7 +62,10 @@ def test_other_readers_see_the_same_pixels_and_size(slide: Slide, tmp_path) -> N
 def test_the_pyramid_halves_and_stays_aligned(slide: Slide, tmp_path) -> None:
     """Enlarged so that there are levels; a cell has its colour on every one of them."""
     path = write_overlay_tiff(
-        slide, attention_map(), tmp_path / "a.ome.tif", PyramidSettings(mpp=0.125, tile_size=256)
+        slide,
+        attention_map(),
+        tmp_path / "a.ome.tif",
+        PyramidSettings(mpp=0.125, tile_size=256, compression="zlib"),
     )
     with tifffile.TiffFile(path) as file:
         assert file.is_ome
@@ -172,3 +175,39 @@ def test_memory_does_not_grow_with_the_file(slide: Slide, tmp_path) -> None:
     with tifffile.TiffFile(tmp_path / "a.ome.tif") as file:
         assert np.prod(file.series[0].shape) > 60e6
     assert peak < 110e6
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "zlib"])
+def test_openslide_sees_the_same_pyramid(slide: Slide, tmp_path, compression: str) -> None:
+    """As tifffile does: level by level, by pixels, whichever way levels are looked for."""
+    path = write_overlay_tiff(
+        slide, attention_map(), tmp_path / "a.ome.tif",
+        PyramidSettings(mpp=0.125, tile_size=256, compression=compression),
+    )  # fmt: skip
+    with tifffile.TiffFile(path) as file, openslide.OpenSlide(path) as seen:
+        levels = [level.asarray() for level in file.series[0].levels]
+        assert len(file.series) == 1
+        assert len(file.pages) == len(levels) == 3  # the same ones in the chain
+        assert seen.level_dimensions == tuple(level.shape[1::-1] for level in levels)
+        for number, level in enumerate(levels):
+            region = seen.read_region((0, 0), number, seen.level_dimensions[number])
+            found = np.asarray(region)[..., :3].astype(int)
+            assert np.abs(found - level).max() <= (2 if compression == "jpeg" else 0)
+        assert float(seen.properties["openslide.mpp-x"]) == pytest.approx(0.125)
+
+
+def test_tiles_that_are_alike_are_stored_once(slide: Slide, tmp_path) -> None:
+    """A white slide with one patch: all but a few tiles are the same, and still white."""
+    wide = GridMap(np.full((1, 1), 0.5, np.float32), "a", "b", SIZE, (100, 0), mpp=0.5)
+    settings = PyramidSettings(mpp=0.05, tile_size=128, compression="zlib")
+    path = write_map_tiff(wide, tmp_path / "m.ome.tif", settings, slide=slide)
+    with tifffile.TiffFile(path) as file:
+        levels = [level.asarray() for level in file.series[0].levels]
+        page = file.pages[0]
+        assert len(page.dataoffsets) > 900
+        assert len(set(page.dataoffsets)) < 50
+    for number, level in enumerate(levels):
+        side = 1000 / 2**number
+        assert np.isfinite(level).sum() == pytest.approx(side**2, rel=0.05)
+        assert np.isnan(level[-1, -1])
+    assert path.stat().st_size < 150_000

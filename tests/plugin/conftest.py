@@ -19,8 +19,8 @@ from qtpy.QtWidgets import QApplication
 
 import napari_2dmamba
 from napari_2dmamba.checkpoints.library import FOLDER_VARIABLE
-from napari_2dmamba.plugin import checkpoint_model
-from napari_2dmamba.plugin.jobs import wait_for_jobs
+from napari_2dmamba.plugin.parts import checkpoint_model
+from napari_2dmamba.plugin.parts.jobs import wait_for_jobs
 from napari_2dmamba.plugin.session import Session
 from napari_2dmamba.slide import Slide
 

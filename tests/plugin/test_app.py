@@ -11,14 +11,15 @@ from napari.settings import get_settings
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QMessageBox
 
-from napari_2dmamba.plugin import app, commands, docks
-from napari_2dmamba.plugin.keys import KEYS, as_markdown
-from napari_2dmamba.plugin.last_model import last_model
-from napari_2dmamba.plugin.menu import add_menu
-from napari_2dmamba.plugin.region_layers import ensure_region_layer
+from napari_2dmamba.plugin.layers.region_layers import ensure_region_layer
+from napari_2dmamba.plugin.npe2.sample import demo_slide
+from napari_2dmamba.plugin.parts import docks
 from napari_2dmamba.plugin.run_widget import RunWidget
-from napari_2dmamba.plugin.sample import demo_slide
 from napari_2dmamba.plugin.session import Session
+from napari_2dmamba.plugin.window import app, commands
+from napari_2dmamba.plugin.window.keys import KEYS, as_markdown
+from napari_2dmamba.plugin.window.last_model import last_model
+from napari_2dmamba.plugin.window.menu import add_menu
 from napari_2dmamba.sample import demo_checkpoints
 from napari_2dmamba.slide import open_slide
 from tests.plugin.conftest import LONG, PINK, add_slide, canvas_picture, colour_at, process_events
@@ -100,7 +101,7 @@ def test_the_window(
 
 def test_settings_are_kept_apart() -> None:
     code = (
-        "from napari_2dmamba.plugin.app import keep_settings_apart; import os, sys;"
+        "from napari_2dmamba.plugin.window.app import keep_settings_apart; import os, sys;"
         "keep_settings_apart(); print(os.environ['NAPARI_CONFIG']);"
         "assert 'napari' not in sys.modules;"
         "from napari.settings import get_settings; print(get_settings().config_path)"

@@ -11,7 +11,7 @@ from qtpy.QtCore import Qt
 from napari_2dmamba.explain.feature_colours import FeatureColours
 from napari_2dmamba.features import extract_features
 from napari_2dmamba.pipeline import RunSettings, prepare_grid
-from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.plugin.run_widget.arriving_features import LAYER_NAME, arriving_layer
 from napari_2dmamba.plugin.session import Session

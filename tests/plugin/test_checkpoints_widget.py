@@ -9,13 +9,17 @@ from qtpy.QtGui import QDropEvent
 
 from napari_2dmamba.checkpoints.columns import COLUMNS, Row, sorted_rows
 from napari_2dmamba.checkpoints.fit import State
-from napari_2dmamba.plugin import docks
-from napari_2dmamba.plugin.checkpoint_chooser import CheckpointChooser
-from napari_2dmamba.plugin.checkpoint_model import LOCATION, CheckpointModel, shared_checkpoints
-from napari_2dmamba.plugin.checkpoint_view import CheckpointView, Shown
 from napari_2dmamba.plugin.checkpoints_widget import CheckpointsWidget
-from napari_2dmamba.plugin.commands import show_checkpoints
+from napari_2dmamba.plugin.parts import docks
+from napari_2dmamba.plugin.parts.checkpoint_chooser import CheckpointChooser
+from napari_2dmamba.plugin.parts.checkpoint_model import (
+    LOCATION,
+    CheckpointModel,
+    shared_checkpoints,
+)
+from napari_2dmamba.plugin.parts.checkpoint_view import CheckpointView, Shown
 from napari_2dmamba.plugin.run_widget import RunWidget
+from napari_2dmamba.plugin.window.commands import show_checkpoints
 from napari_2dmamba.sample import (
     demo_checkpoint,
     demo_checkpoints,

@@ -8,8 +8,8 @@ from qtpy.QtWidgets import QScrollArea
 from napari_2dmamba.plugin.cohort_widget import CohortWidget
 from napari_2dmamba.plugin.compare_widget import CompareWidget
 from napari_2dmamba.plugin.inspect_widget import InspectWidget
+from napari_2dmamba.plugin.parts.section import Fold, Section
 from napari_2dmamba.plugin.run_widget import RunWidget
-from napari_2dmamba.plugin.section import Fold, Section
 from tests.plugin.conftest import process_events
 
 

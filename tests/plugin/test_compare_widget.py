@@ -20,11 +20,11 @@ from scipy.stats import percentileofscore, spearmanr
 
 from napari_2dmamba.compare.figure_marks import box_colour
 from napari_2dmamba.explain.display import DisplaySettings, format_value
-from napari_2dmamba.plugin.checkpoint_model import shared_checkpoints
 from napari_2dmamba.plugin.compare_widget import CompareWidget, grid_window
 from napari_2dmamba.plugin.compare_widget.export_section import figure_files
 from napari_2dmamba.plugin.compare_widget.grid_window import GridWindow
 from napari_2dmamba.plugin.compare_widget.widget import compared_layers
+from napari_2dmamba.plugin.parts.checkpoint_model import shared_checkpoints
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.plugin.session import Session
 from napari_2dmamba.sample import (

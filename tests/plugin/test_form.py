@@ -9,7 +9,7 @@ from napari_2dmamba.cohort.settings import CohortSettings
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.features import FeatureSettings
 from napari_2dmamba.models import ModelSettings
-from napari_2dmamba.plugin.form import Form
+from napari_2dmamba.plugin.parts.form import Form
 from napari_2dmamba.settings import setting
 from napari_2dmamba.slide import GridSettings, TissueSettings
 from tests.plugin.conftest import LONG

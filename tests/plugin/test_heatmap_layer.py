@@ -6,8 +6,8 @@ import pytest
 
 from napari_2dmamba.explain.display import DisplaySettings, colour_table
 from napari_2dmamba.explain.grid_map import GridMap
-from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer, OnScreen
-from napari_2dmamba.plugin.map_layers import cell_at, go_to_patch
+from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer, OnScreen
+from napari_2dmamba.plugin.layers.map_layers import cell_at, go_to_patch
 from napari_2dmamba.plugin.session import Session
 from napari_2dmamba.slide import open_slide
 from tests.plugin.conftest import WHITE, canvas_picture, colour_at, on_canvas

@@ -13,8 +13,8 @@ from qtpy.QtCore import Qt
 from napari_2dmamba.explain.provenance import Provenance
 from napari_2dmamba.models import Aggregator, CheckpointHeader, save_checkpoint
 from napari_2dmamba.models.checkpoint import build_model
-from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.inspect_widget import InspectWidget
+from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.slide import open_slide
 from tests.plugin.conftest import LONG, SLIDE_SIZE, TISSUE, add_slide, process_events

@@ -23,9 +23,9 @@ from napari_2dmamba.explain.outcome import Outcome
 from napari_2dmamba.explain.receptive_field import average_field, field_size
 from napari_2dmamba.export.run_folder import open_run
 from napari_2dmamba.pipeline import run
-from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.inspect_widget import InspectWidget
 from napari_2dmamba.plugin.inspect_widget.what_if_section import INSPECTED, WhatIfSection
+from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.sample import demo_checkpoint, sample_slide
 from napari_2dmamba.slide import open_slide

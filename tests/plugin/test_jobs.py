@@ -7,7 +7,7 @@ import pytest
 
 from napari_2dmamba import last_net
 from napari_2dmamba.errors import Cancelled, SlideError
-from napari_2dmamba.plugin.jobs import Job, LatestJob
+from napari_2dmamba.plugin.parts.jobs import Job, LatestJob
 from tests.plugin.conftest import LONG
 
 

@@ -4,7 +4,7 @@ import pytest
 from napari._app_model.constants._menus import is_menu_contributable
 from npe2 import PluginManifest
 
-from napari_2dmamba.plugin.reader import SLIDE_PATTERNS
+from napari_2dmamba.plugin.npe2.reader import SLIDE_PATTERNS
 from napari_2dmamba.slide.tile_cache import DEFAULT_CACHE_MB
 from tests.plugin.conftest import MANIFEST
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QPoint, Qt
 
-from napari_2dmamba.plugin.magnification import MagnificationBar, objective, zoom_for
 from napari_2dmamba.plugin.overview import SlideOverview
+from napari_2dmamba.plugin.parts.magnification import MagnificationBar, objective, zoom_for
 from napari_2dmamba.plugin.session import Session
 from napari_2dmamba.slide import open_slide
 from tests.plugin.conftest import LONG, PINK, add_slide, process_events

@@ -15,7 +15,7 @@ from napari.layers import Image, Layer
 from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
 import napari_2dmamba
-from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
 
 PLUGIN = Path(napari_2dmamba.__file__).parent / "plugin"
 

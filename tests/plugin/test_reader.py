@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from napari.components import ViewerModel
 
-from napari_2dmamba.plugin.reader import get_reader, read_slides
+from napari_2dmamba.plugin.npe2.reader import get_reader, read_slides
 from napari_2dmamba.slide import Slide
 from tests.material import shared
 

@@ -8,15 +8,15 @@ from shapely import Polygon, box
 from shapely.ops import unary_union
 
 from napari_2dmamba.errors import ExportError
-from napari_2dmamba.plugin.preview import show_patches, show_tissue
-from napari_2dmamba.plugin.region_layers import (
+from napari_2dmamba.plugin.layers.preview import show_patches, show_tissue
+from napari_2dmamba.plugin.layers.region_layers import (
     drawn_regions,
     ensure_region_layer,
     show_regions,
 )
-from napari_2dmamba.plugin.region_shapes import to_polygons, to_shape, without_holes
+from napari_2dmamba.plugin.layers.region_shapes import to_polygons, to_shape, without_holes
+from napari_2dmamba.plugin.npe2.writer import write_region_layers
 from napari_2dmamba.plugin.session import Session
-from napari_2dmamba.plugin.writer import write_region_layers
 from napari_2dmamba.slide import (
     GridSettings,
     Regions,

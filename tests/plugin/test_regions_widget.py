@@ -17,16 +17,16 @@ from shapely import LineString, Point, Polygon, box
 from napari_2dmamba.errors import GridError
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.plugin.inspect_widget.what_if_region import places
-from napari_2dmamba.plugin.line_width import LineWidths
-from napari_2dmamba.plugin.map_layers import outline_patch
-from napari_2dmamba.plugin.region_layers import (
+from napari_2dmamba.plugin.layers.line_width import LineWidths
+from napari_2dmamba.plugin.layers.map_layers import outline_patch
+from napari_2dmamba.plugin.layers.region_layers import (
     drawn_regions,
     import_regions,
     region_layer,
     replace_regions,
     show_regions,
 )
-from napari_2dmamba.plugin.region_words import area_words, length_words
+from napari_2dmamba.plugin.layers.region_words import area_words, length_words
 from napari_2dmamba.plugin.regions_widget import RegionsWidget
 from napari_2dmamba.plugin.session import Session, SlideState
 from napari_2dmamba.slide import Region, Regions, open_slide, read_regions, write_regions

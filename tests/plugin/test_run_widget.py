@@ -15,7 +15,7 @@ from napari_2dmamba.models import CheckpointHeader, save_checkpoint
 from napari_2dmamba.models.aggregator import Aggregator
 from napari_2dmamba.models.checkpoint import build_model
 from napari_2dmamba.models.registry import architecture
-from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.sample import demo_checkpoint
@@ -453,7 +453,8 @@ def test_every_export_and_a_saved_run(
     shown = widget.shown
     assert shown is not None
     files = {
-        "view": "view.png", "slide": "slide.png", "overlay": "o.ome.tif", "map": "m.ome.tif",
+        "view": "view.png", "png": "slide.png", "report": "c.html",
+        "overlay": "o.ome.tif", "map": "m.ome.tif",
         "geojson": "p.geojson", "csv": "s.csv", "parquet": "s.parquet", "record": "r.json",
     }  # fmt: skip
     for kind, name in files.items():

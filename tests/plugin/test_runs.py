@@ -14,9 +14,9 @@ from shapely import box
 from napari_2dmamba.explain.contribution import gradient_times_input
 from napari_2dmamba.export import run_library
 from napari_2dmamba.export.run_folder import open_run
-from napari_2dmamba.plugin.region_layers import drawn_regions, show_regions
-from napari_2dmamba.plugin.run_subject import subject_of
+from napari_2dmamba.plugin.layers.region_layers import drawn_regions, show_regions
 from napari_2dmamba.plugin.run_widget import RunWidget
+from napari_2dmamba.plugin.session.run_subject import subject_of
 from napari_2dmamba.slide import Region, Regions, open_slide
 from tests.plugin.conftest import LONG, process_events
 from tests.plugin.test_run_widget import checkpoint, finish, make_checkpoint, runs, viewer, widget

@@ -13,11 +13,15 @@ from qtpy.QtCore import Qt
 from shapely import box
 
 from napari_2dmamba.export.run_folder import open_run
-from napari_2dmamba.plugin.docks import INSPECT, RUN, docked, show
-from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.inspect_widget import InspectWidget
+from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.layers.region_layers import (
+    drawn_regions,
+    ensure_region_layer,
+    show_regions,
+)
 from napari_2dmamba.plugin.overview import SlideOverview
-from napari_2dmamba.plugin.region_layers import drawn_regions, ensure_region_layer, show_regions
+from napari_2dmamba.plugin.parts.docks import INSPECT, RUN, docked, show
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.plugin.session import Session, SlideState
 from napari_2dmamba.slide import Region, Regions, open_slide

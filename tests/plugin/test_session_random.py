@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_2dmamba.plugin.region_layers import drawn_regions, ensure_region_layer
+from napari_2dmamba.plugin.layers.region_layers import drawn_regions, ensure_region_layer
+from napari_2dmamba.plugin.layers.slide_layer import slide_of
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.plugin.session import SlideState
 from napari_2dmamba.plugin.session.session import SLIDE_ID
-from napari_2dmamba.plugin.slide_layer import slide_of
 from tests.plugin.conftest import process_events, tissue_pixels, write_slide
 from tests.plugin.test_run_widget import checkpoint, finish, runs, widget
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_2dmamba.plugin.session import Session
-from napari_2dmamba.plugin.slide_layer import (
+from napari_2dmamba.plugin.layers.slide_layer import (
     slide_of,
     view_region,
 )
+from napari_2dmamba.plugin.session import Session
 from napari_2dmamba.slide import open_slide
 from tests.plugin.conftest import PINK, WHITE, add_slide, canvas_picture, colour_at, write_slide
 

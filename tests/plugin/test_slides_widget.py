@@ -9,10 +9,10 @@ from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import QApplication, QMessageBox
 
-from napari_2dmamba.plugin import recent_slides as recent
-from napari_2dmamba.plugin.closing import what_would_be_lost
-from napari_2dmamba.plugin.dropped import Thing, intake_of, sort_paths
-from napari_2dmamba.plugin.region_layers import ensure_region_layer
+from napari_2dmamba.plugin.layers.region_layers import ensure_region_layer
+from napari_2dmamba.plugin.parts import recent_slides as recent
+from napari_2dmamba.plugin.parts.closing import what_would_be_lost
+from napari_2dmamba.plugin.parts.dropped import Thing, intake_of, sort_paths
 from napari_2dmamba.plugin.session import Session
 from napari_2dmamba.plugin.slides_widget import SlidesWidget
 from napari_2dmamba.plugin.slides_widget.widget import WHAT

@@ -8,7 +8,7 @@ from qtpy.QtWidgets import QMessageBox, QWidget
 
 from napari_2dmamba.features import trust
 from napari_2dmamba.plugin.parts.features_section import FeaturesSection
-from napari_2dmamba.plugin.trust_question import may_run
+from napari_2dmamba.plugin.parts.trust_question import may_run
 
 
 @pytest.mark.parametrize("name", ["~/evil.ts", "timm:local-dir:/tmp/x", "/tmp/e.yaml", "a/b"])

@@ -17,8 +17,8 @@ from shapely import box
 
 from napari_2dmamba.features.transform import Transform
 from napari_2dmamba.pixel_fields import FieldSettings
-from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
-from napari_2dmamba.plugin.region_layers import show_regions
+from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.layers.region_layers import show_regions
 from napari_2dmamba.plugin.session import Session, SlideState
 from napari_2dmamba.plugin.vision_widget import VisionWidget
 from napari_2dmamba.plugin.vision_widget.layers import (

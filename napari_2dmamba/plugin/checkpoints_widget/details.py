@@ -20,7 +20,7 @@ from napari_2dmamba.checkpoints.columns import Row, day, file_size, outputs_text
 from napari_2dmamba.checkpoints.fit import State
 from napari_2dmamba.checkpoints.summary import CheckpointSummary
 from napari_2dmamba.plugin.parts.message import Message
-from napari_2dmamba.plugin.section import Fold
+from napari_2dmamba.plugin.parts.section import Fold
 
 _KINDS = {
     State.FITS: "good",

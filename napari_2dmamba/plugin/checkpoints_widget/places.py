@@ -13,7 +13,7 @@ from qtpy.QtWidgets import (
 
 from napari_2dmamba.checkpoints.library import hub_source
 from napari_2dmamba.errors import UserError
-from napari_2dmamba.plugin.checkpoint_model import CheckpointModel
+from napari_2dmamba.plugin.parts.checkpoint_model import CheckpointModel
 
 FILTER = "Checkpoints (*.safetensors *.pt *.pth *.bin *.ckpt);;All files (*)"
 

@@ -18,8 +18,8 @@ from qtpy.QtWidgets import (
 )
 
 from napari_2dmamba.checkpoints.columns import COLUMNS, Row
-from napari_2dmamba.plugin.checkpoint_model import CheckpointModel
-from napari_2dmamba.plugin.checkpoint_view import CheckpointView, Shown
+from napari_2dmamba.plugin.parts.checkpoint_model import CheckpointModel
+from napari_2dmamba.plugin.parts.checkpoint_view import CheckpointView, Shown
 
 _WIDTHS = {
     "name": 220, "fit": 142, "architecture": 96, "task": 95, "classes": 170, "encoder": 120,

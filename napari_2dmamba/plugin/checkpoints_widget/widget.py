@@ -17,17 +17,17 @@ from qtpy.QtWidgets import (
 
 from napari_2dmamba.checkpoints.columns import Row
 from napari_2dmamba.checkpoints.fit import InputFacts
-from napari_2dmamba.plugin import docks
-from napari_2dmamba.plugin.checkpoint_model import shared_checkpoints
 from napari_2dmamba.plugin.checkpoints_widget.details import Details
 from napari_2dmamba.plugin.checkpoints_widget.places import Places
 from napari_2dmamba.plugin.checkpoints_widget.subject import find_subject
 from napari_2dmamba.plugin.checkpoints_widget.table import CheckpointTable
-from napari_2dmamba.plugin.docked import DockedWidget
-from napari_2dmamba.plugin.jobs import LatestJob
+from napari_2dmamba.plugin.parts import docks
+from napari_2dmamba.plugin.parts.checkpoint_model import shared_checkpoints
+from napari_2dmamba.plugin.parts.docked import DockedWidget
+from napari_2dmamba.plugin.parts.jobs import LatestJob
 from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.parts.progress_bar import ProgressBar
-from napari_2dmamba.plugin.section import ElidedLabel
+from napari_2dmamba.plugin.parts.section import ElidedLabel
 from napari_2dmamba.plugin.session import ChosenCheckpoint, Session
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 

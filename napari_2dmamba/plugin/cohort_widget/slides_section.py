@@ -16,10 +16,10 @@ from qtpy.QtWidgets import (
 )
 
 from napari_2dmamba.cohort import CohortSlide, SlideStatus, find_slides
-from napari_2dmamba.plugin.jobs import LatestJob
+from napari_2dmamba.plugin.npe2.reader import SLIDE_PATTERNS
+from napari_2dmamba.plugin.parts.jobs import LatestJob
 from napari_2dmamba.plugin.parts.message import Message
-from napari_2dmamba.plugin.reader import SLIDE_PATTERNS
-from napari_2dmamba.plugin.section import Section
+from napari_2dmamba.plugin.parts.section import Section
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 _HINT = "Drop folders, slides or a .csv list here, or choose them:"

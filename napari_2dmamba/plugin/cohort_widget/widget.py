@@ -25,7 +25,6 @@ from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.export.run_folder import RECORD_FILE
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import RunSettings
-from napari_2dmamba.plugin import docks
 from napari_2dmamba.plugin.cohort_widget.following import Following
 from napari_2dmamba.plugin.cohort_widget.footer import CohortFooter
 from napari_2dmamba.plugin.cohort_widget.log_window import show_log
@@ -34,15 +33,16 @@ from napari_2dmamba.plugin.cohort_widget.slides_section import SlidesSection
 from napari_2dmamba.plugin.cohort_widget.table_model import CohortTable
 from napari_2dmamba.plugin.cohort_widget.table_view import TableView
 from napari_2dmamba.plugin.cohort_widget.work_sections import OutputSection, PatchesSection
-from napari_2dmamba.plugin.docked import DockedWidget
-from napari_2dmamba.plugin.jobs import Job, LatestJob
+from napari_2dmamba.plugin.parts import docks
+from napari_2dmamba.plugin.parts.docked import DockedWidget
 from napari_2dmamba.plugin.parts.features_section import FeaturesSection
+from napari_2dmamba.plugin.parts.jobs import Job, LatestJob
 from napari_2dmamba.plugin.parts.model_section import ModelSection
-from napari_2dmamba.plugin.preferences import runs_folder
-from napari_2dmamba.plugin.section import scrolling_column
+from napari_2dmamba.plugin.parts.section import scrolling_column
+from napari_2dmamba.plugin.parts.trust_question import may_run
 from napari_2dmamba.plugin.session import Session
-from napari_2dmamba.plugin.shown_run import ShownRun, open_shown_run
-from napari_2dmamba.plugin.trust_question import may_run
+from napari_2dmamba.plugin.session.preferences import runs_folder
+from napari_2dmamba.plugin.session.shown_run import ShownRun, open_shown_run
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 if TYPE_CHECKING:

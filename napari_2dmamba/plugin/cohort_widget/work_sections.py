@@ -9,9 +9,9 @@ from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton
 
 from napari_2dmamba.cohort import CohortSettings
 from napari_2dmamba.pipeline import RunSettings
-from napari_2dmamba.plugin.form import Form, PathEditor
+from napari_2dmamba.plugin.parts.form import Form, PathEditor
 from napari_2dmamba.plugin.parts.message import Message
-from napari_2dmamba.plugin.section import Fold, Section
+from napari_2dmamba.plugin.parts.section import Fold, Section
 from napari_2dmamba.slide import GridSettings, TissueSettings
 
 

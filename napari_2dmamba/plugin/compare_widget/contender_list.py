@@ -21,8 +21,8 @@ from qtpy.QtWidgets import (
 
 from napari_2dmamba.compare.contender import MOST, SCORE, Contender
 from napari_2dmamba.explain.maps import MAPS
-from napari_2dmamba.plugin.checkpoint_chooser import CheckpointChooser
-from napari_2dmamba.plugin.checkpoint_model import CheckpointModel
+from napari_2dmamba.plugin.parts.checkpoint_chooser import CheckpointChooser
+from napari_2dmamba.plugin.parts.checkpoint_model import CheckpointModel
 from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.parts.model_section import CHECKPOINT_FILTER
 

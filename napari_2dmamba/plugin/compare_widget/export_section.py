@@ -6,8 +6,8 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton
 
 from napari_2dmamba.compare.figure import KINDS, FigureSettings
-from napari_2dmamba.plugin.form import Form
-from napari_2dmamba.plugin.section import Fold, Section
+from napari_2dmamba.plugin.parts.form import Form
+from napari_2dmamba.plugin.parts.section import Fold, Section
 
 
 class ExportSection(Section):

@@ -18,11 +18,11 @@ from napari_2dmamba.plugin.compare_widget.panel import (
 )
 from napari_2dmamba.plugin.compare_widget.panel_list import PanelList
 from napari_2dmamba.plugin.compare_widget.values_table import ValuesTable
-from napari_2dmamba.plugin.form import Form
-from napari_2dmamba.plugin.heatmap_layer import COLOUR_MAPS, SIGNED_COLOUR_MAPS
-from napari_2dmamba.plugin.map_layers import cell_at
+from napari_2dmamba.plugin.layers.heatmap_layer import COLOUR_MAPS, SIGNED_COLOUR_MAPS
+from napari_2dmamba.plugin.layers.map_layers import cell_at
+from napari_2dmamba.plugin.parts.form import Form
 from napari_2dmamba.plugin.parts.message import Message
-from napari_2dmamba.plugin.section import Section, scrolling_column
+from napari_2dmamba.plugin.parts.section import Section, scrolling_column
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer

@@ -14,9 +14,9 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 from napari_2dmamba.compare.figure_marks import box_colour
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.plugin.compare_widget.panel import Panel, shared_limits
-from napari_2dmamba.plugin.docked import weak_callback
-from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
-from napari_2dmamba.plugin.slide_layer import placement, show_scale_bar, slide_layer_data
+from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.layers.slide_layer import placement, show_scale_bar, slide_layer_data
+from napari_2dmamba.plugin.parts.docked import weak_callback
 
 if TYPE_CHECKING:
     from napari_2dmamba.compare.figure import Rectangle

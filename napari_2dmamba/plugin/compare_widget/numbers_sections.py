@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QComboBox, QHeaderView, QLabel
 from napari_2dmamba.plugin.compare_widget.panel import answer
 from napari_2dmamba.plugin.compare_widget.values_table import fill, plain_table
 from napari_2dmamba.plugin.parts.message import Message
-from napari_2dmamba.plugin.section import Section
+from napari_2dmamba.plugin.parts.section import Section
 
 if TYPE_CHECKING:
     from napari_2dmamba.compare import Comparison

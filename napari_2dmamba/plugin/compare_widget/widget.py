@@ -18,8 +18,6 @@ from napari_2dmamba.features.encoder_names import is_known
 from napari_2dmamba.models.fit import misfit
 from napari_2dmamba.models.header import CheckpointHeader, read_header
 from napari_2dmamba.pipeline import RunSettings
-from napari_2dmamba.plugin import docks
-from napari_2dmamba.plugin.checkpoint_model import shared_checkpoints
 from napari_2dmamba.plugin.compare_widget.contender_list import (
     ContenderList,
     contenders_of_rows,
@@ -31,14 +29,16 @@ from napari_2dmamba.plugin.compare_widget.numbers_sections import (
     PredictionsSection,
 )
 from napari_2dmamba.plugin.compare_widget.panel import Panel
-from napari_2dmamba.plugin.docked import DockedWidget
-from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
-from napari_2dmamba.plugin.one_job import OneJob
+from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.layers.region_layers import drawn_regions
+from napari_2dmamba.plugin.parts import docks
+from napari_2dmamba.plugin.parts.checkpoint_model import shared_checkpoints
+from napari_2dmamba.plugin.parts.docked import DockedWidget
+from napari_2dmamba.plugin.parts.one_job import OneJob
 from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
-from napari_2dmamba.plugin.preferences import features_folder
-from napari_2dmamba.plugin.region_layers import drawn_regions
-from napari_2dmamba.plugin.section import ElidedLabel, Section, scrolling_column
+from napari_2dmamba.plugin.parts.section import ElidedLabel, Section, scrolling_column
 from napari_2dmamba.plugin.session import Session, SlideState
+from napari_2dmamba.plugin.session.preferences import features_folder
 from napari_2dmamba.sample import demo_checkpoints, demo_rivals
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 

@@ -16,8 +16,8 @@ from napari_2dmamba.explain.outcome import Target
 from napari_2dmamba.explain.provenance import Channels, Provenance, Through
 from napari_2dmamba.explain.receptive_field import Measure, lay_on_patch, receptive_field
 from napari_2dmamba.explain.subject import Subject
-from napari_2dmamba.plugin.run_subject import subject_of
-from napari_2dmamba.plugin.shown_run import ShownRun
+from napari_2dmamba.plugin.session.run_subject import subject_of
+from napari_2dmamba.plugin.session.shown_run import ShownRun
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 _OF_PROVENANCE: dict[str, tuple[Literal["on", "feeds"], Through]] = {

@@ -8,13 +8,13 @@ from qtpy.QtCore import QObject, Signal
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.explain.maps import MAPS
-from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.inspect_widget.inspected import How, Inspected
 from napari_2dmamba.plugin.inspect_widget.live_layers import LiveLayers
 from napari_2dmamba.plugin.inspect_widget.map_list import MapList
 from napari_2dmamba.plugin.inspect_widget.mass_lines import MassLines
 from napari_2dmamba.plugin.inspect_widget.questions import live_maps
-from napari_2dmamba.plugin.jobs import LatestJob
+from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.parts.jobs import LatestJob
 
 if TYPE_CHECKING:
     from napari_2dmamba.plugin.session import Session, SlideState

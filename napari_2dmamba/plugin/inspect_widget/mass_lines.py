@@ -7,8 +7,8 @@ from napari.layers import Shapes, Vectors
 
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.explain.mass import LINE_COLOURS, PERCENTS, border, fewest_cells
-from napari_2dmamba.plugin.docked import weak_callback
-from napari_2dmamba.plugin.slide_layer import placement
+from napari_2dmamba.plugin.layers.slide_layer import placement
+from napari_2dmamba.plugin.parts.docked import weak_callback
 
 if TYPE_CHECKING:
     from napari_2dmamba.plugin.session import Session, SlideState

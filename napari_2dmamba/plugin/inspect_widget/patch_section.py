@@ -13,7 +13,7 @@ from napari_2dmamba.explain.display import format_value
 from napari_2dmamba.explain.mass import LINE_COLOURS, PERCENTS
 from napari_2dmamba.plugin.inspect_widget.patch_numbers import Extent, PatchNumbers
 from napari_2dmamba.plugin.parts.pictures import as_qimage
-from napari_2dmamba.plugin.section import Section
+from napari_2dmamba.plugin.parts.section import Section
 
 PICTURE_SIDE = 150
 _HINT = "Click a patch on the slide."

@@ -7,8 +7,8 @@ import numpy as np
 from napari.layers import Shapes
 from numpy.typing import NDArray
 
-from napari_2dmamba.plugin.docked import weak_callback
-from napari_2dmamba.plugin.slide_layer import placement
+from napari_2dmamba.plugin.layers.slide_layer import placement
+from napari_2dmamba.plugin.parts.docked import weak_callback
 
 if TYPE_CHECKING:
     from napari_2dmamba.plugin.session import Session, SlideState

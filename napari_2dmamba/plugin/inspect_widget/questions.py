@@ -18,7 +18,7 @@ from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.explain.outcome import Target
 from napari_2dmamba.explain.subject import Subject
 from napari_2dmamba.plugin.inspect_widget.inspected import How, Inspected
-from napari_2dmamba.plugin.jobs import Task
+from napari_2dmamba.plugin.parts.jobs import Task
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 _STEPS = 12  # of a deletion curve: enough to see its shape, and to wait for

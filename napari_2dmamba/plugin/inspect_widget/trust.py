@@ -9,7 +9,7 @@ from napari_2dmamba.plugin.inspect_widget.live_maps import LiveMaps
 from napari_2dmamba.plugin.inspect_widget.map_list import MapList
 from napari_2dmamba.plugin.inspect_widget.questions import deletion_and_insertion, stability
 from napari_2dmamba.plugin.inspect_widget.trust_section import TrustSection
-from napari_2dmamba.plugin.one_job import OneJob
+from napari_2dmamba.plugin.parts.one_job import OneJob
 
 if TYPE_CHECKING:
     from napari_2dmamba.plugin.session import Session

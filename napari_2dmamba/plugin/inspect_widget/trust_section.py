@@ -7,7 +7,7 @@ from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QLabel, QPushBut
 
 from napari_2dmamba.explain.faithfulness import Agreement, Faithfulness, Stability
 from napari_2dmamba.plugin.inspect_widget.charts import CurvesChart
-from napari_2dmamba.plugin.section import Section
+from napari_2dmamba.plugin.parts.section import Section
 
 
 class TrustSection(Section):

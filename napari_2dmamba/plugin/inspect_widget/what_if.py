@@ -24,8 +24,8 @@ from napari_2dmamba.plugin.inspect_widget.what_if_region import (
     start_drawing,
 )
 from napari_2dmamba.plugin.inspect_widget.what_if_section import INSPECTED, WhatIfSection
-from napari_2dmamba.plugin.one_job import OneJob
 from napari_2dmamba.plugin.parts.message import Message
+from napari_2dmamba.plugin.parts.one_job import OneJob
 
 if TYPE_CHECKING:
     from napari_2dmamba.plugin.session import Session

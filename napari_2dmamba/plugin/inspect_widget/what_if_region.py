@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from shapely import Polygon
 
 from napari_2dmamba.explain.subject import Subject
-from napari_2dmamba.plugin.line_width import LineWidths
-from napari_2dmamba.plugin.region_layers import annotations
-from napari_2dmamba.plugin.region_shapes import to_polygons
-from napari_2dmamba.plugin.region_words import region_names
-from napari_2dmamba.plugin.slide_layer import REGION_KEY, placement
+from napari_2dmamba.plugin.layers.line_width import LineWidths
+from napari_2dmamba.plugin.layers.region_layers import annotations
+from napari_2dmamba.plugin.layers.region_shapes import to_polygons
+from napari_2dmamba.plugin.layers.region_words import region_names
+from napari_2dmamba.plugin.layers.slide_layer import REGION_KEY, placement
 
 if TYPE_CHECKING:
     from napari_2dmamba.plugin.session import Session, SlideState

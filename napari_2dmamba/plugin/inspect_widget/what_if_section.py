@@ -5,7 +5,7 @@ from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QLabel, QPushBut
 
 from napari_2dmamba.explain.counterfactual import ACTIONS, Action, Canvas, Counterfactual
 from napari_2dmamba.plugin.inspect_widget.charts import AnswerChart
-from napari_2dmamba.plugin.section import Section
+from napari_2dmamba.plugin.parts.section import Section
 
 INSPECTED = "The inspected patches"
 

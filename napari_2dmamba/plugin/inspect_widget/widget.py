@@ -11,8 +11,6 @@ from qtpy.QtWidgets import QCheckBox, QLabel, QPushButton, QVBoxLayout
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.export.record import ExplainedMap, Explanations
 from napari_2dmamba.export.run_folder import save_run
-from napari_2dmamba.plugin import docks
-from napari_2dmamba.plugin.docked import DockedWidget
 from napari_2dmamba.plugin.inspect_widget.inspected import Inspected
 from napari_2dmamba.plugin.inspect_widget.live_maps import LiveMaps
 from napari_2dmamba.plugin.inspect_widget.map_list import MapList
@@ -25,15 +23,17 @@ from napari_2dmamba.plugin.inspect_widget.trust_section import TrustSection
 from napari_2dmamba.plugin.inspect_widget.what_if import WhatIf
 from napari_2dmamba.plugin.inspect_widget.what_if_region import places
 from napari_2dmamba.plugin.inspect_widget.what_if_section import WhatIfSection
-from napari_2dmamba.plugin.jobs import LatestJob
-from napari_2dmamba.plugin.one_job import OneJob
+from napari_2dmamba.plugin.parts import docks
+from napari_2dmamba.plugin.parts.docked import DockedWidget
+from napari_2dmamba.plugin.parts.jobs import LatestJob
 from napari_2dmamba.plugin.parts.message import Message
+from napari_2dmamba.plugin.parts.one_job import OneJob
 from napari_2dmamba.plugin.parts.pictures import read_patches
+from napari_2dmamba.plugin.parts.pointing import Pointing
 from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
-from napari_2dmamba.plugin.pointing import Pointing
-from napari_2dmamba.plugin.section import Section, scrolling_column
+from napari_2dmamba.plugin.parts.section import Section, scrolling_column
 from napari_2dmamba.plugin.session import Session, SlideState
-from napari_2dmamba.plugin.shown_run import ShownRun
+from napari_2dmamba.plugin.session.shown_run import ShownRun
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 if TYPE_CHECKING:

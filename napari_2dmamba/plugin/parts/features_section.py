@@ -16,9 +16,9 @@ from napari_2dmamba.features.encoder_names import (
     is_known,
     not_taken,
 )
-from napari_2dmamba.plugin.form import Form, PathEditor, SuggestEditor
+from napari_2dmamba.plugin.parts.form import Form, PathEditor, SuggestEditor
 from napari_2dmamba.plugin.parts.message import Message
-from napari_2dmamba.plugin.section import Fold, Section
+from napari_2dmamba.plugin.parts.section import Fold, Section
 from napari_2dmamba.plugin.session import Choices
 
 _COMPUTE = "Compute from the slide"
@@ -69,7 +69,7 @@ class FeaturesSection(Section):
         self.from_file = QRadioButton(text)
         self.from_file.setToolTip(more)
         self.form = feature_form()
-        files = "Features (*.h5 *.hdf5 *.pt *.parquet);;All files (*)"
+        files = "Features (*.h5 *.hdf5 *.pt *.parquet *.h5ad);;All files (*)"
         self.file = PathEditor("Features", files, folder=of_many)
         self.stated = Message()
         self.asked = Message()

@@ -19,9 +19,9 @@ from qtpy.QtWidgets import (
 )
 
 from napari_2dmamba.explain.display import format_value, top_patches
-from napari_2dmamba.plugin.jobs import LatestJob
+from napari_2dmamba.plugin.parts.jobs import LatestJob
 from napari_2dmamba.plugin.parts.pictures import as_qimage, read_patches
-from napari_2dmamba.plugin.shown_run import Patches
+from napari_2dmamba.plugin.session.shown_run import Patches
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 if TYPE_CHECKING:

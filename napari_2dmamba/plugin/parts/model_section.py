@@ -18,14 +18,14 @@ from napari_2dmamba.checkpoints.summary import HUB_PREFIX
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.models.header import CheckpointHeader, read_header
 from napari_2dmamba.models.settings import ModelSettings
-from napari_2dmamba.plugin.checkpoint_chooser import CheckpointChooser
-from napari_2dmamba.plugin.checkpoint_model import shared_checkpoints
-from napari_2dmamba.plugin.form import Form
-from napari_2dmamba.plugin.jobs import LatestJob
+from napari_2dmamba.plugin.parts.checkpoint_chooser import CheckpointChooser
+from napari_2dmamba.plugin.parts.checkpoint_model import shared_checkpoints
+from napari_2dmamba.plugin.parts.form import Form
+from napari_2dmamba.plugin.parts.jobs import LatestJob
 from napari_2dmamba.plugin.parts.message import Message
-from napari_2dmamba.plugin.preferences import preference
-from napari_2dmamba.plugin.section import Section
+from napari_2dmamba.plugin.parts.section import Section
 from napari_2dmamba.plugin.session import ChosenCheckpoint
+from napari_2dmamba.plugin.session.preferences import preference
 from napari_2dmamba.settings import ProgressCallback, StopCallback, setting
 
 if TYPE_CHECKING:

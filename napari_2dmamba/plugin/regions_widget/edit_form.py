@@ -14,8 +14,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_2dmamba.plugin.region_layers import ROLE_COLOURS, ROLES
-from napari_2dmamba.plugin.region_words import hex_of
+from napari_2dmamba.plugin.layers.region_layers import ROLE_COLOURS, ROLES
+from napari_2dmamba.plugin.layers.region_words import hex_of
 from napari_2dmamba.plugin.regions_widget.region_table import ROLE_WORDS
 from napari_2dmamba.slide import Region
 

@@ -6,8 +6,8 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem
 
-from napari_2dmamba.plugin.region_layers import ROLE_COLOURS, Annotation
-from napari_2dmamba.plugin.region_words import area_words, hex_of, length_words, region_names
+from napari_2dmamba.plugin.layers.region_layers import ROLE_COLOURS, Annotation
+from napari_2dmamba.plugin.layers.region_words import area_words, hex_of, length_words, region_names
 from napari_2dmamba.slide.regions import Role
 
 ROLE_WORDS: dict[Role, str] = {

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QFormLayout, QLineEdit, QPushButton, QSpinBox
 
-from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.parts.section import Section
 from napari_2dmamba.plugin.regions_widget.region_table import ROLE_WORDS
-from napari_2dmamba.plugin.section import Section
 from napari_2dmamba.slide.regions import Role
 
 

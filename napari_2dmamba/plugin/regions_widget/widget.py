@@ -17,11 +17,9 @@ from qtpy.QtWidgets import (
 
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.map_regions import MapThreshold, regions_above
-from napari_2dmamba.plugin.docked import DockedWidget, weak_callback
-from napari_2dmamba.plugin.parts.message import Message
-from napari_2dmamba.plugin.region_drawing import TOOLS, Drawing, Tool
-from napari_2dmamba.plugin.region_history import RegionHistory
-from napari_2dmamba.plugin.region_layers import (
+from napari_2dmamba.plugin.layers.region_drawing import TOOLS, Drawing, Tool
+from napari_2dmamba.plugin.layers.region_history import RegionHistory
+from napari_2dmamba.plugin.layers.region_layers import (
     ROLES,
     Annotation,
     annotations,
@@ -29,7 +27,9 @@ from napari_2dmamba.plugin.region_layers import (
     replace_regions,
     show_regions,
 )
-from napari_2dmamba.plugin.region_words import Colour
+from napari_2dmamba.plugin.layers.region_words import Colour
+from napari_2dmamba.plugin.parts.docked import DockedWidget, weak_callback
+from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.regions_widget.edit_form import CLASS_COLOURS, EditForm
 from napari_2dmamba.plugin.regions_widget.region_table import ROLE_WORDS, RegionTable
 from napari_2dmamba.plugin.regions_widget.threshold_section import ThresholdSection

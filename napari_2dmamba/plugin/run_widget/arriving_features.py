@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer
 
 from napari_2dmamba.explain.feature_colours import FeatureColours
-from napari_2dmamba.plugin.slide_layer import placement
+from napari_2dmamba.plugin.layers.slide_layer import placement
 
 if TYPE_CHECKING:
     from napari_2dmamba.plugin.session import Session, SlideState

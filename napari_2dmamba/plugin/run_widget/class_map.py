@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
-from napari_2dmamba.plugin.run_subject import subject_of
-from napari_2dmamba.plugin.shown_run import ShownRun
+from napari_2dmamba.plugin.session.run_subject import subject_of
+from napari_2dmamba.plugin.session.shown_run import ShownRun
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 CLASS_DISPLAY = DisplaySettings(transform="raw", opacity=0.65, clear_at_zero=True)

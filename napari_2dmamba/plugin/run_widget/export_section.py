@@ -16,9 +16,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_2dmamba.plugin.exports import KINDS
-from napari_2dmamba.plugin.section import ElidedLabel, Section
-from napari_2dmamba.plugin.shown_run import ShownRun
+from napari_2dmamba.export.formats import FORMATS, file_stem
+from napari_2dmamba.plugin.parts.section import ElidedLabel, Section
+from napari_2dmamba.plugin.session.shown_run import ShownRun
 
 EXPORTS = "exports"
 """Folder in that of a run, for all of its exports."""
@@ -46,7 +46,7 @@ class ExportSection(Section):
         self._place: Path | None = None
         self._is_busy = False
         self.kinds = QComboBox()
-        for key, kind in KINDS.items():
+        for key, kind in FORMATS.items():
             self.kinds.addItem(kind.title, key)
         self.kinds.currentIndexChanged.connect(self._follow)
         self.hint = QLabel()
@@ -67,8 +67,8 @@ class ExportSection(Section):
         self.open.clicked.connect(self._browse_run)
         self.all = QPushButton("Export everything")
         self.all.setToolTip(
-            "Every format, with all maps, into the folder exports of the run, as the command "
-            "line's export does"
+            "Pictures, pyramids, tables, report and record, with all maps, into the folder exports "
+            "of the run, as the command line's export does; stores are written one at a time"
         )
         self.all.clicked.connect(self._ask_for_all)
         self.folder = ElidedLabel()
@@ -93,7 +93,7 @@ class ExportSection(Section):
 
     @property
     def kind(self) -> str:
-        """Key in `KINDS` of what is chosen."""
+        """Key in `FORMATS` of what is chosen."""
         return str(self.kinds.currentData())
 
     def set_run(self, shown: ShownRun | None) -> None:
@@ -157,15 +157,15 @@ class ExportSection(Section):
             self.all_wanted.emit(folder)
 
     def _follow(self) -> None:
-        kind = KINDS[self.kind]
+        kind = FORMATS[self.kind]
         self.hint.setText(kind.hint)
         self.mpp_row.setVisible(kind.has_mpp)
 
     def _browse(self) -> None:
         if self._shown is None:
             return
-        kind = KINDS[self.kind]
-        stem = self._shown.slide.path.stem
+        kind = FORMATS[self.kind]
+        stem = file_stem(self._shown.as_saved())
         start = (self._shown.folder or Path.home()) / f"{stem}-{self.kind}{kind.suffix}"
         path, _ = QFileDialog.getSaveFileName(
             self, kind.title, str(start), f"{kind.title} (*{kind.suffix})"
@@ -176,7 +176,7 @@ class ExportSection(Section):
             self.export_wanted.emit(self.kind, path, mpp)
 
     def _browse_run(self) -> None:
-        from napari_2dmamba.plugin.preferences import runs_folder
+        from napari_2dmamba.plugin.session.preferences import runs_folder
 
         folder = QFileDialog.getExistingDirectory(self, "Open a saved run", str(runs_folder()))
         if folder:

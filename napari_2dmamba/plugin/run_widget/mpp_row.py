@@ -3,7 +3,7 @@
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
-from napari_2dmamba.plugin.form import PlainSpinBox
+from napari_2dmamba.plugin.parts.form import PlainSpinBox
 from napari_2dmamba.plugin.session import SlideState
 
 _WHAT_CHANGES = (

@@ -11,9 +11,9 @@ from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.models import load_checkpoint, read_header
 from napari_2dmamba.pipeline import settings_of
-from napari_2dmamba.plugin.region_layers import drawn_regions
+from napari_2dmamba.plugin.layers.region_layers import drawn_regions
 from napari_2dmamba.plugin.session import ChosenCheckpoint, Session, SlideState
-from napari_2dmamba.plugin.shown_run import ShownRun, open_shown_run
+from napari_2dmamba.plugin.session.shown_run import ShownRun, open_shown_run
 from napari_2dmamba.slide import Regions
 
 if TYPE_CHECKING:

@@ -25,16 +25,16 @@ from napari_2dmamba.explain.display import (
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.export.record import RunRecord
 from napari_2dmamba.models.prediction import SlidePrediction
-from napari_2dmamba.plugin.form import Form
-from napari_2dmamba.plugin.heatmap_layer import COLOUR_MAPS, SIGNED_COLOUR_MAPS
+from napari_2dmamba.plugin.layers.heatmap_layer import COLOUR_MAPS, SIGNED_COLOUR_MAPS
+from napari_2dmamba.plugin.layers.patch_place import place_words
 from napari_2dmamba.plugin.parts.charts import PredictionChart
 from napari_2dmamba.plugin.parts.colour_bar import ColourBar
+from napari_2dmamba.plugin.parts.form import Form
 from napari_2dmamba.plugin.parts.gallery import Gallery
 from napari_2dmamba.plugin.parts.message import Message
-from napari_2dmamba.plugin.patch_place import place_words
-from napari_2dmamba.plugin.section import Fold, Section
+from napari_2dmamba.plugin.parts.section import Fold, Section
 from napari_2dmamba.plugin.session import SlideState
-from napari_2dmamba.plugin.shown_run import Patches
+from napari_2dmamba.plugin.session.shown_run import Patches
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide

@@ -17,13 +17,13 @@ from napari_2dmamba.export.run_library import (
     rename_run,
     set_notes,
 )
-from napari_2dmamba.plugin.docked import DockedWidget
-from napari_2dmamba.plugin.jobs import LatestJob
-from napari_2dmamba.plugin.one_job import OneJob
-from napari_2dmamba.plugin.preferences import features_folder, runs_folder
+from napari_2dmamba.plugin.parts.docked import DockedWidget
+from napari_2dmamba.plugin.parts.jobs import LatestJob
+from napari_2dmamba.plugin.parts.one_job import OneJob
 from napari_2dmamba.plugin.run_widget.run_pair_window import RunPairWindow
 from napari_2dmamba.plugin.run_widget.runs_section import RunsSection
 from napari_2dmamba.plugin.session import Session, SlideState
+from napari_2dmamba.plugin.session.preferences import features_folder, runs_folder
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 if TYPE_CHECKING:

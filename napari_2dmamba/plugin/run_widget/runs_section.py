@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
 
 from napari_2dmamba.export.run_library import RunSummary
 from napari_2dmamba.plugin.parts.message import Message
-from napari_2dmamba.plugin.section import Section
+from napari_2dmamba.plugin.parts.section import Section
 
 _COLUMNS = "Run", "Made", "Answer", "Regions", "Model", "Slide"
 _SLIDE = 5
@@ -35,7 +35,7 @@ class RunsSection(Section):
     show_wanted(folder)
     compare_wanted(first, second)
         Folders; the second is None for the run on display.
-    export_wanted(folder)
+    report_wanted(folder), export_wanted(folder)
     rename_wanted(folder, title), notes_wanted(folder, notes)
     bin_wanted(folders)
         The user was asked already.
@@ -45,6 +45,7 @@ class RunsSection(Section):
 
     show_wanted = Signal(object)
     compare_wanted = Signal(object, object)
+    report_wanted = Signal(object)
     export_wanted = Signal(object)
     rename_wanted = Signal(object, str)
     notes_wanted = Signal(object, str)
@@ -77,9 +78,15 @@ class RunsSection(Section):
             "Compare", "Put two chosen runs, or one and that on display, side by side",
             self._compare,
         )  # fmt: skip
+        self.report = self._button(
+            "Report", "Write the run on one page, with slide, map, answer, top patches and "
+            "numbers, and show it in the browser",
+            lambda: self.report_wanted.emit(self._one().folder),
+        )  # fmt: skip
         self.export = self._button(
-            "Export all", "Write every format into the folder exports of the run, as the command "
-            "line's export does", lambda: self.export_wanted.emit(self._one().folder),
+            "Export all", "Write pictures, pyramids, tables, report and record into the folder "
+            "exports of the run, as the command line's export does",
+            lambda: self.export_wanted.emit(self._one().folder),
         )  # fmt: skip
         self.rename = self._button("Rename…", "Give the run a title", self._rename)
         self.notes = self._button("Notes…", "Read and write notes on the run", self._write_notes)
@@ -88,9 +95,12 @@ class RunsSection(Section):
         )
         buttons = QGridLayout()
         buttons.setSpacing(4)
-        listed = self.show_run, self.compare, self.export, self.rename, self.notes, self.bin
-        for place, button in enumerate(listed):
-            buttons.addWidget(button, place // 3, place % 3)
+        self._buttons = (
+            self.show_run, self.compare, self.report, self.export,
+            self.rename, self.notes, self.bin,
+        )  # fmt: skip
+        for place, button in enumerate(self._buttons):
+            buttons.addWidget(button, place // 4, place % 4)
         for part in (self.message, self.empty, self.table, self.all):
             self.body.addWidget(part)
         self.body.addLayout(buttons)
@@ -175,13 +185,12 @@ class RunsSection(Section):
         whole = [one for one in chosen if one.problem is None]
         free = not self._is_busy
         single = free and len(chosen) == len(whole) == 1
-        for button in (self.show_run, self.export, self.rename, self.notes):
+        for button in (self.show_run, self.report, self.export, self.rename, self.notes):
             button.setEnabled(single)
         other = single and self._on_display not in (None, whole[0].folder)
         self.compare.setEnabled(other or (free and len(chosen) == len(whole) == 2))
         self.bin.setEnabled(free and bool(chosen))
-        buttons = self.show_run, self.compare, self.export, self.rename, self.notes, self.bin
-        for action, button in zip(self.table.actions(), buttons, strict=True):
+        for action, button in zip(self.table.actions(), self._buttons, strict=True):
             action.setEnabled(button.isEnabled())
 
     def _show_chosen(self) -> None:

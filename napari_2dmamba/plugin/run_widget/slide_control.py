@@ -6,12 +6,12 @@ from qtpy.QtCore import QObject
 
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.pipeline import prepare_grid
-from napari_2dmamba.plugin.closing import close_slide
-from napari_2dmamba.plugin.docked import DockedWidget
-from napari_2dmamba.plugin.jobs import LatestJob
-from napari_2dmamba.plugin.preview import show_patches, show_tissue
-from napari_2dmamba.plugin.region_drawing import POLYGON, Drawing
-from napari_2dmamba.plugin.region_layers import drawn_regions, import_regions
+from napari_2dmamba.plugin.layers.preview import show_patches, show_tissue
+from napari_2dmamba.plugin.layers.region_drawing import POLYGON, Drawing
+from napari_2dmamba.plugin.layers.region_layers import drawn_regions, import_regions
+from napari_2dmamba.plugin.parts.closing import close_slide
+from napari_2dmamba.plugin.parts.docked import DockedWidget
+from napari_2dmamba.plugin.parts.jobs import LatestJob
 from napari_2dmamba.plugin.run_widget.slide_section import SlideSection
 from napari_2dmamba.plugin.session import Session, SlideState
 from napari_2dmamba.settings import ProgressCallback, StopCallback

@@ -14,11 +14,11 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_2dmamba.plugin.form import Form
+from napari_2dmamba.plugin.npe2.reader import SLIDE_PATTERNS
+from napari_2dmamba.plugin.parts.form import Form
 from napari_2dmamba.plugin.parts.message import Message
-from napari_2dmamba.plugin.reader import SLIDE_PATTERNS
+from napari_2dmamba.plugin.parts.section import Fold, Section
 from napari_2dmamba.plugin.run_widget.mpp_row import MppRow
-from napari_2dmamba.plugin.section import Fold, Section
 from napari_2dmamba.plugin.session import SlideState
 from napari_2dmamba.slide import GridSettings, PatchGrid, Regions, TissueSettings
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_error
-from qtpy.QtCore import QSize
+from qtpy.QtCore import QSize, QUrl
+from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QVBoxLayout
 
 from napari_2dmamba.errors import UserError
@@ -18,20 +19,22 @@ from napari_2dmamba.export.run_library import new_run_folder
 from napari_2dmamba.features import MissingFeatureFactsError
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import RunResult, RunSettings, run
-from napari_2dmamba.plugin import docks
-from napari_2dmamba.plugin.docked import DockedWidget
-from napari_2dmamba.plugin.dropped import accept_drops
-from napari_2dmamba.plugin.exports import Export
-from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
-from napari_2dmamba.plugin.one_job import OneJob
+from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.layers.region_layers import drawn_regions
+from napari_2dmamba.plugin.layers.slide_layer import view_region
+from napari_2dmamba.plugin.parts import docks
+from napari_2dmamba.plugin.parts.docked import DockedWidget
+from napari_2dmamba.plugin.parts.dropped import accept_drops
 from napari_2dmamba.plugin.parts.features_section import FeaturesSection
 from napari_2dmamba.plugin.parts.model_section import ModelSection
+from napari_2dmamba.plugin.parts.one_job import OneJob
 from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
-from napari_2dmamba.plugin.preferences import features_folder, runs_folder
-from napari_2dmamba.plugin.region_layers import drawn_regions
+from napari_2dmamba.plugin.parts.section import scrolling_column
+from napari_2dmamba.plugin.parts.trust_question import may_run
 from napari_2dmamba.plugin.run_widget.arriving_features import ArrivingFeatures, remove_arriving
 from napari_2dmamba.plugin.run_widget.class_map import CLASS_DISPLAY, class_map
 from napari_2dmamba.plugin.run_widget.export_section import EXPORTS, ExportSection
+from napari_2dmamba.plugin.run_widget.exports import Export
 from napari_2dmamba.plugin.run_widget.opened_run import OpenedRun
 from napari_2dmamba.plugin.run_widget.result_control import ResultControl
 from napari_2dmamba.plugin.run_widget.result_section import ResultSection
@@ -39,11 +42,9 @@ from napari_2dmamba.plugin.run_widget.runs_control import RunsControl
 from napari_2dmamba.plugin.run_widget.runs_section import RunsSection
 from napari_2dmamba.plugin.run_widget.slide_control import SlideControl
 from napari_2dmamba.plugin.run_widget.slide_section import SlideSection
-from napari_2dmamba.plugin.section import scrolling_column
 from napari_2dmamba.plugin.session import Session, SlideState
-from napari_2dmamba.plugin.shown_run import ShownRun
-from napari_2dmamba.plugin.slide_layer import view_region
-from napari_2dmamba.plugin.trust_question import may_run
+from napari_2dmamba.plugin.session.preferences import features_folder, runs_folder
+from napari_2dmamba.plugin.session.shown_run import ShownRun
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ class RunWidget(DockedWidget):
         self.export_section.open_wanted.connect(self.open_saved_run)
         self.runs_section.show_wanted.connect(self.open_saved_run)
         self.runs_section.export_wanted.connect(self._export_saved)
+        self.runs_section.report_wanted.connect(self._report_saved)
         self.runs.failed.connect(self._complain)
         self.runs.said.connect(lambda words: self.footer.message.say(words, "good"))
         self.footer.run_clicked.connect(self.start_run)
@@ -409,6 +411,23 @@ class RunWidget(DockedWidget):
     def _export_saved(self, folder: Path) -> None:
         """Write a saved run in every format, as the command line does."""
         self._write_all(folder, folder / EXPORTS)
+
+    def _report_saved(self, folder: Path) -> None:
+        """Write the report of a saved run and show it in the browser."""
+
+        def task(progress: ProgressCallback, stop: StopCallback) -> Path:
+            from napari_2dmamba.export.formats import export_run
+
+            out = folder / EXPORTS
+            return export_run(
+                folder, formats=("report",), out=out, on_progress=progress, should_stop=stop
+            )[0]
+
+        def show(written: Path) -> None:
+            self._tell_written(written)
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(written)))
+
+        self.jobs.start(task, show, "Stopped; no report was written.")
 
     def _write_all(self, run: SavedRun | Path, out: Path, slide_path: Path | None = None) -> None:
         def task(progress: ProgressCallback, stop: StopCallback) -> Path:

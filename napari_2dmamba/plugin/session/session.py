@@ -14,13 +14,9 @@ from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.display import DisplaySettings, display_for
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.export.record import Explanations
-from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
-from napari_2dmamba.plugin.preferences import tries_slides_apart
-from napari_2dmamba.plugin.region_layers import drawn_regions, show_regions
-from napari_2dmamba.plugin.session.events import SessionEvents
-from napari_2dmamba.plugin.session.slide_state import Choices, SlideState, Work
-from napari_2dmamba.plugin.shown_run import ShownRun
-from napari_2dmamba.plugin.slide_layer import (
+from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.layers.region_layers import drawn_regions, show_regions
+from napari_2dmamba.plugin.layers.slide_layer import (
     CHANNEL_KEY,
     REGION_KEY,
     SLIDE_KEY,
@@ -30,6 +26,10 @@ from napari_2dmamba.plugin.slide_layer import (
     slide_of,
     watch_reading,
 )
+from napari_2dmamba.plugin.session.events import SessionEvents
+from napari_2dmamba.plugin.session.preferences import tries_slides_apart
+from napari_2dmamba.plugin.session.shown_run import ShownRun
+from napari_2dmamba.plugin.session.slide_state import Choices, SlideState, Work
 from napari_2dmamba.slide import open_slide
 
 if TYPE_CHECKING:

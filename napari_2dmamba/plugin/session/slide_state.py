@@ -12,7 +12,7 @@ from napari_2dmamba.features import FeatureFileSettings, FeatureSettings
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.models.settings import ModelSettings
 from napari_2dmamba.pipeline import RunSettings
-from napari_2dmamba.plugin.shown_run import ShownRun
+from napari_2dmamba.plugin.session.shown_run import ShownRun
 from napari_2dmamba.slide import GridSettings, TissueSettings
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from qtpy.QtCore import QObject, Qt, Signal
 from qtpy.QtGui import QColor, QIcon, QPainter, QPixmap
 
 from napari_2dmamba.errors import UserError
-from napari_2dmamba.plugin.jobs import LatestJob
+from napari_2dmamba.plugin.parts.jobs import LatestJob
 from napari_2dmamba.plugin.parts.pictures import as_qimage
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 

@@ -18,14 +18,14 @@ from qtpy.QtWidgets import (
 
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.export.run_library import RunSummary, list_all_runs
-from napari_2dmamba.plugin.closing import close_slide
-from napari_2dmamba.plugin.docked import DockedWidget
-from napari_2dmamba.plugin.dropped import accept_drops, take
-from napari_2dmamba.plugin.jobs import LatestJob
+from napari_2dmamba.plugin.parts.closing import close_slide
+from napari_2dmamba.plugin.parts.docked import DockedWidget
+from napari_2dmamba.plugin.parts.dropped import accept_drops, take
+from napari_2dmamba.plugin.parts.jobs import LatestJob
 from napari_2dmamba.plugin.parts.message import Message
-from napari_2dmamba.plugin.preferences import runs_folder
-from napari_2dmamba.plugin.recent_slides import forget, recent_slides, remember
+from napari_2dmamba.plugin.parts.recent_slides import forget, recent_slides, remember
 from napari_2dmamba.plugin.session import Session, SlideState
+from napari_2dmamba.plugin.session.preferences import runs_folder
 from napari_2dmamba.plugin.slides_widget.thumbnails import SIDE, Thumbnails, Wanted
 
 if TYPE_CHECKING:

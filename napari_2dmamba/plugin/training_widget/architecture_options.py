@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
-from napari_2dmamba.plugin.form import Form
+from napari_2dmamba.plugin.parts.form import Form
 from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.settings import setting
 
@@ -36,6 +36,7 @@ class ArchitectureOptions(QWidget):
         self.form: Form[Any] | None = None
         self.message = Message()
         self._config_class: type[ArchitectureConfig] | None = None
+        self._given: dict[str, Any] = {}
         self._base: dict[str, Any] = {}
         self._layout = QVBoxLayout(self)
         self._layout.setContentsMargins(0, 0, 0, 0)
@@ -44,7 +45,7 @@ class ArchitectureOptions(QWidget):
     def show_options(
         self, config_class: "type[ArchitectureConfig] | None", given: Mapping[str, Any]
     ) -> None:
-        """Show the options of an architecture; changes of another architecture are forgotten.
+        """Show the options of an architecture; what was changed of another one is forgotten.
 
         Parameters
         ----------
@@ -53,12 +54,10 @@ class ArchitectureOptions(QWidget):
         given
             Options of the preset, which stand in place of the defaults.
         """
-        if config_class is self._config_class and (self.form is None or self._has(given)):
+        if config_class is self._config_class and dict(given) == self._given:
             return
-        if self.form is not None:
-            self._layout.removeWidget(self.form)
-            self.form.deleteLater()
-        self.form, self._config_class = None, config_class
+        self.forget()
+        self._config_class, self._given = config_class, dict(given)
         if config_class is not None:
             of_form = options_class(config_class)
             names = {field.name for field in dataclasses.fields(of_form)}
@@ -69,6 +68,14 @@ class ArchitectureOptions(QWidget):
             self._layout.insertWidget(0, self.form)
             self.form.changed.connect(self._follow)
         self._follow()
+
+    def forget(self) -> None:
+        """Forget the architecture and all that was changed of it."""
+        if self.form is not None:
+            self._layout.removeWidget(self.form)
+            self.form.deleteLater()
+        self.form, self._config_class = None, None
+        self._given, self._base = {}, {}
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -90,9 +97,6 @@ class ArchitectureOptions(QWidget):
         except (TypeError, ValueError) as error:
             return str(error)
         return ""
-
-    def _has(self, given: Mapping[str, Any]) -> bool:
-        return all(self._base[name] == value for name, value in given.items() if name in self._base)
 
     def _follow(self) -> None:
         problem = self.problem

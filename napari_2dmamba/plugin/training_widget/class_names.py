@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QFormLayout, QLabel, QVBoxLayout, QWidget
 
-from napari_2dmamba.plugin.form import TextEditor
+from napari_2dmamba.plugin.parts.form import TextEditor
 
 if TYPE_CHECKING:
     from napari_2dmamba.tasks import Table

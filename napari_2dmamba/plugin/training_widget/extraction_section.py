@@ -5,11 +5,11 @@ from dataclasses import replace
 from napari_2dmamba.features import FeatureSettings
 from napari_2dmamba.features.encoder_names import is_known
 from napari_2dmamba.pipeline import RunSettings
-from napari_2dmamba.plugin.form import Form
 from napari_2dmamba.plugin.parts.features_section import feature_form
+from napari_2dmamba.plugin.parts.form import Form
 from napari_2dmamba.plugin.parts.message import Message
-from napari_2dmamba.plugin.preferences import preference
-from napari_2dmamba.plugin.section import Section
+from napari_2dmamba.plugin.parts.section import Section
+from napari_2dmamba.plugin.session.preferences import preference
 from napari_2dmamba.plugin.training_widget.plan import Checked
 from napari_2dmamba.slide import GridSettings
 
@@ -66,19 +66,20 @@ class ExtractionSection(Section):
 
     def _difference(self, checked: Checked) -> str:
         """Return in what the features would differ from those that are there, or nothing."""
+        from napari_2dmamba.models.fit import MPP_TOLERANCE
+
         there, grid = checked.features, self.grid_form.settings()
         if there is None:
             return ""
-        pairs = (
-            ("encoder", there.encoder, self.form.settings().encoder),
-            ("patch size", there.patch_size, grid.patch_size),
-            ("resolution", there.mpp, grid.target_mpp),
-        )
-        differ = [
-            f"{what} {chosen} here, {known} there"
-            for what, known, chosen in pairs
-            if known is not None and known != chosen
-        ]
+        differ = []
+        encoder = self.form.settings().encoder
+        if there.encoder not in (None, encoder):
+            differ.append(f"encoder {encoder} here, {there.encoder} there")
+        if there.patch_size not in (None, grid.patch_size):
+            differ.append(f"patch size {grid.patch_size} here, {there.patch_size} there")
+        mpp = there.mpp
+        if mpp is not None and abs(grid.target_mpp - mpp) > MPP_TOLERANCE * mpp:
+            differ.append(f"resolution {grid.target_mpp:g} µm/px here, {mpp:g} there")
         if not differ:
             return ""
         return (

@@ -12,7 +12,7 @@ from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.export.record import file_hash, read_record
 from napari_2dmamba.export.run_folder import RECORD_FILE
 from napari_2dmamba.export.run_library import list_runs, slide_folder
-from napari_2dmamba.plugin.shown_run import ShownRun, open_shown_run
+from napari_2dmamba.plugin.session.shown_run import ShownRun, open_shown_run
 from napari_2dmamba.plugin.training_widget.rows import SlideRow
 from napari_2dmamba.slide import open_slide
 

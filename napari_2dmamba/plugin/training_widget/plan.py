@@ -148,7 +148,8 @@ def _look_at_features(table: "Table", progress: ProgressCallback, stop: StopCall
     absent = [s for s in table.slides if s.features is None or not s.features.is_file()]
     without = {slide.name for slide in absent}
     there = tuple(slide for slide in table.slides if slide.name not in without)
-    kind, found = None, []
+    kind: FeatureKind | None = None
+    found: list[Problem] = []
     if there or not absent:
         try:
             kind, of_features = check_features(

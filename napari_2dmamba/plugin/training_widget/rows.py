@@ -79,11 +79,12 @@ def rows_of(checked: Checked, told: "Predictions | None" = None) -> list[SlideRo
         names = dict(zip(checked.table.classes, told.class_names, strict=True))
     rows = []
     for slide in checked.table.slides:
+        label = _label(slide, names)
         for model in testing.get(slide.name) or [""]:
             prediction, error, values = said.get((slide.name, model), ("", nan, ()))
             rows.append(
                 SlideRow(
-                    slide.name, slide.slide, slide.features, _label(slide, names), model, prediction,
+                    slide.name, slide.slide, slide.features, label, model, prediction,
                     error, values, "; ".join(problems[slide.name]), slide.name in stopping,
                 )
             )  # fmt: skip

@@ -9,9 +9,9 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QPushButton, QWidget
 from shapely import Polygon
 
-from napari_2dmamba.plugin.region_layers import annotations
-from napari_2dmamba.plugin.region_words import region_names
-from napari_2dmamba.plugin.slide_layer import view_region
+from napari_2dmamba.plugin.layers.region_layers import annotations
+from napari_2dmamba.plugin.layers.region_words import region_names
+from napari_2dmamba.plugin.layers.slide_layer import view_region
 
 if TYPE_CHECKING:
     from napari_2dmamba.plugin.session import Session, SlideState

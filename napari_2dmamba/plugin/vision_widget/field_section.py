@@ -18,9 +18,9 @@ from qtpy.QtWidgets import (
 )
 
 from napari_2dmamba.pixel_fields import PRETRAINED, FieldSettings
-from napari_2dmamba.plugin.form import Form, PathEditor
+from napari_2dmamba.plugin.parts.form import Form, PathEditor
 from napari_2dmamba.plugin.parts.message import Message
-from napari_2dmamba.plugin.section import Fold, Section
+from napari_2dmamba.plugin.parts.section import Fold, Section
 from napari_2dmamba.plugin.vision_widget.layers import ShownField
 
 NETWORKS = (

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QObject
 
 from napari_2dmamba.pixel_fields import fields_on_slide
-from napari_2dmamba.plugin.pointing import Pointing
-from napari_2dmamba.plugin.preferences import preference
+from napari_2dmamba.plugin.parts.pointing import Pointing
 from napari_2dmamba.plugin.session import Session, SlideState
+from napari_2dmamba.plugin.session.preferences import preference
 from napari_2dmamba.plugin.vision_widget.field_section import FieldSection
 from napari_2dmamba.plugin.vision_widget.layers import (
     FIELD_KEY,

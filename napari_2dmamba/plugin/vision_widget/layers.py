@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.export.labels import class_colours
-from napari_2dmamba.plugin.heatmap_layer import HeatmapLayer
-from napari_2dmamba.plugin.line_width import LineWidths
-from napari_2dmamba.plugin.slide_layer import placement
+from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.layers.line_width import LineWidths
+from napari_2dmamba.plugin.layers.slide_layer import placement
 
 if TYPE_CHECKING:
     from napari_2dmamba.pixel_fields import SlideFields

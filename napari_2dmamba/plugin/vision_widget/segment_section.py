@@ -15,8 +15,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_2dmamba.plugin.form import Form, PathEditor
-from napari_2dmamba.plugin.section import Fold, Section
+from napari_2dmamba.plugin.parts.form import Form, PathEditor
+from napari_2dmamba.plugin.parts.section import Fold, Section
 from napari_2dmamba.plugin.vision_widget.area import ALL, VIEW, AreaRow
 from napari_2dmamba.plugin.vision_widget.class_list import ClassList
 from napari_2dmamba.vision.segment_settings import SegmentSettings, WindowSettings

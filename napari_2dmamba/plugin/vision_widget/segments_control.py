@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from qtpy.QtCore import QObject
 
-from napari_2dmamba.plugin.preferences import features_folder, preference
 from napari_2dmamba.plugin.session import Session, SlideState
+from napari_2dmamba.plugin.session.preferences import features_folder, preference
 from napari_2dmamba.plugin.vision_widget.layers import (
     SEGMENTS_KEY,
     hide_classes,

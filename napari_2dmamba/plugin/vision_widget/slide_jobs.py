@@ -5,8 +5,8 @@ from typing import Any
 
 from qtpy.QtCore import QObject
 
-from napari_2dmamba.plugin.jobs import Task
-from napari_2dmamba.plugin.one_job import OneJob
+from napari_2dmamba.plugin.parts.jobs import Task
+from napari_2dmamba.plugin.parts.one_job import OneJob
 from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.session import Session, SlideState
 

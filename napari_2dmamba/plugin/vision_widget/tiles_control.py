@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QObject
 
 from napari_2dmamba.features import FeatureSettings
-from napari_2dmamba.plugin.preferences import features_folder, preference
-from napari_2dmamba.plugin.region_layers import drawn_regions
+from napari_2dmamba.plugin.layers.region_layers import drawn_regions
 from napari_2dmamba.plugin.session import Session, SlideState
+from napari_2dmamba.plugin.session.preferences import features_folder, preference
 from napari_2dmamba.plugin.vision_widget.area import ALL
 from napari_2dmamba.plugin.vision_widget.layers import (
     look_at_tiles,

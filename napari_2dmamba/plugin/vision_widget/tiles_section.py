@@ -18,8 +18,8 @@ from qtpy.QtWidgets import (
 )
 
 from napari_2dmamba.errors import UserError
-from napari_2dmamba.plugin.form import Form, PathEditor
-from napari_2dmamba.plugin.section import Section
+from napari_2dmamba.plugin.parts.form import Form, PathEditor
+from napari_2dmamba.plugin.parts.section import Section
 from napari_2dmamba.plugin.vision_widget.area import ALL, TISSUE, VIEW, AreaRow
 from napari_2dmamba.plugin.vision_widget.class_list import ClassList
 from napari_2dmamba.slide import GridSettings

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QSize
 from qtpy.QtWidgets import QVBoxLayout
 
-from napari_2dmamba.plugin import docks
-from napari_2dmamba.plugin.docked import DockedWidget
+from napari_2dmamba.plugin.parts import docks
+from napari_2dmamba.plugin.parts.docked import DockedWidget
 from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
-from napari_2dmamba.plugin.section import scrolling_column
+from napari_2dmamba.plugin.parts.section import scrolling_column
 from napari_2dmamba.plugin.session import Session, SlideState
 from napari_2dmamba.plugin.vision_widget.area import drawn_areas
 from napari_2dmamba.plugin.vision_widget.field_section import FieldSection

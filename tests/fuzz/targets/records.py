@@ -15,7 +15,7 @@ from napari_2dmamba.export.record import file_hash
 from napari_2dmamba.export.run_folder import open_run
 from napari_2dmamba.export.run_library import list_runs, rename_run, set_notes
 from napari_2dmamba.pipeline import RunSettings, settings_of
-from napari_2dmamba.plugin.shown_run import open_shown_run
+from napari_2dmamba.plugin.session.shown_run import open_shown_run
 from napari_2dmamba.rerun import rerun
 from napari_2dmamba.slide import GridSettings, Regions
 from tests.fuzz.mutate import Seed

@@ -1,0 +1,1 @@
+"""The standalone window: the application, its menu, its keys."""
