@@ -163,6 +163,7 @@ class ComparisonView(QWidget):
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         header.setStretchLastSection(True)
         below.hide()
+        self.table.setMinimumHeight(110)
         self.table.hide()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(4, 4, 4, 0)

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QSize, Qt, QUrl
 from qtpy.QtGui import QDesktopServices
-from qtpy.QtWidgets import QPushButton, QSplitter, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QFrame,
+    QPushButton,
+    QScrollArea,
+    QSplitter,
+    QTabWidget,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.plugin.parts import docks
@@ -108,7 +116,11 @@ class TrainingWidget(DockedWidget):
         self.tabs = QTabWidget()
         self.tabs.addTab(self.view, "Slides")
         self.tabs.addTab(self.curves, "Curves")
-        self.tabs.addTab(self.comparison, "Comparison")
+        beside = QScrollArea()  # what is said there must not make a low window higher
+        beside.setWidgetResizable(True)
+        beside.setFrameShape(QFrame.Shape.NoFrame)
+        beside.setWidget(self.comparison)
+        self.tabs.addTab(beside, "Comparison")
         for button in (self.use, self.report):
             self.view.row.addWidget(button)
         right = QWidget()
