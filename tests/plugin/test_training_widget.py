@@ -345,7 +345,7 @@ def test_slides_without_features_are_extracted_first(
     widget: TrainingWidget, qtbot: Any, tmp_path: Path
 ) -> None:
     lines = ["slide,patient,label"]
-    for number in range(4):
+    for number in range(2):
         tiny.write_slide(tmp_path / f"s{number}.tif", seed=number)
         lines.append(f"s{number}.tif,p{number},{'ny'[number % 2]}")
     (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
@@ -354,7 +354,7 @@ def test_slides_without_features_are_extracted_first(
     qtbot.waitUntil(lambda: widget.checked is not None, timeout=LONG)
     process_events()
     section = widget.extraction_section
-    assert "4 of 4 slides have no features: Train extracts them first" in section.message.text()
+    assert "2 of 2 slides have no features: Train extracts them first" in section.message.text()
     section.grid_form.editor("patch_size").set(tiny.PATCH)
     widget.fit_section.form.editor("epochs").set(1)
     widget.output_section.final.set(False)
@@ -377,10 +377,10 @@ def test_slides_without_features_are_extracted_first(
     assert section.isHidden()
     made = {row.features for row in widget.table.rows}
     assert all(path.is_relative_to(widget.run.folder / "features") for path in made)
-    assert len(made) == 4
+    assert len(made) == 2
 
     # Some have features now: the others are extracted alike, or it is said
-    first = next(iter(sorted(made)))
+    first = min(made)
     (tmp_path / "t.csv").write_text(
         "\n".join([lines[0] + ",features", *(line + "," for line in lines[1:])]).replace(
             "s0.tif,p0,n,", f"s0.tif,p0,n,{first}"
@@ -390,7 +390,7 @@ def test_slides_without_features_are_extracted_first(
     widget.task_section.again.click()
     qtbot.waitUntil(lambda: not widget.is_looking, timeout=LONG)
     process_events()
-    assert "3 of 4" in section.message.text()
+    assert "1 of 2 slides has no features" in section.message.text()
     assert section.grid_form.settings().patch_size == tiny.PATCH
     assert "differ" not in section.message.text()
     section.grid_form.editor("patch_size").set(256)

@@ -267,9 +267,10 @@ class CohortWidget(DockedWidget):
                 "warning",
             )
             return
+        what = "Features" if made.checkpoint is None else "Checkpoint, model, features"
         self.footer.message.say(
-            "Model, features, patches and regions are set as this cohort was made with, so that "
-            "Run goes on from there"
+            f"{what}, patches and regions are set again as this cohort was made with them, so "
+            "that going on does nothing twice"
         )
         if made.checkpoint is not None:
             path = Path(made.checkpoint)
