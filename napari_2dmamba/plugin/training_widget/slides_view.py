@@ -53,6 +53,9 @@ _WIDTHS = {
     Column.ERROR: 70,
 }  # fmt: skip
 
+# napari's themes name no colour for every second row, and that of Qt may hide its text
+_LOOK = "QTableView { alternate-background-color: rgba(127, 127, 127, 28); }"
+
 
 class SlideTable(QAbstractTableModel):
     """The slides of a table in its order."""
@@ -158,6 +161,7 @@ class SlidesView(QWidget):
         view.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         view.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         view.setAlternatingRowColors(True)
+        view.setStyleSheet(_LOOK)
         view.setShowGrid(False)
         view.setWordWrap(False)
         view.setSortingEnabled(True)
