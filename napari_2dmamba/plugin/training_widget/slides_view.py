@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_2dmamba.plugin.parts.row_look import ROW_LOOK
 from napari_2dmamba.plugin.training_widget.rows import SlideRow
 
 ROW_ROLE = Qt.ItemDataRole.UserRole
@@ -54,7 +55,6 @@ _WIDTHS = {
 }  # fmt: skip
 
 # napari's themes name no colour for every second row, and that of Qt may hide its text
-_LOOK = "QTableView { alternate-background-color: rgba(127, 127, 127, 28); }"
 
 
 class SlideTable(QAbstractTableModel):
@@ -161,7 +161,7 @@ class SlidesView(QWidget):
         view.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         view.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         view.setAlternatingRowColors(True)
-        view.setStyleSheet(_LOOK)
+        view.setStyleSheet(ROW_LOOK)
         view.setShowGrid(False)
         view.setWordWrap(False)
         view.setSortingEnabled(True)
