@@ -54,8 +54,6 @@ _WIDTHS = {
     Column.ERROR: 70,
 }  # fmt: skip
 
-# napari's themes name no colour for every second row, and that of Qt may hide its text
-
 
 class SlideTable(QAbstractTableModel):
     """The slides of a table in its order."""
