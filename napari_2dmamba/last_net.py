@@ -17,7 +17,16 @@ from napari_2dmamba import __version__
 from napari_2dmamba.redaction import without_people_and_secrets
 
 _KEPT_LOGS = 20
-_PACKAGES = ("torch", "numpy", "tifffile", "h5py", "shapely", "napari", "PyQt6")
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "tifffile",
+    "h5py",
+    "shapely",
+    "napari",
+    "PyQt6",
+    "PySide6-Essentials",
+)
 
 
 def sentence_for(error: BaseException, doing: str = "") -> str:
@@ -49,12 +58,29 @@ def log_folder() -> Path:
     return user_log_path("napari-2dmamba", appauthor=False)
 
 
+def this_program() -> str:
+    """Return the lines that every log begins with: versions and the time."""
+    return "\n".join(
+        [
+            f"napari-2dmamba {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
+            f"Python {platform.python_version()} on {platform.system()} {platform.release()} "
+            f"{platform.machine()}",
+            ", ".join(f"{name} {_version(name)}" for name in _PACKAGES),
+        ]
+    )
+
+
+def keep_newest() -> None:
+    """Delete all logs but the newest."""
+    logs = sorted(log_folder().glob("error-*.log"), key=lambda log: log.stat().st_mtime)
+    for old in logs[:-_KEPT_LOGS]:
+        with contextlib.suppress(OSError):
+            os.unlink(old)
+
+
 def _text_of(error: BaseException, doing: str) -> str:
     lines = [
-        f"napari-2dmamba {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
-        f"Python {platform.python_version()} on {platform.system()} {platform.release()} "
-        f"{platform.machine()}",
-        ", ".join(f"{name} {_version(name)}" for name in _PACKAGES),
+        this_program(),
         f"command or widget: {without_people_and_secrets(doing) or 'not told'}",
         "",
     ]
@@ -92,9 +118,7 @@ def _written(text: str) -> Path | None:
         name = f"error-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}.log"
         path = folder / name
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
-        for old in sorted(folder.glob("error-*.log"))[:-_KEPT_LOGS]:
-            with contextlib.suppress(OSError):
-                os.unlink(old)
+        keep_newest()
     except (OSError, RuntimeError):  # a full disk, or no home folder
         return None
     return path

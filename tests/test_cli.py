@@ -7,8 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from napari_2dmamba import doctor
 from napari_2dmamba.cli import main
+from napari_2dmamba.cli import view as view_module
 from napari_2dmamba.cli.exit_codes import FAILED, INTERRUPTED, OK
 from tests.material import SHARED, shared
 from tests.tiny import write_checkpoint, write_slide
@@ -148,6 +151,28 @@ def test_doctor_reports_this_machine(capsys: pytest.CaptureFixture[str]) -> None
     findings = {f["subject"]: f for f in json.loads(capsys.readouterr().out)}
     assert findings["torch"]["state"] == "ok"
     assert findings["2D scan on the CPU"]["found"].split(":")[0] in ("cpu", "definition")
+
+
+def test_doctor_says_how_to_add_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(doctor, "has_nvidia_driver", lambda: False)
+    assert doctor.how_to_use_the_gpu() == ""
+    monkeypatch.setattr(doctor, "has_nvidia_driver", lambda: True)
+    advice = doctor.how_to_use_the_gpu()
+    assert f"torch=={torch.__version__.partition('+')[0]}" in advice
+    assert f'"{sys.executable}" -m pip install' in advice
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert doctor.how_to_use_the_gpu() == ""
+
+
+def test_a_saved_run_is_known_by_its_record(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    record = tmp_path / "run" / "run.json"
+    record.touch()
+    slide = tmp_path / "run.svs"
+    told = view_module._told_apart([slide, record, tmp_path / "run"], None)
+    assert told == ([slide], [record, tmp_path / "run"])
+    assert view_module._told_apart([slide], record) == ([slide], [record])
 
 
 def test_without_a_screen_no_arguments_print_help(

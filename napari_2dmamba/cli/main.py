@@ -24,6 +24,7 @@ from napari_2dmamba.cli.split import add_split_command
 from napari_2dmamba.cli.tiles import add_tiles_command
 from napari_2dmamba.cli.train import add_train_command
 from napari_2dmamba.cli.view import add_demo_command, add_view_command, can_view
+from napari_2dmamba.crash_log import crashes_logged, sentence_for_last_crash
 from napari_2dmamba.errors import Cancelled, UserError
 from napari_2dmamba.last_net import sentence_for
 
@@ -70,8 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     remarks = logging.getLogger("napari_2dmamba.slide")
     level = remarks.level
     remarks.setLevel(logging.ERROR)
+    crash = sentence_for_last_crash()
+    if crash:
+        complain(crash)
     try:
-        return int(options.action(options, parser))
+        with crashes_logged():
+            return int(options.action(options, parser))
     except UserError as error:
         complain(str(error))
         return FAILED

@@ -16,7 +16,9 @@ from napari_2dmamba.errors import UserError
 def add_view_command(commands: Any) -> None:
     """Add ``view`` to the command line."""
     view = commands.add_parser("view", help="open slides in the viewer")
-    view.add_argument("slides", nargs="*", type=slide_argument, metavar="SLIDE")
+    view.add_argument(
+        "slides", nargs="*", type=slide_argument, metavar="SLIDE", help="slides, or one saved run"
+    )
     view.add_argument("--run", type=Path, metavar="FOLDER", help="show a saved run on its slide")
     view.set_defaults(action=_view)
 
@@ -50,10 +52,25 @@ def _view(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         raise UserError(
             f'the viewer is not installed ({error}); run pip install "napari-2dmamba[viewer]"'
         ) from error
-    if options.run is None:
-        return view(options.slides)
-    saved = open_run(options.run)  # what is damaged is said here, before a window opens
-    return view(options.slides or [saved.find_slide()], run_folder=saved.folder)
+    slides, runs = _told_apart(options.slides, options.run)
+    if not runs:
+        return view(slides)
+    if len(runs) > 1:
+        raise UserError(
+            f"{len(runs)} saved runs were named, and a window opens with one; name one, and open "
+            "the others from Runs or drop them on the window"
+        )
+    saved = open_run(runs[0])  # what is damaged is said here, before a window opens
+    return view(slides or [saved.find_slide()], run_folder=saved.folder)
+
+
+def _told_apart(named: list[Path], run: Path | None) -> tuple[list[Path], list[Path]]:
+    """Return slides and saved runs; a run is named by its folder or by the ``run.json`` in it."""
+    from napari_2dmamba.export.run_folder import RECORD_FILE
+
+    runs = [one for one in named if one.name == RECORD_FILE or (one / RECORD_FILE).is_file()]
+    slides = [one for one in named if one not in runs]
+    return slides, runs if run is None else [run, *runs]
 
 
 def _demo(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

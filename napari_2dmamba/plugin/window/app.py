@@ -45,9 +45,17 @@ def view(paths: Sequence[Path | str] = (), *, run_folder: Path | str | None = No
     keep_settings_apart()
     import napari
 
+    from napari_2dmamba.crash_log import sentence_for_last_crash
+    from napari_2dmamba.doctor import how_to_use_the_gpu
+
     welcome = show_welcome()
     window = make_viewer(paths)
     welcome.finish(window.viewer.window._qt_window)
+    if not window.problems:  # they come first
+        if crash := sentence_for_last_crash():
+            window.session.events.said.emit(crash[0].upper() + crash[1:], "error")
+        elif advice := how_to_use_the_gpu():
+            window.session.events.said.emit(advice, "info")
     if run_folder is not None:
         window.run_widget.open_saved_run(run_folder)
     napari.run()
