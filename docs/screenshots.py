@@ -52,9 +52,10 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
 
-    application = make_viewer([options.slide or sample_slide()])
+    application = make_viewer()
     get_settings().application.save_window_geometry = False
     get_plugin_settings("napari-2dmamba").analysis.runs_folder = str(Path(_folder.name) / "runs")
+    application.run_widget.open_slides([options.slide or sample_slide()])
     viewer, widget = application.viewer, application.run_widget
     widget.model_section.add_checkpoint(options.checkpoint or demo_checkpoint())
     viewer.window.resize(*SIZE)

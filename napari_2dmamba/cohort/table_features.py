@@ -7,7 +7,7 @@ from typing import Any
 from napari_2dmamba.cohort.run import extract_cohort
 from napari_2dmamba.cohort.settings import CohortSettings
 from napari_2dmamba.cohort.slides import CohortSlide
-from napari_2dmamba.errors import CohortError
+from napari_2dmamba.errors import Cancelled, CohortError
 from napari_2dmamba.pipeline import RunSettings
 from napari_2dmamba.tasks.bags import with_features
 from napari_2dmamba.tasks.table import Table
@@ -36,6 +36,8 @@ def extract_table(
     ------
     CohortError
         When a slide without features names no slide file, or some slides fail.
+    Cancelled
+        When it was stopped; what is finished is kept.
     """
     wanted = [s for s in table.slides if s.features is None or not s.features.is_file()]
     if not wanted:
@@ -48,6 +50,8 @@ def extract_table(
         )
     slides = [CohortSlide(Path(os.path.abspath(s.slide))) for s in wanted if s.slide is not None]
     summary = extract_cohort(slides, settings, out=out, cohort=cohort, **callbacks)
+    if summary.interrupted:
+        raise Cancelled
     if summary.failed:
         first = summary.failed[0]
         raise CohortError(

@@ -54,7 +54,8 @@ def new_aggregator(
     CheckpointError
         For an unknown architecture, or options it does not take.
     TrainingError
-        When the preset needs a canvas that is not known.
+        When the preset needs a canvas that is not known, or names of classes are unknown or given
+        twice.
     """
     survival = table.kind == "survival"
     labels: tuple[str, ...] = ()
@@ -69,6 +70,9 @@ def new_aggregator(
                 f"({', '.join(table.classes)})"
             )
         names = tuple(called.get(label, label) for label in table.classes)
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise TrainingError(f"two classes are called {twice[0]!r}; give each a name of its own")
         labels = table.classes
     if preset.needs_canvas and features.canvas is None:
         raise TrainingError(

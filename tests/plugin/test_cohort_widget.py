@@ -445,6 +445,8 @@ def test_results_that_moved_are_found_by_their_folder(
     widget.open_cohort(tmp_path / "elsewhere")
     qtbot.waitUntil(lambda: bool(widget.table.rows), timeout=LONG)
     assert widget.table.rows[0].folder == str(tmp_path / "elsewhere" / "a")
+    process_events()
+    assert "Features, patches and regions are set again" in widget.footer.message.text()
     (tmp_path / "elsewhere" / "cohort.json").write_text('{"settings": []}')
     widget.open_cohort(tmp_path / "elsewhere")
     qtbot.waitUntil(lambda: widget.footer.message.kind == "warning", timeout=LONG)

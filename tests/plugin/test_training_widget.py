@@ -8,20 +8,29 @@ from typing import Any
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QLabel
 
+from napari_2dmamba.evaluation import Predictions, compare_models, read_predictions
+from napari_2dmamba.evaluation.predictions import write_predictions
 from napari_2dmamba.export.run_library import new_run_folder
+from napari_2dmamba.models import read_header
+from napari_2dmamba.models.registry import architecture, architectures
 from napari_2dmamba.pipeline import run
 from napari_2dmamba.plugin.parts import docks
 from napari_2dmamba.plugin.parts.checkpoint_model import shared_checkpoints
 from napari_2dmamba.plugin.training_widget import TrainingWidget
+from napari_2dmamba.plugin.training_widget.architecture_options import ArchitectureOptions
+from napari_2dmamba.plugin.training_widget.comparison import ComparisonView
 from napari_2dmamba.plugin.training_widget.opening import Opened
+from napari_2dmamba.plugin.training_widget.plan import Checked
 from napari_2dmamba.plugin.training_widget.progress import WithTimeLeft, in_words
 from napari_2dmamba.plugin.training_widget.rows import rows_of
-from napari_2dmamba.plugin.training_widget.sections import FitSection
+from napari_2dmamba.plugin.training_widget.sections import FitSection, TaskSection
 from napari_2dmamba.plugin.training_widget.slides_view import Column
 from napari_2dmamba.slide import open_slide
-from napari_2dmamba.tasks import SplitSettings
+from napari_2dmamba.tasks import SplitSettings, TableSettings, read_table
 from napari_2dmamba.training import PRESETS, preset
+from tests import tiny
 from tests.plugin.conftest import LONG, process_events, write_slide
 from tests.training.test_run import FIT, cohort
 
@@ -47,6 +56,9 @@ def widget(
             one.let_go()
     if job is not None:
         job.stop_and_wait(60)
+
+
+_OF_PRESETS = ("2dmamba", "abmil", "clam")
 
 
 def choose(widget: TrainingWidget, qtbot: Any, table: Path) -> None:
@@ -78,6 +90,10 @@ def test_from_a_table_to_a_checkpoint_and_a_map(
     pixels = np.full((1536, 2560, 3), 200, np.uint8)
     name = write_slide(tmp_path / "s3a.svs", mpp=0.25, pixels=pixels).stem
     choose(widget, qtbot, table)
+    widget.task_section.classes.editor("y").set("ill")
+    options = widget.fit_section.options
+    options.form.editor("hidden").set(8)
+    options.form.editor("attention_hidden").set(4)
     assert "24 slides of 12 patients: 12 'n', 12 'y'" in widget.task_section.about.text()
     assert "fold 1" in widget.split_section.about.text()
     assert column(widget, Column.PREDICTION) == [""] * 24
@@ -118,6 +134,14 @@ def test_from_a_table_to_a_checkpoint_and_a_map(
     # In Checkpoints, and chosen on a click
     final = widget.run.final
     assert final is not None
+    header = read_header(final)
+    assert header.class_names == ("n", "ill")
+    assert header.training["labels"] == ["n", "y"]
+    assert (header.config["hidden"], header.config["attention_hidden"]) == (8, 4)
+    assert {row.label for row in rows.values()} == {"n", "y (ill)"}
+    assert {row.prediction.split()[0] for row in rows.values()} <= {"n", "ill"}
+    assert widget.comparison.folders[0].get() == widget.run.folder
+    assert widget.comparison.reports[0].isEnabled()
     listed = shared_checkpoints().row_of(str(final))
     assert listed is not None
     assert listed.note == "final of training t"
@@ -169,7 +193,7 @@ def test_problems_are_marked_and_stop(
     table.write_text(text)
     choose(widget, qtbot, table)
     told = [widget.task_section.problems.item(i).text() for i in range(2)]
-    assert told[0].startswith("1 slides have no features file (first s1a)")
+    assert told[0].startswith("1 slides have no features file (first s1a), nor a slide file")
     assert told[1] == "1 slides have no label and were left out"
     assert "1 problem must be mended" in widget.task_section.message.text()
     assert not widget.footer.run.isEnabled()
@@ -251,13 +275,13 @@ def test_what_was_changed_stays_when_the_task_becomes_known(
 def test_the_form_holds_every_digit_of_every_preset(qtbot: Any, kind: str) -> None:
     section = FitSection()
     qtbot.addWidget(section)
-    section.set_architectures(("2dmamba", "abmil", "clam"))
+    section.set_architectures({name: architecture(name).config_class for name in _OF_PRESETS})
     section.set_kind(kind)
-    for architecture in ("2dmamba", "abmil", "clam"):
-        section.architecture.set(architecture)
+    for model in _OF_PRESETS:
+        section.architecture.set(model)
         for name in PRESETS:
             section.preset.set(name)
-            assert section.form.settings() == preset(name, architecture, kind).fit
+            assert section.form.settings() == preset(name, model, kind).fit
             assert section.about.text() == ""
 
 
@@ -273,3 +297,159 @@ def test_the_time_left_leaves_pauses_out(monkeypatch: pytest.MonkeyPatch) -> Non
     assert told[0] == "Looking at features"
     assert told[-1] == "fold 0: epoch 5, bag 1 of 2 · at most 2 min left"
     assert [in_words(s) for s in (0.1, 59, 3900)] == ["1 s", "59 s", "1 h 05 min"]
+
+
+def test_names_belong_to_the_classes_of_one_table(qtbot: Any, tmp_path: Path) -> None:
+    section = TaskSection()
+    qtbot.addWidget(section)
+    (tmp_path / "t.csv").write_text("slide,patient,label\n1,p,2\n2,q,0\n3,r,1\n4,s,0\n")
+    table = read_table(tmp_path / "t.csv", TableSettings(kind="ordinal"))
+    section.show_checked(Checked(table))
+    section.classes.editor("1").set("one")
+    assert section.classes.names == {"1": "one"}
+    shown = [label.text() for label in section.classes.findChildren(QLabel)]
+    assert shown[1:] == ["0: 0", "1: 1", "2: 2"]
+    assert "from lowest to highest" in shown[0]
+    section.classes.editor("2").set("one")
+    section.classes.changed.emit()
+    assert "Two classes are called 'one'" in section.message.text()
+    section.show_checked(Checked(dataclasses.replace(table, classes=("0", "1"))))
+    assert section.classes.names == {}
+    assert section.message.text() == ""
+    section.show_checked(Checked(dataclasses.replace(table, kind="survival", classes=())))
+    assert "how early the event comes" in section.classes.asked.text()
+    assert section.classes.names == {}
+
+
+@pytest.mark.parametrize("name", sorted(architectures()))
+def test_every_option_of_every_architecture(qtbot: Any, name: str) -> None:
+    options = ArchitectureOptions()
+    qtbot.addWidget(options)
+    config_class = architecture(name).config_class
+    given = preset("recommended", name, "classification").config
+    options.show_options(config_class, given)
+    shown = dataclasses.asdict(options.form.settings())
+    truth = dataclasses.asdict(config_class(feature_size=7, n_outputs=2, **given))
+    assert {**shown, "feature_size": 7, "n_outputs": 2} == truth
+    assert options.changes == {}
+    for field in dataclasses.fields(options.form.settings()):
+        assert field.metadata["help"] != field.name, field.name  # the docstring tells of it
+    options.form.editor("dropout").set(0.5)
+    assert options.changes == {"dropout": 0.5}
+    assert options.problem == ""
+    options.form.editor("dropout").set(1.5)
+    assert "Dropout is 1.5" in options.message.text()
+
+
+def test_slides_without_features_are_extracted_first(
+    widget: TrainingWidget, qtbot: Any, tmp_path: Path
+) -> None:
+    lines = ["slide,patient,label"]
+    for number in range(2):
+        tiny.write_slide(tmp_path / f"s{number}.tif", seed=number)
+        lines.append(f"s{number}.tif,p{number},{'ny'[number % 2]}")
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    choose(widget, qtbot, tmp_path / "t.csv")
+    widget.split_section.form.set_settings(SplitSettings(method="all", validation_share=0))
+    qtbot.waitUntil(lambda: widget.checked is not None, timeout=LONG)
+    process_events()
+    section = widget.extraction_section
+    assert "2 of 2 slides have no features: Train extracts them first" in section.message.text()
+    section.grid_form.editor("patch_size").set(tiny.PATCH)
+    widget.fit_section.form.editor("epochs").set(1)
+    widget.output_section.final.set(False)
+    told: list[str] = []
+    widget.start()
+    widget._work.job.progressed.connect(lambda done, total, message: told.append(message))
+    qtbot.waitUntil(lambda: bool(told), timeout=LONG)
+    widget.footer.cancel.click()
+    finish(widget, qtbot)
+    assert "slides that are extracted and whole epochs are kept" in widget.footer.message.text()
+    assert widget.run is None
+
+    widget.start()
+    finish(widget, qtbot)
+    assert widget.footer.message.kind == "good", widget.footer.message.text()
+    assert told[0].startswith("extracting features")
+    header = read_header(widget.run.checkpoints[0])
+    assert (header.encoder, header.patch_size) == ("stain-texture-v1", tiny.PATCH)
+    assert not widget.checked.to_extract
+    assert section.isHidden()
+    made = {row.features for row in widget.table.rows}
+    assert all(path.is_relative_to(widget.run.folder / "features") for path in made)
+    assert len(made) == 2
+
+    # Some have features now: the others are extracted alike, or it is said
+    first = min(made)
+    (tmp_path / "t.csv").write_text(
+        "\n".join([lines[0] + ",features", *(line + "," for line in lines[1:])]).replace(
+            "s0.tif,p0,n,", f"s0.tif,p0,n,{first}"
+        )
+    )
+    section.grid_form.editor("patch_size").set(256)
+    widget.task_section.again.click()
+    qtbot.waitUntil(lambda: not widget.is_looking, timeout=LONG)
+    process_events()
+    assert "1 of 2 slides has no features" in section.message.text()
+    assert section.grid_form.settings().patch_size == tiny.PATCH
+    assert "differ" not in section.message.text()
+    section.grid_form.editor("patch_size").set(256)
+    section.grid_form.changed.emit()
+    assert f"patch size 256 here, {tiny.PATCH} there" in section.message.text()
+
+
+def test_two_trainings_are_compared(qtbot: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    labels = np.arange(30) % 2
+    for name, noise, count in (("good", 0.5, 30), ("poor", 4.0, 30), ("fewer", 4.0, 20)):
+        score = 1 / (1 + np.exp(-(labels - 0.5 + noise * rng.standard_normal(30))))
+        said = Predictions(
+            "classification", ("n", "y"), tuple(f"s{i}" for i in range(30)), np.arange(30),
+            ("fold 0",) * 30, np.stack([1 - score, score], 1), labels,
+        )  # fmt: skip
+        (tmp_path / name).mkdir()
+        write_predictions(said.take(np.arange(count)), tmp_path / name / "predictions.csv")
+    (tmp_path / "poor" / "report.html").write_text("<p>")
+    view = ComparisonView(permutations=50)
+    qtbot.addWidget(view)
+
+    def wait() -> None:
+        qtbot.waitUntil(lambda: not view.is_busy, timeout=LONG)
+        process_events()
+
+    view.set_first(tmp_path / "good")
+    assert view.message.text() == ""
+    view.set_second(tmp_path / "poor")
+    wait()
+    truth = compare_models(
+        *(read_predictions(tmp_path / name / "predictions.csv") for name in ("good", "poor")),
+        permutations=50,
+    )
+    assert truth[0].test == "DeLong"
+    shown = [
+        [view.table.item(row, column).text() for column in range(6)]
+        for row in range(view.table.rowCount())
+    ]
+    assert shown[0] == [
+        "AUROC", f"{truth[0].first:.3f}", f"{truth[0].second:.3f}",
+        f"{truth[0].first - truth[0].second:+.3f}", f"{truth[0].p_value:.2g}", "DeLong",
+    ]  # fmt: skip
+    assert len(shown) == len(truth)
+    assert "of good against" in view.message.text()
+    assert "30 slides of 30 patients" in view.message.text()
+    assert [report.isEnabled() for report in view.reports] == [False, True]
+    with qtbot.waitSignal(view.report_wanted) as told:
+        view.reports[1].click()
+    assert told.args == [tmp_path / "poor" / "report.html"]
+
+    view.set_second(tmp_path / "fewer")
+    wait()
+    assert view.message.kind == "warning"
+    assert "tested 30 and 20 slides" in view.message.text()
+    view.set_second(tmp_path / "good")
+    wait()
+    assert "same training" in view.message.text()
+    assert view.table.isHidden()
+    view.set_second(tmp_path / "nothing")
+    wait()
+    assert "Nothing holds no scored training" in view.message.text()

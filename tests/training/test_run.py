@@ -14,7 +14,9 @@ from napari_2dmamba.features import write_features
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.models import load_checkpoint, read_header
 from napari_2dmamba.tasks import Split, SplitSettings, make_split, read_table
+from napari_2dmamba.tasks.bags import FeatureKind
 from napari_2dmamba.training import FitSettings, Preset, preset, read_training, train
+from napari_2dmamba.training.model import new_aggregator
 from tests.material import shared
 
 TINY = {"hidden": 8, "attention_hidden": 4}
@@ -255,3 +257,12 @@ def test_the_baselines_of_the_atlas() -> None:
     assert area is not None
     assert 0.8 < mean < 0.99
     assert 0.5 < area < 0.85
+
+
+def test_two_classes_of_one_name_are_refused(tmp_path: Path) -> None:
+    table = read_table(cohort(tmp_path, 2))
+    with pytest.raises(TrainingError, match="two classes are called 'n'"):
+        new_aggregator(
+            "abmil", table, FeatureKind(6), preset("recommended", "abmil", table.kind),
+            class_names={"y": "n"},
+        )  # fmt: skip

@@ -267,6 +267,11 @@ class CohortWidget(DockedWidget):
                 "warning",
             )
             return
+        what = "Features" if made.checkpoint is None else "Checkpoint, model, features"
+        self.footer.message.say(
+            f"{what}, patches and regions are set again as this cohort was made with them, so "
+            "that going on does nothing twice"
+        )
         if made.checkpoint is not None:
             path = Path(made.checkpoint)
             if not path.is_file():

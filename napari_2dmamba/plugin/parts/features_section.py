@@ -35,6 +35,16 @@ def _suggestions() -> dict[str, dict[str, str]]:
     }
 
 
+def feature_form() -> Form[FeatureSettings]:
+    """Return a form of how features are computed, which suggests the encoders known here."""
+    return Form(
+        FeatureSettings,
+        choices={"device": ("auto", "cuda", "cpu")},
+        suggestions={"encoder": _suggestions()},
+        files=("weights",),
+    )
+
+
 class FeaturesSection(Section):
     """Where the features of the patches come from.
 
@@ -58,12 +68,7 @@ class FeaturesSection(Section):
         text, more = _READ_FOLDER if of_many else _READ_FILE
         self.from_file = QRadioButton(text)
         self.from_file.setToolTip(more)
-        self.form: Form[FeatureSettings] = Form(
-            FeatureSettings,
-            choices={"device": ("auto", "cuda", "cpu")},
-            suggestions={"encoder": _suggestions()},
-            files=("weights",),
-        )
+        self.form = feature_form()
         files = "Features (*.h5 *.hdf5 *.pt *.parquet *.h5ad);;All files (*)"
         self.file = PathEditor("Features", files, folder=of_many)
         self.stated = Message()

@@ -13,6 +13,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_2dmamba.plugin.parts.row_look import ROW_LOOK
+
 if TYPE_CHECKING:
     from napari_2dmamba.compare import RunPair
 
@@ -30,6 +32,7 @@ class RunPairWindow(QDialog):
         self.table = QTreeWidget()
         self.table.setRootIsDecorated(False)
         self.table.setAlternatingRowColors(True)
+        self.table.setStyleSheet(ROW_LOOK)
         self.table.setHeaderLabels(["", "First run", "Second run"])
         for row in pair.rows:
             item = QTreeWidgetItem(list(row))

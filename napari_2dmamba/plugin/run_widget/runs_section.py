@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
 
 from napari_2dmamba.export.run_library import RunSummary
 from napari_2dmamba.plugin.parts.message import Message
+from napari_2dmamba.plugin.parts.row_look import ROW_LOOK
 from napari_2dmamba.plugin.parts.section import Section
 
 _COLUMNS = "Run", "Made", "Answer", "Regions", "Model", "Slide"
@@ -64,6 +65,7 @@ class RunsSection(Section):
         self.table.setHeaderLabels(list(_COLUMNS))
         self.table.setRootIsDecorated(False)
         self.table.setAlternatingRowColors(True)
+        self.table.setStyleSheet(ROW_LOOK)
         self.table.setTextElideMode(Qt.TextElideMode.ElideMiddle)  # numbers are at the end
         self.table.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         self.table.setAccessibleName("Saved runs")

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from napari_2dmamba.errors import TaskError
 from napari_2dmamba.evaluation.settings import EvaluationSettings
@@ -15,8 +15,13 @@ from napari_2dmamba.training.presets import preset
 from napari_2dmamba.training.settings import FitSettings
 
 if TYPE_CHECKING:
+    from napari_2dmamba.cohort import SlideStatus
+    from napari_2dmamba.pipeline import RunSettings
     from napari_2dmamba.tasks import Problem, Split, Table
+    from napari_2dmamba.tasks.bags import FeatureKind
     from napari_2dmamba.training import Epoch, TrainingRun
+
+_TO_EXTRACT = "to extract"
 
 
 @dataclass(frozen=True)
@@ -51,11 +56,17 @@ class Checked:
         None where the table cannot be split before it is mended.
     found
         What was found in split and features; the rest stands in the table.
+    features
+        What the features that are there are; None where there are none.
+    to_extract
+        Names of the slides whose features must be computed first, and can be.
     """
 
     table: "Table"
     split: "Split | None" = None
     found: "tuple[Problem, ...]" = ()
+    features: "FeatureKind | None" = None
+    to_extract: tuple[str, ...] = ()
 
     @property
     def problems(self) -> "tuple[Problem, ...]":
@@ -80,6 +91,10 @@ class Recipe:
         The settings as the form shows them.
     out
         Folder of the training.
+    config
+        Options of the architecture, in place of the preset's.
+    class_names
+        Names for people of the table's labels.
     final
         Whether a model of all slides is made at the end.
     intended_use
@@ -92,6 +107,8 @@ class Recipe:
     preset_name: str
     fit: FitSettings
     out: Path
+    config: dict[str, Any] = field(default_factory=dict)
+    class_names: dict[str, str] = field(default_factory=dict)
     final: bool = True
     intended_use: str = ""
     scoring: EvaluationSettings = field(default_factory=EvaluationSettings)
@@ -107,26 +124,95 @@ def check(question: Question, progress: ProgressCallback, stop: StopCallback) ->
     Cancelled
         When ``stop()`` said so.
     """
-    from napari_2dmamba.tasks import Problem, make_split, read_split, read_table
-    from napari_2dmamba.tasks.bags import check_features
+    from napari_2dmamba.tasks import make_split, read_split, read_table
     from napari_2dmamba.tasks.splits import check_split
 
     table = read_table(question.table, question.reading)
-    try:
-        _, found = check_features(table, on_progress=progress, should_stop=stop)
-    except TaskError as error:
-        names = tuple(slide.name for slide in table.slides)
-        found = (Problem("no features", len(names), str(error), True, names),)
-    usable = not any(problem.stops for problem in table.problems)
-    if not usable:
-        return Checked(table, found=found)
+    looked = _look_at_features(table, progress, stop)
+    if any(problem.stops for problem in table.problems):
+        return looked
     with training_installed():
         if question.split_file is not None:
             split = read_split(question.split_file)
         else:
             split = make_split(table, question.splitting)
     split, of_split = check_split(table, split)
-    return Checked(table, split, (*of_split, *found))
+    return dataclasses.replace(looked, split=split, found=(*of_split, *looked.found))
+
+
+def _look_at_features(table: "Table", progress: ProgressCallback, stop: StopCallback) -> Checked:
+    """Look at the features that are there, and for the slides of those that are not."""
+    from napari_2dmamba.tasks import Problem
+    from napari_2dmamba.tasks.bags import check_features
+
+    absent = [s for s in table.slides if s.features is None or not s.features.is_file()]
+    without = {slide.name for slide in absent}
+    there = tuple(slide for slide in table.slides if slide.name not in without)
+    kind: FeatureKind | None = None
+    found: list[Problem] = []
+    if there or not absent:
+        try:
+            kind, of_features = check_features(
+                dataclasses.replace(table, slides=there), on_progress=progress, should_stop=stop
+            )
+            found += of_features
+        except TaskError as error:
+            names = tuple(slide.name for slide in there)
+            found.append(Problem("damaged features", len(names), str(error), True, names))
+    can = tuple(s.name for s in absent if s.slide is not None and s.slide.exists())
+    cannot = tuple(slide.name for slide in absent if slide.name not in can)
+    if cannot:
+        words = (
+            f"{len(cannot)} slides have no features file (first {cannot[0]}), nor a slide file to "
+            "extract them from; mend the columns slide and features, or name the feature folder"
+        )
+        found.append(Problem("no features", len(cannot), words, True, cannot))
+    if can:
+        words = f"{len(can)} slides have no features file (first {can[0]}); extracted first"
+        found.append(Problem(_TO_EXTRACT, len(can), words, False, can))
+    return Checked(table, found=tuple(found), features=kind, to_extract=can)
+
+
+def extract_missing(
+    checked: Checked,
+    settings: "RunSettings",
+    out: Path,
+    progress: ProgressCallback,
+    stop: StopCallback,
+) -> Checked:
+    """Compute the features that are not there, by the cohort's machinery.
+
+    Raises
+    ------
+    UserError
+        As `cohort.table_features.extract_table`.
+    """
+    from napari_2dmamba.cohort.table_features import extract_table
+
+    if not checked.to_extract:
+        return checked
+    total, ended = len(checked.to_extract), 0
+
+    def tell(done: int, _: int, message: str) -> None:
+        nonlocal ended
+        ended = done
+        progress(done, total, f"extracting features: {message}")
+
+    def tell_patches(row: "SlideStatus") -> None:
+        if row.patches_total:
+            words = f"{row.patches_done} of {row.patches_total} patches"
+            progress(ended, total, f"extracting features of {row.name}: {words}")
+
+    table = extract_table(
+        checked.table,
+        settings,
+        out=out / "features",
+        on_progress=tell,
+        on_status=tell_patches,
+        should_stop=stop,
+    )
+    found = tuple(problem for problem in checked.found if problem.what != _TO_EXTRACT)
+    return dataclasses.replace(checked, table=table, found=found, to_extract=())
 
 
 def train_as(
@@ -169,6 +255,8 @@ def train_as(
             architecture=recipe.architecture,
             use=dataclasses.replace(use, fit=recipe.fit),
             preset_name=recipe.preset_name + ("" if same else ", changed"),
+            config=recipe.config,
+            class_names=recipe.class_names,
             intended_use=recipe.intended_use,
             final=recipe.final,
             scoring=recipe.scoring,

@@ -25,7 +25,7 @@ class SlideRow:
     slide, features
         Its files, where the table names them.
     label
-        The class, or the time with what it is.
+        The class, with its name in the model where that is another; or the time with what it is.
     model
         The model that tests it, such as ``fold 0``; empty where none does.
     prediction
@@ -74,13 +74,17 @@ def rows_of(checked: Checked, told: "Predictions | None" = None) -> list[SlideRo
         for name in fold.test:
             testing[name].append(f"fold {number}")
     said = {} if told is None else _said(told)
+    names: dict[str, str] = {}
+    if told is not None and checked.table.classes:
+        names = dict(zip(checked.table.classes, told.class_names, strict=True))
     rows = []
     for slide in checked.table.slides:
+        label = _label(slide, names)
         for model in testing.get(slide.name) or [""]:
             prediction, error, values = said.get((slide.name, model), ("", nan, ()))
             rows.append(
                 SlideRow(
-                    slide.name, slide.slide, slide.features, _label(slide), model, prediction,
+                    slide.name, slide.slide, slide.features, label, model, prediction,
                     error, values, "; ".join(problems[slide.name]), slide.name in stopping,
                 )
             )  # fmt: skip
@@ -93,9 +97,11 @@ def rows_of(checked: Checked, told: "Predictions | None" = None) -> list[SlideRo
     return rows
 
 
-def _label(slide: "LabelledSlide") -> str:
+def _label(slide: "LabelledSlide", names: dict[str, str]) -> str:
     if slide.time is None:
-        return slide.label or ""
+        label = slide.label or ""
+        name = names.get(label, label)
+        return label if name == label else f"{label} ({name})"
     return f"{slide.time:g} ({'event' if slide.event else 'censored'})"
 
 

@@ -1,8 +1,9 @@
 """The sections: table and task, split, model and training, results."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFormLayout, QLabel, QListWidget, QListWidgetItem, QPushButton
@@ -12,11 +13,16 @@ from napari_2dmamba.plugin.parts.form import ChoiceEditor, FlagEditor, Form, Pat
 from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.parts.section import Fold, Section
 from napari_2dmamba.plugin.session.preferences import preference
+from napari_2dmamba.plugin.training_widget.architecture_options import ArchitectureOptions
+from napari_2dmamba.plugin.training_widget.class_names import ClassNames
 from napari_2dmamba.plugin.training_widget.plan import Checked
 from napari_2dmamba.plugin.training_widget.slides_view import problem_icon
 from napari_2dmamba.tasks.settings import SplitSettings, TableSettings
 from napari_2dmamba.training.presets import PRESETS, preset
 from napari_2dmamba.training.settings import FitSettings
+
+if TYPE_CHECKING:
+    from napari_2dmamba.models.architecture import ArchitectureConfig
 
 _ROW_HEIGHT, _MOST_ROWS = 20, 5
 
@@ -34,6 +40,7 @@ class TaskSection(Section):
 
     def __init__(self) -> None:
         super().__init__("Table and task")
+        self._stopping = 0
         self.hint = QLabel(
             "One row per slide: slide or features, patient, and label (or time, event)."
         )
@@ -49,13 +56,17 @@ class TaskSection(Section):
         self.problems.setToolTip("The slides concerned are marked in the table of slides")
         self.problems.hide()
         self.message = Message()
-        for widget in (self.hint, self.table, self.about, self.message, self.problems):
+        self.classes = ClassNames()
+        for widget in (
+            self.hint, self.table, self.about, self.message, self.problems, self.classes
+        ):  # fmt: skip
             self.body.addWidget(widget)
         self.body.addWidget(Fold("How it is read", self.form))
         self.body.addWidget(self.again)
         self.table.changed.connect(self.changed)
         self.form.changed.connect(self.changed)
         self.again.clicked.connect(self.changed)
+        self.classes.changed.connect(self._say_names)
 
     @property
     def path(self) -> Path | None:
@@ -74,6 +85,7 @@ class TaskSection(Section):
         table, problems = checked.table, checked.problems
         count = f", {len(problems)} remark{'s' * (len(problems) != 1)}" if problems else ""
         self.set_summary(table.kind + count)
+        self.classes.show_table(table)
         self.about.setText(f"{table.kind.capitalize()} ({table.layout} table): {table.counts()}")
         self.problems.clear()
         for problem in problems:
@@ -82,12 +94,19 @@ class TaskSection(Section):
             self.problems.addItem(item)
         self.problems.setVisible(bool(problems))
         self.problems.setFixedHeight(8 + 2 * _ROW_HEIGHT * min(_MOST_ROWS, len(problems)))
-        if checked.stopping:
-            many = checked.stopping != 1
+        self._stopping = checked.stopping
+        self._say_names()
+
+    def _say_names(self) -> None:
+        """Say what stands in the way: problems of the table, or of the names of its classes."""
+        if self._stopping:
+            many = self._stopping != 1
             self.message.say(
-                f"{checked.stopping} problem{'s' * many} must be mended before anything starts",
+                f"{self._stopping} problem{'s' * many} must be mended before anything starts",
                 "error",
             )
+        elif self.classes.problem:
+            self.message.say(self.classes.problem, "error")
         else:
             self.message.clear()
 
@@ -96,6 +115,7 @@ class TaskSection(Section):
         self.set_summary("")
         self.about.setText("")
         self.problems.hide()
+        self.classes.show_table(None)
         self.message.say(sentence, "error")
 
 
@@ -177,21 +197,27 @@ class FitSection(Section):
         self._rows.addRow("Preset", self.preset)
         self.body.addLayout(self._rows)
         self.body.addWidget(self.about)
+        self.options = ArchitectureOptions()
         self.body.addWidget(Fold("Settings of the training", self.form))
+        self.body.addWidget(Fold("Options of the architecture", self.options))
         self.preset.changed.connect(self._take_preset)
         self.architecture.changed.connect(self._keep_changes)
         self.form.changed.connect(self._say)
+        self.options.changed.connect(self._say)
+        self._known: Mapping[str, type[ArchitectureConfig]] = {}
         self._base = self._of_preset()
         self._take_preset()
 
-    def set_architectures(self, names: tuple[str, ...]) -> None:
-        """Offer the aggregators of the registry."""
-        chosen = self.architecture.get()
+    def set_architectures(self, known: "Mapping[str, type[ArchitectureConfig]]") -> None:
+        """Offer the aggregators of the registry, with the options that each one has."""
+        chosen, names = self.architecture.get(), tuple(known)
+        self._known = known
         self._rows.removeRow(0)
         self.architecture = ChoiceEditor(names)
         self.architecture.set(chosen if chosen in names else names[0])
         self.architecture.changed.connect(self._keep_changes)
         self._rows.insertRow(0, "Architecture", self.architecture)
+        self._keep_changes()
 
     def set_kind(self, kind: str) -> None:
         """Follow the task of the table; what the user changed stays."""
@@ -209,6 +235,7 @@ class FitSection(Section):
     def _take_preset(self) -> None:
         self._base = self._of_preset()
         self.form.set_settings(self._base)
+        self.options.forget()
         self.set_kind(self._kind)
 
     def _keep_changes(self) -> None:
@@ -216,11 +243,15 @@ class FitSection(Section):
         changed: dict[str, Any] = {name: now[name] for name in now if now[name] != before[name]}
         self._base = base
         self.form.set_settings(replace(base, **changed))
+        name = self.architecture.get()
+        of_preset = preset(self.preset.get(), name, self._kind).config
+        self.options.show_options(self._known.get(name), of_preset)
         self._say()
 
     def _say(self) -> None:
         now, base = asdict(self.form.settings()), asdict(self._base)
         changed = [name.replace("_", " ") for name in now if now[name] != base[name]]
+        changed += [f"{name} = {value}" for name, value in self.options.changes.items()]
         self.set_summary(f"{self.architecture.get()}, {self.preset.get()}")
         self.about.setText(f"Changed: {', '.join(changed)}" if changed else "")
         self.about.setVisible(bool(changed))

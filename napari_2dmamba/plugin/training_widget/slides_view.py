@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_2dmamba.plugin.parts.row_look import ROW_LOOK
 from napari_2dmamba.plugin.training_widget.rows import SlideRow
 
 ROW_ROLE = Qt.ItemDataRole.UserRole
@@ -158,6 +159,7 @@ class SlidesView(QWidget):
         view.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         view.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         view.setAlternatingRowColors(True)
+        view.setStyleSheet(ROW_LOOK)
         view.setShowGrid(False)
         view.setWordWrap(False)
         view.setSortingEnabled(True)

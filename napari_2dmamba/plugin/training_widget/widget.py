@@ -5,8 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtCore import QSize, Qt
-from qtpy.QtWidgets import QPushButton, QSplitter, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtCore import QSize, Qt, QUrl
+from qtpy.QtGui import QDesktopServices
+from qtpy.QtWidgets import (
+    QFrame,
+    QPushButton,
+    QScrollArea,
+    QSplitter,
+    QTabWidget,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.plugin.parts import docks
@@ -16,11 +25,21 @@ from napari_2dmamba.plugin.parts.jobs import LatestJob
 from napari_2dmamba.plugin.parts.one_job import OneJob
 from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.parts.section import scrolling_column
+from napari_2dmamba.plugin.parts.trust_question import may_run
 from napari_2dmamba.plugin.session import ChosenCheckpoint, Session
 from napari_2dmamba.plugin.session.preferences import runs_folder
+from napari_2dmamba.plugin.training_widget.comparison import ComparisonView, score_name
 from napari_2dmamba.plugin.training_widget.curves import Curves
+from napari_2dmamba.plugin.training_widget.extraction_section import ExtractionSection
 from napari_2dmamba.plugin.training_widget.opening import Opened, open_tested
-from napari_2dmamba.plugin.training_widget.plan import Checked, Question, Recipe, check, train_as
+from napari_2dmamba.plugin.training_widget.plan import (
+    Checked,
+    Question,
+    Recipe,
+    check,
+    extract_missing,
+    train_as,
+)
 from napari_2dmamba.plugin.training_widget.progress import Epochs, WithTimeLeft
 from napari_2dmamba.plugin.training_widget.rows import SlideRow, rows_of
 from napari_2dmamba.plugin.training_widget.sections import (
@@ -36,6 +55,7 @@ from napari_2dmamba.tasks.table import slide_name
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
+    from napari_2dmamba.models.architecture import ArchitectureConfig
     from napari_2dmamba.training import TrainingRun
 
 _WIDE = 950  # px; from here on the table stands beside the settings, not below them
@@ -60,12 +80,14 @@ class TrainingWidget(DockedWidget):
         self.run: TrainingRun | None = None
         self._tested: Checked | None = None
         self.task_section = TaskSection()
+        self.extraction_section = ExtractionSection()
         self.split_section = SplitSection()
         self.fit_section = FitSection()
         self.output_section = OutputSection()
         self.table = SlideTable()
         self.view = SlidesView(self.table)
         self.curves = Curves()
+        self.comparison = ComparisonView()
         self.footer = ProgressFooter(_TITLE)
         self.use = QPushButton("Use on the current slide")
         self.use.setToolTip("Choose the finished checkpoint in Run 2DMamba")
@@ -87,12 +109,18 @@ class TrainingWidget(DockedWidget):
 
     def _lay_out(self) -> None:
         self.sections = scrolling_column(
-            self.task_section, self.split_section, self.fit_section, self.output_section
-        )
+            self.task_section, self.extraction_section, self.split_section, self.fit_section,
+            self.output_section,
+        )  # fmt: skip
         self.sections.setMinimumWidth(360)
         self.tabs = QTabWidget()
         self.tabs.addTab(self.view, "Slides")
         self.tabs.addTab(self.curves, "Curves")
+        beside = QScrollArea()  # what is said there must not make a low window higher
+        beside.setWidgetResizable(True)
+        beside.setFrameShape(QFrame.Shape.NoFrame)
+        beside.setWidget(self.comparison)
+        self.tabs.addTab(beside, "Comparison")
         for button in (self.use, self.report):
             self.view.row.addWidget(button)
         right = QWidget()
@@ -128,6 +156,7 @@ class TrainingWidget(DockedWidget):
         self.footer.run_clicked.connect(self.start)
         self.use.clicked.connect(self.use_checkpoint)
         self.report.clicked.connect(self._show_report)
+        self.comparison.report_wanted.connect(self._open_page)
         self.view.open_wanted.connect(self.open_slide)
         self._work.failed.connect(self._complain)
         self._work.finished.connect(self._follow)
@@ -145,6 +174,7 @@ class TrainingWidget(DockedWidget):
         super().let_go()
         for job in (self._checking, self._looking, self._opening):
             job.cancel()
+        self.comparison.cancel()
         if self._work.is_busy:
             self._work.cancel()
             show_info(
@@ -187,6 +217,7 @@ class TrainingWidget(DockedWidget):
     def _show_checked(self, checked: Checked) -> None:
         self.checked = checked
         self.task_section.show_checked(checked)
+        self.extraction_section.show_checked(checked)
         self.split_section.show_checked(checked)
         self.fit_section.set_kind(checked.table.kind)
         if not self._work.is_busy:
@@ -197,6 +228,7 @@ class TrainingWidget(DockedWidget):
     def _refuse_table(self, sentence: str) -> None:
         self.checked = None
         self.task_section.refuse(sentence)
+        self.extraction_section.show_checked(None)
         if not self._work.is_busy:
             self._forget_result()
             self.table.set_rows([])
@@ -240,6 +272,10 @@ class TrainingWidget(DockedWidget):
             problem = "the table has problems that must be mended first; see Table and task"
         elif out is None:
             problem = "no folder is chosen; give one under Results"
+        elif self.task_section.classes.problem:
+            problem = self.task_section.classes.problem
+        elif self.fit_section.options.problem:
+            problem = f"{self.fit_section.options.problem}; see Options of the architecture"
         if problem or checked is None or out is None:
             self._complain(problem)
             return
@@ -248,10 +284,19 @@ class TrainingWidget(DockedWidget):
             self.fit_section.preset.get(),
             self.fit_section.form.settings(),
             out,
+            self.fit_section.options.changes,
+            self.task_section.classes.names,
             self.output_section.final.get(),
             self.output_section.intended_use.get() or "",
             self.output_section.scoring.settings(),
         )
+        extraction = self.extraction_section.settings()
+        try:
+            if checked.to_extract and not may_run(self, extraction.features.encoder):
+                return
+        except UserError as error:
+            self._complain(str(error))
+            return
         self._forget_result()
         self.table.set_rows(rows_of(checked))
         self._tested = checked
@@ -259,7 +304,8 @@ class TrainingWidget(DockedWidget):
         epochs.came.connect(self.curves.add)
         self.curves.score_name = "Concordance" if checked.table.kind == "survival" else "AUROC"
 
-        def task(progress: ProgressCallback, stop: StopCallback) -> "TrainingRun":
+        def task(progress: ProgressCallback, stop: StopCallback) -> "tuple[Checked, TrainingRun]":
+            whole = extract_missing(checked, extraction, out, progress, stop)
             told = WithTimeLeft(progress)
 
             def stopped() -> bool:
@@ -268,22 +314,30 @@ class TrainingWidget(DockedWidget):
                 told.wait_for(time.monotonic() - asked)
                 return answer
 
-            return train_as(checked, recipe, epochs.came.emit, told, stopped)
+            return whole, train_as(whole, recipe, epochs.came.emit, told, stopped)
 
         self.tabs.setCurrentWidget(self.curves)
         self._work.start(
             task,
             self._show_run,
-            "Stopped; Train goes on in this folder from its last whole epoch.",
+            "Stopped; Train goes on in this folder: slides that are extracted and whole epochs "
+            "are kept.",
             can_pause=True,
         )
         self._follow()
 
-    def _show_run(self, run: "TrainingRun") -> None:
-        assert self._tested is not None
+    def _show_run(self, result: "tuple[Checked, TrainingRun]") -> None:
+        whole, run = result
         self.run = run
+        if self.checked is not None and self.checked is self._tested:
+            self.checked = whole
+            self.task_section.show_checked(whole)
+            self.extraction_section.show_checked(whole)
+        self._tested = whole
         told = None if run.evaluation is None else run.evaluation.predictions
-        self.table.set_rows(rows_of(self._tested, told))
+        self.table.set_rows(rows_of(whole, told))
+        if run.evaluation is not None:
+            self.comparison.set_first(run.folder)
         self.curves.draw()
         for checkpoint in (run.final,) if run.final is not None else run.checkpoints:
             _put_on_the_list(checkpoint)
@@ -293,7 +347,7 @@ class TrainingWidget(DockedWidget):
             self.view.worst_first()
             scores = run.evaluation.scores
             shown = [
-                f"{name.replace('_', ' ').replace('auroc', 'AUROC')} {scores[name]}"
+                f"{score_name(name)} {scores[name]}"
                 for name in ("auroc", "quadratic_kappa", "concordance")
                 if name in scores and scores[name].value is not None
             ]
@@ -382,12 +436,10 @@ class TrainingWidget(DockedWidget):
         )
 
     def _show_report(self) -> None:
-        from qtpy.QtCore import QUrl
-        from qtpy.QtGui import QDesktopServices
+        if self.run is not None:
+            self._open_page(self.run.folder / "report.html")
 
-        if self.run is None:
-            return
-        page = self.run.folder / "report.html"
+    def _open_page(self, page: Path) -> None:
         if not QDesktopServices.openUrl(QUrl.fromLocalFile(str(page))):
             self._complain(f"no program here shows web pages; the report is {page}")
 
@@ -402,8 +454,11 @@ def _put_on_the_list(checkpoint: Path) -> str:
     return location
 
 
-def _architectures(progress: ProgressCallback, stop: StopCallback) -> tuple[str, ...]:
+def _architectures(
+    progress: ProgressCallback, stop: StopCallback
+) -> "dict[str, type[ArchitectureConfig]]":
     from napari_2dmamba.models.registry import architectures
 
-    names = list(architectures())
-    return tuple(sorted(names, key=lambda name: (name != "2dmamba", name)))
+    known = architectures()
+    names = sorted(known, key=lambda name: (name != "2dmamba", name))
+    return {name: known[name].config_class for name in names}
