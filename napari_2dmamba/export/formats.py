@@ -260,7 +260,7 @@ FORMATS: Mapping[str, Format] = {
         "Report on one page", ".html",
         "Slide, map, answer, top patches, numbers, what made them and what to mistrust, in one "
         "file for a browser; it prints well.",
-        _report, "-report", needs_slide=True,
+        _report, "-report", needs_slide=True, is_usual=False,
     ),
     "overlay": Format(
         "Overlay as image pyramid", ".ome.tif",

@@ -266,7 +266,8 @@ def _write(
     if settings.compression == "zlib" and samples:
         options["predictor"] = True
     if settings.compression == "jpeg":
-        options["compressionargs"] = {"level": _JPEG_QUALITY}
+        # Cells differ in hue above all: halved colours would blur their edges
+        options |= {"compressionargs": {"level": _JPEG_QUALITY}, "subsampling": (1, 1)}
     bytes_per_pixel = np.dtype(dtype).itemsize * (samples or (1,))[0]
     raw_bytes = bytes_per_pixel * sum(raster.width * raster.height for raster, _ in levels)
     once = Repeats()
