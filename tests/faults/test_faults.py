@@ -29,11 +29,11 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("action", "every"),
     [
-        ("extraction", 5),
-        ("cohort_extraction", 17),
-        ("run", 29),
-        ("export", 120),
-        ("training", 90),
+        ("extraction", 9),
+        ("cohort_extraction", 29),
+        ("run", 41),
+        ("export", 180),
+        ("training", 140),
     ],
 )
 def test_after_any_fault_the_next_run_gives_the_same(

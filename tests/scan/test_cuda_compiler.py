@@ -77,7 +77,7 @@ def test_kernels_fit_the_architecture(
     # NVRTC 12.8 keeps a few values of the forward pass in local memory, 13 none.
     allowed = 0 if cuda_compiler.nvrtc_version() >= (13, 0) else 16
     assert found["scan_forward"].frame <= allowed, found
-    # That of CUDA 13.0, which torch 2.13 brings, keeps 104 bytes on the newest cards; 13.5 does not.
+    # NVRTC 13.0, which torch 2.13 brings, keeps 104 bytes on the newest cards, 13.5 does not
     old = architecture >= 100 and cuda_compiler.nvrtc_version() < (13, 5)
     assert max(k.frame for k in found.values()) <= (104 if old else SPILLED), found
     most_warps = FORWARD_WARPS - 2
