@@ -52,7 +52,7 @@ def assert_silent(files: list[Path], folder: Path) -> None:
 
 
 def test_exports_name_files_and_no_places(folder: Path, tmp_path: Path) -> None:
-    files = export_run(folder / "run", formats=(*USUAL, "h5ad"), out=tmp_path)
+    files = export_run(folder / "run", formats=(*USUAL, "report", "h5ad"), out=tmp_path)
     kinds = {"".join(file.suffixes[-2:]) for file in files}
     assert len(files) == 10, kinds  # also what the run was restricted to
     assert_silent(files, folder)
