@@ -221,24 +221,17 @@ def _report(exported: Exported, path: Path) -> Path:
     return write_run_report(exported.saved, exported.the_slide, path, **exported.watched)
 
 
-def _anndata(exported: Exported, path: Path) -> Path:
-    return write_anndata(
-        exported.saved,
-        exported.scores(),
-        path,
-        slide=exported.the_slide,
-        features=exported.features,
-    )
+def _store(write: Callable[..., Path]) -> Callable[[Exported, Path], Path]:
+    def written(exported: Exported, path: Path) -> Path:
+        return write(
+            exported.saved,
+            exported.scores(),
+            path,
+            slide=exported.the_slide,
+            features=exported.features,
+        )
 
-
-def _spatialdata(exported: Exported, path: Path) -> Path:
-    return write_spatialdata(
-        exported.saved,
-        exported.scores(),
-        path,
-        slide=exported.the_slide,
-        features=exported.features,
-    )
+    return written
 
 
 def _record(exported: Exported, path: Path) -> Path:
@@ -297,13 +290,14 @@ FORMATS: Mapping[str, Format] = {
     "h5ad": Format(
         "Patches as AnnData", ".h5ad",
         "Features, scores and places of the patches for scanpy and squidpy, in one file.",
-        _anndata, "-patches", needs_slide=True, is_usual=False, module="anndata", extra="anndata",
+        _store(write_anndata), "-patches", needs_slide=True, is_usual=False,
+        module="anndata", extra="anndata",
     ),
     "spatialdata": Format(
         "Run as SpatialData", ".zarr",
         "Patches, features, scores, maps, regions and a thumbnail for spatialdata, squidpy and "
         "napari-spatialdata, in one folder.",
-        _spatialdata, "-spatialdata", needs_slide=True, is_usual=False,
+        _store(write_spatialdata), "-spatialdata", needs_slide=True, is_usual=False,
         module="spatialdata", extra="spatialdata",
     ),
     "record": Format(

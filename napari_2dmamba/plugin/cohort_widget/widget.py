@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtCore import QSize, Qt, QTimer, QUrl
+from qtpy.QtCore import Qt, QTimer, QUrl
 from qtpy.QtGui import QDesktopServices
-from qtpy.QtWidgets import QSplitter, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QVBoxLayout
 
 from napari_2dmamba.cohort import (
     CohortSlide,
@@ -39,6 +39,7 @@ from napari_2dmamba.plugin.parts.features_section import FeaturesSection
 from napari_2dmamba.plugin.parts.jobs import Job, LatestJob
 from napari_2dmamba.plugin.parts.model_section import ModelSection
 from napari_2dmamba.plugin.parts.section import scrolling_column
+from napari_2dmamba.plugin.parts.settings_beside import SettingsBeside
 from napari_2dmamba.plugin.parts.trust_question import may_run
 from napari_2dmamba.plugin.session import Session
 from napari_2dmamba.plugin.session.preferences import runs_folder
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
 
 _MS_BETWEEN_UPDATES = 250
 _MS_BETWEEN_LOOKS = 3000
-_WIDE = 950  # px; from here on the table stands beside the settings, not below them
 _LOG_FILE = "log.txt"
 
 
@@ -92,10 +92,6 @@ class CohortWidget(DockedWidget):
         self._follow_checkpoint(self.model_section.header)
         self._follow_table()
 
-    def sizeHint(self) -> QSize:
-        """Return a size at which sections and table are legible side by side."""
-        return QSize(1100, 360)
-
     def _lay_out(self) -> None:
         self.model_section.set_open(False)
         self.sections = scrolling_column(
@@ -105,33 +101,10 @@ class CohortWidget(DockedWidget):
             self.features_section,
             self.patches_section,
         )
-        self.sections.setMinimumWidth(360)
-        right = QWidget()
-        column = QVBoxLayout(right)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(0)
-        column.addWidget(self.view, 1)
-        column.addWidget(self.footer)
-        self.splitter = QSplitter(Qt.Orientation.Vertical)
-        self.splitter.addWidget(self.sections)
-        self.splitter.addWidget(right)
-        self.splitter.setStretchFactor(1, 1)
-        self.splitter.setChildrenCollapsible(False)
+        self.splitter = SettingsBeside(self.sections, self.view, self.footer)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.splitter)
-        self.setMinimumWidth(380)
-
-    def resizeEvent(self, event: Any) -> None:
-        """Put the table beside the settings where there is room, and below them where not."""
-        super().resizeEvent(event)
-        wide = self.width() >= _WIDE
-        wanted = Qt.Orientation.Horizontal if wide else Qt.Orientation.Vertical
-        if self.splitter.orientation() != wanted:
-            self.splitter.setOrientation(wanted)
-            total = self.width() if wide else self.height()
-            first = 400 if wide else total // 2
-            self.splitter.setSizes([first, total - first])
 
     def _make_room(self) -> None:
         """Fold what is set, so that the table below it is seen."""

@@ -5,16 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtCore import QSize, Qt, QUrl
+from qtpy.QtCore import QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import (
     QFrame,
     QPushButton,
     QScrollArea,
-    QSplitter,
     QTabWidget,
     QVBoxLayout,
-    QWidget,
 )
 
 from napari_2dmamba.errors import UserError
@@ -25,6 +23,7 @@ from napari_2dmamba.plugin.parts.jobs import LatestJob
 from napari_2dmamba.plugin.parts.one_job import OneJob
 from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.parts.section import scrolling_column
+from napari_2dmamba.plugin.parts.settings_beside import SettingsBeside
 from napari_2dmamba.plugin.parts.trust_question import may_run
 from napari_2dmamba.plugin.session import ChosenCheckpoint, Session
 from napari_2dmamba.plugin.session.preferences import runs_folder
@@ -58,8 +57,6 @@ if TYPE_CHECKING:
     from napari_2dmamba.models.architecture import ArchitectureConfig
     from napari_2dmamba.training import TrainingRun
 
-_WIDE = 950  # px; from here on the table stands beside the settings, not below them
-_SETTINGS_WIDTH = 420
 _TITLE = "Train 2DMamba"
 
 
@@ -103,16 +100,11 @@ class TrainingWidget(DockedWidget):
         self._looking.request(_architectures)
         self._follow()
 
-    def sizeHint(self) -> QSize:
-        """Return a size at which sections and table are legible side by side."""
-        return QSize(1100, 360)
-
     def _lay_out(self) -> None:
         self.sections = scrolling_column(
             self.task_section, self.extraction_section, self.split_section, self.fit_section,
             self.output_section,
         )  # fmt: skip
-        self.sections.setMinimumWidth(360)
         self.tabs = QTabWidget()
         self.tabs.addTab(self.view, "Slides")
         self.tabs.addTab(self.curves, "Curves")
@@ -123,32 +115,10 @@ class TrainingWidget(DockedWidget):
         self.tabs.addTab(beside, "Comparison")
         for button in (self.use, self.report):
             self.view.row.addWidget(button)
-        right = QWidget()
-        column = QVBoxLayout(right)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(0)
-        column.addWidget(self.tabs, 1)
-        column.addWidget(self.footer)
-        self.splitter = QSplitter(Qt.Orientation.Vertical)
-        self.splitter.addWidget(self.sections)
-        self.splitter.addWidget(right)
-        self.splitter.setStretchFactor(1, 1)
-        self.splitter.setChildrenCollapsible(False)
+        self.splitter = SettingsBeside(self.sections, self.tabs, self.footer)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.splitter)
-        self.setMinimumWidth(380)
-
-    def resizeEvent(self, event: Any) -> None:
-        """Put the table beside the settings where there is room, and below them where not."""
-        super().resizeEvent(event)
-        wide = self.width() >= _WIDE
-        wanted = Qt.Orientation.Horizontal if wide else Qt.Orientation.Vertical
-        if self.splitter.orientation() != wanted:
-            self.splitter.setOrientation(wanted)
-            total = self.width() if wide else self.height()
-            first = _SETTINGS_WIDTH if wide else total // 2
-            self.splitter.setSizes([first, total - first])
 
     def _connect(self) -> None:
         self.task_section.changed.connect(self._look)
