@@ -21,8 +21,8 @@ import napari_2dmamba
 from napari_2dmamba.checkpoints.library import FOLDER_VARIABLE
 from napari_2dmamba.plugin.parts import checkpoint_model
 from napari_2dmamba.plugin.parts.jobs import wait_for_jobs
-from napari_2dmamba.plugin.session import Session
-from napari_2dmamba.slide import Slide
+from napari_2dmamba.plugin.session import Session, SlideState
+from napari_2dmamba.slide import Slide, open_slide
 
 # our own files beside napari's settings: never the user's
 os.environ["NAPARI_CONFIG"] = str(Path(tempfile.mkdtemp()) / "settings.yaml")
@@ -142,3 +142,27 @@ def colour_at(viewer: Any, picture: np.ndarray, x: float, y: float, radius: int 
     row, col = on_canvas(viewer, picture, x, y)
     patch = picture[row - radius : row + radius + 1, col - radius : col + radius + 1]
     return patch.reshape(-1, 3).mean(axis=0)
+
+
+@pytest.fixture
+def viewer(make_napari_viewer: Any) -> Any:
+    """A window that is shown, so that it can be clicked."""
+    viewer = make_napari_viewer(show=True)
+    viewer.window.resize(1300, 800)
+    return viewer
+
+
+@pytest.fixture
+def slide(viewer: Any, slide_path: Path) -> Iterator[SlideState]:
+    """The pink slide, open in that window."""
+    with open_slide(slide_path) as opened:
+        yield Session.of(viewer).add(opened)
+
+
+def docked_beside(viewer: Any, widget: Any) -> Any:
+    """Dock a widget, with the slide in full view beside it."""
+    viewer.window.add_dock_widget(widget, area="right")
+    process_events()
+    Session.of(viewer).fit()
+    process_events()
+    return widget

@@ -1,7 +1,6 @@
 """Regions of a slide: drawn, listed, changed, taken back, measured, saved; geometry by hand."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,8 @@ from napari_2dmamba.plugin.layers.region_layers import (
 from napari_2dmamba.plugin.layers.region_words import area_words, length_words
 from napari_2dmamba.plugin.regions_widget import RegionsWidget
 from napari_2dmamba.plugin.session import Session, SlideState
-from napari_2dmamba.slide import Region, Regions, open_slide, read_regions, write_regions
-from tests.plugin.conftest import canvas_picture, process_events
+from napari_2dmamba.slide import Region, Regions, read_regions, write_regions
+from tests.plugin.conftest import canvas_picture, docked_beside, process_events
 
 LEFT = Qt.MouseButton.LeftButton
 RING = box(100, 100, 1100, 900).difference(box(300, 300, 500, 500))
@@ -46,26 +45,8 @@ ALL = Regions(
 
 
 @pytest.fixture
-def viewer(make_napari_viewer: Any) -> Any:
-    viewer = make_napari_viewer(show=True)
-    viewer.window.resize(1300, 800)
-    return viewer
-
-
-@pytest.fixture
-def slide(viewer: Any, slide_path: Path) -> Iterator[SlideState]:
-    with open_slide(slide_path) as opened:
-        yield Session.of(viewer).add(opened)
-
-
-@pytest.fixture
 def widget(viewer: Any, slide: SlideState) -> RegionsWidget:
-    widget = RegionsWidget(viewer)
-    viewer.window.add_dock_widget(widget, area="right")
-    process_events()
-    Session.of(viewer).fit()
-    process_events()
-    return widget
+    return docked_beside(viewer, RegionsWidget(viewer))
 
 
 def canvas_of(viewer: Any) -> Any:

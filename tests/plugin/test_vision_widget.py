@@ -1,6 +1,5 @@
 """Image networks in a real window: where layers lie, whose they are, and what ends a job."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from napari_2dmamba.features.transform import Transform
 from napari_2dmamba.pixel_fields import FieldSettings
 from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.layers.region_layers import show_regions
-from napari_2dmamba.plugin.session import Session, SlideState
+from napari_2dmamba.plugin.session import SlideState
 from napari_2dmamba.plugin.vision_widget import VisionWidget
 from napari_2dmamba.plugin.vision_widget.layers import (
     FIELD_KEY,
@@ -36,7 +35,15 @@ from napari_2dmamba.vision.segment_settings import WindowSettings
 from napari_2dmamba.vision.segmenter_file import TrainedSegmenter
 from napari_2dmamba.vision.upernet import Segmenter
 from tests.features.networks import require_timm
-from tests.plugin.conftest import LONG, MPP, TISSUE, canvas_picture, colour_at, process_events
+from tests.plugin.conftest import (
+    LONG,
+    MPP,
+    TISSUE,
+    canvas_picture,
+    colour_at,
+    docked_beside,
+    process_events,
+)
 
 INKS = ((0, 90, 200), (250, 200, 0))
 
@@ -69,29 +76,16 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def viewer(make_napari_viewer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def viewer(viewer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(
         get_plugin_settings("napari-2dmamba").analysis, "runs_folder", str(tmp_path / "runs")
     )
-    viewer = make_napari_viewer(show=True)
-    viewer.window.resize(1300, 800)
     return viewer
 
 
 @pytest.fixture
-def slide(viewer: Any, slide_path: Path) -> Iterator[SlideState]:
-    with open_slide(slide_path) as opened:
-        yield Session.of(viewer).add(opened)
-
-
-@pytest.fixture
 def widget(viewer: Any, slide: SlideState) -> VisionWidget:
-    widget = VisionWidget(viewer)
-    viewer.window.add_dock_widget(widget, area="right")
-    process_events()
-    Session.of(viewer).fit()
-    process_events()
-    return widget
+    return docked_beside(viewer, VisionWidget(viewer))
 
 
 def finish(widget: VisionWidget, qtbot: Any) -> str:
