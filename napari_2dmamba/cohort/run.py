@@ -24,7 +24,7 @@ from napari_2dmamba.cohort.status import (
     write_summary,
 )
 from napari_2dmamba.errors import CohortError, FeatureError
-from napari_2dmamba.export.record import file_hash
+from napari_2dmamba.export.content_hash import file_hash
 from napari_2dmamba.pipeline import RunSettings
 from napari_2dmamba.settings import ProgressCallback, StopCallback, validate
 from napari_2dmamba.slide import GridSettings

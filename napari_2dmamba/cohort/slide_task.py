@@ -32,7 +32,8 @@ from napari_2dmamba.errors import (
     TissueError,
     UserError,
 )
-from napari_2dmamba.export.record import as_json, file_hash
+from napari_2dmamba.export.content_hash import file_hash
+from napari_2dmamba.export.json_file import as_json
 from napari_2dmamba.features import MissingFeatureFactsError
 from napari_2dmamba.pipeline import RunSettings, prepare_grid, run, summary_of
 from napari_2dmamba.redaction import file_names_only
