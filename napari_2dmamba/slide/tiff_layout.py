@@ -16,6 +16,8 @@ from napari_2dmamba.errors import SlideError
 from napari_2dmamba.slide.backend import Level, NotForThisBackend
 
 _MOST_LEVELS = 64
+_MACRO = 8
+"""Bit of the kind of page by which Aperio marks pictures of the whole glass."""
 
 
 @dataclass
@@ -132,34 +134,50 @@ def pixels_of(series: tifffile.TiffPageSeries) -> int:
 
 def reduced_images(
     tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries
-) -> list[tifffile.TiffPageSeries]:
-    """Return the tiled pages marked as reduced that tifffile does not count to the pyramid.
+) -> tuple[list[tifffile.TiffPageSeries], tuple[str, ...]]:
+    """Return pages marked as reduced that tifffile does not count to the pyramid.
 
     It counts those whose sides shrink alike; sides padded to whole tiles do not. Other layouts
     say themselves which pages are levels.
+
+    Returns
+    -------
+    tuple
+        Them, and a sentence about each that holds pixels of another kind.
     """
     full = series.levels[0].keyframe
-    if tiff.is_svs or tiff.is_ome or not full.is_tiled or series.axes != full.axes:
-        return []
-    known = {level.keyframe.index for level in series.levels}
-    found = []
-    for page in tiff.pages[:_MOST_LEVELS]:
-        if not isinstance(page, tifffile.TiffPage):
+    if tiff.is_svs or tiff.is_ome or series.axes != full.axes:
+        return [], ()
+    known = {level.keyframe.offset for level in series.levels}
+    listed = [page for other in tiff.series for page in other.pages]
+    found, remarks = [], []
+    for page in (*tiff.pages[:_MOST_LEVELS], *listed[:_MOST_LEVELS]):
+        if not isinstance(page, tifffile.TiffPage) or page.offset in known:
             continue
-        alike = (
-            page.index not in known
-            and page.is_tiled
-            and page.is_reduced
+        known.add(page.offset)
+        is_level = (
+            page.is_reduced
             and not page.is_mask
-            and page.axes == full.axes
+            and not int(page.subfiletype) & _MACRO
+            and 0 < page.imagewidth <= full.imagewidth
+            and 0 < page.imagelength <= full.imagelength
+        )
+        if not is_level:
+            continue
+        if (
+            page.axes == full.axes
             and int(page.photometric) == int(full.photometric)
             and page.samplesperpixel == full.samplesperpixel
-            and page.imagewidth <= full.imagewidth
-            and page.imagelength <= full.imagelength
-        )
-        if alike:
+        ):
             found.append(tifffile.TiffPageSeries([page]))
-    return found
+        else:
+            remarks.append(_of_another_kind(page))
+    return found, tuple(remarks)
+
+
+def _of_another_kind(page: tifffile.TiffPage) -> str:
+    size = f"{page.imagewidth} x {page.imagelength} pixels"
+    return f"a level of the file ({size}) is left out: its pixels are of another kind"
 
 
 def empty_segments(planes: list[StoredPlane]) -> tuple[int, int]:

@@ -17,7 +17,6 @@ from napari_2dmamba.slide.backend import (
     NotForThisBackend,
     TileError,
     on_background,
-    whole_downsample,
 )
 from napari_2dmamba.slide.jpeg_marks import end_of_jpeg, has_colour_transform, with_more_code
 from napari_2dmamba.slide.level_factors import settle
@@ -195,11 +194,14 @@ class TifffileBackend:
     def _read_levels(self, series: tifffile.TiffPageSeries) -> None:
         levels: list[Level] = []
         self._sources: list[list[StoredPlane] | SpilledLevel | PlainLevel] = []
-        stored_levels = [*series.levels, *reduced_images(self._tiff, series)]
+        reduced, remarks = reduced_images(self._tiff, series)
+        stored_levels = [*series.levels, *reduced]
+        self.remarks += remarks
         for stored in sorted(stored_levels, key=pixels_of, reverse=True):
             shape = dict(zip(stored.axes, stored.shape, strict=True))
             width, height = shape["X"], shape["Y"]
             if min(width, height) < 1 or stored.dtype != series.levels[0].dtype:
+                self._say_left_out(width, height, "its pixels are of another kind")
                 continue
             if max(width, height) > LARGEST_SIDE:
                 raise SlideError(
@@ -217,7 +219,8 @@ class TifffileBackend:
                 raise SlideError(cut_short(self._path))
             empty, count = empty_segments(planes)
             if empty == count and levels:
-                continue  # a level that was never written
+                self._say_left_out(width, height, "it was never written")
+                continue
             if empty:
                 self._say_what_is_empty(empty, count, first=not levels)
             tile_width = stored.keyframe.tilewidth if stored.keyframe.is_tiled else width
@@ -230,6 +233,9 @@ class TifffileBackend:
                 levels.append(own_tiles)
         self.levels = tuple(levels)
 
+    def _say_left_out(self, width: int, height: int, why: str) -> None:
+        self.remarks += (f"a level of the file ({width} x {height} pixels) is left out: {why}",)
+
     def _say_what_is_empty(self, empty: int, count: int, *, first: bool) -> None:
         if not first:
             return
@@ -241,16 +247,6 @@ class TifffileBackend:
 
     def _settle_levels(self) -> None:
         """Find the factor of each level and drop those that contradict the finest."""
-        if self._as_bands:  # GDAL pads no level, so that sizes tell
-            full = self.levels[0]
-            self.levels = tuple(
-                replace(
-                    one,
-                    downsample=whole_downsample(one.width, one.height, full.width, full.height),
-                )
-                for one in self.levels
-            )
-            return
         settled = settle(self.levels, self.read_tile)
         self._sources = [self._sources[i] for i in settled.kept]
         self._jpeg.clear()
