@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from napari_2dmamba.errors import SlideError
 from napari_2dmamba.slide.backend import Level, NotForThisBackend
 
 _MOST_LEVELS = 64
+_UNCOMPRESSED, _LZW = 1, 5
+_GLANCE = 2**24
+"""Bytes of a strip that is decoded only to see how long it is."""
 _MACRO = 8
 """Bit of the kind of page by which Aperio marks pictures of the whole glass."""
 
@@ -178,6 +182,34 @@ def reduced_images(
 def _of_another_kind(page: tifffile.TiffPage) -> str:
     size = f"{page.imagewidth} x {page.imagelength} pixels"
     return f"a level of the file ({size}) is left out: its pixels are of another kind"
+
+
+def stores_more(page: Any) -> bool:
+    """Whether a page stores more than a picture of its size takes: then its size may be a lie.
+
+    Tiles or lines of another width would be put together in a wrong order.
+    """
+    key = page.keyframe
+    listed = min(len(page.dataoffsets), len(page.databytecounts))
+    used = sum(count > 0 for count in page.databytecounts[:listed])
+    if key.is_tiled:
+        width, rows = key.tilewidth, key.tilelength
+    else:
+        width, rows = key.imagewidth, min(key.rowsperstrip, key.imagelength)
+    if min(width, rows) < 1 or not listed:
+        return False
+    segments = -(-key.imagelength // rows) * -(-key.imagewidth // width) * separate_samples(page)
+    if used > segments:
+        return True
+    samples = 1 if key.planarconfig == 2 else key.samplesperpixel
+    first = rows * -(-width * samples * key.bitspersample // 8)
+    if int(key.compression) == _UNCOMPRESSED:
+        return bool(page.databytecounts[0] > first)
+    if int(key.compression) == _LZW and page.databytecounts[0] < _GLANCE:
+        file = page.parent.filehandle
+        file.seek(page.dataoffsets[0])
+        return len(imagecodecs.lzw_decode(file.read(page.databytecounts[0]))) > first
+    return False
 
 
 def empty_segments(planes: list[StoredPlane]) -> tuple[int, int]:

@@ -37,6 +37,7 @@ from napari_2dmamba.slide.tiff_layout import (
     rgb_of_ycbcr,
     separate_samples,
     slide_series,
+    stores_more,
 )
 from napari_2dmamba.slide.tiff_metadata import (
     are_channels,
@@ -55,6 +56,8 @@ _SPILLED_SEGMENT, _LARGEST_SEGMENT = 64 * 2**20, 2**30
 """Strips or tiles that decode to more bytes are decoded once, to disk; or not at all."""
 _MOST_SEGMENTS = 2**24
 """Strips or tiles of one page: their list alone takes 256 MB."""
+_MOST_OF_A_TILE = 2**22
+"""Pixels of a tile that may cover more than four times the picture."""
 _OVERHEAD = 2**20
 """Bytes of tables and marks that a compressed tile may hold besides its pixels."""
 _MOST_PLANES = 1000
@@ -155,6 +158,11 @@ class TifffileBackend:
         if not self.rgb:
             self.background = (0,) * count
         self._read_levels(series)
+        if stores_more(first):
+            self.remarks += (
+                "the file holds more pixels than its size takes: if it was not made so, it is "
+                "damaged, and its picture is put together wrongly",
+            )
         self.mpp, self.mpp_source = resolution(self._tiff, first, ome)
         width, height = self.levels[0].width, self.levels[0].height
         self.bounds = (0, 0, width, height)
@@ -279,6 +287,15 @@ class TifffileBackend:
             raise SlideError(
                 f"{name} is damaged: its {keyframe.imagewidth} x {keyframe.imagelength} pixels "
                 f"would take {needed} tiles or strips, but it lists {listed}; copy it again"
+            )
+        picture = keyframe.imagewidth * keyframe.imagelength
+        if keyframe.is_tiled and (
+            keyframe.tilewidth * keyframe.tilelength > max(_MOST_OF_A_TILE, 4 * picture)
+        ):
+            raise SlideError(
+                f"{name} is damaged: its tiles of {keyframe.tilewidth} x {keyframe.tilelength} "
+                f"pixels are larger than its picture of {keyframe.imagewidth} x "
+                f"{keyframe.imagelength}; copy it again"
             )
         if plane.segment_bytes > _LARGEST_SEGMENT:
             raise SlideError(
