@@ -17,6 +17,13 @@ from napari_2dmamba.errors import SlideError
 from napari_2dmamba.slide.backend import Level, NotForThisBackend
 
 _MOST_LEVELS = 64
+_STRIP_ROWS, _STRIP_BYTES = 64, 8 * 2**20
+_LARGEST_SEGMENT = 2**30
+"""Strips or tiles that decode to more bytes are not decoded."""
+_MOST_SEGMENTS = 2**24
+"""Strips or tiles of one page: their list alone takes 256 MB."""
+_MOST_OF_A_TILE = 2**22
+"""Pixels of a tile that may cover more than four times the picture."""
 _UNCOMPRESSED, _LZW = 1, 5
 _GLANCE = 2**24
 """Bytes of a strip that is decoded only to see how long it is."""
@@ -102,6 +109,56 @@ def plain_jpeg(plane: StoredPlane) -> JpegTiles | None:
     count = min(len(page.dataoffsets), len(page.databytecounts))
     offsets, sizes = tuple(page.dataoffsets[:count]), tuple(page.databytecounts[:count])
     return JpegTiles(plane.columns, offsets, sizes, page.jpegtables, stored, rgb)
+
+
+def stored_plane(page: Any, name: str) -> StoredPlane:
+    """Return a page with how it is cut, checked before any of it is read.
+
+    Raises
+    ------
+    SlideError
+        Where its directory lies.
+    """
+    keyframe = page.keyframe
+    contiguous = keyframe.samplesperpixel if keyframe.planarconfig == 1 else 1
+    pixel_bytes = contiguous * keyframe.dtype.itemsize
+    if keyframe.is_tiled:
+        if min(keyframe.tilewidth, keyframe.tilelength) < 1:
+            raise SlideError(f"{name} is damaged: its tiles have no size; copy it again")
+        columns = -(-keyframe.imagewidth // keyframe.tilewidth)
+        rows = -(-keyframe.imagelength // keyframe.tilelength)
+        size = keyframe.tilewidth * keyframe.tilelength * pixel_bytes
+        plane = StoredPlane(page, columns, keyframe.tilelength, 1, rows * columns, size)
+    else:
+        per_strip = min(keyframe.rowsperstrip, keyframe.imagelength)
+        if per_strip < 1:
+            raise SlideError(f"{name} is damaged: its strips have no rows; copy it again")
+        row_bytes = keyframe.imagewidth * pixel_bytes
+        band = max(1, min(_STRIP_ROWS, _STRIP_BYTES // row_bytes) // per_strip)
+        strips = -(-keyframe.imagelength // per_strip)
+        plane = StoredPlane(page, 1, band * per_strip, band, strips, row_bytes * per_strip)
+    listed = min(len(page.dataoffsets), len(page.databytecounts))
+    needed = plane.segments * separate_samples(page)
+    if needed > _MOST_SEGMENTS or listed < needed:
+        raise SlideError(
+            f"{name} is damaged: its {keyframe.imagewidth} x {keyframe.imagelength} pixels "
+            f"would take {needed} tiles or strips, but it lists {listed}; copy it again"
+        )
+    picture = keyframe.imagewidth * keyframe.imagelength
+    if keyframe.is_tiled and (
+        keyframe.tilewidth * keyframe.tilelength > max(_MOST_OF_A_TILE, 4 * picture)
+    ):
+        raise SlideError(
+            f"{name} is damaged: its tiles of {keyframe.tilewidth} x {keyframe.tilelength} "
+            f"pixels are larger than its picture of {keyframe.imagewidth} x "
+            f"{keyframe.imagelength}; copy it again"
+        )
+    if plane.segment_bytes > _LARGEST_SEGMENT:
+        raise SlideError(
+            f"{name} stores {keyframe.imagewidth} x {keyframe.imagelength} pixels "
+            "in one piece that needs more than 1 GB to decode; convert it to a tiled pyramid"
+        )
+    return plane
 
 
 def cut_short(path: Path) -> str:

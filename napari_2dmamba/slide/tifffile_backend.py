@@ -37,6 +37,7 @@ from napari_2dmamba.slide.tiff_layout import (
     rgb_of_ycbcr,
     separate_samples,
     slide_series,
+    stored_plane,
     stores_more,
 )
 from napari_2dmamba.slide.tiff_metadata import (
@@ -51,13 +52,8 @@ from napari_2dmamba.slide.tiff_metadata import (
 )
 
 _BLOCK = 512
-_STRIP_ROWS, _STRIP_BYTES = 64, 8 * 2**20
-_SPILLED_SEGMENT, _LARGEST_SEGMENT = 64 * 2**20, 2**30
-"""Strips or tiles that decode to more bytes are decoded once, to disk; or not at all."""
-_MOST_SEGMENTS = 2**24
-"""Strips or tiles of one page: their list alone takes 256 MB."""
-_MOST_OF_A_TILE = 2**22
-"""Pixels of a tile that may cover more than four times the picture."""
+_SPILLED_SEGMENT = 64 * 2**20
+"""Strips or tiles that decode to more bytes are decoded once, to disk."""
 _OVERHEAD = 2**20
 """Bytes of tables and marks that a compressed tile may hold besides its pixels."""
 _MOST_PLANES = 1000
@@ -222,7 +218,7 @@ class TifffileBackend:
                 self._sources.append(plain)
                 levels.append(level)
                 continue
-            planes = [self._plane(page) for page in self._pages(stored)]
+            planes = [stored_plane(page, self._path.name) for page in self._pages(stored)]
             if any(ends(plane.page) > self._tiff.filehandle.size for plane in planes):
                 raise SlideError(cut_short(self._path))
             empty, count = empty_segments(planes)
@@ -260,49 +256,6 @@ class TifffileBackend:
         self._jpeg.clear()
         self.levels = settled.levels
         self.remarks += settled.remarks
-
-    def _plane(self, page: Any) -> StoredPlane:
-        keyframe = page.keyframe
-        name = self._path.name
-        contiguous = keyframe.samplesperpixel if keyframe.planarconfig == 1 else 1
-        pixel_bytes = contiguous * keyframe.dtype.itemsize
-        if keyframe.is_tiled:
-            if min(keyframe.tilewidth, keyframe.tilelength) < 1:
-                raise SlideError(f"{name} is damaged: its tiles have no size; copy it again")
-            columns = -(-keyframe.imagewidth // keyframe.tilewidth)
-            rows = -(-keyframe.imagelength // keyframe.tilelength)
-            size = keyframe.tilewidth * keyframe.tilelength * pixel_bytes
-            plane = StoredPlane(page, columns, keyframe.tilelength, 1, rows * columns, size)
-        else:
-            per_strip = min(keyframe.rowsperstrip, keyframe.imagelength)
-            if per_strip < 1:
-                raise SlideError(f"{name} is damaged: its strips have no rows; copy it again")
-            row_bytes = keyframe.imagewidth * pixel_bytes
-            band = max(1, min(_STRIP_ROWS, _STRIP_BYTES // row_bytes) // per_strip)
-            strips = -(-keyframe.imagelength // per_strip)
-            plane = StoredPlane(page, 1, band * per_strip, band, strips, row_bytes * per_strip)
-        listed = min(len(page.dataoffsets), len(page.databytecounts))
-        needed = plane.segments * separate_samples(page)
-        if needed > _MOST_SEGMENTS or listed < needed:
-            raise SlideError(
-                f"{name} is damaged: its {keyframe.imagewidth} x {keyframe.imagelength} pixels "
-                f"would take {needed} tiles or strips, but it lists {listed}; copy it again"
-            )
-        picture = keyframe.imagewidth * keyframe.imagelength
-        if keyframe.is_tiled and (
-            keyframe.tilewidth * keyframe.tilelength > max(_MOST_OF_A_TILE, 4 * picture)
-        ):
-            raise SlideError(
-                f"{name} is damaged: its tiles of {keyframe.tilewidth} x {keyframe.tilelength} "
-                f"pixels are larger than its picture of {keyframe.imagewidth} x "
-                f"{keyframe.imagelength}; copy it again"
-            )
-        if plane.segment_bytes > _LARGEST_SEGMENT:
-            raise SlideError(
-                f"{name} stores {keyframe.imagewidth} x {keyframe.imagelength} pixels "
-                "in one piece that needs more than 1 GB to decode; convert it to a tiled pyramid"
-            )
-        return plane
 
     def _pages(self, level: tifffile.TiffPageSeries) -> list[Any]:
         """Return the page of each chosen plane."""
