@@ -8,6 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from napari_2dmamba.atomic_files import sweep
 from napari_2dmamba.cohort.status import (
     DONE,
     STOPPED,
@@ -64,8 +65,8 @@ def claim(out: Path, row: SlideStatus, identity: str, *, alone: bool) -> Path:
                 if _belongs(folder, row):
                     return folder
             # A folder that somebody else made, such as the data beside a MIRAX file, is no
-            # place for results
-            folder = plain if alone and not plain.exists() else long
+            # place for results; one without anything was left by a kill in the lines below
+            folder = plain if alone and _is_free(plain) else long
             folder.mkdir(exist_ok=True)
             write_status(dataclasses.replace(row, folder=str(folder)))
             return folder
@@ -78,6 +79,16 @@ def claim(out: Path, row: SlideStatus, identity: str, *, alone: bool) -> Path:
         raise CohortError(
             f"{out} cannot be written ({error.strerror}); choose another folder for the results"
         ) from error
+
+
+def _is_free(folder: Path) -> bool:
+    if not folder.is_dir():
+        return not folder.exists()
+    sweep(folder)
+    try:
+        return not any(folder.iterdir())
+    except PermissionError:
+        return False
 
 
 def _belongs(folder: Path, row: SlideStatus) -> bool:

@@ -196,8 +196,6 @@ class CohortPlan:
                 should_stop=should_stop,
             )
             answer, source = summary_of(result), result.bag.source
-            if result.record.warnings:
-                answer["warnings"] = list(result.record.warnings)
         else:
             answer, source = self._extract(slide, folder, regions, on_progress, should_stop)
         if source.get("unreadable_patches"):
@@ -247,13 +245,15 @@ class CohortPlan:
                 os.link(bag.path, part)
             except OSError:  # a file system without hard links
                 shutil.copyfile(bag.path, part)
-        answer = {
+        answer: dict[str, Any] = {
             "slide": slide.name,
             "patches": len(bag),
             "feature_size": bag.feature_size,
             "encoder": bag.encoder,
             "file": str(folder / FEATURES_FILE),
         }
+        if slide.remarks:
+            answer["warnings"] = list(slide.remarks)
         return answer, bag.source
 
 

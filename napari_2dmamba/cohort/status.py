@@ -119,6 +119,11 @@ class SlideStatus:
             return f"{result['feature_size']} features per patch"
         return ""
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is to be known of the slide or its result, in sentences."""
+        return tuple(self.result.get("warnings", ()))
+
 
 _NOT_KEPT = ("folder", "worker", "patches_done", "patches_total", "message")
 _LARGEST = 2**24
@@ -216,6 +221,8 @@ def _is_well_formed(status: SlideStatus) -> bool:
         and bool(status.slide)
         and all(isinstance(text, str) for text in status.notes.values())
         and isinstance(result.get("prediction", ""), str)
+        and isinstance(result.get("warnings", []), list)
+        and all(isinstance(one, str) for one in result.get("warnings", ()))
         and isinstance(probabilities, dict)
         and all(value is None or _is_number(value) for value in probabilities.values())
         and all(
@@ -310,8 +317,8 @@ def read_cohort(out: str | os.PathLike[str], *, superseded: bool = False) -> Coh
 
 
 _COLUMNS = (
-    "slide", "state", "label", "prediction", "risk", "patches", "reason", "attempts", "seconds",
-    "patches per second", "finished", "fingerprint", "folder", "path",
+    "slide", "state", "label", "prediction", "risk", "patches", "reason", "warnings", "attempts",
+    "seconds", "patches per second", "finished", "fingerprint", "folder", "path",
 )  # fmt: skip
 
 
@@ -351,6 +358,7 @@ def write_summary(out: Path, rows: Iterable[SlideStatus], *, full_paths: bool = 
                 "risk": row.result.get("risk"),
                 "patches": row.result.get("patches"),
                 "reason": row.reason if full_paths else file_names_only(row.reason, *known),
+                "warnings": "; ".join(row.warnings),
                 "attempts": row.attempts,
                 "seconds": round(row.seconds, 2),
                 "patches per second": round(row.patches_per_second, 2) or None,

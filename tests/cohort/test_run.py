@@ -3,7 +3,10 @@
 import csv
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,9 +16,10 @@ import h5py
 import numpy as np
 import pytest
 
+from napari_2dmamba.atomic_files import process_mark
 from napari_2dmamba.cohort import CohortSettings, CohortSlide, read_cohort, run_cohort
 from napari_2dmamba.cohort import extract_cohort as extract
-from napari_2dmamba.cohort.folders import worked_on
+from napari_2dmamba.cohort.folders import claim, worked_on
 from napari_2dmamba.cohort.settings_file import read_settings
 from napari_2dmamba.cohort.status import CohortSummary, SlideStatus, read_status
 from napari_2dmamba.cohort.stop_file import StopFile, StopFileReader
@@ -189,6 +193,17 @@ def test_a_folder_of_somebody_else_is_left_alone(scans: Path, tmp_path: Path) ->
     row = extract([scans / "a.tif"], out=tmp_path, cohort=ALONE).rows[0]
     assert row.folder != str(tmp_path / "a")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["Slidedat.ini"]
+
+
+def test_a_folder_that_a_kill_left_without_a_status_is_taken(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / "a").mkdir()
+    mark = process_mark().replace(str(os.getpid()), str(gone.pid))
+    (tmp_path / "a" / f".{mark}-01234567.part.status.json").touch()
+    row = SlideStatus(str(tmp_path / "a.tif"))
+    assert claim(tmp_path, row, "0" * 32, alone=True) == tmp_path / "a"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["status.json"]
 
 
 def test_the_manifest_mends_mpp_and_labels_the_table(tmp_path: Path) -> None:

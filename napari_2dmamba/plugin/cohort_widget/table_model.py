@@ -161,7 +161,7 @@ class CohortTable(QAbstractTableModel):
             return in_words(seconds) if seconds else ""
         if row.state == states.ELSEWHERE:
             return states.STATES[row.state]
-        return row.reason or "; ".join(row.result.get("warnings", ()))
+        return row.reason or "; ".join(row.warnings)
 
     def _sort_key(self, row: SlideStatus, column: Column) -> Any:
         if column == Column.STATE:
