@@ -232,7 +232,8 @@ def _cohort(
     finally:
         executor.close()
         ledger.write_table()
-    return CohortSummary(out, tuple(ledger.rows), interrupted, time.monotonic() - begun)
+    seconds = time.monotonic() - begun
+    return CohortSummary(out, tuple(ledger.rows), interrupted, seconds, executor.warnings)
 
 
 def _share_out(
@@ -296,8 +297,8 @@ class _Ledger:
         self._stems = Counter(slide.path.stem.casefold() for slide in slides)
         self.attempts = [1] * len(slides)
         self.rows = [self.job(n).row(states.WAITING) for n in range(len(slides))]
+        self._states = Counter(row.state for row in self.rows)
         self._next_table = time.monotonic() + _SECONDS_BETWEEN_TABLES
-        self._ended = 0
         for row in self.rows:
             self._tell(row)
 
@@ -310,15 +311,15 @@ class _Ledger:
     @property
     def stopped(self) -> bool:
         """Whether a slide was stopped, and with it the cohort."""
-        return any(row.state == states.STOPPED for row in self.rows)
+        return self._states[states.STOPPED] > 0
 
     def put(self, number: int, row: SlideStatus) -> None:
         """Take in what is new of a slide."""
         before, self.rows[number] = self.rows[number], row
         if row.state == states.FAILED and row.folder and row.reason:
             self._keep_failure_of_a_dead_worker(row)
-        if row.state != before.state:
-            self._ended = sum(one.good or one.state == states.FAILED for one in self.rows)
+        self._states[before.state] -= 1
+        self._states[row.state] += 1
         self._tell(row)
         if time.monotonic() > self._next_table:
             self.write_table()
@@ -333,7 +334,10 @@ class _Ledger:
             self._on_status(row)
         if self._on_progress is not None:
             words = f"{row.name}: {row.message or row.reason or states.STATES[row.state]}"
-            self._on_progress(self._ended, len(self.rows), words)
+            ended = sum(
+                self._states[state] for state in (states.DONE, states.REUSED, states.FAILED)
+            )
+            self._on_progress(ended, len(self.rows), words)
 
     def write_table(self) -> None:
         """Write the table of every slide in the folder, this run's and those of others."""

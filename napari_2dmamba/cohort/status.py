@@ -245,12 +245,15 @@ class CohortSummary:
         Whether it was stopped before every slide had its turn.
     seconds
         Duration.
+    warnings
+        Sentences about workers that did nothing.
     """
 
     out: Path
     rows: tuple[SlideStatus, ...]
     interrupted: bool = False
     seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
 
     def count(self, *states: str) -> int:
         """Return how many slides are in one of these states."""
@@ -295,18 +298,60 @@ def read_cohort(out: str | os.PathLike[str], *, superseded: bool = False) -> Coh
     A slide whose worker was killed shows as stopped. Results of files that were replaced are
     left out unless ``superseded``.
     """
-    from napari_2dmamba.cohort.folders import is_locked
+    return CohortReader(out).read(superseded=superseded)
 
-    out = Path(out)
-    rows = []
-    for path in sorted(out.glob(f"*/{STATUS_FILE}")):
-        status = read_status(path.parent)
-        if status is None or (status.state == SUPERSEDED and not superseded):
-            continue
-        if status.state == RUNNING and not is_locked(path.parent):
-            status = dataclasses.replace(status, state=STOPPED, reason="its worker was killed")
-        rows.append(status)
-    return CohortSummary(out, tuple(rows))
+
+class CohortReader:
+    """Reads a cohort's folder again and again: only what was written since the last time.
+
+    Parameters
+    ----------
+    out
+        The folder.
+    """
+
+    def __init__(self, out: str | os.PathLike[str]) -> None:
+        self.out = Path(out)
+        self._known: dict[str, tuple[tuple[int, ...], SlideStatus | None]] = {}
+
+    def read(self, *, superseded: bool = False) -> CohortSummary:
+        """See `read_cohort`."""
+        from napari_2dmamba.cohort.folders import is_locked
+
+        known, self._known = self._known, {}
+        rows = []
+        for name in sorted(_folders(self.out)):
+            folder = self.out / name
+            written = _written(folder / STATUS_FILE)
+            if written is None:
+                continue
+            before = known.get(name)
+            same = before is not None and before[0] == written
+            status = before[1] if before is not None and same else read_status(folder)
+            self._known[name] = written, status
+            if status is None or (status.state == SUPERSEDED and not superseded):
+                continue
+            if status.state == RUNNING and not is_locked(folder):
+                status = dataclasses.replace(status, state=STOPPED, reason="its worker was killed")
+            rows.append(status)
+        return CohortSummary(self.out, tuple(rows))
+
+
+def _folders(out: Path) -> list[str]:
+    try:
+        with os.scandir(out) as entries:
+            return [entry.name for entry in entries if entry.is_dir()]
+    except OSError:
+        return []
+
+
+def _written(path: Path) -> tuple[int, ...] | None:
+    """Return what tells one writing of a file from another: each is a file of its own."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 _COLUMNS = (
