@@ -141,8 +141,14 @@ def local_cluster(workers: int, gpus: list[str]) -> Any:
             "dashboard_address": "127.0.0.1:0",
         },
     }
-    # Else a worker that takes longer than 15 s to come back after a death is given up for good
-    dask.config.set({"distributed.deploy.lost-worker-timeout": _LONGER_THAN_ANY_RESTART})
+    dask.config.set(
+        {
+            # Else a worker that takes longer than 15 s to come back is given up for good
+            "distributed.deploy.lost-worker-timeout": _LONGER_THAN_ANY_RESTART,
+            # Dask keeps a profile of each second of the last hour: +150 MB in 24 min were seen
+            "distributed.worker.profile.enabled": False,
+        }
+    )
     with _interrupts_kept_from_children():
         return distributed.SpecCluster(
             workers=described, scheduler=scheduler, silence_logs=logging.CRITICAL, name="cohort"

@@ -28,6 +28,7 @@ from napari_2dmamba.export.record import file_hash
 from napari_2dmamba.pipeline import RunSettings
 from napari_2dmamba.settings import ProgressCallback, StopCallback, validate
 from napari_2dmamba.slide import GridSettings
+from napari_2dmamba.slide.addresses import address_of
 
 StatusCallback = Callable[[SlideStatus], None]
 """``on_status(row)``: a slide's row of the table has changed; called on the caller's thread."""
@@ -306,7 +307,8 @@ class _Ledger:
         """Return a slide's next turn."""
         slide = self._slides[number]
         alone = self._stems[slide.path.stem.casefold()] == 1
-        return SlideTask(self._plan, slide, alone, self.attempts[number])
+        address = address_of(slide.path)
+        return SlideTask(self._plan, slide, alone, self.attempts[number], address)
 
     @property
     def stopped(self) -> bool:

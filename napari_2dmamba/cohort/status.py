@@ -14,6 +14,7 @@ from typing import Any
 from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import CohortError
 from napari_2dmamba.redaction import file_names_only
+from napari_2dmamba.slide import addresses
 
 STATUS_FILE = "status.json"
 SUMMARY_FILE = "summary.csv"
@@ -372,7 +373,7 @@ def write_summary(out: Path, rows: Iterable[SlideStatus], *, full_paths: bool = 
     CohortError
         When the file system refuses.
     """
-    rows = list(rows)
+    rows, remote = list(rows), addresses.folder()
     classes = dict.fromkeys(n for row in rows for n in row.result.get("probabilities", {}))
     notes = dict.fromkeys(n for row in rows for n in row.notes)
     columns = [
@@ -402,7 +403,7 @@ def write_summary(out: Path, rows: Iterable[SlideStatus], *, full_paths: bool = 
                 "finished": row.finished,
                 "fingerprint": row.fingerprint,
                 "folder": Path(row.folder).name,
-                "path": row.slide if full_paths else _shown_path(row.slide, out),
+                "path": row.slide if full_paths else _shown_path(row.slide, out, remote),
             }
             for name, value in row.result.get("probabilities", {}).items():
                 cells[f"probability of {name}"] = value
@@ -412,8 +413,9 @@ def write_summary(out: Path, rows: Iterable[SlideStatus], *, full_paths: bool = 
     return out / SUMMARY_FILE
 
 
-def _shown_path(slide: str, out: Path) -> str:
+def _shown_path(slide: str, out: Path, remote: Path) -> str:
     project = Path(os.path.abspath(out)).parent
     path = Path(os.path.abspath(slide))
     beside = path.is_relative_to(project) and project != Path(project.anchor)
+    beside = beside and not path.is_relative_to(remote)  # a stand-in says nothing to others
     return relative(str(path), out) if beside else path.name
