@@ -12,6 +12,7 @@ from typing import Any
 
 from napari_2dmamba.cohort import status as states
 from napari_2dmamba.cohort.executors import Executor, gather
+from napari_2dmamba.cohort.publishing import Publisher
 from napari_2dmamba.cohort.settings import CohortSettings
 from napari_2dmamba.cohort.settings_file import SavedSettings, write_settings
 from napari_2dmamba.cohort.slide_task import CohortPlan, SlideTask, TaskResult
@@ -206,6 +207,7 @@ def _cohort(
         plan.settings, plan.checkpoint, plan.checkpoint_settings, plan.features, plan.regions
     )
     write_settings(made, out)
+    publisher = None if settings.publish is None else Publisher(settings.publish, out)
     begun = time.monotonic()
     executor = gather(
         settings,
@@ -223,7 +225,11 @@ def _cohort(
         plan = dataclasses.replace(
             plan, settings=dataclasses.replace(plan.settings, features=features)
         )
-    ledger = _Ledger(listed, plan, on_progress, on_status, full_paths=settings.full_paths)
+    ledger = _Ledger(
+        listed, plan, on_progress, on_status, full_paths=settings.full_paths, publisher=publisher
+    )
+    unpublished: list[str] = []
+    interrupted = True
     try:
         interrupted = _share_out(executor, ledger, settings.retries, should_stop, should_pause)
     except BaseException:
@@ -233,8 +239,15 @@ def _cohort(
     finally:
         executor.close()
         ledger.write_table()
+        if publisher is not None:
+            unpublished = publisher.close(whole=not interrupted)
     seconds = time.monotonic() - begun
-    return CohortSummary(out, tuple(ledger.rows), interrupted, seconds, executor.warnings)
+    warnings = executor.warnings
+    if unpublished:
+        warnings = (*warnings, f"{len(unpublished)} results are not published: {unpublished[0]}")
+    return CohortSummary(
+        out, tuple(ledger.rows), interrupted, seconds, warnings, unpublished=len(unpublished)
+    )
 
 
 def _share_out(
@@ -290,8 +303,9 @@ class _Ledger:
         on_status: StatusCallback | None,
         *,
         full_paths: bool,
+        publisher: Publisher | None = None,
     ) -> None:
-        self._full_paths = full_paths
+        self._full_paths, self._publisher = full_paths, publisher
         self._plan, self._slides = plan, slides
         self._on_progress, self._on_status = on_progress, on_status
         # Names are compared as a Mac or Windows compares them
@@ -322,6 +336,8 @@ class _Ledger:
             self._keep_failure_of_a_dead_worker(row)
         self._states[before.state] -= 1
         self._states[row.state] += 1
+        if self._publisher is not None and row.good and not before.good:
+            self._publisher.slide(Path(row.folder))
         self._tell(row)
         if time.monotonic() > self._next_table:
             self.write_table()

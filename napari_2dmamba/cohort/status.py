@@ -247,7 +247,9 @@ class CohortSummary:
     seconds
         Duration.
     warnings
-        Sentences about workers that did nothing.
+        Sentences about workers that did nothing, and results that were not published.
+    unpublished
+        Results that are on disk, and were to be copied elsewhere in vain.
     """
 
     out: Path
@@ -255,6 +257,7 @@ class CohortSummary:
     interrupted: bool = False
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+    unpublished: int = 0
 
     def count(self, *states: str) -> int:
         """Return how many slides are in one of these states."""
@@ -268,10 +271,10 @@ class CohortSummary:
 
     @property
     def exit_code(self) -> int:
-        """0 when every slide has a result, 130 when it was stopped, 1 when some failed."""
+        """0 when every slide has a result where it belongs, 130 when it was stopped, else 1."""
         if self.interrupted:
             return 130
-        return 0 if all(row.good for row in self.rows) else 1
+        return 0 if all(row.good for row in self.rows) and not self.unpublished else 1
 
     @property
     def table(self) -> Path:
