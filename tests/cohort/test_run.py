@@ -399,6 +399,26 @@ def test_without_dask_several_workers_say_what_to_install(
         extract([scans], out=tmp_path, cohort=CohortSettings(workers=2))
 
 
+def test_twins_of_one_name_and_content_are_two_slides(scans: Path, tmp_path: Path) -> None:
+    work, out = tmp_path / "scans", tmp_path / "out"
+    for place in ("one", "two", "three"):
+        (work / place).mkdir(parents=True)
+        shutil.copy(scans / "a.tif", work / place / "a.tif")
+
+    def again() -> tuple[list[str], set[str]]:
+        found = extract([work], out=out, cohort=ALONE)
+        assert [row.name for row in found.rows] == ["a.tif"] * 3
+        with found.table.open(newline="") as file:
+            told = {row["path"] for row in csv.DictReader(file)}
+        assert told == {f"../scans/{place}/a.tif" for place in ("one", "two", "three")}
+        return [row.state for row in found.rows], {row.folder for row in found.rows}
+
+    states, folders = again()
+    assert states == ["done"] * 3
+    assert len(folders) == 3
+    assert again() == (["reused"] * 3, folders)
+
+
 def python_calls(action: Callable[[], object]) -> int:
     """Count the calls of functions written in Python, which no busy machine changes."""
     calls = 0
