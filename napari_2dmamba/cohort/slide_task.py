@@ -39,6 +39,7 @@ from napari_2dmamba.pipeline import RunSettings, prepare_grid, run, summary_of
 from napari_2dmamba.redaction import file_names_only
 from napari_2dmamba.settings import StopCallback
 from napari_2dmamba.slide import Slide, open_slide, read_regions
+from napari_2dmamba.slide.addresses import stand_in
 from napari_2dmamba.slide.region_files import regions_named_like
 
 if TYPE_CHECKING:
@@ -293,12 +294,31 @@ def forget_models() -> None:
 
 @dataclass(frozen=True)
 class SlideTask:
-    """One slide's turn."""
+    """One slide's turn.
+
+    Attributes
+    ----------
+    plan, slide
+        What is done to which slide.
+    alone
+        Whether no other slide of the cohort has its name.
+    attempt
+        Counted from 1.
+    address
+        Of a slide on the network, for workers on machines that do not know it yet. It may hold a
+        secret, so that nothing prints it.
+    """
 
     plan: CohortPlan
     slide: CohortSlide
     alone: bool
     attempt: int
+    address: str | None = field(default=None, repr=False)
+
+    def opened(self) -> Slide:
+        """Open the slide."""
+        path = self.slide.path if self.address is None else stand_in(self.address)
+        return open_slide(path, mpp=self.slide.mpp)
 
     def row(self, state: str = states.RUNNING, **fields: Any) -> SlideStatus:
         """Return the slide's row in the table."""
@@ -342,7 +362,7 @@ def do_slide(
     slide: Slide | None = None
     problem: Exception | None = None
     try:
-        slide = open_slide(job.slide.path, mpp=job.slide.mpp)
+        slide = job.opened()
         identity = slide.fingerprint
         turn.row = dataclasses.replace(turn.row, fingerprint=identity)
     except Exception as error:  # noqa: BLE001 - told below, in the slide's own folder
