@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.optimize import linear_sum_assignment
 
 from napari_2dmamba.slide.backend import Level
 
@@ -317,6 +316,8 @@ def colours(
         biases.append((ours - theirs).mean((0, 1)))
     if not costs:
         return 0.0, 0.0, 0.0
+    from scipy.optimize import linear_sum_assignment  # half a second that no start shall take
+
     cost = np.median(costs, axis=0)
     least = float(cost[linear_sum_assignment(cost)].mean())
     return float(cost.diagonal().mean()), least, float(np.abs(np.median(biases, axis=0)).max())

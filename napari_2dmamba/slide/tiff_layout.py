@@ -22,7 +22,7 @@ _LARGEST_SEGMENT = 2**30
 """Strips or tiles that decode to more bytes are not decoded."""
 _MOST_SEGMENTS = 2**24
 """Strips or tiles of one page: their list alone takes 256 MB."""
-_MOST_OF_A_TILE = 2**22
+_MOST_OF_A_TILE = 2**24
 """Pixels of a tile that may cover more than four times the picture."""
 _UNCOMPRESSED, _LZW = 1, 5
 _GLANCE = 2**24
