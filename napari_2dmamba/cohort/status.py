@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -128,6 +129,8 @@ class SlideStatus:
 
 _NOT_KEPT = ("folder", "worker", "patches_done", "patches_total", "message")
 _LARGEST = 2**24
+_DIGITS = re.compile(r"[0-9A-Za-z]*")
+"""What a fingerprint is of: folders are called by it."""
 _NUMBERS = ("attempts", "seconds", "patches_per_second")
 _DICTIONARIES = ("notes", "result")
 _PLACES = ("folder", "file")
@@ -220,6 +223,7 @@ def _is_well_formed(status: SlideStatus) -> bool:
     return (
         status.state in STATES
         and bool(status.slide)
+        and _DIGITS.fullmatch(status.fingerprint) is not None
         and all(isinstance(text, str) for text in status.notes.values())
         and isinstance(result.get("prediction", ""), str)
         and isinstance(result.get("warnings", []), list)

@@ -213,6 +213,18 @@ def test_a_folder_that_a_kill_left_without_a_status_is_taken(tmp_path: Path) -> 
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["status.json"]
 
 
+@pytest.mark.parametrize("fingerprint", ["../../x", "\ud800", "a b", "x\n", 5])
+def test_a_fingerprint_that_is_none_calls_no_folder(tmp_path: Path, fingerprint: object) -> None:
+    row = SlideStatus(str(tmp_path / "a.tif"), "done", folder=str(tmp_path / "a"))
+    (tmp_path / "a").mkdir()
+    write_status(row)
+    assert read_status(tmp_path / "a") is not None
+    told = json.loads((tmp_path / "a" / "status.json").read_text())
+    (tmp_path / "a" / "status.json").write_text(json.dumps(told | {"fingerprint": fingerprint}))
+    assert read_status(tmp_path / "a") is None
+    assert claim(tmp_path, row, "1" * 32, alone=True) == tmp_path / "a-11111111"
+
+
 def test_the_manifest_mends_mpp_and_labels_the_table(tmp_path: Path) -> None:
     write_slide(tmp_path / "bare.tif", mpp=None)
     out = tmp_path / "out"
