@@ -139,7 +139,7 @@ def table(count: int) -> dict[str, float]:
     from qtpy.QtCore import Qt
     from qtpy.QtWidgets import QApplication
 
-    from napari_2dmamba.cohort import CohortSlide, SlideStatus
+    from napari_2dmamba.cohort import SlideStatus, find_slides
     from napari_2dmamba.plugin.cohort_widget import CohortWidget
     from napari_2dmamba.plugin.cohort_widget.following import Following
     from napari_2dmamba.plugin.cohort_widget.table_model import Column
@@ -154,7 +154,7 @@ def table(count: int) -> dict[str, float]:
     viewer.window.add_dock_widget(widget, name="Cohort 2DMamba", area="bottom")
     wait(1)
     names = [f"/scans/slide-{number:05d}.tif" for number in range(count)]
-    slides = [CohortSlide(Path(name), label="tumour") for name in names]
+    slides = [replace(one, label="tumour") for one in find_slides(names)]
     result = {"patches": 900, "prediction": "benign", "probabilities": {"benign": 0.7}}
     running = {"state": "running", "started": "2026-01-01T00:00:00+00:00", "patches_total": 900}
     found: dict[str, float] = {}

@@ -29,7 +29,7 @@ from napari_2dmamba.export.content_hash import file_hash
 from napari_2dmamba.pipeline import RunSettings
 from napari_2dmamba.settings import ProgressCallback, StopCallback, validate
 from napari_2dmamba.slide import GridSettings
-from napari_2dmamba.slide.addresses import address_of
+from napari_2dmamba.slide.addresses import addresses_of
 
 StatusCallback = Callable[[SlideStatus], None]
 """``on_status(row)``: a slide's row of the table has changed; called on the caller's thread."""
@@ -307,6 +307,7 @@ class _Ledger:
     ) -> None:
         self._full_paths, self._publisher = full_paths, publisher
         self._plan, self._slides = plan, slides
+        self._addresses = addresses_of(slide.path for slide in slides)
         self._on_progress, self._on_status = on_progress, on_status
         # Names are compared as a Mac or Windows compares them
         self._stems = Counter(slide.path.stem.casefold() for slide in slides)
@@ -321,7 +322,7 @@ class _Ledger:
         """Return a slide's next turn."""
         slide = self._slides[number]
         alone = self._stems[slide.path.stem.casefold()] == 1
-        address = address_of(slide.path)
+        address = self._addresses[number]
         return SlideTask(self._plan, slide, alone, self.attempts[number], address)
 
     @property

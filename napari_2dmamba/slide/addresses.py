@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
@@ -80,9 +81,13 @@ def stand_in(address: str) -> Path:
 
 def address_of(path: Path) -> str | None:
     """Return the address a path stands for, or None for an ordinary file."""
-    if path.parent.parent not in (folder(), folder().resolve()):
-        return None
-    return _told(path)
+    return addresses_of([path])[0]
+
+
+def addresses_of(paths: Iterable[Path]) -> list[str | None]:
+    """Return what `address_of` says of each of many paths."""
+    places = folder(), folder().resolve()
+    return [_told(path) if path.parent.parent in places else None for path in paths]
 
 
 def identity_of(address: str) -> str:
