@@ -204,5 +204,5 @@ def test_the_case_finds_the_patches_of_the_unpadded_file() -> None:
     with open_slide(shared("cases/slides/camelyon_padded.tif")) as slide:
         assert slide.level_downsamples == (1, 2, 4, 8, 16)
         found = make_grid(slide, detect_tissue(slide), settings).coords.tolist()
-    assert len(plain) == 446
-    assert len({*map(tuple, found)} & {*map(tuple, plain)}) >= 443
+    assert len(plain) == 464  # 446 and a field of fat that was left out when the case was made
+    assert len({*map(tuple, found)} & {*map(tuple, plain)}) >= 460
