@@ -31,6 +31,7 @@ from shapely import MultiPoint  # noqa: E402
 
 from napari_2dmamba.models import Aggregator, CheckpointHeader, save_checkpoint  # noqa: E402
 from napari_2dmamba.models.checkpoint import build_model  # noqa: E402
+from napari_2dmamba.plugin.parts import docks  # noqa: E402
 from napari_2dmamba.plugin.parts.docks import CHECKPOINTS, COHORT, dock_of, raise_dock, show  # noqa: E402
 from napari_2dmamba.plugin.parts.jobs import wait_for_jobs  # noqa: E402
 from napari_2dmamba.plugin.parts.section import Fold  # noqa: E402
@@ -103,8 +104,8 @@ def main() -> None:
     widget.export_section.set_open(True)
     crop("section-export", widget.export_section)
 
-    inspect = application.inspect_widget
-    raise_dock(inspect)
+    wait_until(lambda: docks.docked(viewer, docks.COMPARE) is not None)
+    inspect = docks.show(viewer, docks.INSPECT)
     inspect.mode.click()
     settle(application)
     wait_until(lambda: not inspect.is_busy)
@@ -133,8 +134,7 @@ def main() -> None:
     inspect.mode.click()
     inspect.let_go()
 
-    compare = application.compare_widget
-    raise_dock(compare)
+    compare = docks.show(viewer, docks.COMPARE)
     crop("section-compare-models", compare.models_section)
     compare.start()
     wait_until(lambda: not compare.is_running)
@@ -227,7 +227,7 @@ def small_cohort(folder: Path) -> Path:
 
 def ask_without_the_top_patches(application: Application) -> None:
     """Draw a region around the patches of highest attention and ask the model without them."""
-    inspect, shown = application.inspect_widget, application.run_widget.shown
+    inspect, shown = docks.docked(application.viewer, docks.INSPECT), application.run_widget.shown
     assert shown is not None
     top = np.argsort(-shown.prediction.attention)[: len(shown.grid.coords) // 4]
     centres = shown.grid.coords[top] + shown.grid.patch_size_level0 / 2

@@ -12,7 +12,7 @@ from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.explain.maps import MAPS
 from napari_2dmamba.explain_slide import explain_run
-from napari_2dmamba.export.record import software
+from napari_2dmamba.export.record_of_run import software
 from napari_2dmamba.export.run_folder import SavedRun, open_run
 from napari_2dmamba.models import load_checkpoint
 from napari_2dmamba.pipeline import RunResult, run, settings_of

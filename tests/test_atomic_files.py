@@ -127,3 +127,24 @@ def test_names_fit_the_file_system(tmp_path: Path) -> None:
     assert len(shortened("µ" * 200, 99).encode()) <= 99
     assert shortened("µ" * 200, 99) != shortened("µ" * 201, 99)
     assert shortened("short", 99) == "short"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of processes")
+@pytest.mark.parametrize("most", [0, 200, 20_000, 70_000])
+def test_what_torch_writes_onto_a_full_disk_is_the_systems_error(tmp_path: Path, most: int) -> None:
+    code = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}))
+import torch
+from pathlib import Path
+from napari_2dmamba.atomic_files import atomic_write, torch_save
+from napari_2dmamba.errors import ExportError
+try:
+    with atomic_write({str(tmp_path / "m.pt")!r}) as part:
+        torch_save({{"a": torch.zeros(20_000), "b": [1]}}, part)
+except ExportError as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "m.pt cannot be written (File too large)" in said.stdout
+    assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 import torch
 
 from napari_2dmamba import doctor
@@ -63,16 +65,21 @@ def test_run_and_export(
 def test_one_bad_slide_does_not_stop_the_rest(
     slide: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bad = tmp_path / "bad.svs"
+    bad, odd = tmp_path / "bad.svs", tmp_path / "odd.tif"
     bad.write_bytes(b"")
+    odd.write_bytes(slide.read_bytes())
+    grey = np.full((288, 352), 200, np.uint8)
+    tifffile.imwrite(odd, grey, append=True, subfiletype=1, tile=(64, 64), metadata=None)
     code = main(
-        ["run", str(bad), str(slide), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "o")]
+        ["run", str(bad), str(odd), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "o")]
     )
     said = capsys.readouterr()
     assert code == FAILED
     assert "bad.svs is empty (0 bytes)" in said.err
     assert "1 of 2 slides failed" in said.err
     assert "malignant" in said.out
+    assert "odd.tif: a level of the file (352 x 288 pixels) is left out" in said.out
+    assert "is left out" in (tmp_path / "o" / "summary.csv").read_text()
 
 
 @pytest.mark.parametrize("path", BROKEN, ids=lambda path: path.name)

@@ -1,6 +1,7 @@
 """What nobody foresaw is one sentence and a log without names; escapes steer no terminal."""
 
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from napari_2dmamba import last_net
 from napari_2dmamba.cli import main
 from napari_2dmamba.cli.output import print_summary
+from napari_2dmamba.errors import UserError
 from napari_2dmamba.redaction import file_names_only, names_in
 from napari_2dmamba.terminal import printable
 
@@ -40,6 +42,21 @@ def test_the_command_line_shows_a_sentence_and_no_traceback(capsys, monkeypatch,
     assert "KeyError" in log  # the cause as well
     for secret in ("erika", "Mustermann", "hf_abc", "pw@", "/home"):
         assert secret not in log
+
+
+def test_a_thread_that_fails_prints_nothing(capfd, monkeypatch, tmp_path) -> None:
+    def examine() -> None:
+        thread = threading.Thread(target=broken)
+        thread.start()
+        thread.join()
+        raise UserError("a thread failed")
+
+    before = threading.excepthook
+    monkeypatch.setattr("napari_2dmamba.doctor.examine", examine)
+    assert main(["doctor"]) == 1
+    assert capfd.readouterr().err == "napari-2dmamba: a thread failed\n"
+    assert "in broken" in next((tmp_path / "logs").glob("*.log")).read_text()
+    assert threading.excepthook is before
 
 
 def test_only_the_newest_logs_are_kept(tmp_path) -> None:

@@ -27,6 +27,8 @@ def test_defaults_are_valid() -> None:
         ({"mpp": float("nan")}, "mpp is nan, but must be a finite number"),
         ({"mpp": float("inf")}, "mpp is inf, but must be a finite number"),
         ({"mpp": "0.5"}, "mpp is '0.5', but must be a number"),
+        ({"size": True}, "size is True, but must be a number"),
+        ({"size": None}, "size is None, but must be given"),
     ],
 )
 def test_what_is_wrong_is_named(values: dict, says: str) -> None:

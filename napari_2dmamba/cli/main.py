@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -71,6 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     remarks = logging.getLogger("napari_2dmamba.slide")
     level = remarks.level
     remarks.setLevel(logging.ERROR)
+    of_threads = threading.excepthook
+    if given[0] != "view":  # napari shows those of its threads
+        threading.excepthook = _quietly
     crash = sentence_for_last_crash()
     if crash:
         complain(crash)
@@ -90,6 +94,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     finally:
         remarks.setLevel(level)  # for who calls this from Python
+        threading.excepthook = of_threads
+
+
+def _quietly(told: threading.ExceptHookArgs) -> None:
+    """Log what ended a thread of some package; whoever waits for the thread gets the error too."""
+    if isinstance(told.exc_value, Exception) and not isinstance(told.exc_value, OSError):
+        sentence_for(told.exc_value, "a thread")
 
 
 def view_main() -> None:

@@ -36,7 +36,7 @@ def add_rerun_command(commands: Any) -> None:
 
 def _rerun(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from napari_2dmamba.cohort.display import progress_bar
-    from napari_2dmamba.export.record import as_json
+    from napari_2dmamba.export.json_file import as_json
     from napari_2dmamba.rerun import TOLERANCE, rerun
 
     with progress_bar(options.run.name) as on_progress:

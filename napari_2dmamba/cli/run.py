@@ -146,6 +146,8 @@ def _each_slide(
         )
     if several and not options.json:
         print_table(summary)
+    for warning in summary.warnings:
+        complain(warning)
     if several and summary.failed:
         complain(f"{len(summary.failed)} of {len(slides)} slides failed; see {summary.table}")
     return summary.exit_code

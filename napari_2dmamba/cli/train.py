@@ -190,7 +190,7 @@ def _trained(
         with progress_bar(options.out.name) as on_progress:
             return train(table, split, only=options.only_fold, on_progress=on_progress, **how)
     from napari_2dmamba.cohort import train_side_by_side
-    from napari_2dmamba.cohort.executors import dask_client
+    from napari_2dmamba.cohort.dask_cluster import dask_client
 
     jobs = min(options.jobs, len(split.folds))
     with (

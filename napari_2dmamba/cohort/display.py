@@ -122,6 +122,11 @@ def print_table(summary: CohortSummary) -> None:
         console.print(table)
     if len(shown) > _MOST_ROWS:
         console.print(f"... and {len(shown) - _MOST_ROWS} more")
+    warned = [f"{row.name}: {one}" for row in summary.rows for one in row.warnings]
+    for line in warned[:_MOST_ROWS]:
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+    if len(warned) > _MOST_ROWS:
+        console.print(f"... and {len(warned) - _MOST_ROWS} more remarks")
     words = f"{summary.sentence()}; the table of all is {summary.table}"
     console.print(printable(words), markup=False, highlight=False, soft_wrap=True)
 

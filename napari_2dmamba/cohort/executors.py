@@ -2,20 +2,27 @@
 
 import dataclasses
 import functools
+import heapq
 import os
 import platform
 import queue
-import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from napari_2dmamba.atomic_files import process_mark, sweep
 from napari_2dmamba.cohort import status as states
+from napari_2dmamba.cohort.dask_cluster import (
+    as_many_as_fit,
+    connected,
+    distributed_package,
+    gpus_here,
+    local_cluster,
+    threads_each,
+)
 from napari_2dmamba.cohort.settings import CohortSettings
 from napari_2dmamba.cohort.slide_task import SlideTask, TaskResult, do_slide, forget_models
 from napari_2dmamba.cohort.status import SlideStatus
@@ -25,13 +32,11 @@ from napari_2dmamba.settings import StopCallback
 
 Tell = Callable[[int, SlideStatus], None]
 
-_CORES_PER_WORKER = 4
-_GB_PER_WORKER = 2
 _A_MOMENT = 0.2
 _MORE_THAN_SLIDES = 10**7
+_MOST_HANDED_OUT = 1000  # more than a cluster has workers
 _SECONDS_TO_STOP = 60
-_SECONDS_TO_CONNECT = 20
-_LONGER_THAN_ANY_RESTART = "1 hour"
+_SECONDS_FOR_OTHERS = 60
 
 
 class Executor(Protocol):
@@ -41,9 +46,15 @@ class Executor(Protocol):
     ----------
     threads
         CPU threads that one slide may take; 0 leaves it to the settings.
+    warnings
+        Sentences about workers that are of no use.
     """
 
     threads: int
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """See above."""
 
     def submit(self, number: int, job: SlideTask) -> None:
         """Take on a slide."""
@@ -74,6 +85,7 @@ class InProcess:
     """
 
     threads = 0
+    warnings: tuple[str, ...] = ()
 
     def __init__(self, should_stop: StopCallback, should_pause: StopCallback) -> None:
         self._should_stop, self._should_pause = should_stop, should_pause
@@ -146,9 +158,11 @@ class DaskExecutor:
         )
         sweep(out)
         self._news: queue.Queue[tuple[int, Any]] = queue.Queue()
-        self._futures: dict[int, Any] = {}
-        self._rows: dict[int, SlideStatus] = {}
+        self._handed_out: dict[int, _HandedOut] = {}
+        self._later: list[tuple[int, int, SlideTask]] = []
         self._count = 0
+        self._blind = _BlindWorkers(out)
+        self._is_stopping = False
         client.subscribe_topic(cohort, self._hear)
 
     def _hear(self, event: tuple[float, Any]) -> None:
@@ -157,31 +171,61 @@ class DaskExecutor:
 
     def submit(self, number: int, job: SlideTask) -> None:
         """See `Executor`."""
-        self._count += 1
-        future = self._client.submit(
-            _as_task,
-            job,
-            number,
-            str(self._stop_file.path),
-            key=f"{self._cohort}-{job.slide.path.stem}-{number}-{self._count}",
-            priority=-(job.attempt * _MORE_THAN_SLIDES + number),  # from the top of the list
-            pure=False,
-        )
-        self._rows[number] = job.row(states.WAITING)
-        self._futures[number] = future
-        future.add_done_callback(lambda done: self._news.put((number, done)))
+        heapq.heappush(self._later, (job.attempt, number, job))  # from the top of the list
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Give the scheduler more slides; it is not burdened with all of a long list at once."""
+        most, where = _MOST_HANDED_OUT, {}
+        if self._blind:
+            # Those that see the folder now, two slides each, so that newcomers get some as well
+            seeing = self._blind.others(self._client.nthreads())
+            most, where = 2 * len(seeing), {"workers": seeing, "allow_other_workers": True}
+        while self._later and len(self._handed_out) < most and not self._is_stopping:
+            attempt, number, job = heapq.heappop(self._later)
+            self._count += 1
+            future = self._client.submit(
+                _as_task,
+                job,
+                number,
+                str(self._stop_file.path),
+                key=f"{self._cohort}-{job.slide.path.stem}-{number}-{self._count}",
+                priority=-(attempt * _MORE_THAN_SLIDES + number),
+                pure=False,
+                **where,
+            )
+            self._handed_out[number] = _HandedOut(job, future, job.row(states.WAITING))
+            future.add_done_callback(functools.partial(self._hear_end, number))
+
+    def _hear_end(self, number: int, future: Any) -> None:
+        self._news.put((number, future))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """See `Executor`."""
+        return self._blind.sentences
 
     def wait(self, tell: Tell) -> tuple[int, TaskResult] | None:
         """See `Executor`."""
         with suppress(queue.Empty):
             while True:
                 number, news = self._news.get(timeout=_A_MOMENT)
+                known = self._handed_out.get(number)
+                if known is None:
+                    continue
                 if isinstance(news, SlideStatus):
-                    if number in self._futures:
-                        self._rows[number] = news
-                        tell(number, news)
-                elif self._futures.get(number) is news:
-                    return number, self._outcome(number, self._futures.pop(number))
+                    known.row = news
+                    tell(number, news)
+                elif known.future is news:
+                    del self._handed_out[number]
+                    outcome = self._outcome(known)
+                    if isinstance(outcome, TaskResult):
+                        self._hand_out()
+                        return number, outcome
+                    self._pass_on(number, known.job, outcome)
+        if self._blind and not self._is_stopping:
+            self._blind.require_others(self._client.nthreads())
+            self._hand_out()
         if self._client.status not in ("running", "connecting"):
             raise CohortError(
                 "the Dask scheduler cannot be reached any more; start it again and run the same "
@@ -189,11 +233,17 @@ class DaskExecutor:
             )
         return None
 
-    def _outcome(self, number: int, future: Any) -> TaskResult:
+    def _pass_on(self, number: int, job: SlideTask, worker: "_CannotSee") -> None:
+        """Keep a slide for another worker."""
+        if not self._is_stopping:  # then the file by which workers see the folder is gone
+            self._blind.add(worker)
+            self.submit(number, job)
+
+    def _outcome(self, ended: "_HandedOut") -> "TaskResult | _CannotSee":
+        future, row = ended.future, ended.row
         if future.status == "finished":
-            outcome: TaskResult = future.result()
+            outcome: TaskResult | _CannotSee = future.result()
             return outcome
-        row = self._rows[number]
         name = row.name
         error = future.exception() if future.status == "error" else None
         kind = type(error).__name__
@@ -221,13 +271,13 @@ class DaskExecutor:
 
     def stop(self) -> Iterator[tuple[int, TaskResult]]:
         """See `Executor`."""
+        self._is_stopping = True
         self._stop_file.stop()
-        running = {n for n, row in self._rows.items() if row.state == states.RUNNING}
-        waiting = [f for n, f in self._futures.items() if n not in running]
-        self._client.cancel(waiting)
-        self._futures = {n: f for n, f in self._futures.items() if n in running}
+        self._later.clear()
+        waiting = {n for n, one in self._handed_out.items() if one.row.state != states.RUNNING}
+        self._client.cancel([self._handed_out.pop(number).future for number in waiting])
         deadline = time.monotonic() + _SECONDS_TO_STOP
-        while self._futures and time.monotonic() < deadline:
+        while self._handed_out and time.monotonic() < deadline:
             ended = self.wait(lambda number, row: None)
             if ended is not None:
                 yield ended
@@ -236,7 +286,7 @@ class DaskExecutor:
         """See `Executor`."""
         with suppress(Exception):  # a scheduler that is gone has nothing left to release
             self._client.unsubscribe_topic(self._cohort)
-            self._client.cancel(list(self._futures.values()))
+            self._client.cancel([one.future for one in self._handed_out.values()])
         if self._own:
             self._client.close()
         if self._cluster is not None:
@@ -244,7 +294,63 @@ class DaskExecutor:
         self._stop_file.stop()
 
 
-def _as_task(job: SlideTask, number: int, go_on: str) -> TaskResult:
+@dataclasses.dataclass
+class _HandedOut:
+    """A slide that the scheduler has, and the last that was heard of it."""
+
+    job: SlideTask
+    future: Any
+    row: SlideStatus
+
+
+@dataclasses.dataclass(frozen=True)
+class _CannotSee:
+    """What a worker says that does not see the cohort's folder."""
+
+    address: str
+    machine: str
+
+
+class _BlindWorkers:
+    """Workers that do not see the cohort's folder; false while there are none."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._machines: dict[str, str] = {}
+        self._alone_since: float | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._machines)
+
+    def add(self, worker: _CannotSee) -> None:
+        """Take in a worker."""
+        self._machines[worker.address] = worker.machine
+
+    def others(self, addresses: Iterable[str]) -> list[str]:
+        """Return which of some workers may see the folder."""
+        return [address for address in addresses if address not in self._machines]
+
+    def require_others(self, addresses: Iterable[str]) -> None:
+        """Refuse to go on when for long there was no worker that may see the folder."""
+        now = time.monotonic()
+        if self.others(addresses):
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = now
+        elif now - self._alone_since > _SECONDS_FOR_OTHERS:
+            raise CohortError(f"there is no worker that can write the results: {self.sentences[0]}")
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What to say of them, one sentence per machine."""
+        return tuple(
+            f"the worker {machine} does not see {self._out} and was given no slides; let every "
+            "worker mount that folder, and the slides, under the same path"
+            for machine in dict.fromkeys(self._machines.values())
+        )
+
+
+def _as_task(job: SlideTask, number: int, go_on: str) -> TaskResult | _CannotSee:
     """Do a slide on a Dask worker."""
     from distributed import get_worker
 
@@ -254,11 +360,7 @@ def _as_task(job: SlideTask, number: int, go_on: str) -> TaskResult:
         worker.log_event(job.plan.cohort, (number, dataclasses.asdict(row)))
 
     if not os.path.exists(go_on):
-        reason = (
-            f"the worker {platform.node()} does not see {job.plan.out}; let every worker mount "
-            "that folder, and the slides, under the same path"
-        )
-        return TaskResult(job.row(states.FAILED, reason=reason))
+        return _CannotSee(worker.address, platform.node())
     return do_slide(job, tell, StopFileReader(Path(go_on)).should_stop)
 
 
@@ -298,153 +400,11 @@ def gather(
     if client is not None:
         return DaskExecutor(client, cohort, out, own_client=False)
     if settings.dask is not None:
-        return DaskExecutor(_connected(settings.dask), cohort, out)
-    gpus = _gpus() if device in ("auto", "cuda") else []
-    workers = min(settings.workers or _as_many_as_fit(gpus), slides)
+        return DaskExecutor(connected(settings.dask), cohort, out)
+    gpus = gpus_here() if device in ("auto", "cuda") else []
+    workers = min(settings.workers or as_many_as_fit(gpus), slides)
     if workers <= 1 and not settings.apart:
         return InProcess(should_stop, should_pause)
     cluster = local_cluster(workers, gpus)
-    client = _distributed().Client(cluster)
-    return DaskExecutor(client, cohort, out, cluster, threads=_threads_each(workers))
-
-
-@contextmanager
-def dask_client(workers: int, scheduler: str | None, device: str) -> Iterator[Any]:
-    """Yield a client of a running scheduler, or of workers on this machine.
-
-    Parameters
-    ----------
-    workers
-        On this machine; 0 takes as many as fit.
-    scheduler
-        Address or scheduler file, instead of workers on this machine.
-    device
-        That was asked for; GPUs are shared out only where it may be one.
-
-    Raises
-    ------
-    CohortError
-        When Dask is not installed, or the scheduler does not answer.
-    """
-    if scheduler is not None:
-        with _connected(scheduler) as client:
-            yield client
-        return
-    distributed = _distributed()
-    gpus = _gpus() if device in ("auto", "cuda") else []
-    count = workers or _as_many_as_fit(gpus)
-    with local_cluster(count, gpus) as cluster, distributed.Client(cluster) as client:
-        yield client
-
-
-def _threads_each(workers: int) -> int:
-    return max(1, (os.cpu_count() or 1) // workers)
-
-
-def _distributed() -> Any:
-    try:
-        import distributed
-    except ImportError as error:
-        raise CohortError(
-            f"several workers need Dask, which is not installed ({error}); run pip install "
-            '"napari-2dmamba[cohort]", or use --workers 1'
-        ) from error
-    return distributed
-
-
-def _connected(address: str) -> Any:
-    distributed = _distributed()
-    where = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
-    if address.endswith(".json") and not Path(address).is_file():
-        raise CohortError(f"the scheduler file {address} does not exist; start the scheduler first")
-    try:
-        return distributed.Client(**where, timeout=_SECONDS_TO_CONNECT)
-    except (OSError, ValueError) as error:
-        raise CohortError(
-            f"no Dask scheduler answers at {address} "
-            f"({str(error).partition(chr(10))[0] or type(error).__name__}); check the address "
-            "that the scheduler printed, and that this machine may reach it"
-        ) from error
-
-
-def _gpus() -> list[str]:
-    """Return what CUDA_VISIBLE_DEVICES names the GPUs of this process."""
-    import torch
-
-    named = [one.strip() for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return named[:count] if named != [""] else [str(index) for index in range(count)]
-
-
-def _as_many_as_fit(gpus: list[str]) -> int:
-    import importlib.util
-
-    import psutil
-
-    if importlib.util.find_spec("distributed") is None:
-        return 1
-    if gpus:
-        return len(gpus)
-    cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else 0
-    memory = psutil.virtual_memory().available / 1e9
-    by_cores = (cores or os.cpu_count() or 1) // _CORES_PER_WORKER
-    return max(1, min(by_cores, int(memory / _GB_PER_WORKER)))
-
-
-def local_cluster(workers: int, gpus: list[str]) -> Any:
-    """Return a Dask cluster of worker processes on this machine, one slide each at a time.
-
-    Worker number *i* sees GPU *i* modulo their count; CPU cores are shared out evenly. Memory
-    is not limited by Dask: reading and encoding bound it themselves.
-    """
-    import logging
-
-    distributed = _distributed()
-    import dask
-
-    threads = str(_threads_each(workers))
-    described = {}
-    for index in range(workers):
-        limited = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        environment = dict.fromkeys(limited, threads)
-        if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
-        described[index] = {
-            "cls": distributed.Nanny,
-            "options": {
-                "host": "127.0.0.1",
-                "nthreads": 1,
-                "memory_limit": 0,
-                "env": environment,
-                "dashboard": False,
-                "silence_logs": logging.CRITICAL,
-            },
-        }
-    scheduler = {
-        "cls": distributed.Scheduler,
-        "options": {
-            "host": "127.0.0.1",
-            "port": 0,
-            "dashboard": False,
-            "dashboard_address": "127.0.0.1:0",
-        },
-    }
-    # Else a worker that takes longer than 15 s to come back after a death is given up for good
-    dask.config.set({"distributed.deploy.lost-worker-timeout": _LONGER_THAN_ANY_RESTART})
-    with _interrupts_kept_from_children():
-        return distributed.SpecCluster(
-            workers=described, scheduler=scheduler, silence_logs=logging.CRITICAL, name="cohort"
-        )
-
-
-@contextmanager
-def _interrupts_kept_from_children() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal; the workers are told to stop by us instead."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    client = distributed_package().Client(cluster)
+    return DaskExecutor(client, cohort, out, cluster, threads=threads_each(workers))

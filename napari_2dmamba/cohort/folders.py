@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from napari_2dmamba.atomic_files import sweep
 from napari_2dmamba.cohort.status import (
     DONE,
     STOPPED,
@@ -33,7 +35,8 @@ def claim(out: Path, row: SlideStatus, identity: str, *, alone: bool) -> Path:
     It is called as the slide, or, where another slide of that name has the folder already,
     ``<name>-<first digits of the identity>``. A slide keeps its folder, until its file is
     replaced by another of the same name in the same place: then the folder of the former gets
-    digits, and its status says that it is superseded.
+    digits, and its status says that it is superseded. Of two files with one name and one content,
+    each has its own.
 
     Parameters
     ----------
@@ -60,12 +63,15 @@ def claim(out: Path, row: SlideStatus, identity: str, *, alone: bool) -> Path:
             if is_free and long.is_dir() and _belongs(long, row):
                 long.rename(plain)
                 _take_up_again(plain)
-            for folder in (plain, long):
-                if _belongs(folder, row):
+            twin = out / f"{long.name}-{_hash_of_place(row)}"
+            for folder in (plain, long, twin):
+                if _belongs(folder, row) and (alone or not _is_of_a_twin(folder, row)):
                     return folder
             # A folder that somebody else made, such as the data beside a MIRAX file, is no
-            # place for results
-            folder = plain if alone and not plain.exists() else long
+            # place for results; one without anything was left by a kill in the lines below
+            folder = plain if alone and _is_free(plain) else long
+            if not alone and _is_of_a_twin(long, row):
+                folder = twin
             folder.mkdir(exist_ok=True)
             write_status(dataclasses.replace(row, folder=str(folder)))
             return folder
@@ -80,15 +86,37 @@ def claim(out: Path, row: SlideStatus, identity: str, *, alone: bool) -> Path:
         ) from error
 
 
+def _is_free(folder: Path) -> bool:
+    if not folder.is_dir():
+        return not folder.exists()
+    sweep(folder)
+    try:
+        return not any(folder.iterdir())
+    except PermissionError:
+        return False
+
+
 def _belongs(folder: Path, row: SlideStatus) -> bool:
     held = read_status(folder)
     if held is None:
         return _run_of(folder) == row.fingerprint != ""
     if held.fingerprint and row.fingerprint:
         return held.fingerprint == row.fingerprint
-    return held.slide == os.path.normpath(
-        os.path.abspath(row.slide)
-    )  # one of the two does not open
+    return held.slide == _place(row)  # one of the two does not open
+
+
+def _is_of_a_twin(folder: Path, row: SlideStatus) -> bool:
+    """Return whether a folder is of another file of the same content, which is still there."""
+    held = read_status(folder)
+    return held is not None and held.slide != _place(row) and os.path.exists(held.slide)
+
+
+def _place(row: SlideStatus) -> str:
+    return os.path.normpath(os.path.abspath(row.slide))
+
+
+def _hash_of_place(row: SlideStatus) -> str:
+    return hashlib.sha256(os.fsencode(_place(row))).hexdigest()[:8]
 
 
 def _is_replaced(folder: Path, row: SlideStatus) -> bool:
@@ -96,7 +124,7 @@ def _is_replaced(folder: Path, row: SlideStatus) -> bool:
     held = read_status(folder)
     return (
         held is not None
-        and held.slide == os.path.normpath(os.path.abspath(row.slide))
+        and held.slide == _place(row)
         and bool(held.fingerprint and row.fingerprint)
         and held.fingerprint != row.fingerprint
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from napari_2dmamba.cohort import status as states
 from napari_2dmamba.cohort.executors import Executor, gather
+from napari_2dmamba.cohort.publishing import Publisher
 from napari_2dmamba.cohort.settings import CohortSettings
 from napari_2dmamba.cohort.settings_file import SavedSettings, write_settings
 from napari_2dmamba.cohort.slide_task import CohortPlan, SlideTask, TaskResult
@@ -24,10 +25,11 @@ from napari_2dmamba.cohort.status import (
     write_summary,
 )
 from napari_2dmamba.errors import CohortError, FeatureError
-from napari_2dmamba.export.record import file_hash
+from napari_2dmamba.export.content_hash import file_hash
 from napari_2dmamba.pipeline import RunSettings
 from napari_2dmamba.settings import ProgressCallback, StopCallback, validate
 from napari_2dmamba.slide import GridSettings
+from napari_2dmamba.slide.addresses import address_of
 
 StatusCallback = Callable[[SlideStatus], None]
 """``on_status(row)``: a slide's row of the table has changed; called on the caller's thread."""
@@ -205,6 +207,7 @@ def _cohort(
         plan.settings, plan.checkpoint, plan.checkpoint_settings, plan.features, plan.regions
     )
     write_settings(made, out)
+    publisher = None if settings.publish is None else Publisher(settings.publish, out)
     begun = time.monotonic()
     executor = gather(
         settings,
@@ -222,7 +225,11 @@ def _cohort(
         plan = dataclasses.replace(
             plan, settings=dataclasses.replace(plan.settings, features=features)
         )
-    ledger = _Ledger(listed, plan, on_progress, on_status, full_paths=settings.full_paths)
+    ledger = _Ledger(
+        listed, plan, on_progress, on_status, full_paths=settings.full_paths, publisher=publisher
+    )
+    unpublished: list[str] = []
+    interrupted = True
     try:
         interrupted = _share_out(executor, ledger, settings.retries, should_stop, should_pause)
     except BaseException:
@@ -232,7 +239,15 @@ def _cohort(
     finally:
         executor.close()
         ledger.write_table()
-    return CohortSummary(out, tuple(ledger.rows), interrupted, time.monotonic() - begun)
+        if publisher is not None:
+            unpublished = publisher.close(whole=not interrupted)
+    seconds = time.monotonic() - begun
+    warnings = executor.warnings
+    if unpublished:
+        warnings = (*warnings, f"{len(unpublished)} results are not published: {unpublished[0]}")
+    return CohortSummary(
+        out, tuple(ledger.rows), interrupted, seconds, warnings, unpublished=len(unpublished)
+    )
 
 
 def _share_out(
@@ -288,16 +303,17 @@ class _Ledger:
         on_status: StatusCallback | None,
         *,
         full_paths: bool,
+        publisher: Publisher | None = None,
     ) -> None:
-        self._full_paths = full_paths
+        self._full_paths, self._publisher = full_paths, publisher
         self._plan, self._slides = plan, slides
         self._on_progress, self._on_status = on_progress, on_status
         # Names are compared as a Mac or Windows compares them
         self._stems = Counter(slide.path.stem.casefold() for slide in slides)
         self.attempts = [1] * len(slides)
         self.rows = [self.job(n).row(states.WAITING) for n in range(len(slides))]
+        self._states = Counter(row.state for row in self.rows)
         self._next_table = time.monotonic() + _SECONDS_BETWEEN_TABLES
-        self._ended = 0
         for row in self.rows:
             self._tell(row)
 
@@ -305,20 +321,23 @@ class _Ledger:
         """Return a slide's next turn."""
         slide = self._slides[number]
         alone = self._stems[slide.path.stem.casefold()] == 1
-        return SlideTask(self._plan, slide, alone, self.attempts[number])
+        address = address_of(slide.path)
+        return SlideTask(self._plan, slide, alone, self.attempts[number], address)
 
     @property
     def stopped(self) -> bool:
         """Whether a slide was stopped, and with it the cohort."""
-        return any(row.state == states.STOPPED for row in self.rows)
+        return self._states[states.STOPPED] > 0
 
     def put(self, number: int, row: SlideStatus) -> None:
         """Take in what is new of a slide."""
         before, self.rows[number] = self.rows[number], row
         if row.state == states.FAILED and row.folder and row.reason:
             self._keep_failure_of_a_dead_worker(row)
-        if row.state != before.state:
-            self._ended = sum(one.good or one.state == states.FAILED for one in self.rows)
+        self._states[before.state] -= 1
+        self._states[row.state] += 1
+        if self._publisher is not None and row.good and not before.good:
+            self._publisher.slide(Path(row.folder))
         self._tell(row)
         if time.monotonic() > self._next_table:
             self.write_table()
@@ -333,7 +352,10 @@ class _Ledger:
             self._on_status(row)
         if self._on_progress is not None:
             words = f"{row.name}: {row.message or row.reason or states.STATES[row.state]}"
-            self._on_progress(self._ended, len(self.rows), words)
+            ended = sum(
+                self._states[state] for state in (states.DONE, states.REUSED, states.FAILED)
+            )
+            self._on_progress(ended, len(self.rows), words)
 
     def write_table(self) -> None:
         """Write the table of every slide in the folder, this run's and those of others."""

@@ -43,6 +43,13 @@ class CohortSettings:
         "Write whole paths into summary.csv, which else names files only, for it is handed on.",
         advanced=True,
     )
+    publish: str | None = setting(
+        None,
+        "Copy the results of every finished slide, and the table, into a bucket: "
+        "s3://bucket/folder. Work is done in the folder of the results first.",
+        label="Publish to",
+        advanced=True,
+    )
     fresh: bool = setting(
         False,
         "Do slides again that are done, and compute their features anew.",

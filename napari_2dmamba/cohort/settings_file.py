@@ -10,7 +10,7 @@ from typing import Any
 from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.cohort.status import relative
 from napari_2dmamba.errors import CohortError
-from napari_2dmamba.export.record import as_json
+from napari_2dmamba.export.json_file import as_json
 from napari_2dmamba.features import FeatureFileSettings, FeatureSettings
 from napari_2dmamba.models.settings import ModelSettings
 from napari_2dmamba.pipeline import RunSettings

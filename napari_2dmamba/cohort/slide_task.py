@@ -32,12 +32,14 @@ from napari_2dmamba.errors import (
     TissueError,
     UserError,
 )
-from napari_2dmamba.export.record import as_json, file_hash
+from napari_2dmamba.export.content_hash import file_hash
+from napari_2dmamba.export.json_file import as_json
 from napari_2dmamba.features import MissingFeatureFactsError
 from napari_2dmamba.pipeline import RunSettings, prepare_grid, run, summary_of
 from napari_2dmamba.redaction import file_names_only
 from napari_2dmamba.settings import StopCallback
 from napari_2dmamba.slide import Slide, open_slide, read_regions
+from napari_2dmamba.slide.addresses import stand_in
 from napari_2dmamba.slide.region_files import regions_named_like
 
 if TYPE_CHECKING:
@@ -195,8 +197,6 @@ class CohortPlan:
                 should_stop=should_stop,
             )
             answer, source = summary_of(result), result.bag.source
-            if result.record.warnings:
-                answer["warnings"] = list(result.record.warnings)
         else:
             answer, source = self._extract(slide, folder, regions, on_progress, should_stop)
         if source.get("unreadable_patches"):
@@ -246,13 +246,15 @@ class CohortPlan:
                 os.link(bag.path, part)
             except OSError:  # a file system without hard links
                 shutil.copyfile(bag.path, part)
-        answer = {
+        answer: dict[str, Any] = {
             "slide": slide.name,
             "patches": len(bag),
             "feature_size": bag.feature_size,
             "encoder": bag.encoder,
             "file": str(folder / FEATURES_FILE),
         }
+        if slide.remarks:
+            answer["warnings"] = list(slide.remarks)
         return answer, bag.source
 
 
@@ -292,12 +294,31 @@ def forget_models() -> None:
 
 @dataclass(frozen=True)
 class SlideTask:
-    """One slide's turn."""
+    """One slide's turn.
+
+    Attributes
+    ----------
+    plan, slide
+        What is done to which slide.
+    alone
+        Whether no other slide of the cohort has its name.
+    attempt
+        Counted from 1.
+    address
+        Of a slide on the network, for workers on machines that do not know it yet. It may hold a
+        secret, so that nothing prints it.
+    """
 
     plan: CohortPlan
     slide: CohortSlide
     alone: bool
     attempt: int
+    address: str | None = field(default=None, repr=False)
+
+    def opened(self) -> Slide:
+        """Open the slide."""
+        path = self.slide.path if self.address is None else stand_in(self.address)
+        return open_slide(path, mpp=self.slide.mpp)
 
     def row(self, state: str = states.RUNNING, **fields: Any) -> SlideStatus:
         """Return the slide's row in the table."""
@@ -341,7 +362,7 @@ def do_slide(
     slide: Slide | None = None
     problem: Exception | None = None
     try:
-        slide = open_slide(job.slide.path, mpp=job.slide.mpp)
+        slide = job.opened()
         identity = slide.fingerprint
         turn.row = dataclasses.replace(turn.row, fingerprint=identity)
     except Exception as error:  # noqa: BLE001 - told below, in the slide's own folder

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any
 from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import CohortError
 from napari_2dmamba.redaction import file_names_only
+from napari_2dmamba.slide import addresses
 
 STATUS_FILE = "status.json"
 SUMMARY_FILE = "summary.csv"
@@ -119,9 +121,16 @@ class SlideStatus:
             return f"{result['feature_size']} features per patch"
         return ""
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is to be known of the slide or its result, in sentences."""
+        return tuple(self.result.get("warnings", ()))
+
 
 _NOT_KEPT = ("folder", "worker", "patches_done", "patches_total", "message")
 _LARGEST = 2**24
+_DIGITS = re.compile(r"[0-9A-Za-z]*")
+"""What a fingerprint is of: folders are called by it."""
 _NUMBERS = ("attempts", "seconds", "patches_per_second")
 _DICTIONARIES = ("notes", "result")
 _PLACES = ("folder", "file")
@@ -214,8 +223,11 @@ def _is_well_formed(status: SlideStatus) -> bool:
     return (
         status.state in STATES
         and bool(status.slide)
+        and _DIGITS.fullmatch(status.fingerprint) is not None
         and all(isinstance(text, str) for text in status.notes.values())
         and isinstance(result.get("prediction", ""), str)
+        and isinstance(result.get("warnings", []), list)
+        and all(isinstance(one, str) for one in result.get("warnings", ()))
         and isinstance(probabilities, dict)
         and all(value is None or _is_number(value) for value in probabilities.values())
         and all(
@@ -245,12 +257,18 @@ class CohortSummary:
         Whether it was stopped before every slide had its turn.
     seconds
         Duration.
+    warnings
+        Sentences about workers that did nothing, and results that were not published.
+    unpublished
+        Results that are on disk, and were to be copied elsewhere in vain.
     """
 
     out: Path
     rows: tuple[SlideStatus, ...]
     interrupted: bool = False
     seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+    unpublished: int = 0
 
     def count(self, *states: str) -> int:
         """Return how many slides are in one of these states."""
@@ -264,10 +282,10 @@ class CohortSummary:
 
     @property
     def exit_code(self) -> int:
-        """0 when every slide has a result, 130 when it was stopped, 1 when some failed."""
+        """0 when every slide has a result where it belongs, 130 when it was stopped, else 1."""
         if self.interrupted:
             return 130
-        return 0 if all(row.good for row in self.rows) else 1
+        return 0 if all(row.good for row in self.rows) and not self.unpublished else 1
 
     @property
     def table(self) -> Path:
@@ -295,23 +313,65 @@ def read_cohort(out: str | os.PathLike[str], *, superseded: bool = False) -> Coh
     A slide whose worker was killed shows as stopped. Results of files that were replaced are
     left out unless ``superseded``.
     """
-    from napari_2dmamba.cohort.folders import is_locked
+    return CohortReader(out).read(superseded=superseded)
 
-    out = Path(out)
-    rows = []
-    for path in sorted(out.glob(f"*/{STATUS_FILE}")):
-        status = read_status(path.parent)
-        if status is None or (status.state == SUPERSEDED and not superseded):
-            continue
-        if status.state == RUNNING and not is_locked(path.parent):
-            status = dataclasses.replace(status, state=STOPPED, reason="its worker was killed")
-        rows.append(status)
-    return CohortSummary(out, tuple(rows))
+
+class CohortReader:
+    """Reads a cohort's folder again and again: only what was written since the last time.
+
+    Parameters
+    ----------
+    out
+        The folder.
+    """
+
+    def __init__(self, out: str | os.PathLike[str]) -> None:
+        self.out = Path(out)
+        self._known: dict[str, tuple[tuple[int, ...], SlideStatus | None]] = {}
+
+    def read(self, *, superseded: bool = False) -> CohortSummary:
+        """See `read_cohort`."""
+        from napari_2dmamba.cohort.folders import is_locked
+
+        known, self._known = self._known, {}
+        rows = []
+        for name in sorted(_folders(self.out)):
+            folder = self.out / name
+            written = _written(folder / STATUS_FILE)
+            if written is None:
+                continue
+            before = known.get(name)
+            same = before is not None and before[0] == written
+            status = before[1] if before is not None and same else read_status(folder)
+            self._known[name] = written, status
+            if status is None or (status.state == SUPERSEDED and not superseded):
+                continue
+            if status.state == RUNNING and not is_locked(folder):
+                status = dataclasses.replace(status, state=STOPPED, reason="its worker was killed")
+            rows.append(status)
+        return CohortSummary(self.out, tuple(rows))
+
+
+def _folders(out: Path) -> list[str]:
+    try:
+        with os.scandir(out) as entries:
+            return [entry.name for entry in entries if entry.is_dir()]
+    except OSError:
+        return []
+
+
+def _written(path: Path) -> tuple[int, ...] | None:
+    """Return what tells one writing of a file from another: each is a file of its own."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 _COLUMNS = (
-    "slide", "state", "label", "prediction", "risk", "patches", "reason", "attempts", "seconds",
-    "patches per second", "finished", "fingerprint", "folder", "path",
+    "slide", "state", "label", "prediction", "risk", "patches", "reason", "warnings", "attempts",
+    "seconds", "patches per second", "finished", "fingerprint", "folder", "path",
 )  # fmt: skip
 
 
@@ -327,7 +387,7 @@ def write_summary(out: Path, rows: Iterable[SlideStatus], *, full_paths: bool = 
     CohortError
         When the file system refuses.
     """
-    rows = list(rows)
+    rows, remote = list(rows), addresses.folder()
     classes = dict.fromkeys(n for row in rows for n in row.result.get("probabilities", {}))
     notes = dict.fromkeys(n for row in rows for n in row.notes)
     columns = [
@@ -351,13 +411,14 @@ def write_summary(out: Path, rows: Iterable[SlideStatus], *, full_paths: bool = 
                 "risk": row.result.get("risk"),
                 "patches": row.result.get("patches"),
                 "reason": row.reason if full_paths else file_names_only(row.reason, *known),
+                "warnings": "; ".join(row.warnings),
                 "attempts": row.attempts,
                 "seconds": round(row.seconds, 2),
                 "patches per second": round(row.patches_per_second, 2) or None,
                 "finished": row.finished,
                 "fingerprint": row.fingerprint,
                 "folder": Path(row.folder).name,
-                "path": row.slide if full_paths else _shown_path(row.slide, out),
+                "path": row.slide if full_paths else _shown_path(row.slide, out, remote),
             }
             for name, value in row.result.get("probabilities", {}).items():
                 cells[f"probability of {name}"] = value
@@ -367,8 +428,9 @@ def write_summary(out: Path, rows: Iterable[SlideStatus], *, full_paths: bool = 
     return out / SUMMARY_FILE
 
 
-def _shown_path(slide: str, out: Path) -> str:
+def _shown_path(slide: str, out: Path, remote: Path) -> str:
     project = Path(os.path.abspath(out)).parent
     path = Path(os.path.abspath(slide))
     beside = path.is_relative_to(project) and project != Path(project.anchor)
+    beside = beside and not path.is_relative_to(remote)  # a stand-in says nothing to others
     return relative(str(path), out) if beside else path.name

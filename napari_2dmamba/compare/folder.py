@@ -23,9 +23,9 @@ from napari_2dmamba.errors import Cancelled
 from napari_2dmamba.explain.display import DisplaySettings, display_for, percentiles
 from napari_2dmamba.export.formats import file_names
 from napari_2dmamba.export.frame import describe
+from napari_2dmamba.export.json_file import as_json, write_json
 from napari_2dmamba.export.ome_tiff import write_map_tiff
 from napari_2dmamba.export.picture import write_picture
-from napari_2dmamba.export.record import as_json, write_json
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 from napari_2dmamba.slide.grid import cells_of
 

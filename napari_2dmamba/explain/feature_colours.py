@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 _SAMPLE = 512
 _FEWEST = 4
@@ -74,6 +73,8 @@ class FeatureColours:
         else:
             before = sample @ self._axes[1] - self._axes[0]
             likeness = (before - before.mean(0)).T @ scores  # (before, now)
+            from scipy.optimize import linear_sum_assignment  # for half a second
+
             _, order = linear_sum_assignment(-np.abs(likeness))
             signs = np.sign(likeness[range(3), order])
             found = found[:, order] * np.where(signs < 0, -1.0, 1.0)

@@ -24,14 +24,8 @@ from napari_2dmamba.explain.outcome import Target, resolve, target_value, words_
 from napari_2dmamba.explain.receptive_field import JACOBIAN
 from napari_2dmamba.explain.subject import Subject
 from napari_2dmamba.models.architecture import Architecture
-from napari_2dmamba.models.mamba2d import (
-    OTHER_CORNERS,
-    Mamba2DMIL,
-    MambaBlock,
-    ResidualBlock,
-    RMSNorm,
-    ScanWeights,
-)
+from napari_2dmamba.models.mamba2d import Mamba2DMIL
+from napari_2dmamba.models.mamba2d_block import MambaBlock, ResidualBlock, RMSNorm
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 
@@ -170,15 +164,10 @@ def _held_mixer(mixer: MambaBlock, states: Tensor, shape: tuple[int, int]) -> Te
         return value.reshape(1, *shape, -1)
 
     y = torch.zeros_like(placed(x))
-    corners: list[tuple[ScanWeights, tuple[int, ...]]] = [(mixer, ())]
-    if config.directions == 4:
-        for other, axes in zip(mixer.other_corners, OTHER_CORNERS, strict=True):
-            assert isinstance(other, ScanWeights)
-            corners.append((other, axes))
-    for weights, flip in corners:
+    for weights, flip in mixer.corners:
         made = {name: placed(value) for name, value in weights.dt_B_C(x.detach()).items()}
         y = y + weights.scan({"x": placed(x), "z": placed(z.detach()), **made}, flip)
-    return mixer.out_proj(y.reshape(len(states), -1) / len(corners))
+    return mixer.out_proj(y.reshape(len(states), -1) / len(mixer.corners))
 
 
 def _hold_rms_norm(x: Tensor, norm: RMSNorm) -> Tensor:

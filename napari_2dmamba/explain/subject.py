@@ -62,7 +62,7 @@ class Subject:
         CheckpointError, GridError, FeatureError, BackendError
             See `Aggregator.prepare`.
         """
-        inputs = aggregator.prepare(bag, settings)
+        inputs = aggregator.prepare(bag, settings, keeps=True)
         return cls(
             bag,
             aggregator.header,

@@ -5,7 +5,8 @@ from napari_2dmamba.export.geojson import write_geojson
 from napari_2dmamba.export.ome_tiff import PyramidSettings, write_map_tiff, write_overlay_tiff
 from napari_2dmamba.export.patches import PatchScores, patch_scores
 from napari_2dmamba.export.picture import PictureSettings, write_picture
-from napari_2dmamba.export.record import RunRecord, make_record, read_record, write_record
+from napari_2dmamba.export.record import RunRecord, read_record, write_record
+from napari_2dmamba.export.record_of_run import make_record
 from napari_2dmamba.export.run_folder import SavedRun, open_run, save_run
 from napari_2dmamba.export.run_library import (
     RunSummary,

@@ -18,8 +18,8 @@ from napari_2dmamba import __version__
 from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.display import display_for
+from napari_2dmamba.export.content_hash import features_hash
 from napari_2dmamba.export.patches import PatchScores
-from napari_2dmamba.export.record import features_hash
 from napari_2dmamba.export.run_folder import SavedRun
 from napari_2dmamba.features.file_facts import OWN_ATTRIBUTE
 

@@ -7,36 +7,20 @@ own folder (`RunRecord.relative_to`).
 """
 
 import dataclasses
-import hashlib
 import json
-import math
 import os
-import platform
 import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib import metadata
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import numpy as np
-
-from napari_2dmamba import __version__
-from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.display import DisplaySettings
-from napari_2dmamba.export.finite import refuse_not_finite
+from napari_2dmamba.export.json_file import as_json, write_json
 from napari_2dmamba.export.typed_json import WrongTypeError, read_typed
-from napari_2dmamba.features.bag import FeatureBag
-from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.redaction import names_in
-from napari_2dmamba.slide.grid import PatchGrid
-from napari_2dmamba.slide.regions import Regions
-
-if TYPE_CHECKING:
-    from napari_2dmamba.slide import Slide
 
 SCHEMA = "napari-2dmamba run"
 SCHEMA_VERSION = 2
@@ -44,11 +28,6 @@ SCHEMA_VERSION = 2
 
 LARGEST_RECORD = 64 * 2**20
 """Bytes; regions lie in a file of their own, and a record without them has some 10 kB."""
-
-_PACKAGES = (
-    "torch", "numpy", "scipy", "scikit-image", "openslide-python", "openslide-bin", "tifffile",
-    "imagecodecs", "h5py", "safetensors", "timm", "napari",
-)  # fmt: skip
 
 _EXTRACTED = re.compile(r"features-[0-9a-f]+\.h5")
 
@@ -387,122 +366,6 @@ def _take_over_relative_paths(data: dict[str, Any], folder: Path | None) -> None
             data[section] = {**data[section], "path": path}
 
 
-def make_record(
-    *,
-    slide: "Slide",
-    grid: PatchGrid,
-    bag: FeatureBag,
-    prediction: SlidePrediction,
-    settings: Mapping[str, Any],
-    checkpoint: str | os.PathLike[str] | None = None,
-    features: str | os.PathLike[str] | None = None,
-    features_given: bool = False,
-    model: Mapping[str, Any] | None = None,
-    told: Mapping[str, Any] | None = None,
-    regions: Regions | None = None,
-    device_reason: str = "",
-    warnings: Sequence[str] = (),
-    started: datetime | None = None,
-) -> RunRecord:
-    """Gather what made a result.
-
-    Parameters
-    ----------
-    slide, grid, bag, prediction
-        What went through the pipeline.
-    settings
-        One settings dataclass per stage, by the stage's name.
-    checkpoint
-        File of the model; its SHA-256 goes into the record.
-    features
-        File that the features were read from or are cached in.
-    features_given
-        Whether that file was the user's.
-    model
-        What the model says of itself: architecture, training, intended use.
-    told
-        What the user said of the model because its file does not.
-    regions
-        What the run was restricted to.
-    device_reason
-        Why this device and backend were chosen.
-    warnings
-        Sentences that were shown to the user.
-    started
-        When the run began, with time zone; now when absent.
-
-    Raises
-    ------
-    ExportError
-        When the prediction holds what is no finite number.
-    """
-    refuse_not_finite(prediction)
-    now = datetime.now(UTC).replace(microsecond=0)
-    begun = (started or now).astimezone(UTC)
-    return RunRecord(
-        started=begun.replace(microsecond=0),
-        finished=now,
-        seconds=(datetime.now(UTC) - begun).total_seconds(),
-        software=software(),
-        slide=SlideRecord(
-            name=slide.path.name,
-            path=str(slide.path.resolve()),
-            fingerprint=slide.fingerprint,
-            backend=slide.backend,
-            dimensions_level0_px=_integers(slide.dimensions),
-            bounds_level0_px=_integers(slide.bounds),
-            mpp=slide.mpp,
-            mpp_source=slide.mpp_source,
-            kind=slide.kind,
-        ),
-        grid=GridRecord(
-            patches=len(grid),
-            patch_size_px=int(grid.patch_size),
-            patch_size_level0_px=int(grid.patch_size_level0),
-            mpp=None if grid.mpp is None else float(grid.mpp),
-            canvas_rows_cols=_integers(grid.canvas),
-        ),
-        features=FeaturesRecord(
-            path=None if features is None else str(Path(features).resolve()),
-            content_sha256=features_hash(bag),
-            patches=len(bag),
-            size=bag.feature_size,
-            encoder=bag.encoder,
-            slide_fingerprint=bag.slide_id,
-            source=as_json(bag.source),
-            given=features_given,
-        ),
-        model=ModelRecord(
-            checkpoint=None if checkpoint is None else Path(checkpoint).name,
-            checkpoint_path=None if checkpoint is None else str(Path(checkpoint).resolve()),
-            checkpoint_sha256=None if checkpoint is None else file_hash(checkpoint),
-            device=prediction.device,
-            backend=prediction.backend,
-            device_name=_device_name(prediction.device),
-            device_reason=device_reason,
-            told=as_json(told or {}),
-            header=as_json(model or {}),
-        ),
-        settings=as_json(settings),
-        result=read_typed(ResultRecord, as_json(vars(prediction)), "result"),
-        regions=regions_record(regions),
-        warnings=tuple(warnings),
-    )
-
-
-def regions_record(regions: Regions | None) -> RegionsRecord | None:
-    """Return what a record says of regions; None for none, as notes change nothing."""
-    roles = [region.role for region in regions or ()]
-    included, excluded = roles.count("include"), roles.count("exclude")
-    if regions is None or not included + excluded:
-        return None
-    return RegionsRecord(included, excluded, regions.content_hash())
-
-
-def _integers(values: Sequence[Any]) -> Any:
-    return tuple(int(value) for value in values)
-
-
 def write_record(
     record: RunRecord, path: str | os.PathLike[str], *, full_paths: bool = False
 ) -> Path:
@@ -519,21 +382,6 @@ def write_record(
         When the file cannot be written.
     """
     return write_json((record if full_paths else record.without_paths()).to_json(), path)
-
-
-def write_json(data: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
-    """Write JSON for people and programs, whole or not at all.
-
-    Raises
-    ------
-    ExportError
-        When the file cannot be written.
-    """
-    # a name that is no text in Unicode comes back from the escapes of JSON as it was
-    text = json.dumps(as_json(data), indent=2, ensure_ascii=False, allow_nan=False)
-    with atomic_write(path) as part:
-        part.write_bytes((text + "\n").encode("utf-8", "backslashreplace"))
-    return Path(path)
 
 
 def read_record(path: str | os.PathLike[str]) -> RunRecord:
@@ -590,88 +438,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ExportError(f"{path} is not the record of a run ({SCHEMA!r} is not its schema)")
     return data
-
-
-def software() -> dict[str, Any]:
-    """Return versions of what computes, and the kind of machine, without names of people."""
-    packages: dict[str, str | None] = {}
-    for name in _PACKAGES:
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            packages[name] = None
-    return {
-        "napari-2dmamba": __version__,
-        "python": platform.python_version(),
-        "packages": packages,
-        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cpus": os.cpu_count(),
-        "executable": Path(sys.executable).name,
-    }
-
-
-def _device_name(device: str) -> str:
-    """Return the model of a GPU, or the processor family."""
-    if device.startswith("cuda"):
-        import torch
-
-        return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
-    return platform.processor() or platform.machine()
-
-
-def file_hash(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file; of a store, that of the files in it with their names.
-
-    Raises
-    ------
-    ExportError
-        When it cannot be read.
-    """
-    if os.path.isdir(path):
-        whole = hashlib.sha256()
-        for part in sorted(one for one in Path(path).rglob("*") if one.is_file()):
-            whole.update(f"{part.relative_to(path).as_posix()} {file_hash(part)}\n".encode())
-        return whole.hexdigest()
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ExportError(
-            f"{path} cannot be read for its checksum ({error.strerror}); put it back in place"
-        ) from error
-
-
-def features_hash(bag: FeatureBag) -> str:
-    """Return the SHA-256 of features and coordinates, whatever file they came from."""
-    digest = hashlib.sha256(f"{bag.features.shape}".encode())
-    digest.update(np.ascontiguousarray(bag.features, dtype="<f4").data)
-    digest.update(np.ascontiguousarray(bag.coords, dtype="<i8").data)
-    return digest.hexdigest()
-
-
-def as_json(value: Any) -> Any:
-    """Turn dataclasses, arrays, paths and the like into what JSON can hold; NaN becomes null.
-
-    Raises
-    ------
-    TypeError
-        For an object that has no JSON form.
-    """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = dataclasses.fields(value)
-        return {field.name: as_json(getattr(value, field.name)) for field in fields}
-    if isinstance(value, Mapping):
-        return {str(key): as_json(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return as_json(value.tolist())
-    if isinstance(value, list | tuple | set | frozenset):
-        return [as_json(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise TypeError(f"{type(value).__name__} {value!r} has no place in a JSON record")

@@ -21,18 +21,12 @@ from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import ExportError, GridError
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.export.content_hash import features_hash, file_hash
 from napari_2dmamba.export.finite import refuse_not_finite
+from napari_2dmamba.export.json_file import as_json, write_json
 from napari_2dmamba.export.patches import patch_scores
-from napari_2dmamba.export.record import (
-    RunRecord,
-    as_json,
-    features_hash,
-    file_hash,
-    read_json,
-    record_in,
-    regions_record,
-    write_json,
-)
+from napari_2dmamba.export.record import RunRecord, read_json, record_in
+from napari_2dmamba.export.record_of_run import regions_record
 from napari_2dmamba.export.tables import write_table
 from napari_2dmamba.export.typed_json import WrongTypeError, read_fields
 from napari_2dmamba.features.bag import FeatureBag

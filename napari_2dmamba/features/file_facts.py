@@ -24,7 +24,10 @@ _UM_PER_UNIT = {
     **dict.fromkeys(("um", "µm", "μm", "micron", "microns"), 1.0),
     **dict.fromkeys(("micrometer", "micrometers", "micrometre", "micrometres"), 1.0),
     **dict.fromkeys(("mm", "millimeter", "millimeters", "millimetre", "millimetres"), 1e3),
+    **dict.fromkeys(("cm", "centimeter", "centimeters", "centimetre", "centimetres"), 1e4),
+    **dict.fromkeys(("inch", "inches"), 25_400.0),
     **dict.fromkeys(("nm", "nanometer", "nanometers", "nanometre", "nanometres"), 1e-3),
+    **dict.fromkeys(("picometer", "picometers", "picometre", "picometres"), 1e-6),
 }
 _PIXEL_UNITS = ("px", "pixel", "pixels")
 _NOT_OF_COORDS = ("mpp", "size", "resolution", "um", "feature")

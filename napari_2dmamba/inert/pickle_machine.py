@@ -378,7 +378,8 @@ def _tensor(
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if count and (last >= len(storage.values) or count > len(storage.values)):
         raise ValueError(f"a tensor of shape {size} does not lie within its data")
-    return torch.as_strided(storage.values, size, stride, offset).contiguous()
+    # A view, and no copy: in the layout of torch before 1.6 the values are read after this
+    return torch.as_strided(storage.values, size, stride, offset)
 
 
 def _parameter(data: torch.Tensor, *_: Any) -> torch.Tensor:

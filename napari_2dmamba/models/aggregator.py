@@ -145,11 +145,14 @@ class Aggregator:
                 options[name] = getattr(self.config, name) if value == "auto" else value
         return options
 
-    def prepare(self, bag: FeatureBag, settings: ModelSettings | None = None) -> ModelInputs:
+    def prepare(
+        self, bag: FeatureBag, settings: ModelSettings | None = None, *, keeps: bool = False
+    ) -> ModelInputs:
         """Check a bag, choose the device, and put network and bag there.
 
         `predict` is this followed by one forward pass; explanations start here too, so that
-        they explain the very same computation.
+        they explain the very same computation. ``keeps`` says that the pass will keep its
+        stages, or be differentiated, and so take more memory.
 
         Raises
         ------
@@ -173,7 +176,7 @@ class Aggregator:
         cells, canvas = self.place(bag, settings)
         options = self._options(settings)
         device, reason = device_and_reason(settings)
-        self._check_memory(len(bag), canvas, device)
+        self._check_memory(len(bag), canvas, device, keeps)
         record: dict[str, Any] = {**options, "unchecked": list(unchecked)}
         if self.model.uses_grid:
             record["overwritten_patches"] = len(cells) - len(np.unique(cells, axis=0))
@@ -187,9 +190,12 @@ class Aggregator:
             record=record,
         )
 
-    def _check_memory(self, patches: int, canvas: tuple[int, int], device: str) -> None:
+    def _check_memory(
+        self, patches: int, canvas: tuple[int, int], device: str, keeps: bool
+    ) -> None:
         """Refuse what cannot fit, before it takes the machine down."""
-        needed = 4 * self.model.peak_floats(patches, canvas[0] * canvas[1])
+        estimate = self.model.kept_floats if keeps else self.model.peak_floats
+        needed = 4 * estimate(patches, canvas[0] * canvas[1])
         if device == "cpu":
             free = psutil.virtual_memory().available
         else:

@@ -199,6 +199,10 @@ class Architecture(nn.Module):
         """
         return 0
 
+    def kept_floats(self, patches: int, cells: int) -> int:
+        """Estimate the same where a forward pass keeps its stages, or what its gradients need."""
+        return self.peak_floats(patches, cells)
+
     def auxiliary_loss(self, stages: dict[str, Tensor], label: Tensor) -> Tensor | None:
         """Return what the paper adds to the loss of the slide while training, or None.
 

@@ -59,8 +59,8 @@ def weights_in(content: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
             return {}, tuple(beside)
         tensors = _tensors(values)
         key = next((key for key in _HOLDERS if _may_hold(values.get(key))), None)
-        if key is None and not tensors:
-            # one dict of weights under a name of the script's own
+        if key is None and not any(one.is_floating_point() for one in tensors.values()):
+            # one dict of weights under a name of the script's own, perhaps beside random states
             holding = [k for k, v in values.items() if _may_hold(v) and not _is_of_fitting(k)]
             named = [k for k in holding if _tensors(_mapping(values[k]) or {})] or holding
             key = named[0] if len(named) == 1 else None

@@ -9,23 +9,30 @@ are looked for at the one factor, and only a level that clearly shows something 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from napari_2dmamba.slide.backend import Level, TileError, whole_downsample
+from napari_2dmamba.slide.level_likeness import (
+    BLOCK,
+    REACH,
+    Block,
+    Match,
+    Mosaic,
+    Read,
+    better,
+    colours,
+    informative,
+    matches,
+)
 
-_BLOCK, _LEAST_BLOCK = 48, 16
-"""Side of the blocks that are compared, in pixels of the coarser level."""
-_BLOCKS = 9
-_LOOKED_AT, _WINDOW = 9, 256
-"""Places of a level in which blocks are looked for, and their side. With what lies under the
-blocks in the finer level, a level in doubt costs about a hundred tiles at most."""
-_LOOKED_AT_SURE, _BLOCKS_SURE = 4, 4
+_BLOCKS, _LOOKED_AT = 16, 9
+"""Blocks of a level in doubt that are compared, and tiles in which they are looked for. With what
+lies under them in the finer level it costs about a hundred tiles at most."""
+_BLOCKS_SURE, _LOOKED_AT_SURE = 4, 4
 """The same of a level whose size tells its factor: some twenty tiles."""
 _UNLIKE = 0.35
 """Correlation below which such a level shows something else, if its blocks lie beside their place,
@@ -33,25 +40,29 @@ too: levels that their makers thinned out without averaging may reach no more th
 place; another slide or place reaches 0.1, anywhere."""
 _BESIDE = 2.5
 """Pixels beside its place from which such a level is not believed."""
-_OTHER_GREY = 30.0
-"""Difference of grey values from which a level without any structure is another picture."""
-_MOST_FINE_SIDE = 1024
-"""Blocks get smaller where they would cover more pixels of the finer level."""
+_OTHER_VALUE = 30.0
+"""Difference of a channel's mean, of 255, from which a level is another picture."""
+_OTHER_ORDER = 0.7, 1.0
+"""Another order of channels fits better if it differs by less than this share, and by this much."""
 _MOST_WHOLE = 64
 """Whole factors, from the ratio of sizes on, that padding to tiles is tried to explain with."""
-_LEAST_SPREAD = 4.0
-"""Standard deviation, in grey levels of 255, from which a block tells one place from another."""
 _LEAST_LIKENESS, _LEAST_LEAD = 0.6, 0.1
 """Correlation a factor must reach; how far ahead of others, that put blocks elsewhere."""
-_SAME_PLACE = 1.5
-"""Pixels between the places of a block at two factors that count as one."""
-_REACH = 3
-"""Pixels of the coarser level around its place within which a block is looked for."""
 _MOST_SHIFT = 1.0
 """A level further beside its place than this, in its own pixels, is not believed."""
-
-Read = Callable[[int, int, int], NDArray[Any]]
-"""``(level, row, column)`` to the stored tile ``(h, w, C)``, as `Backend.read_tile`."""
+_NEAR, _AS_GOOD = 0.5, 0.01
+"""A plain factor is taken for a measured one where blocks lie no further beside their places, in
+pixels, and correlate hardly less."""
+_OFF = 0.6
+"""Pixels by which rounding may change a side."""
+_RIVAL = 1.5
+"""Pixels beside their places within which blocks make another factor a rival."""
+_APART = 0.15
+"""Share of a level over which blocks must be spread to tell a factor from a shift."""
+_PADDED_BY = 512
+"""Sides up to which levels are padded where their own tiles are smaller."""
+_MOST_TRIED, _BLOCKS_TRIED = 240, 8
+"""Factors between those that sizes suggest that are tried, and with how many blocks."""
 
 
 @dataclass(frozen=True)
@@ -74,46 +85,83 @@ class Settled:
 
 
 def settle(
-    levels: Sequence[Level], read: Read, stored_tiles: Sequence[tuple[int, int]] | None = None
+    levels: Sequence[Level],
+    read: Read,
+    stored_tiles: Sequence[tuple[int, int]] | None = None,
+    *,
+    stated: bool = False,
 ) -> Settled:
-    """Find the factor of each level; reads pixels only where sizes leave doubt.
+    """Find the factor of each level; reads more pixels where sizes leave doubt.
 
     Parameters
     ----------
     levels
-        Finest first; their `Level.downsample` is not looked at.
+        Finest first.
     stored_tiles
         ``(width, height)`` of each level's tiles in the file, where they are not those read.
+    stated
+        The file states each `Level.downsample`, so that nothing is derived from sizes; else they
+        are not looked at.
     """
     first = levels[0]
     stored_tiles = stored_tiles or [(level.tile_width, level.tile_height) for level in levels]
     kept, settled, remarks = [0], [replace(first, downsample=1.0)], []
     for index, level in enumerate(levels[1:], 1):
         finest = settled[0]
-        size = f"level {index} of the file ({level.width} x {level.height} pixels)"
-        candidates = _candidates(level, settled, stored_tiles[index])
-        if not _doubtful(level, settled, stored_tiles[index], candidates):
-            factor = whole_downsample(level.width, level.height, finest.width, finest.height)
-            if _shows_another(index, level, kept[-1], settled, factor, read):
-                remarks.append(f"{size} is left out: its pixels are not those of the finer levels")
-                continue
-        else:
-            found, why = _registered(index, level, kept[-1], settled, candidates, read)
-            if found is None:
-                remarks.append(f"{size} is left out: {why}")
-                continue
-            factor = found
-        if factor <= settled[-1].downsample:
-            remarks.append(f"{size} is left out: it is no coarser than the one before")
-            continue
-        width = min(level.width, math.ceil(finest.width / factor))
-        height = min(level.height, math.ceil(finest.height / factor))
-        if _short(width, finest.width / factor) or _short(height, finest.height / factor):
-            remarks.append(f"{size} is left out: it shows only a part of the slide")
+        factor, why = _factor(
+            _Pair(level, index, settled[-1], kept[-1], read),
+            settled, stored_tiles[index], level.downsample if stated else None,
+        )  # fmt: skip
+        if factor is not None and factor <= settled[-1].downsample:
+            factor, why = None, "it is no coarser than the one before"
+        if factor is not None:
+            width = min(level.width, math.ceil(finest.width / factor))
+            height = min(level.height, math.ceil(finest.height / factor))
+            if _short(width, finest.width / factor) or _short(height, finest.height / factor):
+                factor, why = None, "it shows only a part of the slide"
+        if factor is None:
+            size = f"level {index} of the file ({level.width} x {level.height} pixels)"
+            remarks.append(f"{size} is left out: {why}")
             continue
         kept.append(index)
         settled.append(replace(level, width=width, height=height, downsample=factor))
     return Settled(tuple(kept), tuple(settled), tuple(remarks))
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A level, and the next finer one that is believed, with their numbers in the file."""
+
+    level: Level
+    index: int
+    base: Level
+    finer: int
+    read: Read
+
+    def mosaics(self) -> tuple[Mosaic, Mosaic]:
+        fine = Mosaic(self.base, self.finer, self.read)
+        return Mosaic(self.level, self.index, self.read, like=fine), fine
+
+
+def _factor(
+    pair: _Pair, settled: Sequence[Level], tile: tuple[int, int], stated: float | None
+) -> tuple[float | None, str]:
+    """Return a level's factor, or why it is not believed."""
+    level, full = pair.level, settled[0]
+    if stated is not None:
+        another = stated > pair.base.downsample and _shows_another(pair, stated)
+        return (None, another) if another else (stated, "")
+    candidates = _candidates(level, settled, tile)
+    another = ""
+    if not _doubtful(level, settled, tile, candidates):
+        factor = whole_downsample(level.width, level.height, full.width, full.height)
+        another = _shows_another(pair, factor)
+        if not another:
+            return factor, ""
+        if another == _OTHER_COLOURS:
+            return None, another
+    found, why = _registered(pair, settled, candidates, tile)
+    return found, another or why
 
 
 def _short(length: int, whole: float) -> bool:
@@ -142,17 +190,38 @@ def _padded(level: Level, full: Level, factor: float, tile: tuple[int, int]) -> 
 
 
 def _candidates(level: Level, settled: Sequence[Level], tile: tuple[int, int]) -> list[float]:
-    """Return every factor that a level of this size may have, coarser than the level before."""
+    """Return plain factors that a level of this size may have, coarser than the level before."""
     full, before = settled[0], settled[-1].downsample
     ratios = (full.width / level.width, full.height / level.height)
     low, high = min(ratios), max(ratios)
     step = before / settled[-2].downsample if len(settled) > 1 else 2.0
     found = {float(round(r)) for r in ratios} | {*ratios, (low + high) / 2}
-    found |= {before * s for s in (2.0, 3.0, 4.0, 8.0, 16.0, step, step * step)}
+    found |= {before * s for s in (math.sqrt(2), 1.5, 2.0, 3.0, 4.0, 8.0, 16.0, step, step * step)}
     found |= {2.0**k for k in range(1, 40)}
     whole = range(max(2, math.floor(low)), math.ceil(high * 2) + 2)
     found |= {float(k) for k in list(whole)[:_MOST_WHOLE] if _padded(level, full, k, tile)}
     return sorted(f for f in found if before < f <= high * 8.001 and f >= low / 2)
+
+
+def _between(
+    level: Level, settled: Sequence[Level], tile: tuple[int, int], far: int
+) -> list[float]:
+    """Return factors that padding admits, so close that one of them puts each block in reach."""
+    full, before = settled[0], settled[-1].downsample
+    low, high = before * 1.001, math.inf
+    for length, whole, step, first in (
+        (level.width, full.width, tile[0], full.tile_width),
+        (level.height, full.height, tile[1], full.tile_height),
+    ):
+        padding = max(_PADDED_BY, step if step < length else 0)
+        low = max(low, (whole - max(_PADDED_BY, min(first, whole // 4))) / (length + 2))
+        high = min(high, whole / max(length - padding, 1))
+    high = min(high, 8 * full.width / level.width)
+    if low >= high:
+        return []
+    apart = 1 + REACH * 1.5 / far
+    count = min(_MOST_TRIED, math.ceil(math.log(high / low) / math.log(apart)) + 1)
+    return [float(f) for f in np.geomspace(low, high, count)]
 
 
 def _doubtful(
@@ -169,210 +238,157 @@ def _doubtful(
     return any(_padded(level, full, f, tile) for f in others)
 
 
-def _shows_another(
-    index: int, level: Level, finer: int, settled: Sequence[Level], factor: float, read: Read
-) -> bool:
-    """Whether a level of the right size clearly shows another place, or another slide."""
-    base = settled[-1]
+_OTHER_PIXELS = "its pixels are not those of the finer levels"
+_TOO_LITTLE = "its size does not tell its factor, and it shows too little to compare"
+_OTHER_COLOURS = "its colours are not those of the finer levels"
+
+
+def _shows_another(pair: _Pair, factor: float) -> str:
+    """Return why a level of the right size clearly shows another picture, or nothing."""
     try:
-        tiles, fine = _Mosaic(level, index, read), _Mosaic(base, finer, read)
-        scale = factor / base.downsample
-        blocks = _informative(tiles, _LOOKED_AT_SURE)[:_BLOCKS_SURE]
+        level, fine = pair.mosaics()
+        scale = factor / pair.base.downsample
+        blocks = informative(level, _LOOKED_AT_SURE, _BLOCKS_SURE)
         if len(blocks) < 2:
-            return _is_blank_beside(tiles, fine, scale)
-        likeness, shift = _likeness(blocks, fine, scale)
+            return _OTHER_PIXELS if _is_blank_beside(level, fine, scale) else ""
+        kept, likeness = better(matches(blocks, fine, scale))
+        if not kept:
+            return ""
+        shift = _shift(kept)
+        if shift > _BESIDE or (likeness < _UNLIKE and shift > _MOST_SHIFT):
+            return _OTHER_PIXELS
+        return _OTHER_COLOURS if _in_other_colours(kept, level, fine, scale) else ""
     except TileError:  # said where the tile is shown or needed
-        return False
-    if likeness is None:
-        return False
-    return shift > _BESIDE or (likeness < _UNLIKE and shift > _MOST_SHIFT)
+        return ""
 
 
-def _is_blank_beside(level: "_Mosaic", finer: "_Mosaic", scale: float) -> bool:
-    """Whether a level without structure has other grey values than the finer one has there."""
+def _in_other_colours(kept: Sequence[Match], level: Mosaic, fine: Mosaic, scale: float) -> bool:
+    """Whether channels of matched blocks are swapped, or hold other values."""
+    differs, least, bias = colours(kept, level, fine, scale)
+    share, margin = _OTHER_ORDER
+    swapped = least < share * differs and least < differs - margin
+    return swapped or bias > _OTHER_VALUE
+
+
+def _is_blank_beside(level: Mosaic, finer: Mosaic, scale: float) -> bool:
+    """Whether a level without structure has other values than the finer one has there."""
     differences = []
-    for block in _informative(finer, _LOOKED_AT_SURE)[:_BLOCKS_SURE]:
+    for block in informative(finer, _LOOKED_AT_SURE, _BLOCKS_SURE):
         x, y, side = int(block.x / scale), int(block.y / scale), int(len(block.grey) / scale)
         width, height = min(side, level.level.width - x), min(side, level.level.height - y)
         if min(width, height) > 0:
             there = level.region(x, y, width, height)
             differences.append(abs(float(there.mean()) - float(block.grey.mean())))
-    return len(differences) > 1 and float(np.median(differences)) > _OTHER_GREY
+    return len(differences) > 1 and float(np.median(differences)) > _OTHER_VALUE
 
 
 def _registered(
-    index: int,
-    level: Level,
-    finer: int,
-    settled: Sequence[Level],
-    candidates: Sequence[float],
-    read: Read,
+    pair: _Pair, settled: Sequence[Level], candidates: Sequence[float], tile: tuple[int, int]
 ) -> tuple[float | None, str]:
-    """Return the factor at which a level's pixels fit level ``finer``, or why there is none."""
-    base = settled[-1]
+    """Return the factor at which a level's pixels fit the finer level, or why there is none."""
+    before = pair.base.downsample
     try:
-        blocks = _informative(_Mosaic(level, index, read))
+        level, fine = pair.mosaics()
+        blocks = informative(level, _LOOKED_AT, _BLOCKS, whole=True)
         if len(blocks) < 2:
-            return None, "its size does not tell its factor, and it shows too little to compare"
-        tiles = _Mosaic(base, finer, read)
-        fits = [(_likeness(blocks, tiles, f / base.downsample), f) for f in candidates]
-        results = [(likeness or 0.0, shift, f) for (likeness, shift), f in fits]
+            return _by_size(pair.level, settled[0], before)
+        far = max(max(block.x, block.y) for block in blocks) + BLOCK
+        fits = _fits(blocks, fine, candidates, before)
+        if max((fit.likeness for fit in fits), default=0.0) < _LEAST_LIKENESS:
+            few = blocks[:: -(-len(blocks) // _BLOCKS_TRIED)]
+            fits += _fits(few, fine, _between(pair.level, settled, tile, far), before)
+        if not fits:
+            return None, "it is no coarser than the one before"
+        factor, is_measured = max(fits).factor, False
+        ends = max(settled[0].width, settled[0].height) / factor
+        for _ in range(3):
+            stretch, is_measured = _stretch(matches(blocks, fine, factor / before), ends)
+            factor *= 1 + stretch
+        kept, likeness = better(matches(blocks, fine, factor / before))
+        if likeness < _LEAST_LIKENESS:
+            return None, f"{_OTHER_PIXELS} at any factor"
+        for plain in _plain_factors(factor, pair.level, settled[0], before, ends):
+            as_plain, as_good = better(matches(blocks, fine, plain / before))
+            if as_good > likeness - _AS_GOOD and _shift(as_plain) < _NEAR:
+                factor, kept, likeness, is_measured = plain, as_plain, as_good, True
+                break
+        if not is_measured:
+            return None, _TOO_LITTLE
+        shift = _shift(kept)
+        if shift > _MOST_SHIFT:
+            return None, f"its pixels lie {shift:.1f} of them beside those of the finer levels"
+        for fit in sorted(fits, reverse=True):
+            apart = abs(factor / fit.factor - 1) * ends > 2 * REACH and fit.shift < _RIVAL
+            if apart and fit.likeness > likeness - _LEAST_LEAD:
+                return None, f"it fits at factors {factor:g} and {fit.factor:g} alike"
+        if _in_other_colours(kept[:_BLOCKS_SURE], level, fine, factor / before):
+            return None, _OTHER_COLOURS
     except TileError as error:
         return None, f"its size does not tell its factor, and its tiles cannot be read ({error})"
-    if not results:
-        return None, "it is no coarser than the one before"
-    results.sort(reverse=True, key=lambda r: r[0])
-    likeness, shift, factor = results[0]
-    if likeness < _LEAST_LIKENESS:
-        return None, "its pixels are not those of the finer levels at any factor"
-    if shift > _MOST_SHIFT:
-        return None, f"its pixels lie {shift:.1f} of them beside those of the finer levels"
-    far = max(max(block.x, block.y) for block in blocks) + _BLOCK
-    close = [r for r in results if abs(factor / r[2] - 1) * far <= _SAME_PLACE]
-    rival = next((r for r in results if r not in close), None)
-    if rival is not None and rival[0] > likeness - _LEAST_LEAD:
-        return None, f"it fits at factors {factor:g} and {rival[2]:g} alike"
-    # Of factors that put every block at the same place, the plainest that is as good
-    good = [r[2] for r in close if r[0] > likeness - 0.02]
-    return min(good, key=lambda f: (f != int(f), not math.log2(f).is_integer(), f)), ""
+    return factor, ""
 
 
-@dataclass(frozen=True)
-class _Block:
-    """A square of a level, in grey, with its corner."""
+def _by_size(level: Level, full: Level, before: float) -> tuple[float | None, str]:
+    """Return the factor of a level without structure, where its sizes agree on one.
 
-    x: int
-    y: int
-    grey: NDArray[np.float32]
-
-
-def _informative(level: "_Mosaic", looked_at: int = _LOOKED_AT) -> list[_Block]:
-    """Return blocks that tell their place, those far from the corner first.
-
-    Wrong factors put blocks near the corner at almost the right place.
+    Padding makes sides even, mostly, and they agree by chance.
     """
-    width, height = level.level.width, level.level.height
-    tile_width, tile_height = level.level.tile_width, level.level.tile_height
-    step_x = tile_width if tile_width <= 4 * _WINDOW else _WINDOW  # strips are as wide as the slide
-    step_y = tile_height if tile_height >= _LEAST_BLOCK else _WINDOW
-    columns, rows = -(-width // step_x), -(-height // step_y)
-    side = min(_BLOCK, min(width, height) // 8)
-    if side < _LEAST_BLOCK:
-        return []
-    every = max(1.0, math.sqrt(rows * columns / looked_at))
-    found: list[tuple[float, _Block]] = []
-    for top in sorted({int(i * every) * step_y for i in range(math.ceil(rows / every))}):
-        for left in sorted({int(i * every) * step_x for i in range(math.ceil(columns / every))}):
-            right = min(width, left + min(max(step_x, side), _WINDOW))
-            bottom = min(height, top + min(max(step_y, side), _WINDOW))
-            window = level.region(left, top, right - left, bottom - top)
-            best: dict[tuple[int, int], tuple[float, _Block]] = {}
-            for (y, x), telling in np.ndenumerate(_telling(window, side)):
-                y, x = y * side, x * side
-                block = _Block(left + x, top + y, window[y : y + side, x : x + side])
-                rank = float(telling) * (block.x + block.y + (width + height) / 8)
-                part = (4 * y // window.shape[0], 4 * x // window.shape[1])
-                if rank > best.get(part, (0.0, block))[0]:
-                    best[part] = rank, block
-            found += best.values()
-    found.sort(reverse=True, key=lambda f: f[0])
-    return [block for _, block in found[:_BLOCKS]]
+    factor = whole_downsample(level.width, level.height, full.width, full.height)
+    is_odd = bool(level.width % 2 or level.height % 2)
+    off = max(abs(level.width - full.width / factor), abs(level.height - full.height / factor))
+    if factor > before and is_odd and off <= _OFF:
+        return factor, ""
+    return None, _TOO_LITTLE
 
 
-def _telling(window: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Return how well each block of ``side`` pixels tells its place; 0 where it does not.
+class _Fit(NamedTuple):
+    """How well blocks fit at a factor, and how far beside their places."""
 
-    By differences over a few pixels, for even glass has a slope. Little where the right or lower
-    quarter of a block is flat: that may be where padding begins.
-    """
-    rows, columns = window.shape[0] // side, window.shape[1] // side
-    cut = window[: rows * side, : columns * side].reshape(rows, side, columns, side)
-    blocks = cut.swapaxes(1, 2)  # (rows, columns, side, side)
-    lag, quarter = 4, side // 4
-    across = (blocks[..., lag:] - blocks[..., :-lag]).std(axis=(-1, -2))
-    down = (blocks[..., lag:, :] - blocks[..., :-lag, :]).std(axis=(-1, -2))
-    spread = np.minimum(across, down)  # a straight edge looks the same all along
-    ends = np.minimum(
-        blocks[..., -quarter:].std(axis=(-1, -2)), blocks[..., -quarter:, :].std(axis=(-1, -2))
-    )
-    telling: NDArray[np.float32] = np.where(ends < 2, 0.05, 1.0) * np.minimum(spread, 40.0)
-    return np.where(spread < _LEAST_SPREAD, 0.0, telling).astype(np.float32)
+    likeness: float
+    factor: float
+    shift: float
 
 
-def _grey(pixels: NDArray[Any]) -> NDArray[np.float32]:
-    """Return ``(h, w)``, the mean over channels on a scale of 255."""
-    grey = pixels[..., 0].astype(np.float32)
-    for channel in range(1, pixels.shape[-1]):
-        grey += pixels[..., channel]
-    most = 255.0 if pixels.dtype.kind not in "ui" else float(np.iinfo(pixels.dtype).max)
-    grey *= np.float32(255 / most / pixels.shape[-1])
-    return grey
-
-
-class _Mosaic:
-    """Grey regions of a level, each tile of which is read once."""
-
-    def __init__(self, level: Level, index: int, read: Read) -> None:
-        self.level, self._index, self._read = level, index, read
-        self._tiles: dict[tuple[int, int], NDArray[np.float32]] = {}
-
-    def region(self, x: int, y: int, width: int, height: int) -> NDArray[np.float32]:
-        """Return ``(height, width)``, which must lie on the level."""
-        step_x, step_y = self.level.tile_width, self.level.tile_height
-        out = np.empty((height, width), np.float32)
-        for row in range(y // step_y, (y + height - 1) // step_y + 1):
-            for column in range(x // step_x, (x + width - 1) // step_x + 1):
-                if (row, column) not in self._tiles:
-                    self._tiles[row, column] = _grey(self._read(self._index, row, column))
-                tile, top, left = self._tiles[row, column], row * step_y, column * step_x
-                y0, y1 = max(y, top), min(y + height, top + tile.shape[0])
-                x0, x1 = max(x, left), min(x + width, left + tile.shape[1])
-                out[y0 - y : y1 - y, x0 - x : x1 - x] = tile[
-                    y0 - top : y1 - top, x0 - left : x1 - left
-                ]
-        return out
-
-    def shrunk(self, x: float, y: float, scale: float, side: int) -> NDArray[np.float32] | None:
-        """Return ``(side, side)`` means over ``scale`` pixels; None where they are off it."""
-        left, top = math.floor(x), math.floor(y)
-        right, bottom = math.ceil(x + side * scale), math.ceil(y + side * scale)
-        if left < 0 or top < 0 or right > self.level.width or bottom > self.level.height:
-            return None
-        fine = Image.fromarray(self.region(left, top, right - left, bottom - top))
-        box = (x - left, y - top, x - left + side * scale, y - top + side * scale)
-        return np.asarray(fine.resize((side, side), Image.Resampling.BOX, box=box))
-
-
-def _likeness(blocks: Sequence[_Block], finer: _Mosaic, scale: float) -> tuple[float | None, float]:
-    """Return how well blocks fit at a factor between two levels, and how far beside, in pixels.
-
-    None where too few of them lie on the finer level.
-
-    The middle of the better two thirds: some blocks may show padding.
-    """
-    side = min(len(blocks[0].grey), max(_LEAST_BLOCK, int(_MOST_FINE_SIDE / scale) - 2 * _REACH))
+def _fits(
+    blocks: Sequence[Block], fine: Mosaic, factors: Sequence[float], before: float
+) -> list[_Fit]:
     found = []
-    for block in blocks:
-        corner_x, corner_y = (block.x - _REACH) * scale, (block.y - _REACH) * scale
-        window = finer.shrunk(corner_x, corner_y, scale, side + 2 * _REACH)
-        if window is not None:  # else it is a block of what lies beyond the slide
-            found.append(_place(block.grey[:side, :side], window))
-    if len(found) < 2:
-        return None, 0.0
-    found.sort(reverse=True)
-    better = found[: max(2, math.ceil(len(found) * 2 / 3))]
-    score = float(np.median([s for s, _ in better]))
-    return score, float(np.median([shift for s, shift in better if s > score - _LEAST_LEAD]))
+    for factor in factors:
+        if factor > before:
+            kept, likeness = better(matches(blocks, fine, factor / before))
+            found.append(_Fit(likeness, factor, _shift(kept)))
+    return found
 
 
-def _place(block: NDArray[np.float32], window: NDArray[np.float32]) -> tuple[float, float]:
-    """Return the best correlation of a block within a window, and how far from its middle."""
-    side = len(block)
-    views = np.lib.stride_tricks.sliding_window_view(window, (side, side))
-    flat = views.reshape(*views.shape[:2], -1)
-    flat = flat - flat.mean(axis=-1, keepdims=True)
-    own = (block - block.mean()).ravel()
-    norm = np.linalg.norm(flat, axis=-1) * np.linalg.norm(own)
-    scores = np.divide(flat @ own, norm, out=np.zeros_like(norm), where=norm > 0)
-    row, column = np.unravel_index(int(scores.argmax()), scores.shape)
-    return float(scores[row, column]), math.hypot(row - _REACH, column - _REACH)
+def _shift(kept: Sequence[Match]) -> float:
+    return float(np.median([match.shift for match in kept])) if kept else 0.0
+
+
+def _stretch(found: Sequence[Match], ends: float) -> tuple[float, bool]:
+    """Return by how much a factor is to grow, as a share, so that blocks lie in their places.
+
+    The slope of their shifts over their places; those that are not found tell nothing. Also
+    whether the blocks lie far enough apart, on a slide of ``ends`` pixels, to tell a factor from
+    a shift of the whole.
+    """
+    sure = [match for match in found if match.likeness > _LEAST_LIKENESS]
+    if len(sure) < 2:
+        return 0.0, False
+    places = np.array([(m.block.x + m.across, m.block.y + m.down) for m in sure])
+    shifts = np.array([(m.across, m.down) for m in sure])
+    apart = places - places.mean(0)
+    is_measured = len(sure) > 2 and float(np.sqrt((apart**2).sum(1).mean())) > _APART * ends
+    if is_measured:  # a shift of the whole is no part of the factor, and is told by itself
+        return float((apart * shifts).sum() / (apart**2).sum()), True
+    return float((places * shifts).sum() / max((places**2).sum(), 1.0)), False
+
+
+def _plain_factors(
+    factor: float, level: Level, full: Level, before: float, ends: float
+) -> list[float]:
+    """Return factors that somebody may have meant where one was measured, the plainest first."""
+    ratios = (full.width / level.width, full.height / level.height)
+    found = [round(factor * part) / part for part in (1, 2, 4)]
+    found += [math.sqrt(2) ** round(math.log2(factor) * 2), sum(ratios) / 2]
+    found += [before * step for step in (math.sqrt(2), math.sqrt(3))] + [*ratios]
+    return [f for f in found if f > before and abs(f / factor - 1) * ends <= 2]

@@ -4,6 +4,7 @@ import gc
 import gzip
 import json
 import re
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedIOBase
@@ -38,7 +39,7 @@ _NOTE = "annotation_only"
 def read_regions(
     path: str | Path, *, offset: tuple[float, float] = (0, 0), notes_suffice: bool = False
 ) -> Regions:
-    """Read a GeoJSON file as QuPath writes it, gzipped or not.
+    """Read a GeoJSON file as QuPath writes it, plain, gzipped or as the one in a zip.
 
     A feature is excluded when its property ``exclude`` is true; without this property, when its
     classification is called "exclude" or starts with "ignore" (in any case; QuPath writes
@@ -163,26 +164,50 @@ def regions_from_geojson(data: Any, *, offset: tuple[float, float] = (0, 0)) -> 
 
 
 def _unpacked(path: Path) -> bytes:
-    """Return the file's text without gzip and byte order mark, as UTF-8."""
+    """Return the file's text without packing and byte order mark, as UTF-8."""
     with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
+        start = file.read(4)
     try:
-        with gzip.open(path) if packed else path.open("rb") as stream:
+        with _opened(path, start) as stream:
             data = _read(stream)
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise GridError(f"{path.name} is damaged (gzip: {error}); export it again") from error
+    except (gzip.BadGzipFile, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise GridError(f"{path.name} is damaged ({error}); export it again") from error
     except Exception as error:
-        if type(error).__module__ == "zlib":
-            raise GridError(f"{path.name} is damaged (gzip: {error}); export it again") from error
+        if type(error).__module__ in ("zlib", "_lzma"):
+            raise GridError(f"{path.name} is damaged ({error}); export it again") from error
         raise
     if len(data) > LARGEST_FILE:
         raise GridError(f"{path.name} has more than {LARGEST_FILE:,} bytes; export fewer objects")
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    wide = "utf-32" if data[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff") else "utf-16"
+    if wide == "utf-32" or data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         try:
-            return data.decode("utf-16").encode()
+            return data.decode(wide).encode()
         except UnicodeDecodeError as error:
             raise GridError(f"{path.name} is damaged ({error.reason}); export it again") from error
     return data.removeprefix(b"\xef\xbb\xbf")
+
+
+@contextmanager
+def _opened(path: Path, start: bytes) -> Iterator[Any]:
+    """Open a file for reading, unpacked: QuPath exports GeoJSON as zip as well."""
+    if start[:2] == b"\x1f\x8b":
+        with gzip.open(path) as stream:
+            yield stream
+    elif start == b"PK\x03\x04":
+        with zipfile.ZipFile(path) as archive:
+            names = [one for one in archive.namelist() if _ENDING.search(one)]
+            if len(names) != 1:
+                raise GridError(
+                    f"{path.name} holds {len(names)} GeoJSON files, where one is wanted; unpack it "
+                    "and choose one of them"
+                )
+            if archive.getinfo(names[0]).flag_bits & 1:
+                raise GridError(f"{path.name} is locked by a password; unpack it first")
+            with archive.open(names[0]) as stream:
+                yield stream
+    else:
+        with path.open("rb") as stream:
+            yield stream
 
 
 def _read(stream: BufferedIOBase) -> bytes:

@@ -6,6 +6,7 @@ lead to http and https only, never from https to http, and take no password to a
 
 import contextlib
 import email.utils
+import importlib
 import re
 import threading
 import time
@@ -253,18 +254,51 @@ class Http:
             self._local.session.close()
 
 
+def s3_client(name: str) -> Any:
+    """Return botocore's client for S3, by the configuration of this machine.
+
+    Parameters
+    ----------
+    name
+        What lies in the bucket; for the sentence of an error.
+
+    Raises
+    ------
+    RemoteError
+        When the extra ``remote`` is not installed, or the configuration is wrong.
+    """
+    try:
+        import botocore.config
+        import botocore.exceptions
+        import botocore.session
+    except ImportError:
+        raise RemoteError(
+            f"{name} lies in an S3 bucket, and botocore is not installed: {_NEEDS}"
+        ) from None
+    session = botocore.session.get_session()
+    try:
+        unsigned = session.get_credentials() is None
+        return session.create_client(
+            "s3",
+            config=botocore.config.Config(
+                connect_timeout=_CONNECT_SECONDS,
+                read_timeout=_READ_SECONDS,
+                retries={"total_max_attempts": _TRIES, "mode": "standard"},
+                signature_version=botocore.UNSIGNED if unsigned else None,
+            ),
+            region_name=session.get_config_variable("region") or "us-east-1",
+        )
+    except botocore.exceptions.BotoCoreError as error:
+        raise RemoteError(
+            f"{name} cannot be reached in S3 ({type(error).__name__}); check the AWS "
+            "configuration of this machine"
+        ) from None
+
+
 class S3:
     """Objects of a bucket, by the keys, profile and endpoint that the environment configures."""
 
     def __init__(self, address: str, name: str) -> None:
-        try:
-            import botocore.config
-            import botocore.exceptions
-            import botocore.session
-        except ImportError:
-            raise RemoteError(
-                f"{name} lies in an S3 bucket, and botocore is not installed: {_NEEDS}"
-            ) from None
         bucket, _, key = address.removeprefix("s3://").partition("/")
         if "@" in bucket or "?" in address:
             raise RemoteError(
@@ -273,25 +307,8 @@ class S3:
             )
         self.began: datetime | None = None
         self._name, self._bucket, self._key = name, bucket, key.rstrip("/")
-        self._exceptions = botocore.exceptions
-        session = botocore.session.get_session()
-        try:
-            unsigned = session.get_credentials() is None
-            self._client = session.create_client(
-                "s3",
-                config=botocore.config.Config(
-                    connect_timeout=_CONNECT_SECONDS,
-                    read_timeout=_READ_SECONDS,
-                    retries={"total_max_attempts": _TRIES, "mode": "standard"},
-                    signature_version=botocore.UNSIGNED if unsigned else None,
-                ),
-                region_name=session.get_config_variable("region") or "us-east-1",
-            )
-        except self._exceptions.BotoCoreError as error:
-            raise RemoteError(
-                f"{name} cannot be read from S3 ({type(error).__name__}); check the AWS "
-                "configuration of this machine"
-            ) from None
+        self._client = s3_client(name)
+        self._exceptions = importlib.import_module("botocore.exceptions")
 
     def read(
         self, key: str, start: int, stop: int, version: Version | None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
@@ -16,6 +17,18 @@ from napari_2dmamba.errors import SlideError
 from napari_2dmamba.slide.backend import Level, NotForThisBackend
 
 _MOST_LEVELS = 64
+_STRIP_ROWS, _STRIP_BYTES = 64, 8 * 2**20
+_LARGEST_SEGMENT = 2**30
+"""Strips or tiles that decode to more bytes are not decoded."""
+_MOST_SEGMENTS = 2**24
+"""Strips or tiles of one page: their list alone takes 256 MB."""
+_MOST_OF_A_TILE = 2**24
+"""Pixels of a tile that may cover more than four times the picture."""
+_UNCOMPRESSED, _LZW = 1, 5
+_GLANCE = 2**24
+"""Bytes of a strip that is decoded only to see how long it is."""
+_MACRO = 8
+"""Bit of the kind of page by which Aperio marks pictures of the whole glass."""
 
 
 @dataclass
@@ -98,6 +111,56 @@ def plain_jpeg(plane: StoredPlane) -> JpegTiles | None:
     return JpegTiles(plane.columns, offsets, sizes, page.jpegtables, stored, rgb)
 
 
+def stored_plane(page: Any, name: str) -> StoredPlane:
+    """Return a page with how it is cut, checked before any of it is read.
+
+    Raises
+    ------
+    SlideError
+        Where its directory lies.
+    """
+    keyframe = page.keyframe
+    contiguous = keyframe.samplesperpixel if keyframe.planarconfig == 1 else 1
+    pixel_bytes = contiguous * keyframe.dtype.itemsize
+    if keyframe.is_tiled:
+        if min(keyframe.tilewidth, keyframe.tilelength) < 1:
+            raise SlideError(f"{name} is damaged: its tiles have no size; copy it again")
+        columns = -(-keyframe.imagewidth // keyframe.tilewidth)
+        rows = -(-keyframe.imagelength // keyframe.tilelength)
+        size = keyframe.tilewidth * keyframe.tilelength * pixel_bytes
+        plane = StoredPlane(page, columns, keyframe.tilelength, 1, rows * columns, size)
+    else:
+        per_strip = min(keyframe.rowsperstrip, keyframe.imagelength)
+        if per_strip < 1:
+            raise SlideError(f"{name} is damaged: its strips have no rows; copy it again")
+        row_bytes = keyframe.imagewidth * pixel_bytes
+        band = max(1, min(_STRIP_ROWS, _STRIP_BYTES // row_bytes) // per_strip)
+        strips = -(-keyframe.imagelength // per_strip)
+        plane = StoredPlane(page, 1, band * per_strip, band, strips, row_bytes * per_strip)
+    listed = min(len(page.dataoffsets), len(page.databytecounts))
+    needed = plane.segments * separate_samples(page)
+    if needed > _MOST_SEGMENTS or listed < needed:
+        raise SlideError(
+            f"{name} is damaged: its {keyframe.imagewidth} x {keyframe.imagelength} pixels "
+            f"would take {needed} tiles or strips, but it lists {listed}; copy it again"
+        )
+    picture = keyframe.imagewidth * keyframe.imagelength
+    if keyframe.is_tiled and (
+        keyframe.tilewidth * keyframe.tilelength > max(_MOST_OF_A_TILE, 4 * picture)
+    ):
+        raise SlideError(
+            f"{name} is damaged: its tiles of {keyframe.tilewidth} x {keyframe.tilelength} "
+            f"pixels are larger than its picture of {keyframe.imagewidth} x "
+            f"{keyframe.imagelength}; copy it again"
+        )
+    if plane.segment_bytes > _LARGEST_SEGMENT:
+        raise SlideError(
+            f"{name} stores {keyframe.imagewidth} x {keyframe.imagelength} pixels "
+            "in one piece that needs more than 1 GB to decode; convert it to a tiled pyramid"
+        )
+    return plane
+
+
 def cut_short(path: Path) -> str:
     """Return the sentence about a file that ends too early."""
     return f"{path.name} is cut short: the file ends before its image does; copy it again"
@@ -132,34 +195,78 @@ def pixels_of(series: tifffile.TiffPageSeries) -> int:
 
 def reduced_images(
     tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries
-) -> list[tifffile.TiffPageSeries]:
-    """Return the tiled pages marked as reduced that tifffile does not count to the pyramid.
+) -> tuple[list[tifffile.TiffPageSeries], tuple[str, ...]]:
+    """Return pages marked as reduced that tifffile does not count to the pyramid.
 
     It counts those whose sides shrink alike; sides padded to whole tiles do not. Other layouts
     say themselves which pages are levels.
+
+    Returns
+    -------
+    tuple
+        Them, and a sentence about each that holds pixels of another kind.
     """
     full = series.levels[0].keyframe
-    if tiff.is_svs or tiff.is_ome or not full.is_tiled or series.axes != full.axes:
-        return []
-    known = {level.keyframe.index for level in series.levels}
-    found = []
-    for page in tiff.pages[:_MOST_LEVELS]:
-        if not isinstance(page, tifffile.TiffPage):
+    if tiff.is_svs or tiff.is_ome or series.axes != full.axes:
+        return [], ()
+    known = {level.keyframe.offset for level in series.levels}
+    listed = [page for other in tiff.series for page in other.pages]
+    found, remarks = [], []
+    for page in (*tiff.pages[:_MOST_LEVELS], *listed[:_MOST_LEVELS]):
+        if not isinstance(page, tifffile.TiffPage) or page.offset in known:
             continue
-        alike = (
-            page.index not in known
-            and page.is_tiled
-            and page.is_reduced
+        known.add(page.offset)
+        is_level = (
+            page.is_reduced
             and not page.is_mask
-            and page.axes == full.axes
+            and not int(page.subfiletype) & _MACRO
+            and 0 < page.imagewidth <= full.imagewidth
+            and 0 < page.imagelength <= full.imagelength
+        )
+        if not is_level:
+            continue
+        if (
+            page.axes == full.axes
             and int(page.photometric) == int(full.photometric)
             and page.samplesperpixel == full.samplesperpixel
-            and page.imagewidth <= full.imagewidth
-            and page.imagelength <= full.imagelength
-        )
-        if alike:
+        ):
             found.append(tifffile.TiffPageSeries([page]))
-    return found
+        else:
+            remarks.append(_of_another_kind(page))
+    return found, tuple(remarks)
+
+
+def _of_another_kind(page: tifffile.TiffPage) -> str:
+    size = f"{page.imagewidth} x {page.imagelength} pixels"
+    return f"a level of the file ({size}) is left out: its pixels are of another kind"
+
+
+def stores_more(page: Any) -> bool:
+    """Whether a page stores more than a picture of its size takes: then its size may be a lie.
+
+    Tiles or lines of another width would be put together in a wrong order.
+    """
+    key = page.keyframe
+    listed = min(len(page.dataoffsets), len(page.databytecounts))
+    used = sum(count > 0 for count in page.databytecounts[:listed])
+    if key.is_tiled:
+        width, rows = key.tilewidth, key.tilelength
+    else:
+        width, rows = key.imagewidth, min(key.rowsperstrip, key.imagelength)
+    if min(width, rows) < 1 or not listed:
+        return False
+    segments = -(-key.imagelength // rows) * -(-key.imagewidth // width) * separate_samples(page)
+    if used > segments:
+        return True
+    samples = 1 if key.planarconfig == 2 else key.samplesperpixel
+    first = rows * -(-width * samples * key.bitspersample // 8)
+    if int(key.compression) == _UNCOMPRESSED:
+        return bool(page.databytecounts[0] > first)
+    if int(key.compression) == _LZW and page.databytecounts[0] < _GLANCE:
+        file = page.parent.filehandle
+        file.seek(page.dataoffsets[0])
+        return len(imagecodecs.lzw_decode(file.read(page.databytecounts[0]))) > first
+    return False
 
 
 def empty_segments(planes: list[StoredPlane]) -> tuple[int, int]:

@@ -17,7 +17,6 @@ from napari_2dmamba.slide.backend import (
     NotForThisBackend,
     TileError,
     on_background,
-    whole_downsample,
 )
 from napari_2dmamba.slide.jpeg_marks import end_of_jpeg, has_colour_transform, with_more_code
 from napari_2dmamba.slide.level_factors import settle
@@ -38,6 +37,8 @@ from napari_2dmamba.slide.tiff_layout import (
     rgb_of_ycbcr,
     separate_samples,
     slide_series,
+    stored_plane,
+    stores_more,
 )
 from napari_2dmamba.slide.tiff_metadata import (
     are_channels,
@@ -51,11 +52,8 @@ from napari_2dmamba.slide.tiff_metadata import (
 )
 
 _BLOCK = 512
-_STRIP_ROWS, _STRIP_BYTES = 64, 8 * 2**20
-_SPILLED_SEGMENT, _LARGEST_SEGMENT = 64 * 2**20, 2**30
-"""Strips or tiles that decode to more bytes are decoded once, to disk; or not at all."""
-_MOST_SEGMENTS = 2**24
-"""Strips or tiles of one page: their list alone takes 256 MB."""
+_SPILLED_SEGMENT = 64 * 2**20
+"""Strips or tiles that decode to more bytes are decoded once, to disk."""
 _OVERHEAD = 2**20
 """Bytes of tables and marks that a compressed tile may hold besides its pixels."""
 _MOST_PLANES = 1000
@@ -156,6 +154,11 @@ class TifffileBackend:
         if not self.rgb:
             self.background = (0,) * count
         self._read_levels(series)
+        if stores_more(first):
+            self.remarks += (
+                "the file holds more pixels than its size takes: if it was not made so, it is "
+                "damaged, and its picture is put together wrongly",
+            )
         self.mpp, self.mpp_source = resolution(self._tiff, first, ome)
         width, height = self.levels[0].width, self.levels[0].height
         self.bounds = (0, 0, width, height)
@@ -195,11 +198,14 @@ class TifffileBackend:
     def _read_levels(self, series: tifffile.TiffPageSeries) -> None:
         levels: list[Level] = []
         self._sources: list[list[StoredPlane] | SpilledLevel | PlainLevel] = []
-        stored_levels = [*series.levels, *reduced_images(self._tiff, series)]
+        reduced, remarks = reduced_images(self._tiff, series)
+        stored_levels = [*series.levels, *reduced]
+        self.remarks += remarks
         for stored in sorted(stored_levels, key=pixels_of, reverse=True):
             shape = dict(zip(stored.axes, stored.shape, strict=True))
             width, height = shape["X"], shape["Y"]
             if min(width, height) < 1 or stored.dtype != series.levels[0].dtype:
+                self._say_left_out(width, height, "its pixels are of another kind")
                 continue
             if max(width, height) > LARGEST_SIDE:
                 raise SlideError(
@@ -212,12 +218,13 @@ class TifffileBackend:
                 self._sources.append(plain)
                 levels.append(level)
                 continue
-            planes = [self._plane(page) for page in self._pages(stored)]
+            planes = [stored_plane(page, self._path.name) for page in self._pages(stored)]
             if any(ends(plane.page) > self._tiff.filehandle.size for plane in planes):
                 raise SlideError(cut_short(self._path))
             empty, count = empty_segments(planes)
             if empty == count and levels:
-                continue  # a level that was never written
+                self._say_left_out(width, height, "it was never written")
+                continue
             if empty:
                 self._say_what_is_empty(empty, count, first=not levels)
             tile_width = stored.keyframe.tilewidth if stored.keyframe.is_tiled else width
@@ -230,6 +237,9 @@ class TifffileBackend:
                 levels.append(own_tiles)
         self.levels = tuple(levels)
 
+    def _say_left_out(self, width: int, height: int, why: str) -> None:
+        self.remarks += (f"a level of the file ({width} x {height} pixels) is left out: {why}",)
+
     def _say_what_is_empty(self, empty: int, count: int, *, first: bool) -> None:
         if not first:
             return
@@ -241,55 +251,11 @@ class TifffileBackend:
 
     def _settle_levels(self) -> None:
         """Find the factor of each level and drop those that contradict the finest."""
-        if self._as_bands:  # GDAL pads no level, so that sizes tell
-            full = self.levels[0]
-            self.levels = tuple(
-                replace(
-                    one,
-                    downsample=whole_downsample(one.width, one.height, full.width, full.height),
-                )
-                for one in self.levels
-            )
-            return
         settled = settle(self.levels, self.read_tile)
         self._sources = [self._sources[i] for i in settled.kept]
         self._jpeg.clear()
         self.levels = settled.levels
         self.remarks += settled.remarks
-
-    def _plane(self, page: Any) -> StoredPlane:
-        keyframe = page.keyframe
-        name = self._path.name
-        contiguous = keyframe.samplesperpixel if keyframe.planarconfig == 1 else 1
-        pixel_bytes = contiguous * keyframe.dtype.itemsize
-        if keyframe.is_tiled:
-            if min(keyframe.tilewidth, keyframe.tilelength) < 1:
-                raise SlideError(f"{name} is damaged: its tiles have no size; copy it again")
-            columns = -(-keyframe.imagewidth // keyframe.tilewidth)
-            rows = -(-keyframe.imagelength // keyframe.tilelength)
-            size = keyframe.tilewidth * keyframe.tilelength * pixel_bytes
-            plane = StoredPlane(page, columns, keyframe.tilelength, 1, rows * columns, size)
-        else:
-            per_strip = min(keyframe.rowsperstrip, keyframe.imagelength)
-            if per_strip < 1:
-                raise SlideError(f"{name} is damaged: its strips have no rows; copy it again")
-            row_bytes = keyframe.imagewidth * pixel_bytes
-            band = max(1, min(_STRIP_ROWS, _STRIP_BYTES // row_bytes) // per_strip)
-            strips = -(-keyframe.imagelength // per_strip)
-            plane = StoredPlane(page, 1, band * per_strip, band, strips, row_bytes * per_strip)
-        listed = min(len(page.dataoffsets), len(page.databytecounts))
-        needed = plane.segments * separate_samples(page)
-        if needed > _MOST_SEGMENTS or listed < needed:
-            raise SlideError(
-                f"{name} is damaged: its {keyframe.imagewidth} x {keyframe.imagelength} pixels "
-                f"would take {needed} tiles or strips, but it lists {listed}; copy it again"
-            )
-        if plane.segment_bytes > _LARGEST_SEGMENT:
-            raise SlideError(
-                f"{name} stores {keyframe.imagewidth} x {keyframe.imagelength} pixels "
-                "in one piece that needs more than 1 GB to decode; convert it to a tiled pyramid"
-            )
-        return plane
 
     def _pages(self, level: tifffile.TiffPageSeries) -> list[Any]:
         """Return the page of each chosen plane."""

@@ -24,6 +24,7 @@ from napari_2dmamba.slide.backend import (
     TileError,
     usable_mpp,
 )
+from napari_2dmamba.slide.level_factors import settle
 from napari_2dmamba.slide.remote import Transport
 
 if TYPE_CHECKING:
@@ -138,6 +139,9 @@ class ZarrBackend:
         self.dtype = np.dtype(first.dtype).newbyteorder("=")
         self._choose(first.shape, stated)
         self.levels = self._levels([scale for _, scale in datasets])
+        settled = settle(self.levels, self.read_tile, stated=True)
+        self._arrays = [self._arrays[index] for index in settled.kept]
+        self.levels, self.remarks = settled.levels, self.remarks + settled.remarks
         width, height = self.levels[0].width, self.levels[0].height
         self.bounds = (0, 0, width, height)
         self.mpp, self.mpp_source = self._resolution(axes, datasets[0][1])
@@ -217,7 +221,7 @@ class ZarrBackend:
             )
             if not fits and levels:
                 self.remarks += (
-                    f"level {array.basename} is not used: its size and its scale contradict",
+                    f"level {array.basename} is left out: its size and its scale contradict",
                 )
                 continue
             tall, wide = (_tile_side(chunk) for chunk in array.chunks[-2:])

@@ -18,6 +18,7 @@ from napari_2dmamba.features.timm_encoder import create, read_config
 from napari_2dmamba.features.transform import Transform
 from napari_2dmamba.features.weights import fit_weights
 from napari_2dmamba.tiles.facts import CONFIG, WEIGHTS
+from napari_2dmamba.vision.class_facts import require_classes, stated_mpp
 
 
 @dataclass
@@ -50,6 +51,9 @@ class TileClassifier:
     mpp: float | None = None
     crop_pct: float = 1.0
     training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_classes(self.classes)
 
     def save(self, folder: str | Path) -> Path:
         """Write a folder with ``config.json`` and ``model.safetensors``, in timm's layout.
@@ -117,7 +121,7 @@ class TileClassifier:
             )
             state = load_file(folder / WEIGHTS)
             crop_pct = float(told.get("crop_pct") or 1.0)
-            mpp = config.get("mpp")
+            mpp = stated_mpp(config.get("mpp"))
         except FileNotFoundError as error:
             raise CheckpointError(
                 f"{folder} is no classifier: {Path(str(error.filename)).name} is not there; give "

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from napari_2dmamba.atomic_files import atomic_write
+from napari_2dmamba.atomic_files import atomic_write, torch_save
 from napari_2dmamba.errors import Cancelled, CheckpointError, FeatureError
 from napari_2dmamba.features.encoder import choose_device
 from napari_2dmamba.features.timm_encoder import create, load_network
@@ -213,7 +213,7 @@ class _Run:
             "network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(),
         }  # fmt: skip
         with atomic_write(self.out / _STATE, CheckpointError) as part:
-            torch.save(state, part)
+            torch_save(state, part)
         with (
             atomic_write(self.out / _LOG, CheckpointError) as part,
             part.open("w", newline="", encoding="utf-8") as file,

@@ -322,7 +322,7 @@ class _Fitting:
     def _logits(self, example: LabelledBag, stages: dict[str, Tensor] | None = None) -> Tensor:
         """Return ``(K,)`` logits of a bag, in full precision."""
         with named(example.name):
-            inputs = self.aggregator.prepare(example.bag, self.run)
+            inputs = self.aggregator.prepare(example.bag, self.run, keeps=True)
         kind = _DTYPE[self.settings.precision]
         # Not through Fabric's wrapper, which returns 64 bit numbers as 32 bit ones
         with self.fabric.autocast():

@@ -72,10 +72,23 @@ def open_logs(
                 for name, value in asdict(epoch).items()
                 if value is not None and name != "epoch"
             }
-            for write in writers:
-                write(epoch.epoch, values)
+            with _in_a_sentence(folder):
+                for write in writers:
+                    write(epoch.epoch, values)
 
         yield log
+
+
+@contextlib.contextmanager
+def _in_a_sentence(folder: Path) -> Iterator[None]:
+    """Say what the file system refuses; a log's package passes it on as it is."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"a log in {folder} cannot be written ({error.strerror or error}); free some space: "
+            "the same call goes on from the last epoch"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -96,8 +109,13 @@ def _tensorboard(folder: Path, model: str, told: Mapping[str, Any]) -> Iterator[
 
     try:
         yield write
-    finally:
+    except BaseException:
         for one in opened:
+            with contextlib.suppress(OSError):  # what ended the training is said
+                one.close()
+        raise
+    for one in opened:
+        with _in_a_sentence(folder):
             one.close()
 
 

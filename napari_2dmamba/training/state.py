@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from napari_2dmamba.atomic_files import atomic_write
+from napari_2dmamba.atomic_files import atomic_write, torch_save
 from napari_2dmamba.errors import TrainingError
 
 VERSION = 1
@@ -58,7 +58,7 @@ def write(path: Path, saved: Saved) -> None:
     """
     values = {field.name: getattr(saved, field.name) for field in fields(Saved)}
     with atomic_write(path, TrainingError) as part:
-        torch.save({"version": VERSION, **values}, part)
+        torch_save({"version": VERSION, **values}, part)
 
 
 def read(path: Path, expected: str) -> Saved | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from napari_2dmamba.atomic_files import atomic_write
+from napari_2dmamba.atomic_files import atomic_write, torch_save
 from napari_2dmamba.errors import Cancelled, CheckpointError, FeatureError
 from napari_2dmamba.settings import ProgressCallback, StopCallback, validate
 from napari_2dmamba.vision.backbone import VisionMamba
@@ -181,7 +181,7 @@ class _State:
         """Write it whole or not at all."""
         kept = {name: part.state_dict() for name, part in self._parts.items()}
         with atomic_write(self.path, CheckpointError) as part:
-            torch.save({"fingerprint": self._fingerprint, "losses": losses, **kept}, part)
+            torch_save({"fingerprint": self._fingerprint, "losses": losses, **kept}, part)
 
 
 def _fingerprint(pairs: MaskFolder, classes: tuple[str, ...], settings: SegmentTraining) -> str:

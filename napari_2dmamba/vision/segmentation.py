@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import Cancelled, CheckpointError, FeatureError
 from napari_2dmamba.settings import ProgressCallback, StopCallback, validate
+from napari_2dmamba.vision.class_facts import require_classes
 from napari_2dmamba.vision.region import Picture, Place
 from napari_2dmamba.vision.segment_settings import WindowSettings
 
@@ -95,12 +96,13 @@ def segment(
     FeatureError
         When the network's answers have another shape than the classes, or are not numbers.
     CheckpointError
-        When ``out`` holds something else, or cannot be written.
+        When ``out`` holds something else, or cannot be written; for fewer than two classes.
     Cancelled
         When ``should_stop`` says so; finished blocks stay in ``out``.
     """
     settings = settings or WindowSettings()
     validate(settings)
+    require_classes(classes)
     height, width = picture.shape
     starts = _starts(height, settings), _starts(width, settings)
     blocks = list(_blocks(picture.shape, len(classes), settings))

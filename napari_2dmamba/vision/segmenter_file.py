@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import CheckpointError
+from napari_2dmamba.vision.class_facts import require_classes, stated_mpp
 from napari_2dmamba.vision.cross_scan import SCANS, Scan
 from napari_2dmamba.vision.upernet import Segmenter, load_segmenter
 
@@ -45,6 +46,9 @@ class TrainedSegmenter:
     mpp: float | None = None
     training: dict[str, Any] = field(default_factory=dict)
     colours: tuple[tuple[int, int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        require_classes(self.classes)
 
     def save(self, path: str | Path) -> Path:
         """Write a ``.safetensors`` file.
@@ -100,7 +104,8 @@ class TrainedSegmenter:
             try:
                 found = cls(
                     load_segmenter(path, told["scan"]), tuple(told["classes"]),
-                    tuple(told["mean"]), tuple(told["std"]), told["mpp"], told["training"],
+                    tuple(told["mean"]), tuple(told["std"]), stated_mpp(told["mpp"]),
+                    told["training"],
                     _colours(told.get("colours") or [], len(told["classes"])),
                 )  # fmt: skip
             except (KeyError, TypeError, ValueError) as error:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from napari_2dmamba.cohort.executors import local_cluster
+from napari_2dmamba.cohort.dask_cluster import local_cluster
 from napari_2dmamba.features import FeatureSettings
 from napari_2dmamba.pipeline import RunSettings
 from napari_2dmamba.slide import GridSettings

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from napari_2dmamba.cohort import CohortSettings, CohortSummary, extract_cohort, read_cohort
-from napari_2dmamba.cohort.executors import _as_task
+from napari_2dmamba.cohort.executors import _as_task, _BlindWorkers
 from napari_2dmamba.cohort.slide_task import CohortPlan, SlideTask
 from napari_2dmamba.cohort.slides import CohortSlide
 from napari_2dmamba.cohort.status import SlideStatus
+from napari_2dmamba.errors import CohortError
 from napari_2dmamba.features import extract_features, read_features
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.pipeline import prepare_grid
@@ -167,7 +168,7 @@ def test_a_worker_that_is_slow_to_come_back_is_not_given_up(cluster: Any) -> Non
 
 
 def test_a_worker_that_does_not_see_the_folder_says_so(
-    cluster: Any, scans: Path, tmp_path: Path
+    cluster: Any, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from distributed import Client
 
@@ -176,10 +177,37 @@ def test_a_worker_that_does_not_see_the_folder_says_so(
         CohortPlan(SLOWLY, str(out), "1"), CohortSlide(scans / "a.tif"), alone=True, attempt=1
     )
     with Client(cluster) as client:
-        row = client.submit(_as_task, job, 0, str(out / ".at-work-1")).result().row
-    assert row.state == "failed"
-    assert f"does not see {out}" in row.reason
+        found = client.submit(_as_task, job, 0, str(out / ".at-work-1")).result()
+        addresses = list(client.nthreads())
     assert not out.exists()
+    assert found.address in addresses
+
+    # the other is left; with none left, it ends with a sentence after a while
+    blind = _BlindWorkers(out)
+    assert not blind
+    blind.add(found)
+    assert blind.others(addresses) == [one for one in addresses if one != found.address]
+    monkeypatch.setattr("napari_2dmamba.cohort.executors._SECONDS_FOR_OTHERS", 0)
+    blind.require_others([found.address])
+    blind.require_others(addresses)
+    blind.require_others([found.address])
+    with pytest.raises(CohortError, match=f"does not see {out} and was given no slides"):
+        blind.require_others([found.address])
+
+
+def test_the_scheduler_is_given_a_few_slides_at_a_time(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_2dmamba.cohort.executors._MOST_HANDED_OUT", 3)
+    at_once: list[int] = []
+    summary = extract_cohort(
+        [tmp_path / f"{number}.svs" for number in range(12)],
+        out=tmp_path / "out",
+        cohort=CohortSettings(dask=cluster.scheduler_address, retries=1),
+        on_status=lambda row: at_once.append(len(cluster.scheduler.tasks)),
+    )
+    assert [row.attempts for row in summary.failed] == [2] * 12
+    assert 1 < max(at_once) <= 3 + 2  # those that ended are forgotten a moment later
 
 
 def heed_interrupts() -> None:

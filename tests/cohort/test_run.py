@@ -3,9 +3,13 @@
 import csv
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +17,18 @@ import h5py
 import numpy as np
 import pytest
 
+from napari_2dmamba.atomic_files import process_mark
 from napari_2dmamba.cohort import CohortSettings, CohortSlide, read_cohort, run_cohort
 from napari_2dmamba.cohort import extract_cohort as extract
-from napari_2dmamba.cohort.folders import worked_on
+from napari_2dmamba.cohort.folders import claim, worked_on
 from napari_2dmamba.cohort.settings_file import read_settings
-from napari_2dmamba.cohort.status import CohortSummary, SlideStatus, read_status
+from napari_2dmamba.cohort.status import (
+    CohortReader,
+    CohortSummary,
+    SlideStatus,
+    read_status,
+    write_status,
+)
 from napari_2dmamba.cohort.stop_file import StopFile, StopFileReader
 from napari_2dmamba.errors import CheckpointError, CohortError
 from napari_2dmamba.features import FeatureSettings
@@ -189,6 +200,29 @@ def test_a_folder_of_somebody_else_is_left_alone(scans: Path, tmp_path: Path) ->
     row = extract([scans / "a.tif"], out=tmp_path, cohort=ALONE).rows[0]
     assert row.folder != str(tmp_path / "a")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["Slidedat.ini"]
+
+
+def test_a_folder_that_a_kill_left_without_a_status_is_taken(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / "a").mkdir()
+    mark = process_mark().replace(str(os.getpid()), str(gone.pid))
+    (tmp_path / "a" / f".{mark}-01234567.part.status.json").touch()
+    row = SlideStatus(str(tmp_path / "a.tif"))
+    assert claim(tmp_path, row, "0" * 32, alone=True) == tmp_path / "a"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["status.json"]
+
+
+@pytest.mark.parametrize("fingerprint", ["../../x", "\ud800", "a b", "x\n", 5])
+def test_a_fingerprint_that_is_none_calls_no_folder(tmp_path: Path, fingerprint: object) -> None:
+    row = SlideStatus(str(tmp_path / "a.tif"), "done", folder=str(tmp_path / "a"))
+    (tmp_path / "a").mkdir()
+    write_status(row)
+    assert read_status(tmp_path / "a") is not None
+    told = json.loads((tmp_path / "a" / "status.json").read_text())
+    (tmp_path / "a" / "status.json").write_text(json.dumps(told | {"fingerprint": fingerprint}))
+    assert read_status(tmp_path / "a") is None
+    assert claim(tmp_path, row, "1" * 32, alone=True) == tmp_path / "a-11111111"
 
 
 def test_the_manifest_mends_mpp_and_labels_the_table(tmp_path: Path) -> None:
@@ -370,7 +404,7 @@ def test_features_of_a_folder_belong_to_slides_by_name(
 def test_what_cannot_begin_is_one_sentence(
     scans: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("napari_2dmamba.cohort.executors._SECONDS_TO_CONNECT", 1)
+    monkeypatch.setattr("napari_2dmamba.cohort.dask_cluster._SECONDS_TO_CONNECT", 1)
     with pytest.raises(CohortError, match="cannot be written"):
         extract([scans], out=scans / "broken.svs" / "out", cohort=ALONE)
     with pytest.raises(CohortError, match="no Dask scheduler answers"):
@@ -389,3 +423,68 @@ def test_without_dask_several_workers_say_what_to_install(
     monkeypatch.setitem(__import__("sys").modules, "distributed", None)
     with pytest.raises(CohortError, match=r'pip install "napari-2dmamba\[cohort\]"'):
         extract([scans], out=tmp_path, cohort=CohortSettings(workers=2))
+
+
+def test_twins_of_one_name_and_content_are_two_slides(scans: Path, tmp_path: Path) -> None:
+    work, out = tmp_path / "scans", tmp_path / "out"
+    for place in ("one", "two", "three"):
+        (work / place).mkdir(parents=True)
+        shutil.copy(scans / "a.tif", work / place / "a.tif")
+
+    def again() -> tuple[list[str], set[str]]:
+        found = extract([work], out=out, cohort=ALONE)
+        assert [row.name for row in found.rows] == ["a.tif"] * 3
+        with found.table.open(newline="") as file:
+            told = {row["path"] for row in csv.DictReader(file)}
+        assert told == {f"../scans/{place}/a.tif" for place in ("one", "two", "three")}
+        return [row.state for row in found.rows], {row.folder for row in found.rows}
+
+    states, folders = again()
+    assert states == ["done"] * 3
+    assert len(folders) == 3
+    assert again() == (["reused"] * 3, folders)
+
+
+def python_calls(action: Callable[[], object]) -> int:
+    """Count the calls of functions written in Python, which no busy machine changes."""
+    calls = 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_a_slide_costs_the_same_in_a_long_list(tmp_path: Path) -> None:
+    def work(count: int) -> int:
+        slides = [tmp_path / f"{number:04d}.svs" for number in range(count)]
+        once = CohortSettings(workers=1, retries=0)
+        return python_calls(lambda: extract(slides, out=tmp_path / str(count), cohort=once))
+
+    work(10)
+    few, many = work(40), work(240)
+    assert many / few < 1.05 * 240 / 40
+
+
+def test_what_was_read_before_is_not_read_again(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        write_status(SlideStatus(f"/scans/{name}.tif", "done", folder=str(tmp_path / name)))
+    reader = CohortReader(tmp_path)
+    first = reader.read().rows
+    assert first == read_cohort(tmp_path).rows
+    write_status(dataclasses.replace(first[1], reason="other"))
+    (tmp_path / "c" / "status.json").write_text("damaged")
+    (tmp_path / "d").mkdir()
+    second = reader.read().rows
+    assert second == read_cohort(tmp_path).rows
+    assert [row.reason for row in second] == ["", "other"]
+    assert second[0] is first[0]
+    shutil.rmtree(tmp_path / "a")
+    assert reader.read().rows == second[1:]

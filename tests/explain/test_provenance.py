@@ -14,7 +14,7 @@ from napari_2dmamba.explain.receptive_field import receptive_field
 from napari_2dmamba.explain.subject import Subject
 from napari_2dmamba.models import Aggregator, CheckpointHeader
 from napari_2dmamba.models.architecture import Architecture
-from napari_2dmamba.models.mamba2d import OTHER_CORNERS, MambaBlock
+from napari_2dmamba.models.mamba2d_block import OTHER_CORNERS, MambaBlock
 from napari_2dmamba.scan import cpu, selective_scan_2d
 from tests.explain.subjects import CORNER, SIDE, subject
 from tests.models.golden_cases import case

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 from shapely import box
 
 from napari_2dmamba.errors import ExportError
-from napari_2dmamba.export.record import RunRecord, file_hash, read_record
+from napari_2dmamba.export.content_hash import file_hash
+from napari_2dmamba.export.record import RunRecord, read_record
 from napari_2dmamba.export.run_folder import open_run, save_run
 from napari_2dmamba.export.run_library import list_runs, set_notes
 from napari_2dmamba.pipeline import settings_of

@@ -14,14 +14,10 @@ from shapely import LineString
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import scatter
-from napari_2dmamba.export.record import (
-    RunRecord,
-    as_json,
-    features_hash,
-    make_record,
-    read_record,
-    write_record,
-)
+from napari_2dmamba.export.content_hash import features_hash
+from napari_2dmamba.export.json_file import as_json
+from napari_2dmamba.export.record import RunRecord, read_record, write_record
+from napari_2dmamba.export.record_of_run import make_record
 from napari_2dmamba.export.run_folder import open_run, save_run
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.features.files import read_features, write_features
@@ -305,7 +301,7 @@ from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.export.geojson import write_geojson
 from napari_2dmamba.export.patches import PatchScores
 from napari_2dmamba.export.picture import write_png
-from napari_2dmamba.export.record import write_json
+from napari_2dmamba.export.json_file import write_json
 from napari_2dmamba.export.tables import write_table
 
 rng = np.random.default_rng(0)

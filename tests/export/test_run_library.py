@@ -12,7 +12,7 @@ import pytest
 from shapely import box
 
 from napari_2dmamba.errors import ExportError
-from napari_2dmamba.export.record import make_record
+from napari_2dmamba.export.record_of_run import make_record
 from napari_2dmamba.export.run_folder import open_run, save_run
 from napari_2dmamba.export.run_library import (
     list_all_runs,

@@ -116,8 +116,9 @@ def test_units_have_many_names(tmp_path: Path, slide: Slide, unit: Any) -> None:
 
 
 def test_other_units(tmp_path: Path, slide: Slide) -> None:
-    path = h5(tmp_path / "a.h5", COORDS * 0.0005, unit="mm", tile_size=0.128)
-    np.testing.assert_array_equal(features_on(slide, path).coords, COORDS)
+    for unit, um in (("mm", 1e3), ("Inch", 25400.0), ("cm", 1e4), ("nm", 1e-3)):
+        path = h5(tmp_path / "a.h5", COORDS * 0.5 / um, unit=unit, tile_size=128 / um)
+        np.testing.assert_array_equal(features_on(slide, path).coords, COORDS)
     path = h5(tmp_path / "a.h5", unit="px", tile_size=256)
     assert features_on(slide, path).patch_size_level0 == 256
     with pytest.raises(FeatureError, match=r"coordinates in 'furlong', a unit that is not known"):

@@ -15,7 +15,7 @@ TARGETS = sorted(
 )
 
 
-COUNTS = {"records": 10, "settings": 15, "status": 25}
+COUNTS = {"records": 30, "settings": 40}
 """Mutants of targets that go through a whole run; the others are cheap."""
 
 

@@ -98,6 +98,18 @@ def test_what_lies_beside_the_weights_is_read_as_data(
     assert summarise(path).problem == ""
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_values_lie_where_strides_say(network: Mamba2DMIL, old: bool, tmp_path: Path) -> None:
+    weights = {
+        name: one.t().contiguous().t() if one.ndim == 2 else one[None].repeat(2, *[1] * one.ndim)[1]
+        for name, one in network.state_dict().items()
+    }
+    path = tmp_path / "m.pt"
+    torch.save({"rng": torch.get_rng_state(), "sd": weights}, path,
+               _use_new_zipfile_serialization=not old)  # fmt: skip
+    assert same(loaded(path).model, network)
+
+
 WRAPPED: dict[str, Any] = {
     "plain": lambda w: w,
     "compile": lambda w: {f"_orig_mod.{k}": v for k, v in w.items()},

@@ -47,7 +47,8 @@ def test_the_window(
     notifications: Callable[[], list[str]],
 ) -> None:  # fmt: skip
     viewer = application.viewer
-    process_events()
+    qtbot.waitUntil(lambda: docks.docked(viewer, docks.COMPARE) is not None, timeout=LONG)
+    assert docks.seen(viewer, "right") == [application.run_widget]
     assert viewer.title == f"pink.tif - {app.TITLE}"
     docked = {
         "Slides", "Slide overview", "Run 2DMamba", "Inspect 2DMamba", "Regions", "Compare 2DMamba",
@@ -97,6 +98,24 @@ def test_the_window(
     process_events()
     assert viewer.title == app.TITLE
     get_settings().experimental.async_ = False
+
+
+def test_the_window_waits_neither_for_torch_nor_for_matplotlib() -> None:
+    code = """
+import sys, threading
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if threading.current_thread() is threading.main_thread() and name in HEAVY:
+            print("the window waits for", name)
+HEAVY = ("torch", "matplotlib", "scipy.optimize")
+sys.meta_path.insert(0, Watch())
+from napari_2dmamba.plugin.window.app import make_viewer
+window = make_viewer()
+print("there")
+window.viewer.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "there"
 
 
 def test_settings_are_kept_apart() -> None:

@@ -15,12 +15,19 @@ from qtpy.QtCore import QEvent, QMimeData, QPoint, QPointF, Qt, QTimer, QUrl
 from qtpy.QtGui import QDropEvent, QGuiApplication
 from qtpy.QtWidgets import QApplication, QDialog, QPlainTextEdit
 
-from napari_2dmamba.cohort import CohortSettings, SlideStatus, extract_cohort, read_cohort
-from napari_2dmamba.cohort.executors import local_cluster
+from napari_2dmamba.cohort import (
+    CohortSettings,
+    CohortSlide,
+    SlideStatus,
+    extract_cohort,
+    read_cohort,
+)
+from napari_2dmamba.cohort.dask_cluster import local_cluster
 from napari_2dmamba.cohort.folders import worked_on
 from napari_2dmamba.features import FeatureSettings
 from napari_2dmamba.pipeline import RunSettings, run
 from napari_2dmamba.plugin.cohort_widget import CohortWidget
+from napari_2dmamba.plugin.cohort_widget.following import Following
 from napari_2dmamba.plugin.cohort_widget.pace import in_words, time_left
 from napari_2dmamba.plugin.cohort_widget.table_model import Column
 from napari_2dmamba.plugin.run_widget import RunWidget
@@ -413,14 +420,24 @@ def test_columns_sort_as_numbers_and_the_table_moves_beside(
 
 
 def test_time_left_counts_work_and_not_what_was_there() -> None:
-    def row(state: str, done: int = 0) -> SlideStatus:
-        return SlideStatus("s", state, patches_done=done, patches_total=100 if done else 0)
-
-    assert time_left([row("waiting")] * 4, 10.0) is None
-    # 1.5 of 3 slides in 30 s
-    rows = [row("reused"), row("done"), row("running", 50), row("waiting")]
-    assert time_left(rows, 30.0) == pytest.approx(30.0)
-    assert time_left([row("done"), row("failed")], 5.0) == 0.0
+    slides = [CohortSlide(Path(name)) for name in "abcd"]
+    following = Following(slides)
+    assert following.progress() is None
+    for name, state, done in (
+        ("a", "running", 10), ("a", "reused", 0), ("b", "done", 0), ("c", "running", 50),
+    ):  # fmt: skip
+        total = 100 if done else 0
+        following.put(SlideStatus(name, state, patches_done=done, patches_total=total))
+        following.take()
+    share, words = following.progress() or (0, "")
+    assert share == pytest.approx(2.5 / 4)
+    assert words.startswith("2 of 4 slides · 1 at work")
+    assert [(row.slide, row.state) for row in following.ended()] == [("c", "stopped")]
+    assert time_left(0, 4, 10.0) is None
+    assert time_left(1.5, 3, 30.0) == pytest.approx(30.0)  # 1.5 of 3 slides in 30 s
+    assert time_left(2, 2, 5.0) == 0.0
+    assert time_left(4.9, 10_000, 5.0) is None
+    assert time_left(5, 10_000, 5.0) == pytest.approx(9995)
     words = [in_words(seconds) for seconds in (0.2, 8.4, 200, 7500)]
     assert words == ["< 1 s", "8 s", "3 min 20 s", "2 h 05 min"]
 

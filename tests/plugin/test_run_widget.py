@@ -18,6 +18,8 @@ from napari_2dmamba.models.registry import architecture
 from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.run_widget import RunWidget
+from napari_2dmamba.plugin.run_widget.slide_section import SlideSection
+from napari_2dmamba.plugin.session.slide_state import Choices, SlideState
 from napari_2dmamba.sample import demo_checkpoint
 from napari_2dmamba.slide import Slide, open_slide
 from tests.material import shared
@@ -29,6 +31,7 @@ from tests.plugin.conftest import (
     process_events,
     write_slide,
 )
+from tests.tiny import write_slide as write_tiny_slide
 
 WARNING = "Made for a test, not for any medical use."
 
@@ -102,6 +105,19 @@ def finish(widget: RunWidget, qtbot: Any) -> None:
 def map_layer(viewer: Any) -> HeatmapLayer:
     (layer,) = [layer for layer in viewer.layers if isinstance(layer, HeatmapLayer)]
     return layer
+
+
+def test_what_is_to_be_known_of_a_slide_stands_beside_it(qtbot: Any, tmp_path: Path) -> None:
+    path = write_tiny_slide(tmp_path / "s.tif")
+    grey = np.full((288, 352), 200, np.uint8)
+    tifffile.imwrite(path, grey, append=True, subfiletype=1, tile=(64, 64), metadata=None)
+    section = SlideSection()
+    qtbot.addWidget(section)
+    with open_slide(path) as slide:
+        section.show_slide(SlideState(slide, Choices()))
+        assert "(352 x 288 pixels) is left out" in section.remarks.text()
+    section.show_slide(None)
+    assert section.remarks.text() == ""
 
 
 def test_one_click_does_everything(

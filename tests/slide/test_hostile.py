@@ -1,11 +1,12 @@
 """Inputs that the program got wrong once, and their siblings: right values, or one sentence."""
 
-import contextlib
 import errno
 import os
 import struct
 import subprocess
 import sys
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -155,19 +156,67 @@ def test_damage_gets_a_sentence_at_once(name: str, says: str) -> None:
         open_slide(shared(f"cases/damaged/{name}"))
 
 
-@pytest.mark.parametrize("tag", [256, 257, 278, 322, 323])
-@pytest.mark.parametrize("value", [0, 2**31 - 1, 2**32 - 1])
+_LIES: dict[tuple[int, int], str] = {
+    (256, 0): "damaged", (256, 64): "more pixels than its size takes",
+    (256, 4_000_000): "lists 4", (256, 2**31 - 1): "more than any slide has",
+    (257, 0): "damaged", (257, 64): "more pixels than its size takes",
+    (257, 4_000_000): "lists 4", (257, 2**32 - 1): "more than any slide has",
+    (258, 0): "damaged", (258, 100): "100-bit", (277, 0): "damaged",
+    (277, 100): "can be decoded", (277, 2**31 - 1): "channels, which no slide has",
+    (278, 0): "no rows", (278, 1): "lists 8", (278, 2**32 - 1): "can be decoded",
+    (322, 0): "no rows", (322, 1): "lists 4", (322, 4_000_000): "larger than its picture",
+    (322, 2**32 - 1): "larger than its picture", (323, 0): "no size", (323, 1): "lists 4",
+    (323, 100): "can be decoded", (323, 4_000_000): "larger than its picture",
+    (323, 2**31 - 1): "larger than its picture",
+}  # fmt: skip
+"""Tags of a TIFF of 128 x 128 pixels (width, height, bits, samples, rows of strips, sides of
+tiles), what they claim, and what is said of it."""
+
+
+@pytest.mark.parametrize(("tag", "value"), _LIES)
 def test_lies_about_size_get_a_sentence(tmp_path: Path, tag: int, value: int) -> None:
-    path = write_tiff(tmp_path / "a.tif", noise(128, 128, 3))
-    if tag == 278:
-        path = write_tiff(tmp_path / "a.tif", noise(128, 128, 3), tile=None, rowsperstrip=16)
+    strips = {"tile": None, "rowsperstrip": 16} if tag == 278 else {}
+    path = with_tag(write_tiff(tmp_path / "a.tif", noise(128, 128, 3), **strips), tag, value)
+    began = time.process_time()
+    tracemalloc.start()
+    try:
+        with open_slide(path) as slide:
+            slide.thumbnail(64)
+            said = "; ".join(slide.remarks)
+    except SlideError as error:
+        said = str(error)
+    finally:
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert _LIES[tag, value] in said
+    assert time.process_time() - began < 2
+    assert most < 2**26
+
+
+@pytest.mark.parametrize(
+    ("options", "tag", "value"),
+    [({"compression": None, "tile": None}, 256, 100),
+     ({"compression": "lzw", "tile": None, "rowsperstrip": 16}, 256, 120),
+     ({"compression": "jpeg"}, 256, 64), ({"compression": None}, 277, 1)],
+)  # fmt: skip
+def test_a_picture_that_another_width_puts_together_wrongly_is_told(
+    tmp_path: Path, options: dict[str, Any], tag: int, value: int
+) -> None:
+    path = write_tiff(tmp_path / "a.tif", noise(128, 128, 3), **options)
+    with open_slide(path) as slide:
+        assert slide.remarks == ()
+    with open_slide(with_tag(path, tag, value)) as slide:
+        assert "more pixels than its size takes" in slide.remarks[0]
+
+
+def with_tag(path: Path, tag: int, value: int) -> Path:
+    """Let a tag of the first page hold one number."""
     data = bytearray(path.read_bytes())
     with tifffile.TiffFile(path) as tiff:
         at = tiff.pages.first.tags[tag].offset
     data[at : at + 12] = struct.pack("<HHII", tag, 4, 1, value)
     path.write_bytes(data)
-    with contextlib.suppress(SlideError), open_slide(path) as slide:
-        slide.thumbnail(64)
+    return path
 
 
 def test_a_piece_of_an_endless_level_takes_no_memory() -> None:

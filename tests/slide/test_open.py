@@ -15,7 +15,7 @@ import pytest
 import tifffile
 
 from napari_2dmamba.errors import SlideError
-from napari_2dmamba.slide import open_slide, tifffile_backend
+from napari_2dmamba.slide import open_slide, tiff_layout, tifffile_backend
 from tests.material import shared
 from tests.slide.written import (
     halved,
@@ -280,7 +280,7 @@ def test_huge_segments_are_decoded_once_to_disk(
 def test_a_segment_of_more_than_1_gb_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tifffile_backend, "_LARGEST_SEGMENT", 100_000)
+    monkeypatch.setattr(tiff_layout, "_LARGEST_SEGMENT", 100_000)
     path = write_tiff(tmp_path / "huge.tif", noise(211, 333, 3), tile=None, rowsperstrip=211)
     with pytest.raises(SlideError, match="convert it to a tiled pyramid"):
         open_slide(path)

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,28 @@ def test_byte_order_mark_and_gzip(name: str) -> None:
     assert len(read_regions(shared(f"cases/regions/{name}"))) > 0
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_other_encodings(tmp_path: Path, encoding: str) -> None:
     path = written(tmp_path, SQUARE, name="Größe")
     path.write_text(path.read_text(), encoding=encoding)
     packed = tmp_path / "packed.geojson"
     packed.write_bytes(gzip.compress(path.read_bytes()))
     assert read_regions(packed).include[0].bounds == (10, 20, 110, 220)
+    zipped = tmp_path / "r.zip"
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(path, "annotations.geojson")
+        archive.writestr("readme.txt", "x")
+    assert read_regions(zipped).include[0].bounds == (10, 20, 110, 220)
+    data = bytearray(zipped.read_bytes())
+    data[70:80] = bytes(10)
+    zipped.write_bytes(data)
+    with pytest.raises(GridError, match=r"r\.zip is damaged"):
+        read_regions(zipped)
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("a.geojson", "{}")
+        archive.writestr("b.geojson", "{}")
+    with pytest.raises(GridError, match="holds 2 GeoJSON files"):
+        read_regions(zipped)
 
 
 @pytest.mark.parametrize(

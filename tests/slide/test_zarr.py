@@ -168,6 +168,14 @@ def test_a_scale_that_contradicts_the_size_drops_the_level(tmp_path: Path) -> No
         assert any("contradict" in remark for remark in slide.remarks)
 
 
+def test_a_level_of_other_pixels_is_left_out_with_a_remark(tmp_path: Path) -> None:
+    levels = [np.kron(one, np.ones((1, 4, 4), np.uint8)) for one in colours()]
+    levels[1] = levels[1][:, ::-1].copy()
+    with open_slide(write(tmp_path / "bad.zarr", levels)) as slide:
+        assert slide.level_downsamples == (1.0, 4.0)
+        assert any("left out" in remark for remark in slide.remarks)
+
+
 @pytest.mark.parametrize("unit", [None, "parsec", "pixel"])
 def test_no_usable_unit_no_resolution(tmp_path: Path, unit: str | None) -> None:
     with open_slide(write(tmp_path / "u.zarr", colours(), unit=unit)) as slide:

@@ -26,6 +26,9 @@ from napari_2dmamba.tiles.fitting import fit_tiles
 from napari_2dmamba.tiles.folder import TileFolder
 from napari_2dmamba.tiles.on_slide import classify_slide
 from napari_2dmamba.tiles.settings import TileTraining
+from napari_2dmamba.vision.class_facts import stated_mpp
+from napari_2dmamba.vision.segmentation import segment
+from napari_2dmamba.vision.segmenter_file import TrainedSegmenter
 from tests.features.networks import require_timm
 
 SIZES = {"depths": [1, 1], "dims": 24, "drop_path_rate": 0.0}
@@ -236,3 +239,22 @@ def test_train_and_classify_on_the_command_line(tmp_path: Path, capsys) -> None:
     assert sum(answer["patches_of_class"].values()) == pytest.approx(1)
     assert main([*use[:3], "--classifier", str(tmp_path)]) == 1
     assert "no classifier" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("classes", "says"), [(("tumour",), "100 %"), (("a", "a"), "called 'a'")])
+def test_classes_whose_probabilities_mean_nothing_are_refused(
+    classes: tuple[str, ...], says: str
+) -> None:
+    with pytest.raises(CheckpointError, match=says):
+        TileClassifier(Redness(), "", {}, classes, Transform(64, (0, 0, 0), (1, 1, 1)))
+    with pytest.raises(CheckpointError, match=says):
+        TrainedSegmenter(Redness(), classes)
+    with pytest.raises(CheckpointError, match=says):
+        segment(Redness(), None, classes, normalise=lambda pixels: pixels)
+
+
+@pytest.mark.parametrize("mpp", [float("nan"), float("inf"), 0, -1, "0.5", True, [1]])
+def test_a_resolution_that_is_none_is_no_resolution(mpp: object) -> None:
+    assert (stated_mpp(None), stated_mpp(0.5)) == (None, 0.5)
+    with pytest.raises(ValueError, match="mpp is"):
+        stated_mpp(mpp)

@@ -1,5 +1,6 @@
 """Epochs in the logs of other programs: right, and without names."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,25 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
     assert [event.step for event in found.Scalars("validation_loss")] == [1, 2]
     for file in (tmp_path / "tensorboard").rglob("*events*"):
         assert b"Smith" not in file.read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="TensorBoard is an extra")
+    says = "a log in .* cannot be written .*the same call goes on"
+
+    def cut_off() -> None:
+        with open_logs(("tensorboard",), tmp_path, "fold 0", RECORD) as log:
+            log(EPOCHS[0])
+            shutil.rmtree(tmp_path / "tensorboard")
+            for epoch in EPOCHS[1:]:
+                log(epoch)
+
+    with pytest.raises(TrainingError, match=says):
+        cut_off()
+    (tmp_path / "tensorboard").write_text("")
+    with pytest.raises(TrainingError, match=says):
+        written("tensorboard", tmp_path)
 
 
 def test_logs_that_are_not_there() -> None:

@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 
 from napari_2dmamba.cohort import CohortSlide, SlideStatus
@@ -26,9 +27,12 @@ class Following:
         Set while slides shall wait.
     """
 
-    def __init__(self, slides: Iterable[CohortSlide]) -> None:
+    def __init__(self, slides: Collection[CohortSlide]) -> None:
         self.paused = threading.Event()
-        self._slides = {str(slide.path) for slide in slides}
+        self._slides = len(slides)
+        self._rows: dict[str, SlideStatus] = {}
+        self._at_work: dict[str, SlideStatus] = {}
+        self._states: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._news: dict[str, SlideStatus] = {}
         self._begun = False
@@ -47,34 +51,47 @@ class Following:
         self._looked = now
         with self._lock:
             rows, self._news = list(self._news.values()), {}
-        self._begun = self._begun or any(row.state == states.RUNNING for row in rows)
+        for row in rows:
+            self._count(row)
+        self._begun = self._begun or bool(self._at_work)
         return rows
 
-    def progress(self, table: Iterable[SlideStatus]) -> tuple[float, str] | None:
+    def _count(self, row: SlideStatus) -> None:
+        before, self._rows[row.slide] = self._rows.get(row.slide), row
+        if before is not None:
+            self._states[before.state] -= 1
+        self._states[row.state] += 1
+        if row.state == states.RUNNING:
+            self._at_work[row.slide] = row
+        else:
+            self._at_work.pop(row.slide, None)
+
+    def progress(self) -> tuple[float, str] | None:
         """Return the share done, 0 to 1, and words for it; None until workers are there."""
-        rows = [row for row in table if row.slide in self._slides]
-        ended = sum(row.good or row.state == states.FAILED for row in rows)
-        if not rows or not (self._begun or ended):
+        count, at_work = self._states, self._at_work.values()
+        failed = count[states.FAILED]
+        ended = count[states.DONE] + count[states.REUSED] + failed
+        if not self._slides or not (self._begun or ended):
             return None
-        failed = sum(row.state == states.FAILED for row in rows)
-        at_work = [row for row in rows if row.state == states.RUNNING]
-        words = [f"{ended} of {len(rows)} slides"]
+        done = ended + sum(map(share_of, at_work))
+        words = [f"{ended} of {self._slides} slides"]
         words += [f"{failed} failed"] if failed else []
         if self.paused.is_set():
             words.append("paused")
         else:
             speed = sum(row.patches_per_second for row in at_work if row.patches_total)
-            left = time_left(rows, self._worked)
+            before = count[states.REUSED]  # took no time
+            left = time_left(done - before, self._slides - before, self._worked)
             words += [f"{len(at_work)} at work"] if at_work else []
             words += [f"{speed:.3g} patches/s"] if speed else []
             words += [f"about {in_words(left)} left"] if left is not None else []
-        return sum(map(share_of, rows)) / len(rows), " · ".join(words)
+        return done / self._slides, " · ".join(words)
 
-    def ended(self, table: Iterable[SlideStatus]) -> list[SlideStatus]:
+    def ended(self) -> list[SlideStatus]:
         """Return the last news, and what became of slides of which none will come any more."""
-        rows = {row.slide: row for row in table if row.slide in self._slides}
-        rows |= {row.slide: row for row in self.take()}
-        return [_after_the_end(row) for row in rows.values()]
+        last = {row.slide for row in self.take()}
+        rows = ((row, _after_the_end(row)) for row in self._rows.values())
+        return [after for row, after in rows if after is not row or row.slide in last]
 
 
 def _after_the_end(row: SlideStatus) -> SlideStatus:

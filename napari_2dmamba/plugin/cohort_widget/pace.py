@@ -1,11 +1,9 @@
 """How far a cohort is, and how long it will take."""
 
-from collections.abc import Iterable
-
 from napari_2dmamba.cohort import SlideStatus
-from napari_2dmamba.cohort.status import FAILED, REUSED
+from napari_2dmamba.cohort.status import FAILED
 
-_SMALLEST_SHARE = 0.01
+_SMALLEST_SHARE, _FEWEST_SLIDES = 0.01, 5
 
 
 def share_of(row: SlideStatus) -> float:
@@ -15,21 +13,24 @@ def share_of(row: SlideStatus) -> float:
     return row.patches_done / row.patches_total if row.patches_total else 0.0
 
 
-def time_left(rows: Iterable[SlideStatus], elapsed: float) -> float | None:
+def time_left(done: float, slides: int, elapsed: float) -> float | None:
     """Return the seconds until all slides have ended, or None while nobody can tell.
 
-    Slides count alike; those whose results were there before took no time and do not count.
+    Slides count alike.
 
     Parameters
     ----------
-    rows
-        The slides of this run.
+    done
+        Slides that have ended, and the shares of those at work; those whose results were there
+        before took no time and do not count.
+    slides
+        All of this run, again without those.
     elapsed
         Seconds of work so far, pauses left out.
     """
-    shares = [share_of(row) for row in rows if row.state != REUSED]
-    done = sum(shares) / len(shares) if shares else 1.0
-    return None if done < _SMALLEST_SHARE else elapsed * (1 - done) / done
+    if done < min(_FEWEST_SLIDES, _SMALLEST_SHARE * slides):
+        return None
+    return elapsed * (slides - done) / done if done else 0.0
 
 
 def in_words(seconds: float) -> str:

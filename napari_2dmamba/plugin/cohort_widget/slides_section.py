@@ -92,9 +92,10 @@ class SlidesSection(Section):
 
     def add_inputs(self, paths: Sequence[str | Path]) -> None:
         """Take in folders, files and lists."""
-        known = self._named()
+        known = set(self._named())
         for path in map(str, paths):
             if path not in known:
+                known.add(path)
                 item = QListWidgetItem(Path(path).name or path)
                 item.setData(Qt.ItemDataRole.UserRole, path)
                 item.setToolTip(path)

@@ -1,20 +1,23 @@
-"""The cohort's table: one row per slide, updated in place."""
+"""The cohort's table as it is shown: filtered, sorted, updated in place.
 
-from collections.abc import Iterable
+Qt's own proxy asks Python for two values at every comparison, and stood still for seconds at ten
+thousand slides; here a slide's key is made once, whenever its row changes.
+"""
+
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any
 
-from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSortFilterProxyModel, Qt
+from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt
 
 from napari_2dmamba.cohort import SlideStatus
 from napari_2dmamba.cohort import status as states
 from napari_2dmamba.plugin.cohort_widget.pace import in_words, share_of
+from napari_2dmamba.plugin.cohort_widget.slide_rows import SlideRows
 from napari_2dmamba.plugin.cohort_widget.state_icons import PAUSED, state_icon
 
-SORT_ROLE = Qt.ItemDataRole.UserRole
-ROW_ROLE = Qt.ItemDataRole.UserRole + 1
-SHARE_ROLE = Qt.ItemDataRole.UserRole + 2
+ROW_ROLE = Qt.ItemDataRole.UserRole
+SHARE_ROLE = Qt.ItemDataRole.UserRole + 1
 
 Index = QModelIndex
 
@@ -52,60 +55,110 @@ _ORDER = (
 )  # fmt: skip
 
 
-class CohortTable(QAbstractTableModel):
-    """Slides and what became of them, in the order in which they were given."""
+class ShownSlides(QAbstractTableModel):
+    """The rows in the order and selection the user wants.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    table
+        Every slide.
+    """
+
+    def __init__(self, table: SlideRows) -> None:
         super().__init__()
-        self._rows: list[SlideStatus] = []
-        self._places: dict[str, int] = {}
-        self._paused = False
+        self._table = table
+        self._words: tuple[str, ...] = ()
+        self._states: tuple[str, ...] = ()
+        self._column: Column | None = None
+        self._is_falling = False
+        # For each place in the table: what it is sorted by, and whether it is shown
+        self._keys: list[Any] = []
+        self._fits: list[bool] = []
+        self._order: list[int] = []
+        self._shown_at: dict[int, int] = {}
+        table.reset.connect(self._start_again)
+        table.changed.connect(self._follow)
+        self._start_again()
 
-    @property
-    def rows(self) -> tuple[SlideStatus, ...]:
-        """The rows as they are now."""
-        return tuple(self._rows)
+    def set_filter(self, text: str, wanted: tuple[str, ...]) -> None:
+        """Show slides with all words of ``text`` in one of the wanted states; empty: any."""
+        self._words, self._states = tuple(text.casefold().split()), wanted
+        self._fits = [self._is_wanted(row) for row in self._table.rows]
+        self._lay_out()
 
-    def set_rows(self, rows: Iterable[SlideStatus]) -> None:
-        """Show other slides."""
+    def sort(  # noqa: D102
+        self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder
+    ) -> None:
+        self._column = None if column < 0 else Column(column)
+        self._is_falling = order == Qt.SortOrder.DescendingOrder
+        self._keys = [self._key(row) for row in self._table.rows]
+        self._lay_out()
+
+    def _start_again(self) -> None:
         self.beginResetModel()
-        self._rows = list(rows)
-        self._places = {row.slide: place for place, row in enumerate(self._rows)}
+        rows = self._table.rows
+        self._keys = [self._key(row) for row in rows]
+        self._fits = [self._is_wanted(row) for row in rows]
+        self._put_in_order(self._wanted_order())
         self.endResetModel()
 
-    def update(self, rows: Iterable[SlideStatus]) -> None:
-        """Take in rows that changed; slides that are not in the table are added to it."""
-        rows = list(rows)
-        known = {row.slide: row for row in rows if row.slide in self._places}
-        new = {row.slide: row for row in rows if row.slide not in self._places}
-        if known:
-            places = [self._places[slide] for slide in known]
-            for place, row in zip(places, known.values(), strict=True):
-                self._rows[place] = row
-            first, last = self.index(min(places), 0), self.index(max(places), len(Column) - 1)
-            self.dataChanged.emit(first, last)
-        if new:
-            count = len(self._rows)
-            self.beginInsertRows(QModelIndex(), count, count + len(new) - 1)
-            self._rows += new.values()
-            self._places |= {slide: count + i for i, slide in enumerate(new)}
-            self.endInsertRows()
+    def _follow(self, places: list[int]) -> None:
+        """Take in rows that changed, or that came in at the end."""
+        new = len(self._table) - len(self._keys)
+        self._keys += [None] * new
+        self._fits += [False] * new
+        for place in places:
+            row = self._table[place]
+            self._keys[place], self._fits[place] = self._key(row), self._is_wanted(row)
+        self._lay_out()
+        shown = [self._shown_at[place] for place in places if place in self._shown_at]
+        if shown:
+            last = self.index(max(shown), len(Column) - 1)
+            self.dataChanged.emit(self.index(min(shown), 0), last)
 
-    def set_paused(self, is_paused: bool) -> None:
-        """Say *paused* of slides that are worked on."""
-        self._paused = is_paused
-        if self._rows:
-            last = len(self._rows) - 1
-            self.dataChanged.emit(self.index(0, Column.STATE), self.index(last, Column.STATE))
+    def _lay_out(self) -> None:
+        """Move rows to where they belong now; a chosen slide stays chosen."""
+        order = self._wanted_order()
+        if order == self._order:
+            return
+        self.layoutAboutToBeChanged.emit()
+        before = self.persistentIndexList()
+        held = [(self._order[index.row()], index.column()) for index in before]
+        self._put_in_order(order)
+        after = [
+            self.index(self._shown_at[place], column) if place in self._shown_at else QModelIndex()
+            for place, column in held
+        ]
+        self.changePersistentIndexList(before, after)
+        self.layoutChanged.emit()
 
-    def state_of(self, row: SlideStatus) -> str:
+    def _wanted_order(self) -> list[int]:
+        order = [place for place, fits in enumerate(self._fits) if fits]
+        if self._column is not None:
+            order.sort(key=self._keys.__getitem__, reverse=self._is_falling)
+        return order
+
+    def _put_in_order(self, order: list[int]) -> None:
+        self._order = order
+        self._shown_at = {place: row for row, place in enumerate(order)}
+
+    def _is_wanted(self, row: SlideStatus) -> bool:
+        if self._states and row.state not in self._states:
+            return False
+        if not self._words:
+            return True
+        said = (row.name, row.label or "", row.state, row.finding, row.reason, *row.notes.values())
+        text = " ".join(said).casefold()
+        return all(word in text for word in self._words)
+
+    def _state_of(self, row: SlideStatus) -> str:
         """Return a slide's state, or `PAUSED`."""
-        return PAUSED if self._paused and row.state == states.RUNNING else row.state
+        return PAUSED if self._table.is_paused and row.state == states.RUNNING else row.state
 
     # -- what Qt asks for -----------------------------------------------------------------
 
     def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008, D102
-        return 0 if parent.isValid() else len(self._rows)
+        return 0 if parent.isValid() else len(self._order)
 
     def columnCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008, D102
         return 0 if parent.isValid() else len(Column)
@@ -122,17 +175,15 @@ class CohortTable(QAbstractTableModel):
         return None
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:  # noqa: D102
-        row, column = self._rows[index.row()], Column(index.column())
+        row, column = self._table[self._order[index.row()]], Column(index.column())
         if role == Qt.ItemDataRole.DisplayRole:
             return self._text(row, column)
         if role == ROW_ROLE:
             return row
         if role == SHARE_ROLE:
             return share_of(row)
-        if role == SORT_ROLE:
-            return self._sort_key(row, column)
         if role == Qt.ItemDataRole.DecorationRole and column == Column.STATE:
-            return state_icon(self.state_of(row))
+            return state_icon(self._state_of(row))
         if role == Qt.ItemDataRole.TextAlignmentRole:
             return _alignment(column)
         if role == Qt.ItemDataRole.ToolTipRole:
@@ -145,7 +196,7 @@ class CohortTable(QAbstractTableModel):
         if column == Column.LABEL:
             return row.label or ""
         if column == Column.STATE:
-            state = self.state_of(row)
+            state = self._state_of(row)
             return _NAMES.get(state, state)
         if column == Column.PROGRESS:
             return _progress(row)
@@ -161,9 +212,12 @@ class CohortTable(QAbstractTableModel):
             return in_words(seconds) if seconds else ""
         if row.state == states.ELSEWHERE:
             return states.STATES[row.state]
-        return row.reason or "; ".join(row.result.get("warnings", ()))
+        return row.reason or "; ".join(row.warnings)
 
-    def _sort_key(self, row: SlideStatus, column: Column) -> Any:
+    def _key(self, row: SlideStatus) -> Any:
+        column = self._column
+        if column is None:
+            return None
         if column == Column.STATE:
             return _ORDER.index(row.state)
         if column == Column.PROGRESS:
@@ -185,32 +239,6 @@ class CohortTable(QAbstractTableModel):
             found = row.result.get("probabilities", {})
             return "\n".join(f"{name}: {share:.3f}" for name, share in found.items())
         return self._text(row, column)
-
-
-class ShownSlides(QSortFilterProxyModel):
-    """The table's rows in the order and selection the user wants."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._words: tuple[str, ...] = ()
-        self._states: tuple[str, ...] = ()
-        self.setSortRole(SORT_ROLE)
-
-    def set_filter(self, text: str, wanted: tuple[str, ...]) -> None:
-        """Show slides with all words of ``text`` in one of the wanted states; empty: any."""
-        self._words, self._states = tuple(text.casefold().split()), wanted
-        self.invalidateFilter()
-
-    def filterAcceptsRow(self, source_row: int, source_parent: Index) -> bool:  # noqa: D102
-        table = self.sourceModel()
-        assert isinstance(table, CohortTable)
-        row = table.rows[source_row] if self._words or self._states else None
-        if row is None:
-            return True
-        said = (row.name, row.label or "", row.state, row.finding, row.reason, *row.notes.values())
-        text = " ".join(said).casefold()
-        right_state = not self._states or row.state in self._states
-        return right_state and all(word in text for word in self._words)
 
 
 def _alignment(column: Column) -> Qt.AlignmentFlag:

@@ -20,10 +20,10 @@ from qtpy.QtWidgets import (
 
 from napari_2dmamba.cohort import SlideStatus
 from napari_2dmamba.cohort import status as states
+from napari_2dmamba.plugin.cohort_widget.slide_rows import SlideRows
 from napari_2dmamba.plugin.cohort_widget.table_model import (
     ROW_ROLE,
     SHARE_ROLE,
-    CohortTable,
     Column,
     ShownSlides,
 )
@@ -47,7 +47,7 @@ _GROUPS: dict[str, tuple[str, ...]] = {
 
 
 class TableView(QWidget):
-    """Shows a `CohortTable`.
+    """Shows `SlideRows`.
 
     Signals
     -------
@@ -58,11 +58,10 @@ class TableView(QWidget):
     folder_wanted = Signal(object)
     log_wanted = Signal(object)
 
-    def __init__(self, table: CohortTable) -> None:
+    def __init__(self, table: SlideRows) -> None:
         super().__init__()
         self._table = table
-        self.shown = ShownSlides()
-        self.shown.setSourceModel(table)
+        self.shown = ShownSlides(table)
         self.search = QLineEdit()
         self.search.setPlaceholderText("Filter by slide, label, prediction or reason")
         self.search.setClearButtonEnabled(True)
@@ -81,8 +80,8 @@ class TableView(QWidget):
         layout.setSpacing(4)
         layout.addLayout(row)
         layout.addWidget(self.view, 1)
-        for signal in (table.modelReset, table.dataChanged, table.rowsInserted):
-            signal.connect(self._follow_table)
+        table.reset.connect(self._follow_table)
+        table.changed.connect(self._follow_table)
         self._follow_table()
 
     def _make_view(self) -> QTableView:
@@ -161,11 +160,12 @@ class TableView(QWidget):
         self.shown.set_filter(self.search.text(), wanted)
 
     def _follow_table(self) -> None:
-        rows = self._table.rows
+        slides = len(self._table)
         for place, (name, wanted) in enumerate(_GROUPS.items()):
-            count = sum(row.state in wanted for row in rows) if wanted else len(rows)
-            self.group.setItemText(place, f"{name} ({count})" if rows else name)
-        self.view.setColumnHidden(Column.LABEL, not any(row.label for row in rows))
+            count = self._table.count(*wanted) if wanted else slides
+            self.group.setItemText(place, f"{name} ({count})" if slides else name)
+        if self.view.isColumnHidden(Column.LABEL) == self._table.has_labels:
+            self.view.setColumnHidden(Column.LABEL, not self._table.has_labels)
 
 
 class NameDelegate(QStyledItemDelegate):

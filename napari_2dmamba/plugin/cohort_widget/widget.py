@@ -15,11 +15,11 @@ from napari_2dmamba.cohort import (
     CohortSummary,
     SlideStatus,
     extract_cohort,
-    read_cohort,
     run_cohort,
 )
 from napari_2dmamba.cohort import status as states
 from napari_2dmamba.cohort.settings_file import SavedSettings, read_settings
+from napari_2dmamba.cohort.status import CohortReader
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.export.run_folder import RECORD_FILE
@@ -29,8 +29,8 @@ from napari_2dmamba.plugin.cohort_widget.following import Following
 from napari_2dmamba.plugin.cohort_widget.footer import CohortFooter
 from napari_2dmamba.plugin.cohort_widget.log_window import show_log
 from napari_2dmamba.plugin.cohort_widget.pace import in_words
+from napari_2dmamba.plugin.cohort_widget.slide_rows import SlideRows
 from napari_2dmamba.plugin.cohort_widget.slides_section import SlidesSection
-from napari_2dmamba.plugin.cohort_widget.table_model import CohortTable
 from napari_2dmamba.plugin.cohort_widget.table_view import TableView
 from napari_2dmamba.plugin.cohort_widget.work_sections import OutputSection, PatchesSection
 from napari_2dmamba.plugin.parts import docks
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 _MS_BETWEEN_UPDATES = 250
 _MS_BETWEEN_LOOKS = 3000
 _LOG_FILE = "log.txt"
+_TO_RETRY = (states.FAILED, states.STOPPED)
 
 
 class CohortWidget(DockedWidget):
@@ -70,12 +71,13 @@ class CohortWidget(DockedWidget):
         self._job: Job | None = None
         self._following: Following | None = None
         self._last_with_model: bool | None = None
+        self._reader: CohortReader | None = None
         self.slides_section = SlidesSection()
         self.features_section = FeaturesSection(of_many=True)
         self.model_section = ModelSection()
         self.patches_section = PatchesSection()
         self.output_section = OutputSection()
-        self.table = CohortTable()
+        self.table = SlideRows()
         self.view = TableView(self.table)
         self.footer = CohortFooter()
         self._opening = LatestJob(self, delay_ms=0)
@@ -130,8 +132,8 @@ class CohortWidget(DockedWidget):
         self.view.open_wanted.connect(self.open_result)
         self.view.folder_wanted.connect(self._show_folder)
         self.view.log_wanted.connect(self._show_log)
-        for signal in (self.table.modelReset, self.table.dataChanged, self.table.rowsInserted):
-            signal.connect(self._follow_table)
+        self.table.reset.connect(self._follow_table)
+        self.table.changed.connect(self._follow_table)
         self._opening.succeeded.connect(self._show_cohort)
         self._opening.failed.connect(self._complain)
         self._opening_run.succeeded.connect(self._show_run)
@@ -199,8 +201,12 @@ class CohortWidget(DockedWidget):
         self._read(Path(folder))
 
     def _read(self, folder: Path) -> None:
+        if self._reader is None or self._reader.out != folder:
+            self._reader = CohortReader(folder)
+        reader = self._reader
+
         def task(progress: ProgressCallback, stop: StopCallback) -> CohortSummary:
-            return read_cohort(folder)
+            return reader.read()
 
         self._opening.request(task)
 
@@ -281,10 +287,10 @@ class CohortWidget(DockedWidget):
         self.features_section.follow_checkpoint(header.encoder)
 
     def _follow_table(self) -> None:
-        rows = self.table.rows
         if self._job is None:
-            self.footer.offer(len(rows), with_model=self.model_section.header is not None)
-        self.footer.retry.setEnabled(any(_to_retry(row) for row in rows))
+            has_model = self.model_section.header is not None
+            self.footer.offer(len(self.table), with_model=has_model)
+        self.footer.retry.setEnabled(self.table.count(*_TO_RETRY) > 0)
 
     # -- the work -------------------------------------------------------------------------
 
@@ -303,7 +309,7 @@ class CohortWidget(DockedWidget):
 
     def retry(self) -> None:
         """Do again what failed or was stopped, the way it was done last."""
-        wanted = {row.slide for row in self.table.rows if _to_retry(row)}
+        wanted = {row.slide for row in self.table.rows if row.state in _TO_RETRY}
         slides = [one for one in self.slides_section.slides if str(one.path) in wanted]
         self._start(slides, with_model=self._with_model, is_retry=True)
 
@@ -416,7 +422,7 @@ class CohortWidget(DockedWidget):
             self._show_progress()
 
     def _show_progress(self) -> None:
-        progress = self._following.progress(self.table.rows) if self._following else None
+        progress = self._following.progress() if self._following else None
         if progress is not None:
             self.footer.show_progress(*progress)
 
@@ -424,7 +430,9 @@ class CohortWidget(DockedWidget):
         self.table.update(summary.rows)
         failed = len(summary.failed)
         words = f"{summary.sentence()} in {in_words(summary.seconds)}. Table: {summary.table}"
-        self.footer.message.say(words, "warning" if failed else "good")
+        words = " ".join([words, *(f"Note: {warning}." for warning in summary.warnings)])
+        is_good = not failed and not summary.warnings
+        self.footer.message.say(words, "good" if is_good else "warning")
 
     def _say_cancelled(self) -> None:
         self.footer.message.say("Stopped; what is finished is kept, and Run goes on from there.")
@@ -433,7 +441,7 @@ class CohortWidget(DockedWidget):
         self._timer.stop()
         self._job = None
         if self._following is not None:
-            self.table.update(self._following.ended(self.table.rows))
+            self.table.update(self._following.ended())
             self._following = None
         self.table.set_paused(False)
         self.footer.set_running(False)
@@ -491,7 +499,3 @@ def _waiting(slides: Sequence[CohortSlide]) -> list[SlideStatus]:
         )
         for one in slides
     ]
-
-
-def _to_retry(row: SlideStatus) -> bool:
-    return row.state in (states.FAILED, states.STOPPED)

@@ -10,7 +10,8 @@ import numpy as np
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.explain.maps import MAPS, MapRequest
 from napari_2dmamba.explain.receptive_field import FieldSize, field_size, measure_field
-from napari_2dmamba.export.record import ExplainedPatch, as_json
+from napari_2dmamba.export.json_file import as_json
+from napari_2dmamba.export.record import ExplainedPatch
 from napari_2dmamba.plugin.inspect_widget.inspected import How, Inspected
 from napari_2dmamba.plugin.layers.patch_place import place_of
 

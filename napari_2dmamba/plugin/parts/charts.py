@@ -1,37 +1,54 @@
 """What the model says, drawn: class probabilities, or hazard and survival curves."""
 
 from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from qtpy.QtGui import QPalette
-from qtpy.QtWidgets import QWidget
+from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_2dmamba.models.prediction import SlidePrediction
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _ROW_HEIGHT = 30
 _SURVIVAL_HEIGHT = 170
 _LONGEST_NAME = 22
 
 
-class Chart(FigureCanvasQTAgg):
-    """A small figure in the window's colours, hidden until something is drawn."""
+class Chart(QWidget):
+    """A small figure in the window's colours, hidden until something is drawn.
+
+    matplotlib is imported when the first one is drawn, so that the window opens sooner.
+    """
 
     def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(Figure(layout="constrained"))
-        self.setParent(parent)
+        super().__init__(parent)
+        self._box = QVBoxLayout(self)
+        self._box.setContentsMargins(0, 0, 0, 0)
         self.hide()
 
-    def finish(self, axes: Sequence[Axes]) -> None:
+    @cached_property
+    def figure(self) -> "Figure":
+        """What to draw into; its canvas fills the widget."""
+        from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(layout="constrained")
+        self._box.addWidget(FigureCanvasQTAgg(figure))
+        return figure
+
+    def finish(self, axes: "Sequence[Axes]") -> None:
         """Show what was drawn."""
         self._use_window_colours(axes)
         self.show()
-        self.draw_idle()
+        self.figure.canvas.draw_idle()
 
-    def _use_window_colours(self, axes: Sequence[Axes]) -> None:
+    def _use_window_colours(self, axes: "Sequence[Axes]") -> None:
         palette = self.palette()
         text = palette.color(QPalette.ColorRole.WindowText).name()
         self.figure.set_facecolor(palette.color(QPalette.ColorRole.Window).name())
@@ -69,7 +86,7 @@ class PredictionChart(Chart):
 
 
 def draw_probabilities(
-    axes: Axes, names: Sequence[str], probabilities: NDArray[np.float64]
+    axes: "Axes", names: Sequence[str], probabilities: NDArray[np.float64]
 ) -> None:
     """Draw one bar per class, the first on top, the most probable in full colour."""
     rows = np.arange(len(names))
@@ -84,7 +101,7 @@ def draw_probabilities(
     axes.set_ylim(len(names) - 0.4, -0.6)
 
 
-def draw_hazards(axes: Axes, names: Sequence[str], hazards: NDArray[np.float64]) -> None:
+def draw_hazards(axes: "Axes", names: Sequence[str], hazards: NDArray[np.float64]) -> None:
     """Draw the hazard of every time bin."""
     bins = np.arange(1, len(hazards) + 1)
     axes.bar(bins, hazards, color="#2f6fb7", width=0.7)
@@ -94,7 +111,7 @@ def draw_hazards(axes: Axes, names: Sequence[str], hazards: NDArray[np.float64])
     axes.set_xlabel("time bin", fontsize=8)
 
 
-def draw_survival(axes: Axes, survival: NDArray[np.float64]) -> None:
+def draw_survival(axes: "Axes", survival: NDArray[np.float64]) -> None:
     """Draw the survival curve, a step after every time bin, starting at 1."""
     bins = np.arange(len(survival) + 1)
     axes.step(bins, np.concatenate([[1.0], survival]), where="post", color="#2f6fb7")

@@ -4,6 +4,7 @@ A widget that leads to another one asks here, so that widgets import nothing of 
 """
 
 import contextlib
+import sys
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -40,10 +41,14 @@ class Dock:
         return f"{self.title} ({PLUGIN_TITLE})"
 
     @property
+    def module(self) -> str:
+        """Where the class is."""
+        return self.python_name.split(":")[0]
+
+    @property
     def widget_class(self) -> type[QWidget]:
         """The class, imported when it is asked for."""
-        module, name = self.python_name.split(":")
-        return getattr(import_module(module), name)
+        return getattr(import_module(self.module), self.python_name.split(":")[1])
 
 
 PLUGIN_TITLE = "2DMamba"
@@ -76,8 +81,21 @@ _AREAS = {
 
 def docked(viewer: "Viewer", dock: Dock) -> Any:
     """Return the widget of the window, or None while there is none."""
+    if dock.module not in sys.modules:  # importing one only to find none would take seconds
+        return None
     widgets = viewer.window.dock_widgets.values()
     return next((one for one in widgets if isinstance(one, dock.widget_class)), None)
+
+
+def seen(viewer: "Viewer", area: str) -> list[QWidget]:
+    """Return the widgets of an area that no other tab hides."""
+    holders = _visible(viewer.window._qt_window, _AREAS[area])
+    widgets = viewer.window.dock_widgets.values()
+    return [
+        one
+        for one in widgets
+        if dock_of(one) in holders and not dock_of(one).visibleRegion().isEmpty()
+    ]
 
 
 def show(viewer: "Viewer", dock: Dock) -> Any:

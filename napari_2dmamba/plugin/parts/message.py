@@ -1,5 +1,7 @@
 """One sentence to the user, in the widget."""
 
+from collections.abc import Sequence
+
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel
 
@@ -34,6 +36,11 @@ class Message(QLabel):
         self.kind = ""
         super().clear()
         self.hide()
+
+
+def as_lines(sentences: Sequence[str]) -> str:
+    """Return several sentences for one box, one on each line."""
+    return "\n".join(_with_stop(sentence) for sentence in sentences)
 
 
 def _with_stop(sentence: str) -> str:

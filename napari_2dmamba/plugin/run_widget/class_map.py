@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
-from napari_2dmamba.plugin.session.run_subject import subject_of
 from napari_2dmamba.plugin.session.shown_run import ShownRun
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
@@ -24,6 +23,7 @@ def class_map(
         When ``should_stop()`` said so.
     """
     from napari_2dmamba.explain.maps import MAPS, MapRequest
+    from napari_2dmamba.plugin.session.run_subject import subject_of
 
     on_progress(0, 0, "reading the model and the features of the run")
     asked = MapRequest(

@@ -91,7 +91,7 @@ class MppRow(QWidget):
         said = (
             f"µm per pixel unknown: {source}" if mpp is None else f"<b>{size} per pixel, {source}"
         )
-        self.about.setText("<br>".join([said, *slide.slide.remarks] if ground else [said]))
+        self.about.setText(said)
         self.take_back.setVisible(source == _BY_USER)
         self.use_pixels.setVisible(mpp is None)
         self.use_pixels.blockSignals(True)

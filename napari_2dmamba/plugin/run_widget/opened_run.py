@@ -9,7 +9,7 @@ from shapely import unary_union
 
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.display import DisplaySettings
-from napari_2dmamba.models import load_checkpoint, read_header
+from napari_2dmamba.models import read_header
 from napari_2dmamba.pipeline import settings_of
 from napari_2dmamba.plugin.layers.region_layers import drawn_regions
 from napari_2dmamba.plugin.session import ChosenCheckpoint, Session, SlideState
@@ -125,6 +125,8 @@ def _checkpoint(shown: ShownRun) -> dict[str, Any]:
     try:
         header = read_header(path)
     except UserError:  # published weights: what the user said of them is in the record
+        from napari_2dmamba.models import load_checkpoint
+
         loaded = load_checkpoint(path, **said.told)
         header = loaded.header
     return {"checkpoint": ChosenCheckpoint(str(path), path, header, dict(said.told), loaded)}

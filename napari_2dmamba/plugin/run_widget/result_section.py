@@ -31,7 +31,7 @@ from napari_2dmamba.plugin.parts.charts import PredictionChart
 from napari_2dmamba.plugin.parts.colour_bar import ColourBar
 from napari_2dmamba.plugin.parts.form import Form
 from napari_2dmamba.plugin.parts.gallery import Gallery
-from napari_2dmamba.plugin.parts.message import Message
+from napari_2dmamba.plugin.parts.message import Message, as_lines
 from napari_2dmamba.plugin.parts.section import Fold, Section
 from napari_2dmamba.plugin.session import SlideState
 from napari_2dmamba.plugin.session.shown_run import Patches
@@ -168,7 +168,7 @@ class ResultSection(Section):
             return
         if run.record is not self._record:
             self._record = run.record
-            self.remarks.clear()
+            self.show_remarks(())
             self._offer_classes(run.prediction)
         self.about.setText(f"{slide.name} · {run.model_name} · {run.regions_in_words}")
         self.about.setToolTip(f"{slide.slide.path}\n{run.folder or 'not saved'}")
@@ -180,10 +180,10 @@ class ResultSection(Section):
         self._show_prediction(run.prediction, run.intended_use)
 
     def show_remarks(self, remarks: Sequence[str]) -> None:
-        """Say what is not as it was when a saved run was made, until another run is shown."""
+        """Say what the run was warned of, and what is not as it was when it was saved."""
+        remarks = (*(self._record.warnings if self._record else ()), *remarks)
         if remarks:
-            whole = (f"{one[:1].upper()}{one[1:].rstrip('.')}." for one in remarks)
-            self.remarks.say("\n".join(whole), "warning")
+            self.remarks.say(as_lines(remarks), "warning")
         else:
             self.remarks.clear()
 

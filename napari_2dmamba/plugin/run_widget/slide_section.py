@@ -16,7 +16,7 @@ from qtpy.QtWidgets import (
 
 from napari_2dmamba.plugin.npe2.reader import SLIDE_PATTERNS
 from napari_2dmamba.plugin.parts.form import Form
-from napari_2dmamba.plugin.parts.message import Message
+from napari_2dmamba.plugin.parts.message import Message, as_lines
 from napari_2dmamba.plugin.parts.section import Fold, Section
 from napari_2dmamba.plugin.run_widget.mpp_row import MppRow
 from napari_2dmamba.plugin.session import SlideState
@@ -77,7 +77,7 @@ class SlideSection(Section):
         self.many.clicked.connect(self.cohort_wanted)
         self.about = QLabel(_HINT)
         self.about.setWordWrap(True)
-        self.message = Message()
+        self.message, self.remarks = Message(), Message()
         self.mpp_row = MppRow()
         self.show_tissue = QCheckBox("Show tissue")
         self.show_patches = QCheckBox("Show patches")
@@ -100,7 +100,7 @@ class SlideSection(Section):
         for button in (self.open, self.close_slide, self.many):
             choose.addWidget(button)
         self.body.addLayout(choose)
-        for widget in (self.about, self.mpp_row, self.message):
+        for widget in (self.about, self.mpp_row, self.remarks, self.message):
             self.body.addWidget(widget)
         self.body.addLayout(previews)
         self.body.addWidget(self.count)
@@ -127,6 +127,7 @@ class SlideSection(Section):
         """Say what the slide is, and show how it is to be analysed."""
         self.mpp_row.show_slide(slide)
         self._enable_previews(slide)
+        self.remarks.clear()
         if slide is None:
             self.about.setText(_HINT)
             self.set_summary("no slide")
@@ -136,6 +137,8 @@ class SlideSection(Section):
         stored = "1 stored level" if levels == 1 else f"{levels} stored levels"
         size = f"{width:,} × {height:,} px".replace(",", "\u2009")
         self.about.setText(f"{size} · {stored} · {slide.slide.backend}")
+        if slide.slide.remarks:
+            self.remarks.say(as_lines(slide.slide.remarks))
 
     def show_choices(self, slide: SlideState | None, grid: GridSettings, tissue: TissueSettings,
     ) -> None:  # fmt: skip

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from napari_2dmamba.errors import CheckpointError, FeatureError
 from napari_2dmamba.explain.subject import Subject
-from napari_2dmamba.export.record import features_hash, file_hash
+from napari_2dmamba.export.content_hash import features_hash, file_hash
 from napari_2dmamba.features import FeatureFileSettings
 from napari_2dmamba.features.lattice import laid_out
 from napari_2dmamba.features.on_slide import features_on

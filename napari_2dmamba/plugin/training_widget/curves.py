@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
+from napari_2dmamba.plugin.parts.charts import Chart
+
 if TYPE_CHECKING:
     from napari_2dmamba.training import Epoch
 
@@ -19,7 +21,7 @@ _COLOURS = (
 class Curves(QWidget):
     """Curves of the losses, and of the score of the validation part.
 
-    matplotlib is loaded when there is something to draw, and drawn at most twice a second.
+    They are drawn at most twice a second.
     """
 
     def __init__(self) -> None:
@@ -28,10 +30,11 @@ class Curves(QWidget):
         self.score_name = "Score"
         self.hint = QLabel("Curves are drawn after the first epoch.")
         self.hint.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self.chart: Any = None
-        self._box = QVBoxLayout(self)
-        self._box.setContentsMargins(4, 4, 4, 0)
-        self._box.addWidget(self.hint, 1)
+        self.chart = Chart()
+        box = QVBoxLayout(self)
+        box.setContentsMargins(4, 4, 4, 0)
+        box.addWidget(self.hint, 1)
+        box.addWidget(self.chart, 1)
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setInterval(_MS_BETWEEN_DRAWINGS)
@@ -41,8 +44,7 @@ class Curves(QWidget):
         """Forget all epochs."""
         self.history.clear()
         self._timer.stop()
-        if self.chart is not None:
-            self.chart.hide()
+        self.chart.hide()
         self.hint.show()
 
     def add(self, model: str, epoch: "Epoch") -> None:
@@ -55,11 +57,6 @@ class Curves(QWidget):
         """Draw what there is."""
         if not self.history:
             return
-        if self.chart is None:
-            from napari_2dmamba.plugin.parts.charts import Chart
-
-            self.chart = Chart()
-            self._box.addWidget(self.chart, 1)
         self.hint.hide()
         figure = self.chart.figure
         figure.clear()

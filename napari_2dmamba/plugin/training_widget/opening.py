@@ -9,7 +9,8 @@ import numpy as np
 
 from napari_2dmamba.errors import ExportError, TaskError
 from napari_2dmamba.explain.display import DisplaySettings
-from napari_2dmamba.export.record import file_hash, read_record
+from napari_2dmamba.export.content_hash import file_hash
+from napari_2dmamba.export.record import read_record
 from napari_2dmamba.export.run_folder import RECORD_FILE
 from napari_2dmamba.export.run_library import list_runs, slide_folder
 from napari_2dmamba.plugin.session.shown_run import ShownRun, open_shown_run

@@ -14,12 +14,11 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
     from qtpy.QtWidgets import QSplashScreen
 
-    from napari_2dmamba.plugin.compare_widget import CompareWidget
-    from napari_2dmamba.plugin.inspect_widget import InspectWidget
     from napari_2dmamba.plugin.overview import SlideOverview
     from napari_2dmamba.plugin.run_widget import RunWidget
     from napari_2dmamba.plugin.session import Session, SlideState
     from napari_2dmamba.plugin.slides_widget import SlidesWidget
+    from napari_2dmamba.plugin.window.later_widgets import LaterWidgets
 
 PLUGIN_NAME = "napari-2dmamba"
 TITLE = "2DMamba"
@@ -103,8 +102,10 @@ class Application:
     ----------
     viewer, session
         napari's, and what is open in it.
-    run_widget, inspect_widget, compare_widget, overview, slides_widget
+    run_widget, overview, slides_widget
         Docked in it. The menu *2DMamba* brings them to the front, and the others.
+    later
+        Docks the widgets that need PyTorch.
     problems
         One sentence per slide that could not be opened.
     """
@@ -112,10 +113,9 @@ class Application:
     viewer: "Viewer"
     session: "Session"
     run_widget: "RunWidget"
-    inspect_widget: "InspectWidget"
-    compare_widget: "CompareWidget"
     overview: "SlideOverview"
     slides_widget: "SlidesWidget"
+    later: "LaterWidgets"
     problems: tuple[str, ...]
 
 
@@ -129,6 +129,7 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     from napari_2dmamba.plugin.session import Session
     from napari_2dmamba.plugin.session.preferences import apply_preferences
     from napari_2dmamba.plugin.window.last_model import RemembersModel, last_model
+    from napari_2dmamba.plugin.window.later_widgets import LaterWidgets
     from napari_2dmamba.plugin.window.menu import add_menu
     from napari_2dmamba.slide.addresses import slide_path
 
@@ -139,10 +140,6 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
     overview = docks.show(viewer, docks.OVERVIEW)
     slides_widget = docks.show(viewer, docks.SLIDES)
     run_widget = docks.show(viewer, docks.RUN)
-    inspect_widget = docks.show(viewer, docks.INSPECT)
-    docks.show(viewer, docks.REGIONS)
-    compare_widget = docks.show(viewer, docks.COMPARE)
-    docks.raise_dock(run_widget)  # the first thing to do
     model = last_model()
     if model is not None:
         run_widget.model_section.add_checkpoint(model)
@@ -162,10 +159,9 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
         viewer,
         session,
         run_widget,
-        inspect_widget,
-        compare_widget,
         overview,
         slides_widget,
+        LaterWidgets(viewer, session),
         problems,
     )
 

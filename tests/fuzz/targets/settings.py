@@ -31,6 +31,10 @@ for _heavy in (
     "sklearn.model_selection",
     "scipy.stats",
     "rich.live",
+    "torch._dynamo",
+    "napari_2dmamba.cohort.run",
+    "napari_2dmamba.compare.figure",
+    "napari_2dmamba.export.formats",
 ):  # once, not in each fork
     importlib.import_module(_heavy)
 

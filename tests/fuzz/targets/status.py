@@ -1,6 +1,7 @@
 """The status files of a cohort, of which a damaged one stops nobody."""
 
 import dataclasses
+import importlib
 from pathlib import Path
 
 from napari_2dmamba.cohort.display import print_table
@@ -8,6 +9,9 @@ from napari_2dmamba.cohort.folders import claim
 from napari_2dmamba.cohort.status import SlideStatus, read_cohort, write_status, write_summary
 from napari_2dmamba.errors import UserError
 from tests.fuzz.mutate import Seed
+
+for _heavy in ("napari_2dmamba.export.run_folder", "psutil", "rich.live"):
+    importlib.import_module(_heavy)  # once, and not in the fork of each mutant
 
 ALLOWED = UserError
 
