@@ -4,7 +4,7 @@ Colour: Otsu's threshold on saturation. Dark tissue hides pale tissue from it, s
 below is split once more; glass with a tint of stain lies above as well, but is hardly denser than
 other glass, and is left out. Texture: fat and the palest stroma are as colourless as glass in most
 of their pixels, but in most of them differ from their neighbours, which glass does not; dust and
-scratches do too, but are grey, or few. Fat is tissue only if that is wanted: most of it is as light as
+scratches do too, but are grey, or few. Fat is tissue only if wanted: most of it is as light as
 glass, which stroma is not. Ink is found by colour first and left out of the histogram.
 A blank slide has no two classes, but gets a threshold: classes hardly further apart than the glass
 is noisy are refused.
