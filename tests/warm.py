@@ -122,4 +122,6 @@ def python(
             server.stdout.readline()
             raise
         code = int(server.stdout.readline())
-        return subprocess.CompletedProcess(arguments, code, out.read_text(), err.read_text())
+        # a process may be killed before it opens them
+        said = [path.read_text() if path.exists() else "" for path in (out, err)]
+        return subprocess.CompletedProcess(arguments, code, *said)

@@ -216,7 +216,7 @@ def _coloured_or_textured(
     """Return what is tissue, and the threshold of saturation, if there is one."""
     threshold, dark, tint = _thresholds(saturation[~pen])
     colour = chroma - (255 * (tint + _COLOURED) + _GREY * (255 - grey))
-    mask, partly = _textured(grey, colour, pixel_size)
+    mask, partly = _textured(grey, colour, pixel_size, fat=fat)
     if not fat:
         is_full = _full(grey, ~pen & (saturation <= tint + _EVEN), pixel_size)
         mask, partly = mask & is_full, partly & is_full
@@ -252,7 +252,7 @@ def _thresholds(
 
 
 def _textured(
-    grey: NDArray[np.float32], colour: NDArray[np.float32], pixel_size: float
+    grey: NDArray[np.float32], colour: NDArray[np.float32], pixel_size: float, *, fat: bool
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return where most pixels show detail and have ``colour`` above 0, and where half as many do.
 
@@ -270,7 +270,8 @@ def _textured(
     coloured = ndimage.uniform_filter(shows * colour, side) > 0
     mostly = _inner(coloured & (share > 0.5), _RIM / (pixel_size * step))
     partly = _inner(coloured & (share > 0.25), _WIDE_RIM / (pixel_size * step))
-    mostly |= partly & (shows > 0)  # the walls of large fat cells, whose insides are holes
+    if fat:
+        mostly |= partly & (shows > 0)  # the walls of large cells, whose insides are holes
     both = [part.repeat(step, axis=0).repeat(step, axis=1) for part in (mostly, partly)]
     return both[0][:height, :width], both[1][:height, :width]
 
