@@ -13,7 +13,11 @@ from napari_2dmamba.features import extract_features
 from napari_2dmamba.pipeline import RunSettings, prepare_grid
 from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.run_widget import RunWidget
-from napari_2dmamba.plugin.run_widget.arriving_features import LAYER_NAME, arriving_layer
+from napari_2dmamba.plugin.run_widget.arriving_features import (
+    LAYER_NAME,
+    ArrivingFeatures,
+    arriving_layer,
+)
 from napari_2dmamba.plugin.session import Session
 from napari_2dmamba.slide import GridSettings, Slide, open_slide
 from tests.plugin.conftest import LONG, MPP, add_slide, canvas_picture, colour_at, process_events
@@ -139,3 +143,28 @@ def test_closing_the_dock_in_a_pause(widget: RunWidget, slide: Slide, qtbot: Any
     viewer.window.remove_dock_widget(widget)
     qtbot.waitUntil(lambda: not widget.is_running, timeout=LONG)
     viewer.layers.clear()
+
+
+def test_a_window_that_lets_go_in_the_middle_of_a_batch_fails_no_run(
+    make_napari_viewer: Any, slide: Slide
+) -> None:
+    """As where the dock is closed between two looks of the extraction's thread."""
+    viewer = make_napari_viewer()
+    session = Session.of(viewer)
+    state = session.add(slide)
+    grid = prepare_grid(slide, RunSettings(), GridSettings(patch_size=SIDE), None)[1]
+
+    class LetsGo(ArrivingFeatures):
+        looks = 0
+
+        def __getattribute__(self, name: str) -> Any:
+            found = super().__getattribute__(name)
+            if name == "_colours" and found is not None:
+                type(self).looks += 1
+                return found if type(self).looks == 1 else None
+            return found
+
+    arriving = LetsGo(session, state, viewer.window._qt_window)
+    arriving.on_batch(grid, 0, np.zeros((2, 3), np.float32), np.ones(2, bool))
+    assert arriving.looks == 1
+    arriving.let_go()

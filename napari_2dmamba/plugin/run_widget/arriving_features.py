@@ -52,8 +52,9 @@ class ArrivingFeatures(QObject):
         """Take in a batch; see `features.extract.BatchCallback`."""
         if self._grid is None:
             self._grid, self._colours = grid, FeatureColours(len(grid))
-        if self._colours is not None:
-            self._colours.add(first, features, kept)
+        colours = self._colours  # the main thread may let go of them at any moment
+        if colours is not None:
+            colours.add(first, features, kept)
 
     def show(self) -> None:
         """Show what has arrived since the last time."""
