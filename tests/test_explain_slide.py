@@ -26,6 +26,9 @@ def test_a_slide_is_explained_and_saved(tmp_path: Path) -> None:
     assert (provenance.values[5:] == 0).all()
     assert (provenance.values[:, 8:] == 0).all()
     assert provenance.values[4, 7] > 0
+    # of the slide, as tables and the viewer count: the canvas begins at row 4, column 5
+    assert "enters the cell at row 8, column 12 through" in provenance.meaning
+    assert "at row 8, column 12 enters each cell" in found.maps["feeds"].meaning
     assert (found.maps["feeds"].values[:4] == 0).all()
     saved = open_run(tmp_path / "run")
     assert [m.name for m in saved.maps][1:] == [m.name for m in found.maps.values()]

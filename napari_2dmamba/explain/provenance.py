@@ -105,12 +105,12 @@ class Provenance:
         values = self.values_on(
             query, layer=layer, through=through, channels=channels, contribution=contribution
         )
-        row, col = self.subject.cell_of(query)
+        place = self.subject.place_of(query)
         what = "the input of each cell" if contribution else "a unit input at each cell"
         return self._map(
             values,
             f"provenance ({through})",
-            f"how much {what} enters the cell at row {row}, column {col} "
+            f"how much {what} enters the cell at {place} "
             f"{_WORDS[through]} of layer {self._number(layer)}, {_of_channels(channels)}",
             query,
             through,
@@ -133,12 +133,12 @@ class Provenance:
         values = self.values_of(
             source, layer=layer, through=through, channels=channels, contribution=contribution
         )
-        row, col = self.subject.cell_of(source)
+        place = self.subject.place_of(source)
         what = "the input" if contribution else "a unit input"
         return self._map(
             values,
             f"feeds ({through})",
-            f"how much {what} at row {row}, column {col} enters each cell {_WORDS[through]} of "
+            f"how much {what} at {place} enters each cell {_WORDS[through]} of "
             f"layer {self._number(layer)}, {_of_channels(channels)}",
             source,
             through,

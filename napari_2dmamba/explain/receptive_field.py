@@ -231,12 +231,11 @@ def lay_on_patch(subject: Subject, field: NDArray[np.float64], patch: int, what:
     """
     cells = subject.cells_of_patches
     rows, cols = (cells - cells[patch] + np.array(field.shape) // 2).T
-    row, col = subject.cell_of(patch)
     return subject.map_of_patches(
         field[rows, cols],
         "average receptive field",
         f"how strongly a patch depends on its surroundings, the mean over {what}, each divided by "
-        f"its sum, laid on the patch at row {row}, column {col}",
+        f"its sum, laid on the patch at {subject.place_of(patch)}",
         queries=(patch,),
         gaps=True,
     )

@@ -68,11 +68,10 @@ def rollout(
         squares += gradient.square().sum(1).double().cpu()
         if on_progress is not None:
             on_progress(probe + 1, count, "Rollout")
-    row, col = subject.cell_of(patch)
     return subject.map_of_patches(
         (squares / (1 if probes is None else count)).sqrt(),
         "rollout",
-        f"how strongly the features of each patch enter the state at row {row}, column {col} "
+        f"how strongly the features of each patch enter the state at {subject.place_of(patch)} "
         "through all layers, step sizes and gates held (norm of the Jacobian)",
         quantity=JACOBIAN,
         queries=(patch,),
@@ -89,11 +88,10 @@ def state_relevance(subject: Subject, patch: int, *, layer: int = -1) -> GridMap
     state = held_states(subject, features, layer)[_positions(subject)[patch]]
     size = state.detach().square().sum()
     (gradient,) = torch.autograd.grad((state * (state.detach() / size)).sum(), features)
-    row, col = subject.cell_of(patch)
     return subject.map_of_patches(
         (gradient * subject.features).sum(1),
         "relevance to the state",
-        f"share of each patch in the state at row {row}, column {col}, step sizes and gates held",
+        f"share of each patch in the state at {subject.place_of(patch)}, step sizes and gates held",
         signed=True,
         queries=(patch,),
     )
