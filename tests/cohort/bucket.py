@@ -2,12 +2,13 @@
 
 import contextlib
 import hashlib
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, unquote
 from xml.sax.saxutils import escape
+
+from tests.local_server import served_by
 
 
 class _Asked(BaseHTTPRequestHandler):
@@ -70,13 +71,5 @@ class _Asked(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def store() -> Iterator[Any]:
     """Yield the store; from write number ``refuse_from`` on it refuses."""
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), _Asked)
-    server.objects, server.writes, server.refuse_from = {}, 0, None
-    server.address = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with served_by(_Asked, objects={}, writes=0, refuse_from=None) as server:
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from napari_2dmamba.features import FeatureSettings
 from napari_2dmamba.models.settings import ModelSettings
 from napari_2dmamba.pipeline import RunSettings, run
 from napari_2dmamba.slide import GridSettings
+from tests.calls import python_calls
 from tests.tiny import write_checkpoint, write_slide
 
 ALONE = CohortSettings(workers=1)
@@ -443,22 +443,6 @@ def test_twins_of_one_name_and_content_are_two_slides(scans: Path, tmp_path: Pat
     assert states == ["done"] * 3
     assert len(folders) == 3
     assert again() == (["reused"] * 3, folders)
-
-
-def python_calls(action: Callable[[], object]) -> int:
-    """Count the calls of functions written in Python, which no busy machine changes."""
-    calls = 0
-
-    def count(frame: Any, event: str, argument: Any) -> None:
-        nonlocal calls
-        calls += event == "call"
-
-    sys.setprofile(count)
-    try:
-        action()
-    finally:
-        sys.setprofile(None)
-    return calls
 
 
 def test_a_slide_costs_the_same_in_a_long_list(tmp_path: Path) -> None:

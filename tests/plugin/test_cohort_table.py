@@ -1,7 +1,5 @@
 """The cohort's table against a list that is sorted and filtered afresh each time."""
 
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +10,7 @@ from qtpy.QtCore import QPersistentModelIndex, Qt
 from napari_2dmamba.cohort import SlideStatus
 from napari_2dmamba.plugin.cohort_widget.slide_rows import SlideRows
 from napari_2dmamba.plugin.cohort_widget.table_model import ROW_ROLE, Column, ShownSlides
+from tests.calls import python_calls
 
 SORTED_BY = st.sampled_from([-1, Column.SLIDE, Column.PATCHES])
 ORDERS = {False: Qt.SortOrder.AscendingOrder, True: Qt.SortOrder.DescendingOrder}
@@ -73,21 +72,6 @@ def test_what_is_shown_is_sorted_and_filtered(steps: list[Any]) -> None:
             assert (still[place] if place >= 0 else None) == (
                 before[0].slide if before[0].slide in still else None
             )
-
-
-def python_calls(action: Callable[[], object]) -> int:
-    calls = 0
-
-    def count(frame: Any, event: str, argument: Any) -> None:
-        nonlocal calls
-        calls += event == "call"
-
-    sys.setprofile(count)
-    try:
-        action()
-    finally:
-        sys.setprofile(None)
-    return calls
 
 
 def test_ten_thousand_slides_cost_no_more_to_update_and_ten_times_to_sort() -> None:

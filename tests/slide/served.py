@@ -3,12 +3,13 @@
 import contextlib
 import email.utils
 import hashlib
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+
+from tests.local_server import served_by
 
 
 class Served(BaseHTTPRequestHandler):
@@ -59,13 +60,5 @@ class Served(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def serve(root: Path, twist: Callable[[Served], bool] | None = None) -> Iterator[Any]:
     """Yield the server; ``server.address`` is where it is, ``server.asked`` what was asked."""
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Served)
-    server.root, server.twist, server.asked, server.headers, server.sent = root, twist, [], {}, 0
-    server.address = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with served_by(Served, root=root, twist=twist, asked=[], headers={}, sent=0) as server:
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from napari_2dmamba.plugin.run_widget import RunWidget
     from napari_2dmamba.plugin.session import Session, SlideState
     from napari_2dmamba.plugin.slides_widget import SlidesWidget
-    from napari_2dmamba.plugin.window.later_widgets import LaterWidgets
 
 PLUGIN_NAME = "napari-2dmamba"
 TITLE = "2DMamba"
@@ -104,8 +103,6 @@ class Application:
         napari's, and what is open in it.
     run_widget, overview, slides_widget
         Docked in it. The menu *2DMamba* brings them to the front, and the others.
-    later
-        Docks the widgets that need PyTorch.
     problems
         One sentence per slide that could not be opened.
     """
@@ -115,7 +112,6 @@ class Application:
     run_widget: "RunWidget"
     overview: "SlideOverview"
     slides_widget: "SlidesWidget"
-    later: "LaterWidgets"
     problems: tuple[str, ...]
 
 
@@ -155,13 +151,13 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
         fit_window(viewer)
         QApplication.processEvents()  # the canvas gets its size, so that slides fit into it
     problems = run_widget.open_slides([slide_path(path) for path in paths])
+    LaterWidgets(viewer, session)
     return Application(
         viewer,
         session,
         run_widget,
         overview,
         slides_widget,
-        LaterWidgets(viewer, session),
         problems,
     )
 
