@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from napari_2dmamba.scan import backend_for, cpu, selective_scan_2d, use_backend
+from napari_2dmamba.scan.inputs import ScanInputs
 
 HEIGHT = WIDTH = 100
 D_INNER = 256
@@ -69,7 +70,7 @@ def medians(candidates: dict[str, Callable[[], object]], repeat: int) -> dict[st
 def compare(d_state: int, repeat: int) -> None:
     """One grid: floors, every instruction set, the best torch, backward."""
     inputs = draw(HEIGHT, WIDTH, D_INNER, d_state)
-    grad_y, nothing = torch.ones_like(inputs[0]), (torch.empty(0),) * 3
+    grad_y, nothing = torch.ones_like(inputs[0]), torch.empty(0)
     cells, threads = HEIGHT * WIDTH, torch.get_num_threads()
     source = torch.empty(cells * (3 * D_INNER + 2 * d_state) // 2)
     target = torch.empty_like(source)
@@ -90,11 +91,11 @@ def compare(d_state: int, repeat: int) -> None:
                 cells * D_INNER * d_state, threads, k
             ),
             f"{name}: forward, no softplus, no gate": lambda k=level: cpu.forward(
-                *inputs[:6], None, None, False, level=k
+                ScanInputs(*inputs[:6]), False, level=k
             ),
-            f"{name}: forward": lambda k=level: cpu.forward(*inputs, True, level=k),
+            f"{name}: forward": lambda k=level: cpu.forward(ScanInputs(*inputs), True, level=k),
             f"{name}: backward": lambda k=level: cpu.backward(
-                grad_y, *inputs, True, nothing, level=k
+                grad_y, ScanInputs(*inputs), True, nothing, level=k
             ),
         }
     # Apart: the whole grid gives gigabytes back to the system, which others then wait for.
@@ -118,7 +119,7 @@ def compare_tissue(repeat: int) -> None:
     """The canvas of a slide, of whose cells some are tissue and all others are alike."""
     height, width = 93, 190
     print(f"\n{height} x {width} cells, d_inner {D_INNER}, d_state 16, by the share of tissue")
-    nothing = (torch.empty(0),) * 3
+    nothing = torch.empty(0)
     smooth = torch.nn.functional.avg_pool2d(torch.rand(1, 1, height, width), 15, 1, 7)[0, 0]
     for level, name in enumerate(cpu.instruction_sets()):
         candidates: dict[str, Callable[[], object]] = {}
@@ -127,10 +128,10 @@ def compare_tissue(repeat: int) -> None:
             empty = smooth < smooth.quantile(1 - share)
             inputs[1][0, empty] = inputs[1][0, 0, 0].clone()
             candidates[f"{share:4.0%} forward"] = lambda i=inputs, k=level: cpu.forward(
-                *i, True, level=k
+                ScanInputs(*i), True, level=k
             )
             candidates[f"{share:4.0%} backward"] = lambda i=inputs, k=level: cpu.backward(
-                i[0], *i, True, nothing, level=k
+                i[0], ScanInputs(*i), True, nothing, level=k
             )
         times = ", ".join(f"{k} {1e3 * v:.1f} ms" for k, v in medians(candidates, repeat).items())
         print(f"  {name:9s} {times}")

@@ -21,7 +21,9 @@ import torch
 from torch import Tensor
 
 from napari_2dmamba.scan import cuda
+from napari_2dmamba.scan.cuda_plans import kept_bytes
 from napari_2dmamba.scan.definition import scan_2d
+from napari_2dmamba.scan.inputs import ScanInputs
 
 # (batch, H, W, d_inner, d_state, dtype): the target, half precision, the largest published canvas,
 # PANDA's canvas, a layer of 2DVMamba for one image and for 16.
@@ -98,23 +100,23 @@ def measure(
     x = one[0]
     assert x is not None
     grad = torch.randn_like(x)
-    saved = [cuda.forward(*s, True)[1] for s in sets]
+    saved = [cuda.forward(ScanInputs(*s), True)[1] for s in sets]
 
     print(f"\n{batch} x {height} x {width} cells, d_inner {d_inner}, d_state {d_state}, {dtype}")
-    forward = median(lambda s: cuda.forward(*s, True, keep=False), sets, repeats)
+    forward = median(lambda s: cuda.forward(ScanInputs(*s), True, keep=False), sets, repeats)
     row("forward, inference", forward)
-    kept = median(lambda s: cuda.forward(*s, True), sets, repeats)
+    kept = median(lambda s: cuda.forward(ScanInputs(*s), True), sets, repeats)
     row("forward, kept for backward", kept, forward)
     pairs = list(zip(sets, saved, strict=True))
-    backward = median(lambda p: cuda.backward(grad, *p[0], True, p[1]), pairs, repeats)
+    backward = median(lambda p: cuda.backward(grad, ScanInputs(*p[0]), True, p[1]), pairs, repeats)
     row("backward", backward, forward)
 
     moved = bytes_read + x.numel() * x.element_size()
     row("floor: its bytes, copied", copying(moved // 2, repeats), forward)
     in_registers = cells * d_inner * d_state / exponentials_per_millisecond(repeats)
     row("floor: its exponentials", in_registers, forward)
-    kept_bytes = cuda.kept_bytes(batch, height, width, d_inner, d_state, gated=True)
-    print(f"  kept for backward {kept_bytes / 1e6:.0f} MB")
+    in_bytes = kept_bytes(batch, height, width, d_inner, d_state, gated=True)
+    print(f"  kept for backward {in_bytes / 1e6:.0f} MB")
 
     if cells * d_inner <= 200 * 200 * 256:
         slow = median(lambda s: scan_2d(*s, True), sets[:1], 3)

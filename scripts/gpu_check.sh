@@ -27,7 +27,7 @@ part() { # NAME SECONDS COMMAND...
 sanitize() { # TOOL TESTS
   part "compute-sanitizer $1" 30 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
     compute-sanitizer --tool "$1" --report-api-errors no --error-exitcode 9 \
-    "$python" -m pytest tests/scan/test_cuda_kernels.py -q -m gpu -k "$2" -p no:cacheprovider
+    "$python" -m pytest tests/scan/test_cuda_kernels.py tests/scan/test_cuda_on_gpu.py -q -m gpu -k "$2" -p no:cacheprovider
 }
 
 everything() {

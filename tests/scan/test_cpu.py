@@ -12,6 +12,7 @@ from torch import Tensor
 
 from napari_2dmamba.scan import cpu
 from napari_2dmamba.scan.definition import scan_2d
+from napari_2dmamba.scan.inputs import ScanInputs
 from tests.scan.cases import GOLDEN, IN_FILES, NAMES, draw, golden, relative_error
 
 pytestmark = pytest.mark.skipif(cpu.why_not() is not None, reason=str(cpu.why_not()))
@@ -37,9 +38,9 @@ def truth(inputs: list[Tensor | None], softplus: bool, grad_y: Tensor) -> tuple[
 def compare(inputs: list[Tensor | None], softplus: bool, level: int, tolerance: float) -> None:
     grad_y = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(9))
     y_true, grads_true = truth(inputs, softplus, grad_y)
-    y, _ = cpu.forward(*inputs, softplus, level=level)
+    y, _ = cpu.forward(ScanInputs(*inputs), softplus, level=level)
     assert relative_error(y, y_true) < tolerance
-    grads = cpu.backward(grad_y, *inputs, softplus, NOTHING, level=level)
+    grads = cpu.backward(grad_y, ScanInputs(*inputs), softplus, NOTHING, level=level)
     for name, found, expected in zip(NAMES, grads, grads_true, strict=True):
         if expected is None:
             assert found is None
@@ -55,9 +56,9 @@ def compare(inputs: list[Tensor | None], softplus: bool, level: int, tolerance: 
 def test_golden(name: str, level: int) -> None:
     case = golden(name)
     inputs = [case[k].float() for k in IN_FILES]
-    y, _ = cpu.forward(*inputs, True, level=level)
+    y, _ = cpu.forward(ScanInputs(*inputs), True, level=level)
     assert relative_error(y, case["y_z"]) < 2e-6
-    grads = cpu.backward(case["dy_z"].float(), *inputs, True, NOTHING, level=level)
+    grads = cpu.backward(case["dy_z"].float(), ScanInputs(*inputs), True, NOTHING, level=level)
     for k, found in zip(IN_FILES, grads, strict=True):
         assert relative_error(found, case[f"grad_{k}"]) < 5e-6, k
 
@@ -107,7 +108,7 @@ def test_slow_decay_is_not_biased(level: int) -> None:
     x = torch.ones(1, 1, 400, 16)
     A = torch.full((16, 1), -(2.0**-20))  # whose exponential float32 can hold
     B = torch.ones(1, 1, 400, 1)
-    y, _ = cpu.forward(x, x, A, B, B, None, None, None, False, level=level)
+    y, _ = cpu.forward(ScanInputs(x, x, A, B, B), False, level=level)
     exact = scan_2d(x.double(), x.double(), A.double(), B.double(), B.double())
     assert relative_error(y, exact) < 2e-6
 
@@ -120,7 +121,7 @@ def test_nan_and_inf_spread_as_in_the_definition(which: int, value: float, level
     spot = (0, 2, 3, 1) if inputs[which].dim() == 4 else (1,) * inputs[which].dim()
     inputs[which][spot] = value
     expected = scan_2d(*inputs, True)
-    y, _ = cpu.forward(*inputs, True, level=level)
+    y, _ = cpu.forward(ScanInputs(*inputs), True, level=level)
     for kind in (torch.isnan, torch.isposinf, torch.isneginf):
         assert torch.equal(kind(y), kind(expected)), kind
     finite = torch.isfinite(expected)
@@ -134,7 +135,7 @@ def test_softplus_is_torchs(level: int) -> None:
     dt = dt.reshape(1, 1, 1, -1)
     one, A = torch.ones_like(dt), torch.zeros(dt.numel(), 1)
     B = torch.ones(1, 1, 1, 1)
-    y, _ = cpu.forward(one, dt, A, B, B, None, None, None, True, level=level)
+    y, _ = cpu.forward(ScanInputs(one, dt, A, B, B), True, level=level)
     exact = torch.nn.functional.softplus(dt.double(), threshold=20.0)
     sure = dt > -86  # below, float32 runs out of exponents
     torch.testing.assert_close(y[sure].double(), exact[sure], rtol=5e-6, atol=0)
@@ -153,11 +154,11 @@ def test_slices_and_strides_are_read_in_place_or_copied(level: int) -> None:
     D = torch.randn(24)[::2]
     given = (x, dt, A, B, C, D, z, None)
     contiguous = [None if t is None else t.contiguous() for t in given]
-    y, _ = cpu.forward(*given, True, level=level)
-    assert torch.equal(y, cpu.forward(*contiguous, True, level=level)[0])
+    y, _ = cpu.forward(ScanInputs(*given), True, level=level)
+    assert torch.equal(y, cpu.forward(ScanInputs(*contiguous), True, level=level)[0])
     assert relative_error(y, scan_2d(*(t if t is None else t.double() for t in given), True)) < 1e-6
-    grads = cpu.backward(torch.ones_like(x), *given, True, NOTHING, level=level)
-    again = cpu.backward(torch.ones_like(x), *contiguous, True, NOTHING, level=level)
+    grads = cpu.backward(torch.ones_like(x), ScanInputs(*given), True, NOTHING, level=level)
+    again = cpu.backward(torch.ones_like(x), ScanInputs(*contiguous), True, NOTHING, level=level)
     assert all(torch.equal(a, b) for a, b in zip(grads, again, strict=True) if a is not None)
 
 
@@ -167,8 +168,8 @@ def test_broadcast_and_reversed_grids(shape: tuple[int, int]) -> None:
     x = x[:, :1, :1].expand(1, *shape, 7)  # no distance between cells at all
     B = B.flip(1)[:, :, :, :]
     compare([x.contiguous(), dt, A, B, C, D, z, bias], True, -1, 1e-5)
-    y, _ = cpu.forward(x, dt, A, B, C, D, z, bias, True)
-    assert torch.equal(y, cpu.forward(x.contiguous(), dt, A, B, C, D, z, bias, True)[0])
+    y, _ = cpu.forward(ScanInputs(x, dt, A, B, C, D, z, bias), True)
+    assert torch.equal(y, cpu.forward(ScanInputs(x.contiguous(), dt, A, B, C, D, z, bias), True)[0])
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -182,8 +183,8 @@ def test_results_do_not_depend_on_threads_or_run(
     for count in (1, 2, 2, 5):
         torch.set_num_threads(count)
         results.append(
-            (cpu.forward(*inputs, True, level=level)[0],
-             *cpu.backward(grad_y, *inputs, True, NOTHING, level=level))
+            (cpu.forward(ScanInputs(*inputs), True, level=level)[0],
+             *cpu.backward(grad_y, ScanInputs(*inputs), True, NOTHING, level=level))
         )  # fmt: skip
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
@@ -207,8 +208,8 @@ def test_empty_cells_have_the_bits_they_would_have_alone(d_state: int, level: in
     grad_y = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(2))
     found, expected = (
         (
-            cpu.forward(*given, True, level=level)[0],
-            *cpu.backward(grad_y, *given, True, NOTHING, level=level),
+            cpu.forward(ScanInputs(*given), True, level=level)[0],
+            *cpu.backward(grad_y, ScanInputs(*given), True, NOTHING, level=level),
         )
         for given in (inputs, fresh)
     )
@@ -222,20 +223,20 @@ def test_empty_cells_have_the_bits_they_would_have_alone(d_state: int, level: in
 
 def test_many_python_threads_at_once() -> None:
     inputs = draw(9, 9, 40, 16)
-    expected = cpu.forward(*inputs, True)[0]
+    expected = cpu.forward(ScanInputs(*inputs), True)[0]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: cpu.forward(*inputs, True)[0], range(16)))
+        found = list(pool.map(lambda _: cpu.forward(ScanInputs(*inputs), True)[0], range(16)))
     assert all(torch.equal(y, expected) for y in found)
 
 
 def _sum_in_child(queue: multiprocessing.Queue) -> None:
-    queue.put(float(cpu.forward(*draw(9, 9, 40, 16), True)[0].sum()))
+    queue.put(float(cpu.forward(ScanInputs(*draw(9, 9, 40, 16)), True)[0].sum()))
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*")
 def test_after_a_fork() -> None:
-    here = float(cpu.forward(*draw(9, 9, 40, 16), True)[0].sum())
+    here = float(cpu.forward(ScanInputs(*draw(9, 9, 40, 16)), True)[0].sum())
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     child = context.Process(target=_sum_in_child, args=(queue,))
@@ -247,15 +248,15 @@ def test_after_a_fork() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_has_a_float32_state(dtype: torch.dtype) -> None:
     inputs = [t.to(dtype) for t in draw(30, 30, 8, 16)]
-    y, _ = cpu.forward(*inputs, True)
+    y, _ = cpu.forward(ScanInputs(*inputs), True)
     assert y.dtype == dtype
     exact = scan_2d(*(t.double() for t in inputs), True)
     assert relative_error(y, exact) <= torch.finfo(dtype).eps
-    grads = cpu.backward(torch.ones_like(inputs[0]), *inputs, True, NOTHING)
+    grads = cpu.backward(torch.ones_like(inputs[0]), ScanInputs(*inputs), True, NOTHING)
     assert [g.dtype for g in grads] == [dtype] * 8
 
 
 def test_the_processor_keeps_its_denormals() -> None:
     """No fast-math start-up code: 1e-40 must survive loading and running the library."""
-    cpu.forward(*draw(3, 3, 16, 16), True)
+    cpu.forward(ScanInputs(*draw(3, 3, 16, 16)), True)
     assert float(torch.tensor([1e-40]) * torch.tensor([0.5])) > 0

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from napari_2dmamba.errors import BackendError
-from napari_2dmamba.scan import cuda, cuda_compiler, cuda_driver
+from napari_2dmamba.scan import cuda, cuda_compiler, cuda_driver, cuda_plans
 from napari_2dmamba.scan.cuda_compiler import compile_kernels, source_folder
 from napari_2dmamba.scan.cuda_launch import FORWARD_WARPS, Shape
 from tests.scan import cubin, emulation
@@ -44,10 +44,10 @@ SPILLED = 64  # bytes a thread of a backward kernel may keep in local memory, ou
 def _shapes(
     d_state: int, dtype: torch.dtype, keep: bool, batch: int, shared: int
 ) -> tuple[Shape, Shape]:
-    forward = cuda._forward_shape(dtype, batch, 56, 384, 1, d_state, keep)
+    forward = cuda_plans.forward_shape(dtype, batch, 56, 384, 1, d_state, keep)
     single, vector = int(d_state <= 16), 4 if d_state % 4 == 0 else 1
     forward = replace(forward, softplus=1, gated=1, keep=int(keep), single=single, vector=vector)
-    return forward, cuda._backward_shape(dtype, d_state, shared)
+    return forward, cuda_plans.backward_shape(dtype, d_state, shared)
 
 
 @pytest.mark.parametrize(("architecture", "d_state", "dtype", "keep", "batch"), VARIANTS, ids=str)
@@ -88,7 +88,7 @@ def test_kernels_fit_the_architecture(
 
 def test_four_backward_warps_fit_everywhere_and_three_times_into_an_h100() -> None:
     for kilobytes in SHARED_KB.values():
-        shape = cuda._backward_shape(torch.float32, 16, kilobytes * 1024)
+        shape = cuda_plans.backward_shape(torch.float32, 16, kilobytes * 1024)
         assert shape.backward_warps == 4
     assert shape.backward_ctas == 3
     assert 3 * (shape.backward_bytes + 1024) <= 228 * 1024
