@@ -140,8 +140,8 @@ def table(count: int) -> dict[str, float]:
     from qtpy.QtWidgets import QApplication
 
     from napari_2dmamba.cohort import SlideStatus, find_slides
+    from napari_2dmamba.cohort.following import Following
     from napari_2dmamba.plugin.cohort_widget import CohortWidget
-    from napari_2dmamba.plugin.cohort_widget.following import Following
     from napari_2dmamba.plugin.cohort_widget.table_model import Column
 
     def wait(seconds: float) -> None:

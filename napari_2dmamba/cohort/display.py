@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from napari_2dmamba.cohort import status as states
+from napari_2dmamba.cohort.following import Following
 from napari_2dmamba.cohort.status import CohortSummary, SlideStatus
 from napari_2dmamba.settings import ProgressCallback
 from napari_2dmamba.terminal import printable
@@ -44,12 +45,19 @@ class LiveTable:
             disable=not self._live,
         )
         self._slides, self._ended = slides, set[str]()
-        self._failed = 0
+        self._following = Following(slides)
         self._at_work: dict[str, TaskID] = {}
         self._all = self._bars.add_task("", total=slides, name="all slides", visible=slides > 1)
 
     def show(self, row: SlideStatus) -> None:
         """Take in a row that changed."""
+        self._following.put(row)
+        self._following.take()
+        known = self._following.progress()
+        if known is not None:
+            share, words = known
+            rest = words.partition(" · ")[2]  # how many have ended stands before it
+            self._bars.update(self._all, completed=int(share * self._slides), description=rest)
         if row.state == states.RUNNING:
             self._at_work_now(row)
             return
@@ -58,9 +66,6 @@ class LiveTable:
         if not (row.good or row.state == states.FAILED) or row.slide in self._ended:
             return
         self._ended.add(row.slide)
-        self._failed += row.state == states.FAILED
-        failed = f"{self._failed} failed" if self._failed else ""
-        self._bars.update(self._all, completed=len(self._ended), description=failed)
         if self._slides > 1 and not self._live and row.good:
             words = f"{len(self._ended)}/{self._slides} {row.name}: {row.state} {row.finding}"
             self._console.print(

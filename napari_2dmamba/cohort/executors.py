@@ -23,8 +23,9 @@ from napari_2dmamba.cohort.dask_cluster import (
     local_cluster,
     threads_each,
 )
+from napari_2dmamba.cohort.plan import forget_models
 from napari_2dmamba.cohort.settings import CohortSettings
-from napari_2dmamba.cohort.slide_task import SlideTask, TaskResult, do_slide, forget_models
+from napari_2dmamba.cohort.slide_task import SlideTask, TaskResult, do_slide
 from napari_2dmamba.cohort.status import SlideStatus
 from napari_2dmamba.cohort.stop_file import StopFile, StopFileReader
 from napari_2dmamba.errors import CohortError

@@ -3,23 +3,22 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import replace
 
-from napari_2dmamba.cohort import CohortSlide, SlideStatus
 from napari_2dmamba.cohort import status as states
-from napari_2dmamba.plugin.cohort_widget.pace import in_words, share_of, time_left
+from napari_2dmamba.cohort.pace import in_words, share_of, time_left
+from napari_2dmamba.cohort.status import SlideStatus
 
 
 class Following:
     """A cohort from its start to its end.
 
-    `put` and `paused` are for the thread that runs it, all else for the window's.
+    `put` and `paused` are for the thread that runs it, all else for the one that shows it.
 
     Parameters
     ----------
     slides
-        What is done in this run; a table may hold others besides.
+        How many this run does; a table may hold others besides.
 
     Attributes
     ----------
@@ -27,9 +26,9 @@ class Following:
         Set while slides shall wait.
     """
 
-    def __init__(self, slides: Collection[CohortSlide]) -> None:
+    def __init__(self, slides: int) -> None:
         self.paused = threading.Event()
-        self._slides = len(slides)
+        self._slides = slides
         self._rows: dict[str, SlideStatus] = {}
         self._at_work: dict[str, SlideStatus] = {}
         self._states: Counter[str] = Counter()

@@ -1,7 +1,6 @@
 """How far a cohort is, and how long it will take."""
 
-from napari_2dmamba.cohort import SlideStatus
-from napari_2dmamba.cohort.status import FAILED
+from napari_2dmamba.cohort.status import FAILED, SlideStatus
 
 _SMALLEST_SHARE, _FEWEST_SLIDES = 0.01, 5
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from napari_2dmamba.cohort import status as states
 from napari_2dmamba.cohort.executors import Executor, gather
+from napari_2dmamba.cohort.plan import CohortPlan
 from napari_2dmamba.cohort.publishing import Publisher
 from napari_2dmamba.cohort.settings import CohortSettings
 from napari_2dmamba.cohort.settings_file import SavedSettings, write_settings
-from napari_2dmamba.cohort.slide_task import CohortPlan, SlideTask, TaskResult
+from napari_2dmamba.cohort.slide_task import SlideTask, TaskResult
 from napari_2dmamba.cohort.slides import CohortSlide, find_slides
 from napari_2dmamba.cohort.status import (
     CohortSummary,

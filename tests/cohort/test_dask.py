@@ -13,7 +13,8 @@ import pytest
 
 from napari_2dmamba.cohort import CohortSettings, CohortSummary, extract_cohort, read_cohort
 from napari_2dmamba.cohort.executors import _as_task, _BlindWorkers
-from napari_2dmamba.cohort.slide_task import CohortPlan, SlideTask
+from napari_2dmamba.cohort.plan import CohortPlan
+from napari_2dmamba.cohort.slide_task import SlideTask
 from napari_2dmamba.cohort.slides import CohortSlide
 from napari_2dmamba.cohort.status import SlideStatus
 from napari_2dmamba.errors import CohortError

@@ -22,8 +22,9 @@ from napari_2dmamba.cohort import (
     extract_cohort,
     find_slides,
 )
+from napari_2dmamba.cohort.plan import CohortPlan
 from napari_2dmamba.cohort.run import _Ledger
-from napari_2dmamba.cohort.slide_task import CohortPlan, do_slide
+from napari_2dmamba.cohort.slide_task import do_slide
 from napari_2dmamba.errors import CohortError
 from napari_2dmamba.features import read_features
 from napari_2dmamba.pipeline import RunSettings

@@ -14,6 +14,7 @@ import pytest
 from qtpy.QtCore import QEvent, QMimeData, QPoint, QPointF, Qt, QTimer, QUrl
 from qtpy.QtGui import QDropEvent, QGuiApplication
 from qtpy.QtWidgets import QApplication, QDialog, QPlainTextEdit
+from shapely import box
 
 from napari_2dmamba.cohort import (
     CohortSettings,
@@ -24,14 +25,15 @@ from napari_2dmamba.cohort import (
 )
 from napari_2dmamba.cohort.dask_cluster import local_cluster
 from napari_2dmamba.cohort.folders import worked_on
+from napari_2dmamba.cohort.following import Following
+from napari_2dmamba.cohort.pace import in_words, time_left
 from napari_2dmamba.features import FeatureSettings
 from napari_2dmamba.pipeline import RunSettings, run
 from napari_2dmamba.plugin.cohort_widget import CohortWidget
-from napari_2dmamba.plugin.cohort_widget.following import Following
-from napari_2dmamba.plugin.cohort_widget.pace import in_words, time_left
 from napari_2dmamba.plugin.cohort_widget.table_model import Column
+from napari_2dmamba.plugin.layers.region_layers import show_regions
 from napari_2dmamba.plugin.run_widget import RunWidget
-from napari_2dmamba.slide import GridSettings
+from napari_2dmamba.slide import GridSettings, Region, Regions
 from tests.plugin.conftest import LONG, process_events
 from tests.tiny import write_checkpoint, write_slide
 
@@ -213,6 +215,13 @@ def test_a_folder_with_a_broken_slide(
     found = widget.table.rows[2].result["probabilities"]
     np.testing.assert_allclose(docked.shown.prediction.probabilities, list(found.values()))
     qtbot.waitUntil(lambda: not docked.is_running, timeout=LONG)
+
+    # and says, as the list of runs does, what is not as it was when the run was made
+    assert not docked.result_section.remarks.text()
+    show_regions(docked.session, docked.session.current, Regions((Region(box(0, 0, 500, 500)),)))
+    widget.open_result(widget.table.rows[2])
+    said = "the regions drawn on c.tif are not those of this run (all tissue)"
+    qtbot.waitUntil(lambda: said in docked.result_section.remarks.text(), timeout=LONG)
 
 
 def test_pause_resume_and_a_killed_worker(
@@ -421,7 +430,7 @@ def test_columns_sort_as_numbers_and_the_table_moves_beside(
 
 def test_time_left_counts_work_and_not_what_was_there() -> None:
     slides = [CohortSlide(Path(name)) for name in "abcd"]
-    following = Following(slides)
+    following = Following(len(slides))
     assert following.progress() is None
     for name, state, done in (
         ("a", "running", 10), ("a", "reused", 0), ("b", "done", 0), ("c", "running", 50),

@@ -60,7 +60,9 @@ def test_the_map_lies_on_the_tissue_it_was_made_from(viewer: Any, slide_path: Pa
         # the tissue fills cells (2..4, 2..5) of 256 px
         values = np.full((6, 8), np.nan, np.float32)
         values[2:5, 2:6] = 1.0
-        layer = Session.of(viewer).show_map(state, make_map(values=values), raw(colormap="gray"))
+        layer = Session.of(viewer).runs.show_map(
+            state, make_map(values=values), raw(colormap="gray")
+        )
         layer.colorbar.visible = False
         viewer.canvas.overlays.scale_bar.visible = False
         picture = canvas_picture(viewer)
@@ -129,11 +131,11 @@ def test_a_new_map_takes_the_place_of_the_old_one(viewer: Any, slide_path: Path)
     with open_slide(slide_path) as slide:
         session = Session.of(viewer)
         state = session.add(slide)
-        first = session.show_map(state, make_map(), raw())
+        first = session.runs.show_map(state, make_map(), raw())
         moved = make_map(origin=(256, 512), patch_size_level0=128)
-        second = session.show_map(state, moved, raw())
+        second = session.runs.show_map(state, moved, raw())
         assert second is first
-        assert session.maps_of(state) == [first]
+        assert session.runs.maps_of(state) == [first]
         assert first.scale.tolist() == [64, 64]
         np.testing.assert_allclose(first.translate, [512 / 2 + 31.75, 256 / 2 + 31.75])
         assert cell_at(first, (512 / 2 + 70, 256 / 2 + 10)) == (1, 0)

@@ -315,7 +315,7 @@ def test_a_map_becomes_regions(
     values[2:4, 2:5] = 0.9  # six patches of 256 px: 128 µm
     session = widget.session
     grid_map = GridMap(values, "attention", "Where it looks", 256, mpp=0.5)
-    session.show_map(slide, grid_map)
+    session.runs.show_map(slide, grid_map)
     section = widget.threshold
     assert section.map.currentText() == "attention"
     section.threshold.setText("high")

@@ -99,7 +99,7 @@ def test_run_analyses_the_slide_that_is_looked_at(
     assert second.run is not None
     assert second.run.record.slide.name == "b.tif"
     assert seen(viewer) == {"b.tif", "Attention"}
-    (layer,) = widget.session.maps_of(second)
+    (layer,) = widget.session.runs.maps_of(second)
     high, (_, right) = layer.extent.world[1], viewer.layers["b.tif"].extent.world[1]
     assert (high <= viewer.layers["b.tif"].extent.world[1] + layer.scale).all()
     assert right < 600  # µm: 1400 px of 0.4
@@ -202,7 +202,7 @@ def test_a_run_after_inspect_takes_its_place(
     widget.start_run()
     finish(widget, qtbot)
     assert seen(viewer) == {"b.tif", "Attention"}
-    assert {one.name for one in widget.session.maps_of(second)} == {"Attention"}
+    assert {one.name for one in widget.session.runs.maps_of(second)} == {"Attention"}
 
     # what is asked follows the slide, and a closed Run dock is no matter
     viewer.window.remove_dock_widget(widget)
@@ -256,7 +256,7 @@ def test_rows_and_columns_are_those_of_the_exports(
     finish(widget, qtbot)
     with (tmp_path / "s.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
-    (layer,) = widget.session.maps_of(slide)
+    (layer,) = widget.session.runs.maps_of(slide)
     assert layer.grid_map.origin == (512, 512)  # the map does not begin at the slide's corner
     inspect.mode.click()
     settle(inspect, qtbot)
@@ -283,7 +283,7 @@ def test_the_size_of_a_pixel_can_be_corrected(
     finish(widget, qtbot)
     made = slide.run
     assert made is not None
-    (layer,) = widget.session.maps_of(slide)
+    (layer,) = widget.session.runs.maps_of(slide)
     section.set_open(True)
     row.change.click()
     assert row.value.value() == 0  # nothing is filled in

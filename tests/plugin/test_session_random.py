@@ -14,7 +14,7 @@ from napari_2dmamba.plugin.layers.region_layers import drawn_regions, ensure_reg
 from napari_2dmamba.plugin.layers.slide_layer import slide_of
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.plugin.session import SlideState
-from napari_2dmamba.plugin.session.session import SLIDE_ID
+from napari_2dmamba.plugin.session.layer_marks import SLIDE_ID
 from tests.plugin.conftest import process_events, tissue_pixels, write_slide
 from tests.plugin.test_run_widget import checkpoint, finish, runs, widget
 
@@ -168,7 +168,7 @@ class Walk:
         for one in session.slides:
             assert len(session.pyramid_of(one)) == 1
             assert len(drawn_regions(session, one) or ()) == self.regions.get(one.key, 0)
-            for layer in session.maps_of(one):
+            for layer in session.runs.maps_of(one):
                 assert one.run is not None
                 np.testing.assert_array_equal(layer.data, one.run.maps[0].values)
                 assert layer.grid_map.mpp == one.slide.mpp

@@ -171,7 +171,7 @@ def test_from_a_table_to_a_checkpoint_and_a_map(
     qtbot.waitUntil(lambda: current.run is not None, timeout=LONG)
     process_events()
     assert "with its saved run of fold" in widget.footer.message.text()
-    assert widget.session.maps_of(current)
+    assert widget.session.runs.maps_of(current)
     np.testing.assert_allclose(current.run.prediction.probabilities, row.values, atol=1e-6)
     other = dataclasses.replace(row, values=(0.9, 0.1))
     assert Opened(other, current.slide, current.run).differs

@@ -1,7 +1,7 @@
 """The rows of a cohort, counted as they change: no number of slides makes an update slow."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from qtpy.QtCore import QObject, Signal
 
@@ -41,6 +41,9 @@ class SlideRows(QObject):
 
     def __getitem__(self, place: int) -> SlideStatus:
         return self._rows[place]
+
+    def __iter__(self) -> Iterator[SlideStatus]:
+        return iter(self._rows)
 
     def count(self, *states: str) -> int:
         """Return how many slides are in one of these states."""

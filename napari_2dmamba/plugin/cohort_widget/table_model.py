@@ -1,25 +1,15 @@
-"""The cohort's table as it is shown: filtered, sorted, updated in place.
-
-Qt's own proxy asks Python for two values at every comparison, and stood still for seconds at ten
-thousand slides; here a slide's key is made once, whenever its row changes.
-"""
+"""The columns of a cohort's table."""
 
 from datetime import UTC, datetime
 from enum import IntEnum
-from typing import Any
-
-from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt
+from typing import Any, ClassVar
 
 from napari_2dmamba.cohort import SlideStatus
 from napari_2dmamba.cohort import status as states
-from napari_2dmamba.plugin.cohort_widget.pace import in_words, share_of
+from napari_2dmamba.cohort.pace import in_words, share_of
 from napari_2dmamba.plugin.cohort_widget.slide_rows import SlideRows
 from napari_2dmamba.plugin.cohort_widget.state_icons import PAUSED, state_icon
-
-ROW_ROLE = Qt.ItemDataRole.UserRole
-SHARE_ROLE = Qt.ItemDataRole.UserRole + 1
-
-Index = QModelIndex
+from napari_2dmamba.plugin.parts.row_table import RowTable
 
 
 class Column(IntEnum):
@@ -36,18 +26,6 @@ class Column(IntEnum):
     REASON = 8
 
 
-_TITLES = {
-    Column.SLIDE: "Slide",
-    Column.LABEL: "Label",
-    Column.STATE: "State",
-    Column.PROGRESS: "Progress",
-    Column.PATCHES: "Patches",
-    Column.SPEED: "Patches/s",
-    Column.FINDING: "Prediction",
-    Column.TIME: "Time",
-    Column.REASON: "What happened",
-}
-_NUMBERS = (Column.PATCHES, Column.SPEED, Column.TIME)
 _NAMES = {states.REUSED: "done before", states.ELSEWHERE: "other run"}
 _ORDER = (
     states.FAILED, states.RUNNING, states.ELSEWHERE, states.STOPPED, states.WAITING, states.DONE,
@@ -55,142 +33,64 @@ _ORDER = (
 )  # fmt: skip
 
 
-class ShownSlides(QAbstractTableModel):
-    """The rows in the order and selection the user wants.
+class CohortTable(RowTable):
+    """The slides of a cohort.
 
     Parameters
     ----------
-    table
+    slides
         Every slide.
     """
 
-    def __init__(self, table: SlideRows) -> None:
+    titles: ClassVar = {
+        Column.SLIDE: "Slide",
+        Column.LABEL: "Label",
+        Column.STATE: "State",
+        Column.PROGRESS: "Progress",
+        Column.PATCHES: "Patches",
+        Column.SPEED: "Patches/s",
+        Column.FINDING: "Prediction",
+        Column.TIME: "Time",
+        Column.REASON: "What happened",
+    }
+    numbers = (Column.PATCHES, Column.SPEED, Column.TIME)
+
+    def __init__(self, slides: SlideRows) -> None:
         super().__init__()
-        self._table = table
-        self._words: tuple[str, ...] = ()
+        self._slides = slides
         self._states: tuple[str, ...] = ()
-        self._column: Column | None = None
-        self._is_falling = False
-        # For each place in the table: what it is sorted by, and whether it is shown
-        self._keys: list[Any] = []
-        self._fits: list[bool] = []
-        self._order: list[int] = []
-        self._shown_at: dict[int, int] = {}
-        table.reset.connect(self._start_again)
-        table.changed.connect(self._follow)
-        self._start_again()
+        slides.reset.connect(self.start_again)
+        slides.changed.connect(self.follow)
+        self.start_again()
 
-    def set_filter(self, text: str, wanted: tuple[str, ...]) -> None:
-        """Show slides with all words of ``text`` in one of the wanted states; empty: any."""
-        self._words, self._states = tuple(text.casefold().split()), wanted
-        self._fits = [self._is_wanted(row) for row in self._table.rows]
-        self._lay_out()
+    def set_states(self, wanted: tuple[str, ...]) -> None:
+        """Show slides in one of the wanted states; empty: any."""
+        self._states = wanted
+        self.choose_rows()
 
-    def sort(  # noqa: D102
-        self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder
-    ) -> None:
-        self._column = None if column < 0 else Column(column)
-        self._is_falling = order == Qt.SortOrder.DescendingOrder
-        self._keys = [self._key(row) for row in self._table.rows]
-        self._lay_out()
+    def all_rows(self) -> SlideRows:
+        """Return every slide, in the order given."""
+        return self._slides
 
-    def _start_again(self) -> None:
-        self.beginResetModel()
-        rows = self._table.rows
-        self._keys = [self._key(row) for row in rows]
-        self._fits = [self._is_wanted(row) for row in rows]
-        self._put_in_order(self._wanted_order())
-        self.endResetModel()
+    def is_wanted(self, row: SlideStatus) -> bool:
+        """Whether its state is wanted."""
+        return not self._states or row.state in self._states
 
-    def _follow(self, places: list[int]) -> None:
-        """Take in rows that changed, or that came in at the end."""
-        new = len(self._table) - len(self._keys)
-        self._keys += [None] * new
-        self._fits += [False] * new
-        for place in places:
-            row = self._table[place]
-            self._keys[place], self._fits[place] = self._key(row), self._is_wanted(row)
-        self._lay_out()
-        shown = [self._shown_at[place] for place in places if place in self._shown_at]
-        if shown:
-            last = self.index(max(shown), len(Column) - 1)
-            self.dataChanged.emit(self.index(min(shown), 0), last)
+    def searched(self, row: SlideStatus) -> tuple[str, ...]:
+        """Return the texts that the filter looks in."""
+        label = row.label or ""
+        return row.name, label, row.state, row.finding, row.reason, *row.notes.values()
 
-    def _lay_out(self) -> None:
-        """Move rows to where they belong now; a chosen slide stays chosen."""
-        order = self._wanted_order()
-        if order == self._order:
-            return
-        self.layoutAboutToBeChanged.emit()
-        before = self.persistentIndexList()
-        held = [(self._order[index.row()], index.column()) for index in before]
-        self._put_in_order(order)
-        after = [
-            self.index(self._shown_at[place], column) if place in self._shown_at else QModelIndex()
-            for place, column in held
-        ]
-        self.changePersistentIndexList(before, after)
-        self.layoutChanged.emit()
-
-    def _wanted_order(self) -> list[int]:
-        order = [place for place, fits in enumerate(self._fits) if fits]
-        if self._column is not None:
-            order.sort(key=self._keys.__getitem__, reverse=self._is_falling)
-        return order
-
-    def _put_in_order(self, order: list[int]) -> None:
-        self._order = order
-        self._shown_at = {place: row for row, place in enumerate(order)}
-
-    def _is_wanted(self, row: SlideStatus) -> bool:
-        if self._states and row.state not in self._states:
-            return False
-        if not self._words:
-            return True
-        said = (row.name, row.label or "", row.state, row.finding, row.reason, *row.notes.values())
-        text = " ".join(said).casefold()
-        return all(word in text for word in self._words)
+    def picture(self, row: SlideStatus, column: Column) -> Any:
+        """Return the sign of a state."""
+        return state_icon(self._state_of(row)) if column == Column.STATE else None
 
     def _state_of(self, row: SlideStatus) -> str:
         """Return a slide's state, or `PAUSED`."""
-        return PAUSED if self._table.is_paused and row.state == states.RUNNING else row.state
+        return PAUSED if self._slides.is_paused and row.state == states.RUNNING else row.state
 
-    # -- what Qt asks for -----------------------------------------------------------------
-
-    def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008, D102
-        return 0 if parent.isValid() else len(self._order)
-
-    def columnCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008, D102
-        return 0 if parent.isValid() else len(Column)
-
-    def headerData(  # noqa: D102
-        self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
-    ) -> Any:
-        if orientation != Qt.Orientation.Horizontal:
-            return None
-        if role == Qt.ItemDataRole.DisplayRole:
-            return _TITLES[Column(section)]
-        if role == Qt.ItemDataRole.TextAlignmentRole:
-            return _alignment(Column(section))
-        return None
-
-    def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:  # noqa: D102
-        row, column = self._table[self._order[index.row()]], Column(index.column())
-        if role == Qt.ItemDataRole.DisplayRole:
-            return self._text(row, column)
-        if role == ROW_ROLE:
-            return row
-        if role == SHARE_ROLE:
-            return share_of(row)
-        if role == Qt.ItemDataRole.DecorationRole and column == Column.STATE:
-            return state_icon(self._state_of(row))
-        if role == Qt.ItemDataRole.TextAlignmentRole:
-            return _alignment(column)
-        if role == Qt.ItemDataRole.ToolTipRole:
-            return self._tip(row, column)
-        return None
-
-    def _text(self, row: SlideStatus, column: Column) -> str:
+    def text(self, row: SlideStatus, column: Column) -> str:
+        """Return what a cell says."""
         if column == Column.SLIDE:
             return row.name
         if column == Column.LABEL:
@@ -214,10 +114,8 @@ class ShownSlides(QAbstractTableModel):
             return states.STATES[row.state]
         return row.reason or "; ".join(row.warnings)
 
-    def _key(self, row: SlideStatus) -> Any:
-        column = self._column
-        if column is None:
-            return None
+    def key(self, row: SlideStatus, column: Column) -> Any:
+        """Return what a column is sorted by."""
         if column == Column.STATE:
             return _ORDER.index(row.state)
         if column == Column.PROGRESS:
@@ -228,9 +126,10 @@ class ShownSlides(QAbstractTableModel):
             return row.patches_per_second
         if column == Column.TIME:
             return _seconds(row)
-        return self._text(row, column).casefold()
+        return self.text(row, column).casefold()
 
-    def _tip(self, row: SlideStatus, column: Column) -> str:
+    def tip(self, row: SlideStatus, column: Column) -> str:
+        """Return what a cell says under the mouse."""
         if column == Column.SLIDE:
             return row.slide
         if column == Column.STATE:
@@ -238,12 +137,7 @@ class ShownSlides(QAbstractTableModel):
         if column == Column.FINDING:
             found = row.result.get("probabilities", {})
             return "\n".join(f"{name}: {share:.3f}" for name, share in found.items())
-        return self._text(row, column)
-
-
-def _alignment(column: Column) -> Qt.AlignmentFlag:
-    side = Qt.AlignmentFlag.AlignRight if column in _NUMBERS else Qt.AlignmentFlag.AlignLeft
-    return side | Qt.AlignmentFlag.AlignVCenter
+        return self.text(row, column)
 
 
 def _progress(row: SlideStatus) -> str:

@@ -3,40 +3,21 @@
 from typing import Any
 
 from qtpy.QtCore import QModelIndex, QRectF, Qt, Signal
-from qtpy.QtGui import QColor, QGuiApplication, QKeySequence, QPainter, QPalette, QShortcut
-from qtpy.QtWidgets import (
-    QAbstractItemView,
-    QComboBox,
-    QHBoxLayout,
-    QHeaderView,
-    QLineEdit,
-    QMenu,
-    QStyledItemDelegate,
-    QStyleOptionViewItem,
-    QTableView,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtGui import QColor, QGuiApplication, QPainter, QPalette
+from qtpy.QtWidgets import QComboBox, QMenu, QStyledItemDelegate, QStyleOptionViewItem
 
 from napari_2dmamba.cohort import SlideStatus
 from napari_2dmamba.cohort import status as states
+from napari_2dmamba.cohort.pace import share_of
 from napari_2dmamba.plugin.cohort_widget.slide_rows import SlideRows
-from napari_2dmamba.plugin.cohort_widget.table_model import (
-    ROW_ROLE,
-    SHARE_ROLE,
-    Column,
-    ShownSlides,
-)
+from napari_2dmamba.plugin.cohort_widget.table_model import CohortTable, Column
+from napari_2dmamba.plugin.parts.row_table import ROW_ROLE
+from napari_2dmamba.plugin.parts.row_view import RowView
 
 _WIDTHS = {
     Column.SLIDE: 190, Column.LABEL: 80, Column.STATE: 105, Column.PROGRESS: 140,
     Column.PATCHES: 66, Column.SPEED: 74, Column.FINDING: 185, Column.TIME: 90,
 }  # fmt: skip
-_LOOK = """
-QTableView { alternate-background-color: rgba(127, 127, 127, 28); }
-QTableView::item { padding: 0 6px; }
-QHeaderView::section { padding: 2px 6px; }
-"""
 _GROUPS: dict[str, tuple[str, ...]] = {
     "All": (),
     "Failed": (states.FAILED,),
@@ -46,81 +27,32 @@ _GROUPS: dict[str, tuple[str, ...]] = {
 }
 
 
-class TableView(QWidget):
+class TableView(RowView):
     """Shows `SlideRows`.
 
     Signals
     -------
-    open_wanted(row), folder_wanted(row), log_wanted(row)
+    folder_wanted(row), log_wanted(row)
     """
 
-    open_wanted = Signal(object)
     folder_wanted = Signal(object)
     log_wanted = Signal(object)
 
     def __init__(self, table: SlideRows) -> None:
-        super().__init__()
-        self._table = table
-        self.shown = ShownSlides(table)
-        self.search = QLineEdit()
-        self.search.setPlaceholderText("Filter by slide, label, prediction or reason")
-        self.search.setClearButtonEnabled(True)
-        self.search.textChanged.connect(self._filter)
+        self._table, self._cohort = table, CohortTable(table)
+        super().__init__(self._cohort, _WIDTHS, "Filter by slide, label, prediction or reason")
+        self.view.setItemDelegateForColumn(Column.PROGRESS, ProgressDelegate(self.view))
+        for column in (Column.SLIDE, Column.FINDING):
+            self.view.setItemDelegateForColumn(column, NameDelegate(self.view))
         self.group = QComboBox()
         self.group.setToolTip("Which slides the table shows")
         self.group.addItems(list(_GROUPS))
         self.group.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
-        self.group.currentIndexChanged.connect(self._filter)
-        row = QHBoxLayout()
-        row.addWidget(self.search, 1)
-        row.addWidget(self.group)
-        self.view = self._make_view()
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(4, 4, 4, 0)
-        layout.setSpacing(4)
-        layout.addLayout(row)
-        layout.addWidget(self.view, 1)
+        self.group.currentIndexChanged.connect(self._choose_group)
+        self.above.addWidget(self.group)
         table.reset.connect(self._follow_table)
         table.changed.connect(self._follow_table)
         self._follow_table()
-
-    def _make_view(self) -> QTableView:
-        view = QTableView()
-        view.setModel(self.shown)
-        view.setItemDelegateForColumn(Column.PROGRESS, ProgressDelegate(view))
-        for column in (Column.SLIDE, Column.FINDING):
-            view.setItemDelegateForColumn(column, NameDelegate(view))
-        view.setStyleSheet(_LOOK)
-        view.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        view.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        view.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        view.setAlternatingRowColors(True)
-        view.setShowGrid(False)
-        view.setWordWrap(False)
-        view.setTextElideMode(Qt.TextElideMode.ElideRight)
-        view.setSortingEnabled(True)
-        view.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
-        below = view.verticalHeader()
-        assert below is not None
-        below.hide()
-        below.setDefaultSectionSize(24)
-        header = view.horizontalHeader()
-        assert header is not None
-        header.setSortIndicator(-1, Qt.SortOrder.AscendingOrder)  # as given
-        header.setSortIndicatorClearable(True)
-        header.setSectionsMovable(True)
-        header.setHighlightSections(False)
-        header.setStretchLastSection(True)
-        header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
-        for column, width in _WIDTHS.items():
-            view.setColumnWidth(column, width)
-        view.doubleClicked.connect(lambda index: self.open_wanted.emit(index.data(ROW_ROLE)))
-        view.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
-        view.customContextMenuRequested.connect(self._ask_what)
-        enter = QShortcut(QKeySequence(Qt.Key.Key_Return), view)
-        enter.setContext(Qt.ShortcutContext.WidgetShortcut)
-        enter.activated.connect(self._open_current)
-        return view
 
     def menu_for(self, row: SlideStatus) -> QMenu:
         """Return what can be done with a slide."""
@@ -144,20 +76,8 @@ class TableView(QWidget):
         offer("Copy the slide's path", lambda: copy_text(row.slide), True)
         return menu
 
-    def _ask_what(self, place: Any) -> None:
-        index = self.view.indexAt(place)
-        port = self.view.viewport()
-        if index.isValid() and port is not None:
-            self.menu_for(index.data(ROW_ROLE)).exec(port.mapToGlobal(place))
-
-    def _open_current(self) -> None:
-        index = self.view.currentIndex()
-        if index.isValid():
-            self.open_wanted.emit(index.data(ROW_ROLE))
-
-    def _filter(self) -> None:
-        wanted = list(_GROUPS.values())[self.group.currentIndex()]
-        self.shown.set_filter(self.search.text(), wanted)
+    def _choose_group(self, place: int) -> None:
+        self._cohort.set_states(list(_GROUPS.values())[place])
 
     def _follow_table(self) -> None:
         slides = len(self._table)
@@ -186,7 +106,7 @@ class ProgressDelegate(QStyledItemDelegate):
         """Draw the cell."""
         assert painter is not None
         row: SlideStatus = index.data(ROW_ROLE)
-        share, text = float(index.data(SHARE_ROLE)), str(index.data())
+        share, text = share_of(row), str(index.data())
         if not row.good and not (row.state == states.RUNNING and row.patches_total):
             super().paint(painter, option, index)
             return

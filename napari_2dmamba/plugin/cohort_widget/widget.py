@@ -18,17 +18,16 @@ from napari_2dmamba.cohort import (
     run_cohort,
 )
 from napari_2dmamba.cohort import status as states
+from napari_2dmamba.cohort.following import Following
+from napari_2dmamba.cohort.pace import in_words
 from napari_2dmamba.cohort.settings_file import SavedSettings, read_settings
 from napari_2dmamba.cohort.status import CohortReader
 from napari_2dmamba.errors import UserError
-from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.export.run_folder import RECORD_FILE
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import RunSettings
-from napari_2dmamba.plugin.cohort_widget.following import Following
 from napari_2dmamba.plugin.cohort_widget.footer import CohortFooter
 from napari_2dmamba.plugin.cohort_widget.log_window import show_log
-from napari_2dmamba.plugin.cohort_widget.pace import in_words
 from napari_2dmamba.plugin.cohort_widget.slide_rows import SlideRows
 from napari_2dmamba.plugin.cohort_widget.slides_section import SlidesSection
 from napari_2dmamba.plugin.cohort_widget.table_view import TableView
@@ -42,8 +41,8 @@ from napari_2dmamba.plugin.parts.section import scrolling_column
 from napari_2dmamba.plugin.parts.settings_beside import SettingsBeside
 from napari_2dmamba.plugin.parts.trust_question import may_run
 from napari_2dmamba.plugin.session import Session
+from napari_2dmamba.plugin.session.opened_run import OpenedRun
 from napari_2dmamba.plugin.session.preferences import runs_folder
-from napari_2dmamba.plugin.session.shown_run import ShownRun, open_shown_run
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 if TYPE_CHECKING:
@@ -359,7 +358,7 @@ class CohortWidget(DockedWidget):
         except UserError as error:
             self._complain(str(error))
             return
-        following = self._following = Following(slides)
+        following = self._following = Following(len(slides))
         assert out is not None
 
         def task(progress: ProgressCallback, stop: StopCallback) -> CohortSummary:
@@ -459,7 +458,7 @@ class CohortWidget(DockedWidget):
         """Show a slide's saved run, or the slide itself where there is none."""
         if row.good and row.folder and Path(row.folder, RECORD_FILE).is_file():
             folder, already_open = row.folder, [one.slide for one in self.session.slides]
-            self._opening_run.request(lambda *_: open_shown_run(folder, already_open))
+            self._opening_run.request(lambda *_: OpenedRun.of(folder, already_open))
             docks.show(self._viewer, docks.RUN)
             return
         for slide in self.session.slides:
@@ -472,8 +471,8 @@ class CohortWidget(DockedWidget):
                 return
         docks.show(self._viewer, docks.RUN)
 
-    def _show_run(self, opened: tuple[ShownRun, DisplaySettings]) -> None:
-        self.session.show_saved_run(*opened)
+    def _show_run(self, opened: OpenedRun) -> None:
+        opened.put_on_display(self.session)
 
     def _show_folder(self, row: SlideStatus) -> None:
         if not QDesktopServices.openUrl(QUrl.fromLocalFile(row.folder)):

@@ -238,7 +238,7 @@ class CompareWidget(DockedWidget):
             return  # closed while the models ran
         if self._slide is slide and self.window_ is not None:
             self.window_.show_comparison(comparison)
-        self.session.set_comparison(slide, comparison)
+        self.session.runs.set_comparison(slide, comparison)
         if slide is not self.session.current:
             self.footer.message.say(
                 f"The comparison on {slide.name} has ended; choose that slide to see it", "good"

@@ -57,7 +57,7 @@ class LiveLayers:
         names = {one.name: name for name, one in self._maps.items()}
         return {
             names[layer.grid_map.name]: layer
-            for layer in self._session.maps_of(self.slide)
+            for layer in self._session.runs.maps_of(self.slide)
             if layer.grid_map.name in names
         }
 
@@ -72,7 +72,7 @@ class LiveLayers:
         layers = self._viewer.layers
         before = list(layers)
         self._is_sharing = True  # what changes now is not the user's doing
-        layer = self._session.show_map(self.slide, grid_map, display)
+        layer = self._session.runs.show_map(self.slide, grid_map, display)
         self._is_sharing = False
         is_new = layer not in before
         if is_new:
@@ -94,7 +94,7 @@ class LiveLayers:
         """Show one map and hide the others, which would mix with it."""
         if layer is None or self.slide is None:
             return
-        self._session.look_at(self.slide, layer)
+        self._session.runs.look_at(self.slide, layer)
 
     def link(self, is_on: bool, source: HeatmapLayer | None) -> None:
         """Show the live maps as ``source`` is shown from now on; or each on its own again."""

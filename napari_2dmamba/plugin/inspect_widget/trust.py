@@ -54,7 +54,7 @@ class Trust(QObject):
 
     def _check(self, name: str) -> None:
         inspected, slide = self._live.inspected, self._live.layers.slide
-        layers = [] if slide is None else self._session.maps_of(slide)
+        layers = [] if slide is None else self._session.runs.maps_of(slide)
         if inspected is None or name not in [one.name for one in layers]:
             return
         subject = inspected.counterfactuals.subject

@@ -365,7 +365,7 @@ class InspectWidget(DockedWidget):
             {name: ExplainedMap(one.name, one.meaning) for name, one in live.maps.items()},
             tuple(numbers_of(live.inspected, one, live.how, about_one).record() for one in asked),
         )
-        self.session.set_more_maps(slide, tuple(live.maps.values()), about)
+        self.session.runs.set_more_maps(slide, tuple(live.maps.values()), about)
 
     def _on_map_failed(self, sentence: str) -> None:
         self.message.say(sentence, "error")
@@ -376,7 +376,7 @@ class InspectWidget(DockedWidget):
             return
         self._offer_regions(slide)
         if slide is not None and slide is self.live.layers.slide:
-            self.trust_section.set_maps([one.name for one in self.session.maps_of(slide)])
+            self.trust_section.set_maps([one.name for one in self.session.runs.maps_of(slide)])
             self.live.follow_layers()
 
     def _offer_regions(self, slide: SlideState | None) -> None:
@@ -392,7 +392,7 @@ class InspectWidget(DockedWidget):
             self._complain("this run is not saved in a folder; export it first")
             return
         slide = self.session.current
-        layers = [] if slide is None else self.session.maps_of(slide)
+        layers = [] if slide is None else self.session.runs.maps_of(slide)
         own = [one.display for one in layers if not one.grid_map.queries]
         display: DisplaySettings | None = own[0] if own else None
 

@@ -173,7 +173,7 @@ class RegionsWidget(DockedWidget):
 
     def _follow_maps(self, slide: SlideState | None) -> None:
         if slide is self.session.current:
-            self.threshold.set_maps(() if slide is None else self.session.maps_of(slide))
+            self.threshold.set_maps(() if slide is None else self.session.runs.maps_of(slide))
 
     def _list(self) -> None:
         slide = self.session.current

@@ -61,7 +61,7 @@ class ResultControl(QObject):
     @property
     def _maps(self) -> list[HeatmapLayer]:
         slide = self._session.current
-        return [] if slide is None or slide.run is None else self._session.maps_of(slide)
+        return [] if slide is None or slide.run is None else self._session.runs.maps_of(slide)
 
     # -- the section follows the session ----------------------------------------------------
 
@@ -139,7 +139,7 @@ class ResultControl(QObject):
         layer = next((one for one in self._maps if one.name == name), None)
         if slide is not None and layer is not None:
             slide.map_name = name
-            self._session.look_at(slide, layer)
+            self._session.runs.look_at(slide, layer)
             self._follow_maps(slide)
 
     def _show_map(self, is_shown: bool) -> None:

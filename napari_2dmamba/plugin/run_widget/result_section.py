@@ -1,6 +1,5 @@
 """The section *Result*: what the model says, how the map is shown, and its patches."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -168,7 +167,6 @@ class ResultSection(Section):
             return
         if run.record is not self._record:
             self._record = run.record
-            self.show_remarks(())
             self._offer_classes(run.prediction)
         self.about.setText(f"{slide.name} · {run.model_name} · {run.regions_in_words}")
         self.about.setToolTip(f"{slide.slide.path}\n{run.folder or 'not saved'}")
@@ -177,15 +175,12 @@ class ResultSection(Section):
             self.other_mpp.say(slide.other_mpp, "warning")
         else:
             self.other_mpp.clear()
-        self._show_prediction(run.prediction, run.intended_use)
-
-    def show_remarks(self, remarks: Sequence[str]) -> None:
-        """Say what the run was warned of, and what is not as it was when it was saved."""
-        remarks = (*(self._record.warnings if self._record else ()), *remarks)
+        remarks = (*run.record.warnings, *run.remarks)
         if remarks:
             self.remarks.say(as_lines(remarks), "warning")
         else:
             self.remarks.clear()
+        self._show_prediction(run.prediction, run.intended_use)
 
     def _show_prediction(self, prediction: SlidePrediction, intended_use: str = "") -> None:
         if prediction.task == "survival":

@@ -144,7 +144,7 @@ class RunsControl(QObject):
         for slide in self._of_folder(run.folder):
             assert slide.run is not None
             record = replace(slide.run.record, title=run.title, notes=run.notes)
-            self._session.change_run(slide, record=record)
+            self._session.runs.change(slide, record=record)
         self.refresh()
 
     def _throw_away(self, folders: Sequence[Path]) -> None:
@@ -156,7 +156,7 @@ class RunsControl(QObject):
                 self.failed.emit(str(error))
                 break
             for slide in self._of_folder(folder):
-                self._session.change_run(slide, folder=None)
+                self._session.runs.change(slide, folder=None)
         if told:
             self.said.emit(told[0] if len(told) == 1 else f"{len(told)} runs are in the bin")
         self.refresh()

@@ -35,7 +35,6 @@ from napari_2dmamba.plugin.run_widget.arriving_features import ArrivingFeatures,
 from napari_2dmamba.plugin.run_widget.class_map import CLASS_DISPLAY, class_map
 from napari_2dmamba.plugin.run_widget.export_section import EXPORTS, ExportSection
 from napari_2dmamba.plugin.run_widget.exports import Export
-from napari_2dmamba.plugin.run_widget.opened_run import OpenedRun
 from napari_2dmamba.plugin.run_widget.result_control import ResultControl
 from napari_2dmamba.plugin.run_widget.result_section import ResultSection
 from napari_2dmamba.plugin.run_widget.runs_control import RunsControl
@@ -43,6 +42,7 @@ from napari_2dmamba.plugin.run_widget.runs_section import RunsSection
 from napari_2dmamba.plugin.run_widget.slide_control import SlideControl
 from napari_2dmamba.plugin.run_widget.slide_section import SlideSection
 from napari_2dmamba.plugin.session import Session, SlideState
+from napari_2dmamba.plugin.session.opened_run import OpenedRun
 from napari_2dmamba.plugin.session.preferences import features_folder, runs_folder
 from napari_2dmamba.plugin.session.shown_run import ShownRun
 from napari_2dmamba.settings import ProgressCallback, StopCallback
@@ -312,7 +312,7 @@ class RunWidget(DockedWidget):
                 opened, result.grid, result.prediction, (result.attention_map,), result.record,
                 result.folder, result.bag, regions,
             )  # fmt: skip
-            self.session.show_run(slide, made)
+            self.session.runs.show(slide, made)
             if slide is not self.session.current:
                 self.footer.message.say(
                     f"The run of {slide.name} has ended; choose that slide to see its result",
@@ -378,9 +378,9 @@ class RunWidget(DockedWidget):
         def show(found: GridMap) -> None:
             if slide.run is None or slide.run.prediction is not shown.prediction:
                 return  # another run is on display meanwhile
-            layer = self.session.show_map(slide, found, CLASS_DISPLAY)
+            layer = self.session.runs.show_map(slide, found, CLASS_DISPLAY)
             slide.map_name = layer.name
-            self.session.look_at(slide, layer)
+            self.session.runs.look_at(slide, layer)
             self.session.events.maps.emit(slide)
 
         job = self.jobs.start(task, show, "Stopped; no map was made.")
@@ -455,8 +455,7 @@ class RunWidget(DockedWidget):
             return OpenedRun.of(folder, already_open)
 
         def show(opened: OpenedRun) -> None:
-            remarks = opened.put_on_display(self.session)
-            self.result_section.show_remarks(remarks)
+            opened.put_on_display(self.session)
 
         self.jobs.start(task, show, "Stopped; nothing was opened.")
 

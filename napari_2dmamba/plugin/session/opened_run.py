@@ -11,9 +11,10 @@ from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.models import read_header
 from napari_2dmamba.pipeline import settings_of
-from napari_2dmamba.plugin.layers.region_layers import drawn_regions
-from napari_2dmamba.plugin.session import ChosenCheckpoint, Session, SlideState
+from napari_2dmamba.plugin.layers.region_layers import drawn_regions, show_regions
+from napari_2dmamba.plugin.session.session import Session
 from napari_2dmamba.plugin.session.shown_run import ShownRun, open_shown_run
+from napari_2dmamba.plugin.session.slide_state import ChosenCheckpoint, SlideState
 from napari_2dmamba.slide import Regions
 
 if TYPE_CHECKING:
@@ -60,18 +61,28 @@ class OpenedRun:
                 remarks.append(str(error))
         return cls(shown, display, choices, tuple(remarks))
 
-    def put_on_display(self, session: Session) -> tuple[str, ...]:
+    def put_on_display(self, session: Session) -> None:
         """Show the run on its slide with regions, µm per pixel and choices as they were.
 
-        Returns
-        -------
-        tuple of str
-            A sentence for each thing that is not as it was when the run was made.
+        The slide is opened if need be. Regions that are drawn already stay: nobody else has them.
+        What is not as it was when the run was made is said with it (`ShownRun.remarks`).
         """
-        slide = session.show_saved_run(self.shown, self.display)
+        slide = self._slide(session)
+        session.show(slide)
+        if self.shown.regions and drawn_regions(session, slide) is None:
+            show_regions(session, slide, self.shown.regions)
+        session.runs.show(slide, self.shown, self.display)
         remarks = [*self.remarks, *_other_regions(session, slide), *self._set_mpp(session, slide)]
         session.choose(**self.choices)
-        return tuple(remarks)
+        session.runs.remark(slide, remarks)
+
+    def _slide(self, session: Session) -> SlideState:
+        """Return the slide that was run: the one looked at, or another that is open, or opened."""
+        file = self.shown.slide.fingerprint
+        of_file = [one for one in session.slides if one.slide.fingerprint == file]
+        if session.current in of_file:
+            return session.current
+        return of_file[0] if of_file else session.add(self.shown.slide)
 
     def _set_mpp(self, session: Session, slide: SlideState) -> list[str]:
         before, then = slide.slide.mpp, self.shown.record.slide

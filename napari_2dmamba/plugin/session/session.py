@@ -1,6 +1,6 @@
 """The session of a viewer: the one owner of what is open in it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +11,8 @@ from napari.layers import Image, Layer
 from napari.layers.base import ActionType
 
 from napari_2dmamba.errors import UserError
-from napari_2dmamba.explain.display import DisplaySettings, display_for
-from napari_2dmamba.explain.grid_map import GridMap
-from napari_2dmamba.export.record import Explanations
+from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
-from napari_2dmamba.plugin.layers.region_layers import drawn_regions, show_regions
 from napari_2dmamba.plugin.layers.slide_layer import (
     CHANNEL_KEY,
     REGION_KEY,
@@ -27,23 +24,18 @@ from napari_2dmamba.plugin.layers.slide_layer import (
     watch_reading,
 )
 from napari_2dmamba.plugin.session.events import SessionEvents
+from napari_2dmamba.plugin.session.layer_marks import ADOPTED, OF_RUN, SLIDE_ID
 from napari_2dmamba.plugin.session.preferences import tries_slides_apart
-from napari_2dmamba.plugin.session.shown_run import ShownRun
+from napari_2dmamba.plugin.session.run_display import RunDisplay
 from napari_2dmamba.plugin.session.slide_state import Choices, SlideState, Work
 from napari_2dmamba.slide import open_slide
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
-    from napari_2dmamba.compare import Comparison
     from napari_2dmamba.slide import PatchGrid, Slide, TissueMask
 
-SLIDE_ID = "2dmamba slide id"
-"""Every layer holds the key of its slide under this name in its metadata."""
-
 _DONE = (ActionType.ADDED, ActionType.CHANGED, ActionType.REMOVED)  # not what is about to be
-_OF_RUN = "2dmamba of a run"  # such layers go when another run is shown
-_ADOPTED = "2dmamba adopted"  # drawn or opened by the user: never removed by us
 
 _sessions: "WeakKeyDictionary[Viewer, Session]" = WeakKeyDictionary()
 
@@ -60,6 +52,7 @@ class Session:
 
     def __init__(self, viewer: "Viewer") -> None:
         self.events = SessionEvents()
+        self.runs = RunDisplay(self)
         self._viewer = ref(viewer)
         self._slides: list[SlideState] = []
         self._current: SlideState | None = None
@@ -119,19 +112,11 @@ class Session:
 
     def is_users_own(self, layer: Layer) -> bool:
         """Whether the user made or opened a layer, and none of our widgets did."""
-        return bool(layer.metadata.get(_ADOPTED))
+        return bool(layer.metadata.get(ADOPTED))
 
     def pyramid_of(self, slide: SlideState) -> list[Layer]:
         """Return the layers that show the slide itself: one, or one per channel."""
         return [one for one in self.layers_of(slide) if slide_of(one) is not None]
-
-    def maps_of(self, slide: SlideState) -> list[HeatmapLayer]:
-        """Return the layers that show maps of the run on display, the lowest first."""
-        return [
-            one
-            for one in self.layers_of(slide)
-            if isinstance(one, HeatmapLayer) and one.metadata.get(_OF_RUN)
-        ]
 
     # -- opening, showing, closing ------------------------------------------------------------
 
@@ -167,11 +152,11 @@ class Session:
         if slide is self._current or slide not in self._slides:
             return
         viewer = self.viewer
-        with self._showing():
+        with self.showing():
             if self._current is not None:
                 self._leave(self._current)
             self._current = slide
-            self._dress()
+            self.wear_units()
             if slide.camera is not None:  # first, so that no layer reads what the last one showed
                 viewer.scene.camera.center, viewer.scene.camera.zoom = slide.camera
             for layer in self.layers_of(slide):
@@ -201,7 +186,7 @@ class Session:
 
     def close(self, slide: SlideState) -> None:
         """Close a slide: its work ends, and its layers, run and numbers go."""
-        with self._showing():
+        with self.showing():
             for layer in self.pyramid_of(slide):
                 self.viewer.layers.remove(layer)
         self._drop(slide)
@@ -224,10 +209,10 @@ class Session:
         self._slides.remove(slide)
         for work in slide.works:
             work.cancel()
-        with self._showing():
+        with self.showing():
             for layer in layers:
-                if layer.metadata.get(_ADOPTED):
-                    del layer.metadata[SLIDE_ID], layer.metadata[_ADOPTED]
+                if layer.metadata.get(ADOPTED):
+                    del layer.metadata[SLIDE_ID], layer.metadata[ADOPTED]
                     layer.visible = False
                 else:
                     viewer.layers.remove(layer)
@@ -271,7 +256,7 @@ class Session:
         """
         again = open_slide(slide.slide.path, mpp=mpp)
         factor, slide.slide = (again.mpp or 1.0) / slide.unit, again
-        with self._showing():
+        with self.showing():
             for layer in self.layers_of(slide):
                 if slide_of(layer) is not None:
                     layer.data = again.pyramid(layer.metadata[CHANNEL_KEY])
@@ -281,7 +266,7 @@ class Session:
                     layer.grid_map = replace(layer.grid_map, mpp=again.mpp)
                 else:
                     layer.scale, layer.translate = layer.scale * factor, layer.translate * factor
-            self._dress()
+            self.wear_units()
             if slide is self._current:
                 camera = self.viewer.scene.camera
                 camera.center = (*camera.center[:-2], *(c * factor for c in camera.center[-2:]))
@@ -330,115 +315,6 @@ class Session:
         slide.patch = corner
         self.events.patch.emit(slide)
 
-    # -- the run on display -----------------------------------------------------------------
-
-    def show_run(
-        self, slide: SlideState, run: ShownRun, display: DisplaySettings | None = None
-    ) -> None:
-        """Put a run on display, in place of the one before and of all that was asked of it.
-
-        A slide that is not looked at has its result when it is shown again.
-
-        Parameters
-        ----------
-        slide, run
-            They belong together: the run was made on this file.
-        display
-            How its maps are shown; as those before when absent.
-        """
-        names = {one.name for one in run.maps}
-        with self._showing():
-            for layer in self.layers_of(slide):
-                if layer.metadata.get(_OF_RUN) and not (
-                    isinstance(layer, HeatmapLayer) and layer.grid_map.name in names
-                ):
-                    self.viewer.layers.remove(layer)
-        slide.run, slide.own_maps, slide.patch = run, run.maps, None
-        slide.shows_tissue = slide.shows_patches = False  # they would hide what the map shows
-        if display is not None:
-            slide.display = display
-        shown = [self.show_map(slide, one) for one in run.maps]
-        for layer in shown:
-            if display is not None:
-                layer.display = display_for(layer.grid_map, display)
-        if shown:
-            self.look_at(slide, shown[0])
-        self.events.patches.emit(slide)
-        self.events.run.emit(slide)
-        self.events.maps.emit(slide)
-        self.events.layers.emit(slide)
-
-    def show_saved_run(self, run: ShownRun, display: DisplaySettings) -> SlideState:
-        """Look at a saved run, with the regions it was made in; its slide is opened if need be.
-
-        Regions that are drawn already stay: nobody else has them.
-        """
-        of_file = [one for one in self._slides if one.slide.fingerprint == run.slide.fingerprint]
-        slide = next((one for one in of_file if one is self._current), None)
-        if slide is None:
-            slide = of_file[0] if of_file else self.add(run.slide)
-        self.show(slide)
-        if run.regions and drawn_regions(self, slide) is None:
-            show_regions(self, slide, run.regions)
-        self.show_run(slide, run, display)
-        return slide
-
-    def change_run(self, slide: SlideState, **changes: Any) -> None:
-        """Take over what was changed of the run on display where it is saved: names, folder."""
-        if slide.run is not None:
-            slide.run = replace(slide.run, **changes)
-            self.events.maps.emit(slide)
-
-    def set_more_maps(
-        self, slide: SlideState, maps: Sequence[GridMap], explanations: Explanations
-    ) -> None:
-        """Let exports and record of the run hold maps besides its own, in place of others.
-
-        A map replaces that of the run with the same name.
-        """
-        if slide.run is None:
-            return
-        names = {one.name for one in maps}
-        own = [one for one in slide.own_maps if one.name not in names]
-        record = replace(slide.run.record, explanations=explanations)
-        slide.run = replace(slide.run, maps=(*own, *maps), record=record)
-        self.events.maps.emit(slide)
-
-    def show_map(
-        self, slide: SlideState, grid_map: GridMap, display: DisplaySettings | None = None
-    ) -> HeatmapLayer:
-        """Show a map of the run; a layer with a map of this name takes it, and keeps its look.
-
-        The map is laid on the slide as it is shown, whatever its own µm per pixel: patches are
-        where they were cut.
-        """
-        placed = replace(grid_map, mpp=slide.slide.mpp)
-        for layer in self.maps_of(slide):
-            if layer.grid_map.name == grid_map.name:
-                layer.grid_map = placed
-                self._dress()
-                return layer
-        display = display or display_for(placed, slide.display)
-        name = grid_map.name[:1].upper() + grid_map.name[1:]
-        layer = HeatmapLayer(placed, display, name=name)
-        self.add_layer(slide, layer, of_run=True)
-        return layer
-
-    def look_at(self, slide: SlideState, layer: HeatmapLayer) -> None:
-        """Show one map and hide the slide's others, which would mix with it."""
-        for other in self.layers_of(slide):
-            if isinstance(other, HeatmapLayer):
-                self.set_visible(other, other is layer)
-        if slide is self._current:
-            self.viewer.layers.selection.active = layer
-        else:
-            slide.active = ref(layer)
-
-    def set_comparison(self, slide: SlideState, comparison: "Comparison | None") -> None:
-        """Put a comparison of models on display."""
-        slide.comparison = comparison
-        self.events.comparison.emit(slide)
-
     # -- layers -----------------------------------------------------------------------------
 
     def add_layer(
@@ -457,7 +333,7 @@ class Session:
         """
         layer.metadata[SLIDE_ID] = slide.key
         if of_run:
-            layer.metadata[_OF_RUN] = True
+            layer.metadata[OF_RUN] = True
         if slide is not self._current:
             if not layer.visible:
                 slide.hidden.add(layer)
@@ -501,10 +377,10 @@ class Session:
             owner = self._current
             if owner is None:
                 return  # nothing of ours
-            layer.metadata[SLIDE_ID], layer.metadata[_ADOPTED] = owner.key, True
+            layer.metadata[SLIDE_ID], layer.metadata[ADOPTED] = owner.key, True
         if slide is None:
             layer.events.visible.connect(self._on_visible)
-        with self._showing():
+        with self.showing():
             if owner is not self._current and layer.visible:
                 layer.visible = False
             self._dress_one(layer)
@@ -519,7 +395,8 @@ class Session:
             self._regions_changed(owner)
         self.events.layers.emit(owner)
 
-    def _dress(self) -> None:
+    def wear_units(self) -> None:
+        """Let all layers have the units of the current slide."""
         for layer in self.viewer.layers:
             if SLIDE_ID in layer.metadata:
                 self._dress_one(layer)
@@ -532,7 +409,7 @@ class Session:
     # -- what napari tells --------------------------------------------------------------------
 
     @contextmanager
-    def _showing(self) -> Iterator[None]:
+    def showing(self) -> Iterator[None]:
         """Within this, layers are shown and hidden by us and not by the user."""
         self._is_showing += 1
         try:

@@ -56,6 +56,8 @@ class ShownRun:
         The features, or None where they are still to be read from their file.
     regions
         What was drawn to include and exclude, or None.
+    remarks
+        A sentence for each thing that is not as it was when the run was saved.
     """
 
     slide: "Slide"
@@ -66,6 +68,7 @@ class ShownRun:
     folder: Path | None = None
     bag: "FeatureBag | None" = None
     regions: "Regions | None" = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def mpp(self) -> float | None:

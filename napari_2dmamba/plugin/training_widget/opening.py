@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_2dmamba.errors import ExportError, TaskError
-from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.export.content_hash import file_hash
 from napari_2dmamba.export.record import read_record
 from napari_2dmamba.export.run_folder import RECORD_FILE
 from napari_2dmamba.export.run_library import list_runs, slide_folder
-from napari_2dmamba.plugin.session.shown_run import ShownRun, open_shown_run
+from napari_2dmamba.plugin.session.opened_run import OpenedRun
 from napari_2dmamba.plugin.training_widget.rows import SlideRow
 from napari_2dmamba.slide import open_slide
 
@@ -34,23 +33,22 @@ class Opened:
         What was asked for.
     slide
         The slide itself.
-    run, display
+    run
         The newest saved run of the model that tested it; None where there is none.
     """
 
     row: SlideRow
     slide: "Slide"
-    run: ShownRun | None = None
-    display: DisplaySettings | None = None
+    run: OpenedRun | None = None
 
     @property
     def differs(self) -> bool:
         """Whether the run says something else than the test did."""
         if self.run is None or not self.row.values:
             return False
-        said = self.run.prediction.probabilities
+        said = self.run.shown.prediction.probabilities
         if said is None:
-            said = self.run.prediction.survival
+            said = self.run.shown.prediction.survival
         told = np.array(self.row.values)
         if said is None or said.shape != told.shape:
             return True
@@ -94,8 +92,8 @@ def open_tested(
         except ExportError:
             continue
         if record.model.checkpoint_sha256 == wanted:
-            run, display = open_shown_run(summary.folder, [*already_open, slide])
-            if slide is not run.slide and slide not in already_open:
+            run = OpenedRun.of(summary.folder, [*already_open, slide])
+            if slide is not run.shown.slide and slide not in already_open:
                 slide.close()
-            return Opened(row, run.slide, run, display)
+            return Opened(row, run.shown.slide, run)
     return Opened(row, slide)

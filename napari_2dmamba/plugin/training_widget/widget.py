@@ -114,7 +114,7 @@ class TrainingWidget(DockedWidget):
         beside.setWidget(self.comparison)
         self.tabs.addTab(beside, "Comparison")
         for button in (self.use, self.report):
-            self.view.row.addWidget(button)
+            self.view.above.addWidget(button)
         self.splitter = SettingsBeside(self.sections, self.tabs, self.footer)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -365,8 +365,8 @@ class TrainingWidget(DockedWidget):
 
     def _show_opened(self, opened: Opened) -> None:
         row = opened.row
-        if opened.run is not None and opened.display is not None:
-            self.session.show_saved_run(opened.run, opened.display)
+        if opened.run is not None:
+            opened.run.put_on_display(self.session)
             if opened.differs:
                 self.footer.message.say(
                     f"the saved run of {row.name} says something else than the test did "
