@@ -220,7 +220,7 @@ def test_a_folder_with_a_broken_slide(
     assert not docked.result_section.remarks.text()
     show_regions(docked.session, docked.session.current, Regions((Region(box(0, 0, 500, 500)),)))
     widget.open_result(widget.table.rows[2])
-    said = "the regions drawn on c.tif are not those of this run (all tissue)"
+    said = "regions drawn on c.tif are not those of this run (all tissue)"
     qtbot.waitUntil(lambda: said in docked.result_section.remarks.text(), timeout=LONG)
 
 

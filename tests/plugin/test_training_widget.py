@@ -18,6 +18,7 @@ from napari_2dmamba.models.registry import architecture, architectures
 from napari_2dmamba.pipeline import run
 from napari_2dmamba.plugin.parts import docks
 from napari_2dmamba.plugin.parts.checkpoint_model import shared_checkpoints
+from napari_2dmamba.plugin.session.opened_run import OpenedRun
 from napari_2dmamba.plugin.training_widget import TrainingWidget
 from napari_2dmamba.plugin.training_widget.architecture_options import ArchitectureOptions
 from napari_2dmamba.plugin.training_widget.comparison import ComparisonView
@@ -174,7 +175,9 @@ def test_from_a_table_to_a_checkpoint_and_a_map(
     assert widget.session.runs.maps_of(current)
     np.testing.assert_allclose(current.run.prediction.probabilities, row.values, atol=1e-6)
     other = dataclasses.replace(row, values=(0.9, 0.1))
-    assert Opened(other, current.slide, current.run).differs
+    saved = OpenedRun(current.run, current.display, {}, ())
+    assert Opened(other, current.slide, saved).differs
+    assert not Opened(row, current.slide, saved).differs
 
     # Another table has none of these numbers beside it
     choose(widget, qtbot, cohort(tmp_path / "b"))

@@ -201,7 +201,7 @@ def test_address_sanitizer_catches_a_ring_too_small(tmp_path: Path) -> None:
     )
     with pytest.raises(EmulationFault, match="AddressSanitizer"):
         cuda.forward(
-            *make(1, 10, 36, 3, 5),
+            make(1, 10, 36, 3, 5),
             True,
             launcher=Emulation(sanitizer="address", kernels=kernels, multiprocessors=132),
         )
