@@ -1,3 +1,4 @@
+import pickle
 import threading
 from dataclasses import replace
 from pathlib import Path
