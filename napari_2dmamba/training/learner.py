@@ -41,6 +41,10 @@ class Answer:
     logits: Tensor
     loss: float | None = None
 
+    def on_cpu(self) -> "Answer":
+        """Return it for another process, which a tensor on a device would make open that one."""
+        return replace(self, logits=self.logits.cpu())
+
 
 @dataclass(frozen=True)
 class Gradient:

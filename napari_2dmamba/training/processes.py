@@ -15,31 +15,27 @@ script once more in each.
 
 import contextlib
 import copy
-import os
 import pickle
-import queue
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from napari_2dmamba.errors import BackendError, TrainingError, UserError
+from napari_2dmamba.errors import BackendError, TrainingError
 from napari_2dmamba.models.aggregator import Aggregator
-from napari_2dmamba.tasks.bags import LabelledBag, prefetched
-from napari_2dmamba.training.determinism import determinism
+from napari_2dmamba.tasks.bags import LabelledBag
 from napari_2dmamba.training.learner import Answer, Gradient, Learner
 from napari_2dmamba.training.settings import FitSettings
 
 _PROGRAM = (
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
-    "from napari_2dmamba.training.processes import help_in_training; help_in_training()"
+    "from napari_2dmamba.training.helper import help_in_training; help_in_training()"
 )
 _SECONDS_TO_END = 5.0
 
@@ -108,10 +104,19 @@ def remarks_on(settings: FitSettings) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """What a helper is given at its start.
 
-    ``number`` is its own, from 1; ``threads`` those of the CPU that it may use.
+    Attributes
+    ----------
+    number
+        Its own, from 1.
+    device
+        Where it computes.
+    threads
+        Of the CPU, that it may use.
+    aggregator, training, validation, settings, class_weights
+        As the calling process has them.
     """
 
     number: int
@@ -125,7 +130,7 @@ class _Part:
 
 
 @dataclass(frozen=True)
-class _Epoch:
+class EpochTask:
     """Learn from your share of the bags, in this order."""
 
     number: int
@@ -133,12 +138,12 @@ class _Epoch:
 
 
 @dataclass(frozen=True)
-class _Validation:
+class ValidationTask:
     """Say what the model makes of your share of the validation bags."""
 
 
 @dataclass(frozen=True)
-class _Failure:
+class Failure:
     """What went wrong in a helper."""
 
     error: Exception
@@ -182,7 +187,7 @@ class Helpers:
             for _ in devices[1:]:  # all at once: each takes seconds to import
                 self._processes.append(_started())
             for number, process in enumerate(self._processes, 1):
-                part = _Part(
+                part = Part(
                     number, devices[number], threads, _on_cpu(learner.aggregator), training,
                     validation, learner.settings, learner.class_weights,
                 )  # fmt: skip
@@ -190,7 +195,7 @@ class Helpers:
                 _write(process, part)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             self.close()
-            raise TrainingError(_CANNOT_BE_HANDED_OVER.format(error=error)) from error
+            raise TrainingError(CANNOT_BE_HANDED_OVER.format(error=error)) from error
         except BaseException:
             self.close()
             raise
@@ -223,11 +228,11 @@ class Helpers:
 
     def begin_epoch(self, number: int, order: list[int]) -> None:
         """Say which bags come, and in which order."""
-        self._tell(_Epoch(number, order))
+        self._tell(EpochTask(number, order))
 
     def begin_validation(self, learner: Learner) -> None:
         """Hand out the weights, to be validated."""
-        self._tell(_Validation())
+        self._tell(ValidationTask())
         self.hand_out_weights(learner)
 
     def hand_out_weights(self, learner: Learner) -> None:
@@ -237,7 +242,7 @@ class Helpers:
 
     def hand_out(self, answers: list[Answer]) -> None:
         """Give every helper the answers of a whole lot, which Cox's loss compares."""
-        self._tell([_to_send(one) for one in answers])
+        self._tell([one.on_cpu() for one in answers])
 
     def answer(self, number: int) -> Answer:
         """Return the next answer of a process.
@@ -267,7 +272,7 @@ class Helpers:
             told = pickle.load(process.stdout)
         except (EOFError, OSError, pickle.UnpicklingError) as error:
             raise TrainingError(self._epitaph(number, process)) from error
-        if isinstance(told, _Failure):
+        if isinstance(told, Failure):
             raise told.error
         return told
 
@@ -287,7 +292,7 @@ class Helpers:
         )
 
 
-_CANNOT_BE_HANDED_OVER = (
+CANNOT_BE_HANDED_OVER = (
     "the model or its bags cannot be handed to the processes of other devices ({error}); define "
     "their classes in a module that can be imported, or train on one device"
 )
@@ -305,11 +310,6 @@ def _started() -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **more)
 
 
-def _to_send(answer: Answer) -> Answer:
-    """Return it without a tensor on a device, which would be opened by whoever reads it."""
-    return replace(answer, logits=answer.logits.cpu())
-
-
 def _write(process: "subprocess.Popen[bytes]", message: Any) -> None:
     assert process.stdin is not None
     # Of a process that is gone, its last message or the lack of one tells more
@@ -321,111 +321,3 @@ def _write(process: "subprocess.Popen[bytes]", message: Any) -> None:
 def _on_cpu(aggregator: Aggregator) -> Aggregator:
     """Return a copy that opens no device in the process that unpickles it."""
     return Aggregator(copy.deepcopy(aggregator.model).cpu(), aggregator.header)
-
-
-def help_in_training() -> None:
-    """Compute gradients for the process that started this one, until that one is gone."""
-    incoming, outgoing = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no message
-    try:
-        part: _Part = pickle.load(incoming)
-    except EOFError:
-        return
-    except Exception as error:  # noqa: BLE001 - whatever the user's classes raise
-        _send(outgoing, _Failure(TrainingError(_CANNOT_BE_HANDED_OVER.format(error=error))))
-        return
-    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(incoming, inbox), daemon=True).start()
-    helper = None
-    try:
-        helper = _Helper(part, inbox, outgoing)
-        helper.work()
-    except UserError as error:
-        _send(outgoing, _Failure(error))
-    except Exception as error:  # noqa: BLE001 - told in the process that the user sees
-        at = f" at slide {helper.slide}" if helper is not None and helper.slide else ""
-        words = (
-            f"process {part.number + 1} of this training ({part.device}) failed{at} "
-            f"({type(error).__name__}: {error}); train on one device to see whether it fails too"
-        )
-        _send(outgoing, _Failure(TrainingError(words)))
-
-
-def _listen(incoming: IO[bytes], inbox: "queue.SimpleQueue[Any]") -> None:
-    """Put what comes into the inbox; when the other end is gone, end this process at once."""
-    try:
-        while True:
-            inbox.put(pickle.load(incoming))
-    finally:
-        os._exit(1)
-
-
-def _send(outgoing: IO[bytes], message: Any) -> None:
-    pickle.dump(message, outgoing, protocol=pickle.HIGHEST_PROTOCOL)
-    outgoing.flush()
-
-
-class _Helper:
-    """The work of one helper."""
-
-    def __init__(self, part: _Part, inbox: "queue.SimpleQueue[Any]", outgoing: IO[bytes]) -> None:
-        self.part, self.settings = part, part.settings
-        self.slide = ""
-        self._inbox, self._outgoing = inbox, outgoing
-        torch.set_num_threads(part.threads)
-        if part.device != "cpu":
-            torch.cuda.set_device(part.device)
-
-    def work(self) -> None:
-        """Do what comes, for ever: the other process ends this one."""
-        part = self.part
-        with determinism(part.settings.deterministic, part.device):
-            self.learner = Learner(part.aggregator, part.settings, part.class_weights, part.device)
-            while True:
-                task = self._inbox.get()
-                if isinstance(task, _Epoch):
-                    self._learn(task)
-                else:
-                    self._validate()
-
-    def _mine(self, positions: range) -> list[int]:
-        return [p for p in positions if owner(p, self.settings) == self.part.number]
-
-    def _learn(self, epoch: _Epoch) -> None:
-        s, learner, count = self.settings, self.learner, len(epoch.order)
-        learner.model.train()
-        indices = [epoch.order[position] for position in self._mine(range(count))]
-        with contextlib.closing(prefetched(self.part.training, indices, s.prefetch)) as bags:
-            for lot in lots(count, s.accumulate):
-                learner.take_vector(self._inbox.get())
-                before = [buffer.clone() for buffer in learner.model.buffers()]
-                for position in self._mine(lot):
-                    example = next(bags)
-                    self.slide = example.name
-                    self._answer(learner.learn(example, epoch.number, position, len(lot)))
-                if learner.is_cox:
-                    learner.learn_lot(self._inbox.get(), epoch.number)
-                self._refuse_statistics(before)
-                _send(self._outgoing, learner.take_gradient())
-
-    def _refuse_statistics(self, before: list[Tensor]) -> None:
-        """Refuse a model that keeps more of the bags it saw than their gradient."""
-        now = self.learner.model.buffers()
-        if not all(torch.equal(old, new) for old, new in zip(before, now, strict=True)):
-            raise TrainingError(
-                f"{self.learner.model.title} keeps running statistics of its bags, which several "
-                "devices would each have of their own; train it on one device"
-            )
-
-    def _validate(self) -> None:
-        learner, bags = self.learner, self.part.validation
-        learner.take_vector(self._inbox.get())
-        learner.model.eval()
-        mine = self._mine(range(len(bags)))
-        with contextlib.closing(prefetched(bags, mine, self.settings.prefetch)) as examples:
-            for example in examples:
-                self.slide = example.name
-                self._answer(learner.answer(example))
-
-    def _answer(self, answer: Answer) -> None:
-        _send(self._outgoing, _to_send(answer))

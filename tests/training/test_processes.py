@@ -14,12 +14,14 @@ import psutil
 import pytest
 import torch
 
+from napari_2dmamba.cli import main
 from napari_2dmamba.errors import BackendError, Cancelled, FeatureError, TrainingError
-from napari_2dmamba.models import Aggregator
+from napari_2dmamba.models import Aggregator, load_checkpoint
 from napari_2dmamba.tasks import LabelledBag
 from napari_2dmamba.training import Epoch, FitSettings, Step, fit
 from napari_2dmamba.training.processes import devices_of
 from tests.training.test_fitting import QUICK, bags, untrained, weights
+from tests.training.test_run import cohort
 
 UNEVEN = replace(QUICK, accumulate=5, precision="64", weight_decay=0.01, clip=1.0)
 """Thirteen bags make lots of 5, 5 and 3."""
@@ -41,13 +43,19 @@ def with_times(examples: list[LabelledBag]) -> list[LabelledBag]:
 CASES: dict[str, dict[str, Any]] = {
     "classes weighted, dropout": {"settings": {"class_weights": True}, "devices": 2},
     "second loss": {"name": "clam", "settings": {"auxiliary_weight": 0.4}, "devices": 3},
-    "likelihood": {"task": "survival", "outputs": 3, "settings": {}, "devices": 2},
-    # Not Adam: the last bias has a gradient of 0 in theory, whose noise Adam would divide by 1e-8
+    # CLAM's second classifiers have no gradient for survival, and must not decay
+    "likelihood": {
+        "name": "clam", "task": "survival", "outputs": 3, "settings": {}, "devices": 2,
+    },
+    # Not Adam: a bias without effect has a gradient of 0 in theory, and Adam divides its noise
+    # by 1e-8
     "cox": {
         "task": "survival", "outputs": 1, "devices": 3,
         "settings": {"survival_loss": "cox", "optimiser": "sgd"},
     },
-    "scan": {"name": "2dmamba", "settings": {"order": "balanced"}, "devices": 2},
+    "scan": {
+        "name": "2dmamba", "settings": {"order": "balanced", "optimiser": "sgd"}, "devices": 2,
+    },
 }  # fmt: skip
 
 
@@ -264,3 +272,26 @@ def test_what_nobody_foresaw_is_a_sentence_with_the_slide() -> None:
     says = r"process 2 of this training \(cpu\) failed at slide slide 3 \(ZeroDivisionError"
     with pytest.raises(TrainingError, match=says):
         fit(untrained(), examples, settings=replace(UNEVEN, order="given", devices=2))
+
+
+def test_the_whole_way_from_the_command_line(tmp_path: Path, capsys) -> None:
+    """Helpers read their bags themselves, from paths as the user gave them."""
+    table = cohort(tmp_path, 8)
+    for devices in (1, 2):
+        command = [
+            "train", str(table), "--out", str(tmp_path / str(devices)), "--method", "held-out",
+            "--architecture", "abmil", "--epochs", "2", "--accumulate", "4", "--device", "cpu",
+            "--model-option", "hidden=8", "--model-option", "attention_hidden=4", "--no-final",
+            "--resamples", "0", "--precision", "64", "--log", "none", "--devices", str(devices),
+        ]  # fmt: skip
+        assert main(command) == 0
+    one, two = (
+        load_checkpoint(tmp_path / str(devices) / "fold-0" / "model.safetensors")
+        for devices in (1, 2)
+    )
+    for name, value in one.model.state_dict().items():
+        torch.testing.assert_close(two.model.state_dict()[name], value, rtol=1e-6, atol=1e-7)
+    assert two.header.training["settings"]["devices"] == 2
+    assert "those of one device up to rounding" in " ".join(two.header.training["remarks"])
+    assert main([*command, "--devices", "3"]) == 1
+    assert "training with other settings" in capsys.readouterr().err
