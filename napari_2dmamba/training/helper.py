@@ -28,7 +28,7 @@ from napari_2dmamba.training.processes import (
 def help_in_training() -> None:
     """Compute gradients for the process that started this one, until that one is gone."""
     incoming, outgoing = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no message
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no message
     try:
         part: Part = pickle.load(incoming)
     except EOFError:

@@ -164,7 +164,7 @@ class Helpers:
     Raises
     ------
     TrainingError
-        When model or bags cannot be handed over.
+        When no process can be started, or model or bags cannot be handed over.
     """
 
     def __init__(
@@ -175,7 +175,6 @@ class Helpers:
         devices: Sequence[str],
     ) -> None:
         self._devices = devices
-        self._settings = learner.settings
         self._processes: list[subprocess.Popen[bytes]] = []
         self._threads = torch.get_num_threads()
         if len(devices) == 1:
@@ -184,18 +183,25 @@ class Helpers:
         if learner.device == "cpu":
             torch.set_num_threads(threads)
         try:
-            for _ in devices[1:]:  # all at once: each takes seconds to import
+            for _ in devices[1:]:  # all before the first part: each takes seconds to import
                 self._processes.append(_started())
+                _write(self._processes[-1], list(sys.path))
+            handed = _on_cpu(learner.aggregator)
             for number, process in enumerate(self._processes, 1):
                 part = Part(
-                    number, devices[number], threads, _on_cpu(learner.aggregator), training,
-                    validation, learner.settings, learner.class_weights,
+                    number, devices[number], threads, handed, training, validation,
+                    learner.settings, learner.class_weights,
                 )  # fmt: skip
-                _write(process, list(sys.path))
                 _write(process, part)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             self.close()
             raise TrainingError(CANNOT_BE_HANDED_OVER.format(error=error)) from error
+        except OSError as error:
+            self.close()
+            raise TrainingError(
+                f"no process can be started for another device ({error.strerror or error}); close "
+                "other programs, or train on one device"
+            ) from error
         except BaseException:
             self.close()
             raise
