@@ -61,7 +61,17 @@ CASES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_several_processes_fit_the_model_of_one(case: str) -> None:
-    told = CASES[case]
+    compare_with_one(CASES[case], "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
+@pytest.mark.parametrize("case", ["classes weighted, dropout", "cox"])
+def test_two_gpus_fit_the_model_of_one(case: str) -> None:
+    compare_with_one(CASES[case] | {"devices": 2}, "cuda")
+
+
+def compare_with_one(told: dict[str, Any], device: str) -> None:
     task = told.get("task", "classification")
     training, validation = bags(13, 1)[3:] + bags(3, 5), bags(5, 2)
     if task == "survival":
@@ -75,12 +85,12 @@ def test_several_processes_fit_the_model_of_one(case: str) -> None:
         def watch(step: Step, steps: list[Step] = steps, last: list[np.ndarray] = last,
                   aggregator: Aggregator = aggregator) -> None:  # fmt: skip
             steps.append(step)
-            last[:] = [weights(aggregator).double().numpy()]
+            last[:] = [weights(aggregator).cpu().numpy()]
 
         threads = torch.get_num_threads()
         result = fit(
-            aggregator, training, validation, replace(UNEVEN, devices=devices, **told["settings"]),
-            on_step=watch,
+            aggregator, training, validation,
+            replace(UNEVEN, device=device, devices=devices, **told["settings"]), on_step=watch,
         )  # fmt: skip
         assert torch.get_num_threads() == threads
         assert ("added up by" in " ".join(result.remarks)) == (devices > 1)
@@ -90,7 +100,7 @@ def test_several_processes_fit_the_model_of_one(case: str) -> None:
     np.testing.assert_allclose(several, one, rtol=1e-10, atol=1e-10)
     for a, b in zip(first, steps, strict=True):
         assert (a.number, a.epoch, a.name, a.stepped) == (b.number, b.epoch, b.name, b.stepped)
-        np.testing.assert_allclose(b.logits, a.logits, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(b.logits.cpu(), a.logits.cpu(), rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(b.loss, a.loss, rtol=1e-10)
     for a, b in zip(history, told_history, strict=True):
         for name in ("training_loss", "validation_loss", "validation_score"):
