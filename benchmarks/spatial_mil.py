@@ -40,7 +40,7 @@ from torch import Tensor
 from napari_2dmamba.evaluation.classification import auroc
 from napari_2dmamba.features import read_features
 from napari_2dmamba.features.bag import FeatureBag
-from napari_2dmamba.models import Aggregator, CheckpointHeader, mamba2d
+from napari_2dmamba.models import Aggregator, CheckpointHeader, mamba2d_block
 from napari_2dmamba.models.checkpoint import build_model
 from napari_2dmamba.tasks import LabelledBag
 from napari_2dmamba.training import FitSettings, fit
@@ -229,13 +229,13 @@ def faulty_scan(fault: str) -> Callable[..., Tensor]:
 @contextlib.contextmanager
 def trained_with(fault: str) -> Iterator[None]:
     """Replace the scan of 2DMambaMIL."""
-    right = mamba2d.selective_scan_2d
+    right = mamba2d_block.selective_scan_2d
     if fault in (PATH_SUM, LOST):
-        mamba2d.selective_scan_2d = faulty_scan(fault)  # type: ignore[assignment]
+        mamba2d_block.selective_scan_2d = faulty_scan(fault)  # type: ignore[assignment]
     try:
         yield
     finally:
-        mamba2d.selective_scan_2d = right
+        mamba2d_block.selective_scan_2d = right
 
 
 def settings_of(job: dict[str, Any]) -> FitSettings:
@@ -283,7 +283,7 @@ def check_the_imitation() -> None:
     given = [torch.randn(1, 4, 5, n, dtype=torch.float64) for n in sizes.values()]
     A = -torch.rand(6, 3, dtype=torch.float64)
     results = []
-    for scan in (faulty_scan(""), mamba2d.selective_scan_2d):
+    for scan in (faulty_scan(""), mamba2d_block.selective_scan_2d):
         x, dt, B, C = (value.clone().requires_grad_() for value in given)
         y = scan(x, dt, A, B, C, dt_softplus=True)
         results.append([y, *torch.autograd.grad(y.square().sum(), (x, dt, B, C))])

@@ -51,8 +51,9 @@ def add_train_command(commands: Any) -> None:
     )  # fmt: skip
     train.add_argument(
         "--jobs", type=int, default=1, metavar="N",
-        help="folds trained at once, in processes of their own (needs Dask); 0 takes one per GPU, "
-        "or one per four CPU cores. Default: 1",
+        help="folds trained at once, in processes of their own (needs Dask), each with a GPU (or "
+        "--devices of them) of its own; 0 takes as many as there are GPUs for, or one per four CPU "
+        "cores. Default: 1",
     )  # fmt: skip
     train.add_argument(
         "--cluster", metavar="ADDRESS",
@@ -193,8 +194,9 @@ def _trained(
     from napari_2dmamba.cohort.dask_cluster import dask_client
 
     jobs = min(options.jobs, len(split.folds))
+    fit = how["use"].fit
     with (
-        dask_client(jobs, options.cluster, how["use"].fit.device) as client,
+        dask_client(jobs, options.cluster, fit.device, fit.devices) as client,
         progress_bar(options.out.name) as on_progress,
     ):
         return train_side_by_side(table, split, client=client, on_progress=on_progress, **how)

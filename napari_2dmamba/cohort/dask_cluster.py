@@ -17,7 +17,9 @@ _LONGER_THAN_ANY_RESTART = "1 hour"
 
 
 @contextmanager
-def dask_client(workers: int, scheduler: str | None, device: str) -> Iterator[Any]:
+def dask_client(
+    workers: int, scheduler: str | None, device: str, gpus_each: int = 1
+) -> Iterator[Any]:
     """Yield a client of a running scheduler, or of workers on this machine.
 
     Parameters
@@ -28,6 +30,8 @@ def dask_client(workers: int, scheduler: str | None, device: str) -> Iterator[An
         Address or scheduler file, instead of workers on this machine.
     device
         That was asked for; GPUs are shared out only where it may be one.
+    gpus_each
+        How many of them a worker gets.
 
     Raises
     ------
@@ -40,8 +44,8 @@ def dask_client(workers: int, scheduler: str | None, device: str) -> Iterator[An
         return
     distributed = distributed_package()
     gpus = gpus_here() if device in ("auto", "cuda") else []
-    count = workers or as_many_as_fit(gpus)
-    with local_cluster(count, gpus) as cluster, distributed.Client(cluster) as client:
+    count = workers or as_many_as_fit(gpus, gpus_each)
+    with local_cluster(count, gpus, gpus_each) as cluster, distributed.Client(cluster) as client:
         yield client
 
 
@@ -87,7 +91,23 @@ def gpus_here() -> list[str]:
     return named[:count] if named != [""] else [str(index) for index in range(count)]
 
 
-def as_many_as_fit(gpus: list[str]) -> int:
+def dealt(gpus: list[str], worker: int, each: int = 1) -> list[str]:
+    """Return the GPUs of a worker; with too few for all, they are dealt again from the first.
+
+    Parameters
+    ----------
+    gpus
+        As `gpus_here` names them.
+    worker
+        Its number, from 0.
+    each
+        How many a worker gets, at most all.
+    """
+    first = worker * each
+    return [gpus[(first + number) % len(gpus)] for number in range(min(each, len(gpus)))]
+
+
+def as_many_as_fit(gpus: list[str], gpus_each: int = 1) -> int:
     """Return how many workers this machine has room for."""
     import importlib.util
 
@@ -96,17 +116,17 @@ def as_many_as_fit(gpus: list[str]) -> int:
     if importlib.util.find_spec("distributed") is None:
         return 1
     if gpus:
-        return len(gpus)
+        return max(1, len(gpus) // gpus_each)
     cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else 0
     memory = psutil.virtual_memory().available / 1e9
     by_cores = (cores or os.cpu_count() or 1) // _CORES_PER_WORKER
     return max(1, min(by_cores, int(memory / _GB_PER_WORKER)))
 
 
-def local_cluster(workers: int, gpus: list[str]) -> Any:
+def local_cluster(workers: int, gpus: list[str], gpus_each: int = 1) -> Any:
     """Return a Dask cluster of worker processes on this machine, one slide each at a time.
 
-    Worker number *i* sees GPU *i* modulo their count; CPU cores are shared out evenly. Memory
+    Each worker sees the GPUs that are `dealt` to it; CPU cores are shared out evenly. Memory
     is not limited by Dask: reading and encoding bound it themselves.
     """
     import logging
@@ -120,7 +140,7 @@ def local_cluster(workers: int, gpus: list[str]) -> Any:
         limited = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         environment = dict.fromkeys(limited, threads)
         if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(dealt(gpus, index, gpus_each))
         described[index] = {
             "cls": distributed.Nanny,
             "options": {

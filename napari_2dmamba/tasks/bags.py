@@ -79,8 +79,20 @@ class TableBags(Sequence[LabelledBag]):
             else bin_of(slide.time or 0.0, edges or (0.0, np.inf))
             for slide in self.slides
         )
+        self._memory = memory_mb * 2**20
+        self._forget()
+
+    def _forget(self) -> None:
         self._kept: OrderedDict[int, FeatureBag] = OrderedDict()
-        self._room = memory_mb * 2**20
+        self._room = self._memory
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Go to another process without what was read: it may be a gigabyte."""
+        return {"slides": self.slides, "labels": self.labels, "_memory": self._memory}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
 
     def __len__(self) -> int:
         return len(self.slides)

@@ -21,7 +21,7 @@ def determinism(wanted: bool, device: str) -> Iterator[list[str]]:
         return
     remarks.append(
         "the same bits are promised on this device, with these versions and this number of "
-        "threads only"
+        "threads and devices only"
     )
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()

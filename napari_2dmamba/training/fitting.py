@@ -1,7 +1,8 @@
 """The training loop: one bag after the other, on Lightning Fabric, resumable to the bit.
 
-Everything random in an epoch follows from the seed and the number of the epoch, so that a
-training that was cut off goes on from its last whole epoch with the numbers it would have had.
+Everything random follows from the seed, the number of the epoch and the position of a bag in it,
+so that a training that was cut off goes on from its last whole epoch with the numbers it would
+have had, and a bag means the same in whichever process it is learnt from (`processes`).
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,17 @@ import torch
 from torch import Tensor
 
 from napari_2dmamba.errors import Cancelled, TrainingError
-from napari_2dmamba.evaluation.predictions import named
 from napari_2dmamba.models.aggregator import Aggregator
 from napari_2dmamba.models.settings import ModelSettings, device_and_reason
 from napari_2dmamba.settings import ProgressCallback, StopCallback, validate
 from napari_2dmamba.tasks.bags import LabelledBag, prefetched
-from napari_2dmamba.torchvision_compat import import_needing_torchvision
-from napari_2dmamba.training import losses, state
+from napari_2dmamba.training import state
 from napari_2dmamba.training.determinism import determinism
+from napari_2dmamba.training.learner import Answer, Learner, cox_of
 from napari_2dmamba.training.model import class_weights_of
+from napari_2dmamba.training.processes import Helpers, devices_of, lots, owner, remarks_on
 from napari_2dmamba.training.settings import FitSettings
 from napari_2dmamba.training.validation_score import validation_score
-
-_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}
-_DTYPE = {"32": torch.float32, "bf16": torch.float32, "64": torch.float64}
 
 
 @dataclass(frozen=True)
@@ -138,6 +136,8 @@ def fit(
 
     On the CPU, the same bags, settings, first weights and number of threads give the same model
     to the bit, also when the training was killed in between and goes on from its state file.
+    Several devices (`FitSettings.devices`) share out the bags of a lot; one model comes of it,
+    which differs from that of one device by rounding alone.
 
     Parameters
     ----------
@@ -153,15 +153,17 @@ def fit(
         Written after every epoch, whole or not at all; training goes on from it where it is
         there, and refuses one of another training.
     on_step, on_epoch
-        Called after every bag and every epoch.
+        Called after every bag and every epoch, in the order of the bags and in this process.
 
     Raises
     ------
     TrainingError
         When there is nothing to fit to, labels are not the model's, the state file is of another
-        training, or the loss is not a number; the model then has its best weights so far.
+        training, the loss is not a number, or the process of a device was ended; the model then
+        has its best weights so far.
     FeatureError, CheckpointError, GridError, BackendError
-        When a bag does not fit the model or this machine; the sentence names the slide.
+        When a bag does not fit the model or this machine; the sentence names the slide. Or when
+        there are fewer devices than were asked for.
     Cancelled
         When ``should_stop()`` said so; the model then has the weights of its best epoch.
     """
@@ -178,18 +180,23 @@ def fit(
             job.set_up()
             if state_file is not None:
                 job.go_on_from(Path(state_file))
-            while not job.finished():
-                epoch = job.epoch(on_progress, on_step, should_stop)
-                if state_file is not None:
-                    job.write(Path(state_file))
-                if on_epoch is not None:
-                    on_epoch(epoch)
-                if on_progress is not None:
-                    on_progress(epoch.epoch + 1, settings.epochs, sentence(epoch))
+            if settings.devices > 1 and on_progress is not None:
+                words = f"starting the processes of {settings.devices} devices"
+                on_progress(len(job.history), settings.epochs, words)
+            with job.helped() as helpers:
+                while not job.finished():
+                    epoch = job.epoch(helpers, on_progress, on_step, should_stop)
+                    if state_file is not None:
+                        job.write(Path(state_file))
+                    if on_epoch is not None:
+                        on_epoch(epoch)
+                    if on_progress is not None:
+                        on_progress(epoch.epoch + 1, settings.epochs, sentence(epoch))
         finally:
             job.end()
     assert job.best is not None
-    return FitResult(aggregator, tuple(job.history), job.best, tuple(remarks))
+    found = (*remarks, *remarks_on(settings))
+    return FitResult(aggregator, tuple(job.history), job.best, found)
 
 
 def sentence(epoch: Epoch) -> str:
@@ -212,34 +219,39 @@ class _Fitting:
     ) -> None:
         self.aggregator, self.model = aggregator, aggregator.model
         self.training, self.validation, self.settings = training, validation, settings
-        self.survival = aggregator.header.task == "survival"
         self.device, _ = device_and_reason(ModelSettings(device=settings.device))
-        self.run = ModelSettings(device=settings.device)
+        gpus = 0 if self.device == "cpu" else torch.cuda.device_count()
+        self.devices = devices_of(settings, self.device, gpus)
+        lot = min(settings.accumulate, len(training))
+        if lot < settings.devices:
+            raise TrainingError(
+                f"{settings.devices} devices cannot share a lot of {lot} "
+                f"bag{'s' * (lot != 1)}; train on at most {lot}, or average the gradients of more "
+                "bags (accumulate)"
+            )
         self.history: list[Epoch] = []
         self.best: Epoch | None = None
         self.best_weights = copy.deepcopy(self.model.state_dict())
         self.labels = _labels(training)
-        weighted = settings.class_weights and not self.survival
-        outputs = max(2, self.model.config.n_outputs)
-        self.class_weights = class_weights_of(self.labels, outputs) if weighted else None
         self.steps = 0
 
     def set_up(self) -> None:
         """Put model and optimiser on the device, in the precision asked for."""
-        fabric_module = import_needing_torchvision("lightning_fabric")
         s = self.settings
-        self.fabric: Any = fabric_module.Fabric(
-            accelerator="cpu" if self.device == "cpu" else "cuda",
-            devices=1 if self.device == "cpu" else [int(self.device.partition(":")[2] or 0)],
-            precision=_PRECISION[s.precision],
-        )
-        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        weighted = s.class_weights and self.aggregator.header.task != "survival"
+        outputs = max(2, self.model.config.n_outputs)
+        class_weights = class_weights_of(self.labels, outputs) if weighted else None
+        self.learner = Learner(self.aggregator, s, class_weights, self.device)
         kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
         more = {"momentum": s.momentum} if s.optimiser == "sgd" else {}
         optimiser = kind[s.optimiser](
-            weights, lr=s.learning_rate, weight_decay=s.weight_decay, **more
+            self.learner.weights, lr=s.learning_rate, weight_decay=s.weight_decay, **more
         )
-        self.network, self.optimiser = self.fabric.setup(self.model, optimiser)
+        self.optimiser = self.learner.fabric.setup_optimizers(optimiser)
+
+    def helped(self) -> Helpers:
+        """Start the processes of the other devices, with the weights as they are now."""
+        return Helpers(self.learner, self.training, self.validation, self.devices)
 
     def finished(self) -> bool:
         """Whether all epochs are done, or patience is over."""
@@ -252,6 +264,7 @@ class _Fitting:
 
     def epoch(
         self,
+        helpers: Helpers,
         on_progress: ProgressCallback | None,
         on_step: Callable[[Step], None] | None,
         should_stop: StopCallback | None,
@@ -263,44 +276,38 @@ class _Fitting:
             rate *= 0.5 * (1 + math.cos(math.pi * number / s.epochs))
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        torch.manual_seed(_seed_of(s.seed, number))
         order = self._order(number)
         self.model.train()
         self.optimiser.zero_grad()
+        helpers.begin_epoch(number, order)
+        mine = [order[p] for p in range(len(order)) if owner(p, s) == 0]
         total = 0.0
-        lot: list[tuple[LabelledBag, Tensor]] = []
-        bags = prefetched(self.training, order, s.prefetch)
-        try:
-            for position, example in enumerate(bags):
-                if should_stop is not None and should_stop():
-                    raise Cancelled
-                if on_progress is not None:
-                    words = f"epoch {number + 1}, bag {position + 1} of {len(order)}"
-                    on_progress(number, s.epochs, words)
-                size = min(s.accumulate, len(order) - position // s.accumulate * s.accumulate)
-                ends = (position + 1) % s.accumulate == 0 or position + 1 == len(order)
-                logits, loss = self._learn(example, size)
-                if loss is None:
-                    lot.append((example, logits))
-                    if ends:
-                        # One loss for the lot, so it counts as often as its bags
-                        total += size * self._learn_lot(lot)
-                        lot = []
-                else:
-                    total += loss
-                if ends:
-                    self._step()
-                if on_step is not None:
-                    value = math.nan if loss is None else loss
-                    told = Step(
-                        self.steps, number, example.name, value, logits.detach().clone(), ends
-                    )
-                    on_step(told)
-                self.steps += 1
-        finally:
-            bags.close()
+        with contextlib.closing(prefetched(self.training, mine, s.prefetch)) as bags:
+            for lot in lots(len(order), s.accumulate):
+                helpers.hand_out_weights(self.learner)
+                answers: list[Answer] = []
+                for position in lot:
+                    if should_stop is not None and should_stop():
+                        raise Cancelled
+                    if on_progress is not None:
+                        words = f"epoch {number + 1}, bag {position + 1} of {len(order)}"
+                        on_progress(number, s.epochs, words)
+                    whose = owner(position, s)
+                    if whose == 0:
+                        answer = self.learner.learn(next(bags), number, position, len(lot))
+                    else:
+                        answer = helpers.answer(whose)
+                    answers.append(answer)
+                    total += answer.loss or 0.0
+                    if position == lot[-1]:
+                        total += self._end_lot(answers, number, helpers)
+                    if on_step is not None:
+                        on_step(self._told(answer, number, stepped=position == lot[-1]))
+                    self.steps += 1
         self.model.eval()
-        validated, score = self._validate(should_stop) if len(self.validation) else (None, None)
+        validated, score = None, None
+        if len(self.validation):
+            validated, score = self._validate(helpers, should_stop)
         seconds = time.perf_counter() - started
         done = Epoch(number, total / len(order), validated, rate, seconds, score)
         self.history.append(done)
@@ -308,113 +315,67 @@ class _Fitting:
             self.best, self.best_weights = done, copy.deepcopy(self.model.state_dict())
         return done
 
+    def _told(self, answer: Answer, epoch: int, *, stepped: bool) -> Step:
+        loss = math.nan if answer.loss is None else answer.loss
+        logits = answer.logits.to(self.device, copy=True)
+        return Step(self.steps, epoch, answer.example.name, loss, logits, stepped)
+
     def _order(self, epoch: int) -> list[int]:
         count, s = len(self.training), self.settings
         if s.order == "given":
             return list(range(count))
         rng = np.random.default_rng((s.seed, epoch))
-        if s.order == "shuffled" or self.survival:
+        if s.order == "shuffled" or self.aggregator.header.task == "survival":
             return rng.permutation(count).tolist()
         each = np.bincount(self.labels)
         chance = 1 / each[self.labels] / len(np.flatnonzero(each))
         return rng.choice(count, count, p=chance / chance.sum()).tolist()
 
-    def _logits(self, example: LabelledBag, stages: dict[str, Tensor] | None = None) -> Tensor:
-        """Return ``(K,)`` logits of a bag, in full precision."""
-        with named(example.name):
-            inputs = self.aggregator.prepare(example.bag, self.run, keeps=True)
-        kind = _DTYPE[self.settings.precision]
-        # Not through Fabric's wrapper, which returns 64 bit numbers as 32 bit ones
-        with self.fabric.autocast():
-            output = self.model(
-                inputs.features.to(kind), inputs.cells, inputs.canvas, stages=stages
-            )
-        return output.logits.to(kind)
-
-    def _learn(self, example: LabelledBag, lot: int) -> tuple[Tensor, float | None]:
-        """Add the gradient of one bag; for Cox, return logits that still have their graph."""
-        s = self.settings
-        stages: dict[str, Tensor] | None = {} if s.auxiliary_weight else None
-        logits = self._logits(example, stages)
-        if self.survival and s.survival_loss == "cox":
-            return logits, None
-        loss = self._loss(logits, example)
-        whole = loss
-        if stages is not None and not self.survival:
-            label = torch.tensor([example.label], device=logits.device)
-            with self.fabric.autocast():
-                extra = self.model.auxiliary_loss(stages, label)
-            if extra is not None:
-                weight = 1.0
-                if self.class_weights is not None:
-                    weight = float(self.class_weights[example.label])
-                share = s.auxiliary_weight
-                whole = (1 - share) * loss + share * weight * extra
-        self._refuse_no_number(whole, example.name)
-        self.fabric.backward(whole / (s.loss_divisor * lot))
-        return logits, float(loss.detach())
-
-    def _learn_lot(self, lot: list[tuple[LabelledBag, Tensor]]) -> float:
-        """Add the gradient of Cox's loss, which compares the patients of a lot."""
-        loss = _cox_of([example for example, _ in lot], [logits for _, logits in lot])
-        self._refuse_no_number(loss, lot[-1][0].name)
-        self.fabric.backward(loss / self.settings.loss_divisor)
-        return float(loss.detach())
-
-    def _loss(self, logits: Tensor, example: LabelledBag) -> Tensor:
-        label = torch.tensor([example.label], device=logits.device)
-        if self.survival:
-            censored = torch.tensor([float(example.censored)], device=logits.device)
-            kind = (
-                losses.ce_survival if self.settings.survival_loss == "ce" else losses.nll_survival
-            )
-            return kind(logits[None], label, censored, self.settings.alpha)
-        weights = self.class_weights
-        return losses.classification(
-            logits[None], label, None if weights is None else weights.to(logits.device)
-        )
-
-    def _refuse_no_number(self, loss: Tensor, name: str) -> None:
-        if bool(torch.isfinite(loss)):
-            return
-        at = f" at slide {name}" if name else ""
-        raise TrainingError(
-            f"the loss is not a number any more in epoch {len(self.history) + 1}{at}; lower the "
-            "learning rate, clip gradients, or look for outliers in the features"
-        )
-
-    def _step(self) -> None:
+    def _end_lot(self, answers: list[Answer], epoch: int, helpers: Helpers) -> float:
+        """Step on the gradients of all processes; return what a loss of the whole lot counts."""
+        learner, counts = self.learner, 0.0
+        if learner.is_cox:
+            helpers.hand_out(answers)
+            # One loss for the lot, so it counts as often as its bags
+            counts = len(answers) * learner.learn_lot(answers, epoch)
+        for gradient in helpers.gradients():
+            learner.add_gradient(gradient)
         if self.settings.clip:
-            self.fabric.clip_gradients(
-                self.network, self.optimiser, max_norm=self.settings.clip, error_if_nonfinite=False
-            )
+            learner.fabric.clip_gradients(
+                learner.network, self.optimiser, max_norm=self.settings.clip,
+                error_if_nonfinite=False,
+            )  # fmt: skip
         self.optimiser.step()
         self.optimiser.zero_grad()
+        return counts
 
-    def _validate(self, should_stop: StopCallback | None) -> tuple[float, float | None]:
-        each, lot, said = [], [], []
-        ahead = prefetched(self.validation, range(len(self.validation)), self.settings.prefetch)
-        with torch.no_grad(), contextlib.closing(ahead):
-            for example in ahead:
+    def _validate(
+        self, helpers: Helpers, should_stop: StopCallback | None
+    ) -> tuple[float, float | None]:
+        s, learner, count = self.settings, self.learner, len(self.validation)
+        helpers.begin_validation(learner)
+        mine = [p for p in range(count) if owner(p, s) == 0]
+        answers: list[Answer] = []
+        with contextlib.closing(prefetched(self.validation, mine, s.prefetch)) as bags:
+            for position in range(count):
                 if should_stop is not None and should_stop():
                     raise Cancelled
-                logits = self._logits(example)
-                # Without its bag: all of them are not to be held
-                said.append((replace(example, bag=None), logits.cpu()))  # type: ignore[arg-type]
-                if self.survival and self.settings.survival_loss == "cox":
-                    lot.append((example, logits))
-                else:
-                    each.append(float(self._loss(logits, example)))
-        if lot:
-            each = [float(_cox_of([e for e, _ in lot], [logits for _, logits in lot]))]
-        value = float(np.mean(each))
+                whose = owner(position, s)
+                answers.append(learner.answer(next(bags)) if whose == 0 else helpers.answer(whose))
+        told = [answer.example for answer in answers]
+        logits = [answer.logits.to(self.device) for answer in answers]
+        if learner.is_cox:
+            value = float(cox_of(told, logits))
+        else:
+            each = [learner.loss(*one) for one in zip(logits, told, strict=True)]
+            value = float(np.mean([float(loss) for loss in each]))
         if not math.isfinite(value):
             raise TrainingError(
                 f"the validation loss is not a number in epoch {len(self.history) + 1}; lower the "
                 "learning rate or clip gradients"
             )
-        told, logits_of = zip(*said, strict=True)
-        return value, validation_score(told, logits_of, self.aggregator.header.task)
+        on_cpu = [one.cpu() for one in logits]
+        return value, validation_score(told, on_cpu, self.aggregator.header.task)
 
     def write(self, path: Path) -> None:
         """Keep all that the rest of the training depends on."""
@@ -482,18 +443,3 @@ def _check_labels(
                 f"{part} bag {position} has label {label}, but the model has {outputs} outputs, "
                 f"so labels must be 0 to {largest}"
             )
-
-
-def _cox_of(examples: list[LabelledBag], logits: list[Tensor]) -> Tensor:
-    risk = torch.stack([value[0] for value in logits])
-    times = [e.label if e.time is None else e.time for e in examples]
-    return losses.cox(
-        risk,
-        torch.tensor(times, dtype=torch.float64, device=risk.device),
-        torch.tensor([not e.censored for e in examples], device=risk.device),
-    )
-
-
-def _seed_of(seed: int, epoch: int) -> int:
-    """Return a seed for an epoch, far from those of others."""
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1)

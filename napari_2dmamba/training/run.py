@@ -398,7 +398,8 @@ def _fitted(
         class_names=plan.class_names, intended_use=plan.intended_use, edges=edges,
     )  # fmt: skip
     share = len(fold.train) / (len(fold.train) + len(fold.validation))
-    room = int(s.memory_mb * share)
+    whole = s.memory_mb // s.devices  # every process keeps bags of its own
+    room = int(whole * share)
 
     with open_logs(plan.logs, folder.parent, called, plan.record()) as log:
 
@@ -410,7 +411,7 @@ def _fitted(
         result = fit(
             aggregator,
             TableBags(plan.table, fold.train, edges, room),
-            TableBags(plan.table, fold.validation, edges, s.memory_mb - room),
+            TableBags(plan.table, fold.validation, edges, whole - room),
             s,
             state_file=folder / STATE,
             on_progress=on_progress,

@@ -244,11 +244,11 @@ def _validation_loss(
     edges = time_edges(table, chosen, fold)
     options = {**config, **{name: tried[name] for name in ("dropout",) if name in tried}}
     aggregator = new_aggregator(architecture, table, features, chosen, config=options, edges=edges)
-    room = settings.memory_mb // 2
+    room = settings.memory_mb // settings.devices // 2
     result = fit(
         aggregator,
         TableBags(table, fold.train, edges, room),
-        TableBags(table, fold.validation, edges, settings.memory_mb - room),
+        TableBags(table, fold.validation, edges, room),
         settings,
         on_progress=on_progress,
         should_stop=should_stop,

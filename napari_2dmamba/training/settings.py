@@ -93,9 +93,18 @@ class FitSettings:
     )
     seed: int = setting(0, "Seed of first weights, order and dropout.", minimum=0)
     device: str = setting("auto", "Where it is fitted.", choices=("auto", "cuda", "cpu"))
+    devices: int = setting(
+        1,
+        "GPUs that share the bags of a lot, or processes where the device is the CPU; one model "
+        "comes of it, that of one device up to rounding.",
+        minimum=1,
+        maximum=64,
+        advanced=True,
+    )
     memory_mb: int = setting(
         1024,
-        "MiB of features kept in memory; further bags are read from the disk each epoch.",
+        "MiB of features kept in memory, by all devices together; further bags are read from the "
+        "disk each epoch.",
         unit="MiB",
         minimum=0,
         advanced=True,

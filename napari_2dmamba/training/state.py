@@ -13,12 +13,12 @@ from torch import Tensor
 from napari_2dmamba.atomic_files import atomic_write, torch_save
 from napari_2dmamba.errors import TrainingError
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A training after a whole epoch; random numbers follow from seed and epoch.
+    """A training after a whole epoch; random numbers follow from seed, epoch and position.
 
     Attributes
     ----------

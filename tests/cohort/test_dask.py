@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from napari_2dmamba.cohort import CohortSettings, CohortSummary, extract_cohort, read_cohort
+from napari_2dmamba.cohort.dask_cluster import as_many_as_fit, dealt
 from napari_2dmamba.cohort.executors import _as_task, _BlindWorkers
 from napari_2dmamba.cohort.plan import CohortPlan
 from napari_2dmamba.cohort.slide_task import SlideTask
@@ -159,6 +160,17 @@ def test_workers_share_out_the_gpus(cluster: Any) -> None:
     with Client(cluster) as client:
         seen = client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
     assert sorted(seen.values()) == ["7", "8"]
+
+
+def test_gpus_are_dealt_in_turn() -> None:
+    gpus = ["0", "1", "GPU-c", "3"]
+    assert [dealt(gpus, worker) for worker in range(5)] == [["0"], ["1"], ["GPU-c"], ["3"], ["0"]]
+    assert [dealt(gpus, worker, 2) for worker in range(3)] == [
+        ["0", "1"], ["GPU-c", "3"], ["0", "1"]
+    ]  # fmt: skip
+    assert dealt(gpus, 1, 3) == ["3", "0", "1"]
+    assert dealt(["7"], 1, 2) == ["7"]  # the training itself says that it is one too few
+    assert [as_many_as_fit(gpus, each) for each in (1, 2, 3, 8)] == [4, 2, 1, 1]
 
 
 def test_a_worker_that_is_slow_to_come_back_is_not_given_up(cluster: Any) -> None:

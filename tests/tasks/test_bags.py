@@ -1,3 +1,4 @@
+import pickle
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -97,3 +98,16 @@ def test_one_slide_under_two_names_is_found(tmp_path: Path) -> None:
     assert found(replace(copy, patient="other")) == {"same content": True}
     assert found(replace(copy, label="b")) == {"same content": True}
     assert found(replace(copy, features=first.features)) == {"same content": False}
+
+
+def test_another_process_gets_the_bags_without_what_was_read(tmp_path: Path) -> None:
+    table = cohort(tmp_path)
+    bags = TableBags(table, [slide.name for slide in table.slides], memory_mb=1)
+    assert bags[4].bag.features[0, 0] == 4
+    told = pickle.dumps(bags)
+    assert len(told) < 4096
+    again = pickle.loads(told)
+    assert not again._kept
+    assert again._room == 2**20
+    assert again.labels == bags.labels
+    assert again[4].bag.features[0, 0] == 4
