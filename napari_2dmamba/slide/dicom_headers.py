@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_2dmamba.errors import SlideError
+from napari_2dmamba.slide.addresses import address_of, dicomweb_series
 from napari_2dmamba.slide.dicom_series import quiet_dicom, volume_of
+from napari_2dmamba.slide.dicom_web import WebSeries
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -96,6 +98,10 @@ def _read(path: Path, with_patient: bool) -> "list[Dataset]":
     quiet_dicom()
     wanted = [*_OF_THE_IMAGE, _GROUPS, "SpecificCharacterSet"]
     wanted += _OF_THE_PATIENT if with_patient else ()
+    address = address_of(path)
+    series = None if address is None else dicomweb_series(address)
+    if address is not None and series is not None:
+        return WebSeries(path, address, *series).volume_headers()
     return [
         pydicom.dcmread(one.path, stop_before_pixels=True, specific_tags=list(wanted))
         for one in volume_of(path)
