@@ -277,9 +277,13 @@ def _line(text: str) -> str:
 
 
 def _cut(text: str, most: int) -> str:
-    """Return a text without what separates values, at most so many characters long."""
+    """Return a text without what separates values, of so many bytes at most.
+
+    The standard counts characters; what counts bytes is content as well.
+    """
     plain = re.sub(r"[\x00-\x1f\x7f\\]+", " ", text).strip() or "-"
-    return plain if len(plain) <= most else plain[: most - 1] + "…"
+    whole = plain.encode()
+    return plain if len(whole) <= most else whole[: most - 3].decode("utf-8", "ignore") + "..."
 
 
 def _decimal(value: float) -> float:

@@ -51,7 +51,7 @@ class DicomWeb(Served):
 
 
 def _json(one: Any) -> dict[str, Any]:
-    told = one.to_json_dict(suppress_invalid_tags=True)
+    told = one.to_json_dict()
     told.pop("7FE00010", None)
     return told
 

@@ -120,7 +120,7 @@ def write_dicom(
         factor = levels[0].shape[1] / width
         if mpp is not None:
             measures = pydicom.Dataset()
-            measures.PixelSpacing = [mpp * factor / 1000] * 2
+            measures.PixelSpacing = [float(f"{mpp * factor / 1000:.9g}")] * 2  # 16 characters at most
             measures.SliceThickness = 0.001
             shared_groups = pydicom.Dataset()
             shared_groups.PixelMeasuresSequence = [measures]
