@@ -9,6 +9,7 @@ belong to; of the patient they hold nothing, unless that is asked for.
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,9 @@ def write_dicom_map(
 
     quantity = grid_map.quantity or grid_map.name
     shown = grid_map.display_range or (low, high)
-    made: Any = highdicom.pm.ParametricMap(
+    made = _made(
+        slide,
+        highdicom.pm.ParametricMap,
         headers[:1],
         np.where(has_patch, grid_map.values, np.float32(NO_PATCH)),
         **_common(highdicom, headers, grid_map, record, grid_map.name),
@@ -154,7 +157,9 @@ def write_dicom_regions(
         algorithm_identification=algorithm,
         display_color=None if colour is None else highdicom.color.CIELabColor.from_rgb(*colour),
     )
-    made: Any = highdicom.seg.Segmentation(
+    made = _made(
+        slide,
+        highdicom.seg.Segmentation,
         headers[:1],
         above.astype(np.uint8),
         segmentation_type="BINARY",
@@ -179,6 +184,23 @@ def _prepared(slide: "Slide", with_patient: bool) -> "tuple[Any, list[Dataset]]"
         return highdicom, headers_of(slide, with_patient=with_patient)
     except SlideError as error:
         raise ExportError(str(error)) from None
+    except Exception as error:  # noqa: BLE001 - a parser's, with values in it
+        raise _unfit(slide, error) from None
+
+
+def _made(slide: "Slide", kind: Callable[..., Any], *given: Any, **more: Any) -> Any:
+    """Return what highdicom makes; its own words about values may quote the patient's data."""
+    try:
+        return kind(*given, **more)
+    except Exception as error:  # noqa: BLE001 - of many kinds, with values in it
+        raise _unfit(slide, error) from None
+
+
+def _unfit(slide: "Slide", error: Exception) -> ExportError:
+    return ExportError(
+        f"no DICOM result can be made of {slide.name} ({type(error).__name__}): its header holds "
+        "values that DICOM does not allow; leave the patient's data out, or mend the header"
+    )
 
 
 def _common(

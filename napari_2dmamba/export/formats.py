@@ -294,7 +294,9 @@ FORMATS: Mapping[str, Format] = {
     ),
     "dicom-map": Format(
         "Map as DICOM Parametric Map", ".dcm",
-        "A float32 per patch, placed on the glass of this DICOM slide, to whose images it refers.",
+        "A float32 per patch, placed on the glass of this DICOM slide, to whose images it refers. "
+        "With the patient's data, name, ID, birth date, sex, accession number, dates, physician, "
+        "institution and specimen leave with the file; else they stay empty.",
         _dicom_map, "-map", of_map=True, needs_slide=True, is_usual=False, of_dicom=True,
         module="highdicom", extra="dicom-results",
     ),

@@ -297,7 +297,7 @@ def _starts_as_dicom(path: Path) -> bool:
 
 def quiet_dicom() -> None:
     """Keep the libraries from logging and warning: what they say may quote the patient's data."""
-    for name in ("pydicom", "wsidicom", "dicomweb_client"):
+    for name in ("pydicom", "wsidicom", "dicomweb_client", "highdicom"):
         logger = logging.getLogger(name)
         logger.propagate = False
         if not logger.handlers:

@@ -246,6 +246,27 @@ def test_the_patient_is_copied_on_request(slide: Slide, tmp_path: Path, capsys: 
     assert "--as dicom-map" in capsys.readouterr().err
 
 
+def test_what_the_libraries_would_say_of_the_patient_is_not_said(
+    tmp_path: Path, caplog: Any, capfd: Any, recwarn: pytest.WarningsRecorder
+) -> None:
+    def odd(one: Any) -> None:
+        one.PatientName = "Jane Roe Without Carets"  # of which highdicom warns, with the name
+        one.PatientSex = "FEMALE"  # which it refuses, with the value
+
+    paths = write_dicom(tmp_path / "in", _LEVELS, JPEG, change=odd)
+    with open_slide(paths[0]) as slide, caplog.at_level("DEBUG"):
+        record = record_of(slide)
+        write_dicom_map(slide, attention_map(), tmp_path / "m.dcm", record=record)
+        with pytest.raises(ExportError, match="leave the patient's data out") as told:
+            write_dicom_map(
+                slide, attention_map(), tmp_path / "n.dcm", record=record, with_patient=True
+            )
+    said = [caplog.text, *capfd.readouterr(), str(told.value), str(told.value.__cause__)]
+    said += [str(one.message) for one in recwarn]
+    assert not any(word in one for one in said for word in ("Jane", "FEMALE"))
+    assert not (tmp_path / "n.dcm").exists()
+
+
 def test_names_in_any_script_survive(tmp_path: Path) -> None:
     def german(one: Any) -> None:
         one.SpecificCharacterSet = "ISO_IR 100"

@@ -63,9 +63,7 @@ class ExportSection(Section):
         row.addRow("Resolution", self.mpp)
         self.with_patient = QCheckBox("With the patient's data")
         self.with_patient.setToolTip(
-            "The file then holds name, ID, birth date and sex, accession number, dates, physician, "
-            "institution and specimen, as the slide does. Without this they stay empty; the "
-            "numbers (UIDs) of study and images are always in it, for the file belongs to them."
+            "The numbers (UIDs) of study and images are always in the file, for it belongs to them"
         )
         self.export = QPushButton("Export…")
         self.export.clicked.connect(self._browse)
