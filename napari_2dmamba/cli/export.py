@@ -62,6 +62,13 @@ def add_export_command(commands: Any) -> None:
         action="store_true",
         help="let the record say where slide, features and checkpoint lie, and not only name them",
     )
+    export.add_argument(
+        "--with-patient",
+        action="store_true",
+        help="let DICOM results hold the patient's name, ID, birth date and sex, and accession "
+        "number, dates, physician, institution and specimen, as the slide does; they are empty "
+        "otherwise",
+    )
     export.add_argument("--json", action="store_true", help="print the written files as JSON")
     export.set_defaults(action=_export)
 
@@ -86,7 +93,8 @@ def _colour(text: str) -> tuple[int, int, int]:
 
 
 def _export(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    from napari_2dmamba.export.formats import ON_COMMAND_LINE, TOGETHER, RegionsAbove, export_run
+    from napari_2dmamba.export.exporting import RegionsAbove, export_run
+    from napari_2dmamba.export.formats import FORMATS, ON_COMMAND_LINE, TOGETHER
 
     formats = tuple(name.strip() for name in options.formats.split(",") if name.strip())
     unknown = [name for name in formats if name not in (*ON_COMMAND_LINE, *TOGETHER)]
@@ -98,6 +106,8 @@ def _export(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int
             options.regions_above, options.map, options.class_name, options.colour,
             options.least_patches,
         )  # fmt: skip
+    if options.with_patient and not any(FORMATS[n].of_dicom for n in formats if n in FORMATS):
+        parser.error("--with-patient is about DICOM results; add --as dicom-map")
     if options.out is not None and len(options.runs) > 1:
         parser.error("--out takes the files of one run; leave it out for several")
     failed = False
@@ -110,6 +120,7 @@ def _export(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int
                 slide_path=options.slide,
                 mpp=options.export_mpp,
                 full_paths=options.full_paths,
+                with_patient=options.with_patient,
                 above=above,
             )
         except UserError as error:

@@ -75,7 +75,7 @@ def _told_apart(named: list[Path], run: Path | None) -> tuple[list[Path], list[P
 
 def _demo(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from napari_2dmamba.cohort.display import progress_bar
-    from napari_2dmamba.export.formats import export_run
+    from napari_2dmamba.export.exporting import export_run
     from napari_2dmamba.pipeline import run, summary_of
     from napari_2dmamba.sample import demo_checkpoint, sample_slide
 

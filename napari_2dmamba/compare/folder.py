@@ -21,7 +21,7 @@ from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.compare.comparison import FRACTIONS, Comparison
 from napari_2dmamba.errors import Cancelled
 from napari_2dmamba.explain.display import DisplaySettings, display_for, percentiles
-from napari_2dmamba.export.formats import file_names
+from napari_2dmamba.export.file_names import file_names
 from napari_2dmamba.export.frame import describe
 from napari_2dmamba.export.json_file import as_json, write_json
 from napari_2dmamba.export.ome_tiff import write_map_tiff

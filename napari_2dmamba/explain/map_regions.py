@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_2dmamba.errors import GridError
@@ -52,6 +53,41 @@ class MapThreshold:
         return float(np.percentile(finite.astype(np.float64), self.at))
 
 
+def patches_above(
+    grid_map: GridMap, threshold: MapThreshold | float, *, least_patches: int = 1
+) -> NDArray[np.int32]:
+    """Number what of a map lies above a threshold: ``(rows, cols)``, 0 for what does not.
+
+    Patches that share a side have one number.
+
+    Parameters
+    ----------
+    threshold
+        A value of the map, or a `MapThreshold`; a patch counts when its value is greater.
+    least_patches
+        Smaller areas are left out.
+
+    Raises
+    ------
+    GridError
+        When nothing of the map lies above the threshold.
+    """
+    if not isinstance(threshold, MapThreshold):
+        threshold = MapThreshold(float(threshold))
+    value = threshold.value_on(grid_map)
+    above = grid_map.values > value  # False where there is no value
+    labels, _ = ndimage.label(above)  # patches that share a side
+    counts = np.bincount(labels.ravel())
+    counts[0] = 0
+    labels[counts[labels] < max(1, least_patches)] = 0
+    if not labels.any():
+        raise GridError(
+            f"no patch of the map {grid_map.name} lies above {value:.6g} (the highest is "
+            f"{_highest(grid_map)}); choose a lower threshold"
+        )
+    return labels
+
+
 def regions_above(
     grid_map: GridMap,
     threshold: MapThreshold | float,
@@ -69,16 +105,14 @@ def regions_above(
 
     Parameters
     ----------
-    threshold
-        A value of the map, or a `MapThreshold`; a patch counts when its value is greater.
+    threshold, least_patches
+        See `patches_above`.
     class_name
         Class of the regions; the name of the map when empty.
     colour
         Of the class.
     dimensions
         ``(width, height)`` of the slide: patches that reach beyond it are cut there.
-    least_patches
-        Smaller regions are left out.
 
     Raises
     ------
@@ -87,21 +121,8 @@ def regions_above(
     """
     import shapely
 
-    if not isinstance(threshold, MapThreshold):
-        threshold = MapThreshold(float(threshold))
-    value = threshold.value_on(grid_map)
-    above = grid_map.values > value  # False where there is no value
-    labels, _ = ndimage.label(above)  # patches that share a side
-    counts = np.bincount(labels.ravel())
-    counts[0] = 0
-    kept = np.flatnonzero(counts >= max(1, least_patches))
-    kept = kept[counts[kept] > 0]
-    if not len(kept):
-        raise GridError(
-            f"no patch of the map {grid_map.name} lies above {value:.6g} (the highest is "
-            f"{_highest(grid_map)}); choose a lower threshold"
-        )
-    rows, cols = np.nonzero(np.isin(labels, kept))
+    labels = patches_above(grid_map, threshold, least_patches=least_patches)
+    rows, cols = np.nonzero(labels)
     owner = labels[rows, cols]
     order = np.argsort(owner, kind="stable")
     rows, cols, owner = rows[order], cols[order], owner[order]
@@ -111,10 +132,10 @@ def regions_above(
     if dimensions is not None:
         right, bottom = np.minimum(right, dimensions[0]), np.minimum(bottom, dimensions[1])
     squares = shapely.box(left, top, right, bottom)
-    ends = np.cumsum(counts[kept])
+    starts = np.flatnonzero(np.diff(owner, prepend=0))
     regions = []
-    for end, count in zip(ends, counts[kept], strict=True):
-        part = slice(end - count, end)
+    for start, end in zip(starts, [*starts[1:], len(owner)], strict=True):
+        part = slice(start, end)
         shape = shapely.coverage_union_all(squares[part])
         shape = shapely.simplify(shape, 0)  # corners between patches in one line
         values = grid_map.values[rows[part], cols[part]].astype(np.float64)

@@ -1,39 +1,33 @@
 """Everything a run can be exported to: one table, for the command line and for the viewer."""
 
-import dataclasses
 import importlib.util
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_2dmamba.atomic_files import shortened
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.display import DisplaySettings, display_for
 from napari_2dmamba.explain.grid_map import GridMap
-from napari_2dmamba.explain.map_regions import MapThreshold, regions_above
 from napari_2dmamba.export.anndata_file import write_anndata
+from napari_2dmamba.export.dicom_results import write_dicom_map
 from napari_2dmamba.export.frame import describe
-from napari_2dmamba.export.geojson import class_colour, write_geojson
+from napari_2dmamba.export.geojson import write_geojson
 from napari_2dmamba.export.ome_tiff import PyramidSettings, write_map_tiff, write_overlay_tiff
 from napari_2dmamba.export.ome_zarr import write_map_zarr, write_overlay_zarr
 from napari_2dmamba.export.patches import PatchScores, patch_scores
 from napari_2dmamba.export.picture import PictureSettings, write_picture
 from napari_2dmamba.export.record import write_record
-from napari_2dmamba.export.run_folder import SavedRun, open_run
+from napari_2dmamba.export.run_folder import SavedRun
 from napari_2dmamba.export.run_report import write_run_report
 from napari_2dmamba.export.spatialdata_store import write_spatialdata
 from napari_2dmamba.export.tables import write_table
 from napari_2dmamba.settings import ProgressCallback, StopCallback
-from napari_2dmamba.slide import open_slide, write_regions
+from napari_2dmamba.slide.dicom_headers import is_dicom_slide
 
 if TYPE_CHECKING:
     from napari_2dmamba.features.bag import FeatureBag
     from napari_2dmamba.slide import Slide
-
-_LONGEST_STEM = 150
-"""Bytes of the slide's name in the names of files; that of a map and a suffix follow."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +48,8 @@ class Exported:
         µm per pixel of pictures and pyramids; None for their own defaults.
     full_paths
         Let the record say where slide, features and checkpoint lie on this machine.
+    with_patient
+        Let DICOM results say whose slide it is.
     features
         The features of the run, where they are in memory; else they are read from their file.
     on_progress, should_stop
@@ -67,6 +63,7 @@ class Exported:
     region: tuple[int, int, int, int] | None = None
     mpp: float | None = None
     full_paths: bool = False
+    with_patient: bool = False
     features: "FeatureBag | None" = None
     on_progress: ProgressCallback | None = None
     should_stop: StopCallback | None = None
@@ -134,6 +131,8 @@ class Format:
         Whether it shows what the window shows, so that only the viewer can write it.
     is_usual
         Whether it is written where nobody chooses.
+    of_dicom
+        Whether it is for DICOM slides only; it can then say whose slide it is.
     module
         The optional library it needs.
     extra
@@ -150,8 +149,13 @@ class Format:
     has_mpp: bool = False
     of_view: bool = False
     is_usual: bool = True
+    of_dicom: bool = False
     module: str = ""
     extra: str = ""
+
+    def is_for(self, slide: "Slide") -> bool:
+        """Whether it can be written of a run on such a slide."""
+        return not self.of_dicom or is_dicom_slide(slide)
 
     def require_library(self) -> None:
         """Refuse where the optional library is absent.
@@ -234,6 +238,16 @@ def _store(write: Callable[..., Path]) -> Callable[[Exported, Path], Path]:
     return written
 
 
+def _dicom_map(exported: Exported, path: Path) -> Path:
+    return write_dicom_map(
+        exported.the_slide,
+        exported.the_map,
+        path,
+        record=exported.saved.record,
+        with_patient=exported.with_patient,
+    )
+
+
 def _record(exported: Exported, path: Path) -> Path:
     return write_record(exported.saved.record, path, full_paths=exported.full_paths)
 
@@ -278,6 +292,14 @@ FORMATS: Mapping[str, Format] = {
         _values(write_map_zarr), of_map=True, needs_slide=True, has_mpp=True,
         is_usual=False, module="zarr", extra="zarr",
     ),
+    "dicom-map": Format(
+        "Map as DICOM Parametric Map", ".dcm",
+        "A float32 per patch, placed on the glass of this DICOM slide, to whose images it refers. "
+        "With the patient's data, name, ID, birth date, sex, accession number, dates, physician, "
+        "institution and specimen leave with the file; else they stay empty.",
+        _dicom_map, "-map", of_map=True, needs_slide=True, is_usual=False, of_dicom=True,
+        module="highdicom", extra="dicom-results",
+    ),
     "geojson": Format(
         "Patches for QuPath", ".geojson", "One tile per patch with its measurements.",
         _geojson, "-patches",
@@ -310,178 +332,3 @@ ON_COMMAND_LINE = tuple(name for name, one in FORMATS.items() if not one.of_view
 TOGETHER = {"ome-tiff": ("overlay", "map")}
 """Names for several formats at once."""
 USUAL = tuple(name for name in ON_COMMAND_LINE if FORMATS[name].is_usual)
-
-
-@dataclass(frozen=True)
-class RegionsAbove:
-    """Which map to cut into regions, and where; see `map_regions.regions_above`.
-
-    Attributes
-    ----------
-    threshold
-        A value, or a percentile of the patches.
-    map_name
-        The map; None for the first, which is the attention.
-    class_name, colour, least_patches
-        Of the regions.
-    """
-
-    threshold: MapThreshold
-    map_name: str | None = None
-    class_name: str = ""
-    colour: tuple[int, int, int] | None = None
-    least_patches: int = 1
-
-
-def export_run(
-    run: SavedRun | str | Path,
-    *,
-    formats: Sequence[str] = USUAL,
-    out: str | Path | None = None,
-    slide_path: str | Path | None = None,
-    mpp: float | None = None,
-    full_paths: bool = False,
-    above: "RegionsAbove | None" = None,
-    on_progress: ProgressCallback | None = None,
-    should_stop: StopCallback | None = None,
-) -> list[Path]:
-    """Write a saved run in the formats asked for, and return the files.
-
-    Parameters
-    ----------
-    run
-        A saved run, or its folder.
-    formats
-        Names from `ON_COMMAND_LINE`, or of several from `TOGETHER`.
-    out
-        Folder for the files; None for ``exports`` in the folder of the run. Where one format is
-        asked for that makes one file, and this ends as it does, the file itself.
-    slide_path
-        The slide, where it has moved.
-    mpp
-        µm per pixel of pictures and pyramids; None for their own defaults.
-    full_paths
-        Let the record say where slide, features and checkpoint lie on this machine.
-    above
-        Write what of a map lies above a threshold as regions, too.
-
-    Raises
-    ------
-    ExportError
-        When run or slide cannot be found or do not belong together, a library is missing, or
-        nothing can be written.
-    Cancelled
-        When ``should_stop`` says so; files written before stay.
-    """
-    formats = [one for name in formats for one in TOGETHER.get(name, (name,))]
-    unknown = [name for name in formats if name not in ON_COMMAND_LINE]
-    if unknown:
-        raise ExportError(
-            f"there is no format {unknown[0]!r}; choose from {', '.join(ON_COMMAND_LINE)}"
-        )
-    wanted = [(name, one) for name, one in FORMATS.items() if name in formats]
-    for _, one in wanted:
-        one.require_library()
-    saved = run if isinstance(run, SavedRun) else open_run(run)
-    exported = Exported(
-        saved, mpp=mpp, full_paths=full_paths, on_progress=on_progress, should_stop=should_stop
-    )
-    files = _Names(saved, out, [one for _, one in wanted])
-    if not any(one.needs_slide for _, one in wanted):
-        return _written(exported, wanted, files, above)
-    path = Path(slide_path) if slide_path is not None else saved.find_slide()
-    # the run's own resolution, which the user may have given, and not what the file says
-    with open_slide(path, mpp=saved.record.slide.mpp) as slide:
-        saved.check_slide(slide)
-        return _written(dataclasses.replace(exported, slide=slide), wanted, files, above)
-
-
-def _written(
-    exported: Exported,
-    wanted: Sequence[tuple[str, Format]],
-    files: "_Names",
-    above: RegionsAbove | None,
-) -> list[Path]:
-    saved = exported.saved
-    written: list[Path] = []
-    named = list(file_names(saved.maps))
-    for part, grid_map in named:
-        of_map = dataclasses.replace(exported, grid_map=grid_map)
-        written += [one.write(of_map, files.path(one, part)) for _, one in wanted if one.of_map]
-    for name, one in wanted:
-        if one.of_map:
-            continue
-        written.append(one.write(exported, files.path(one)))
-        if name == "record" and saved.regions:
-            corner = (saved.record.slide.bounds_level0_px or (0, 0))[:2]
-            file = files.folder / f"{files.stem}-regions.geojson"
-            write_regions(saved.regions, file, offset=corner)
-            written.append(file)
-    if above is not None:
-        written.append(_write_regions_above(saved, files, above))
-    return written
-
-
-class _Names:
-    """Where files go, and what they are called.
-
-    Attributes
-    ----------
-    folder, stem
-        The folder, and what the names of all files begin with: the slide's name.
-    """
-
-    def __init__(self, saved: SavedRun, out: str | Path | None, wanted: Sequence[Format]) -> None:
-        self.stem = file_stem(saved)
-        self.folder = saved.folder / "exports" if out is None else Path(out)
-        self._file: Path | None = None
-        single = len(wanted) == 1 and (not wanted[0].of_map or len(saved.maps) == 1)
-        is_file = single and self.folder.name.casefold().endswith(wanted[0].suffix)
-        if out is not None and is_file:
-            self._file, self.folder = self.folder, self.folder.parent
-
-    def path(self, one: Format, part: str = "") -> Path:
-        """Return the file of a format, for the map that ``part`` stands for."""
-        middle = f"-{part}" if part else ""
-        return self._file or self.folder / f"{self.stem}{middle}{one.ending}{one.suffix}"
-
-
-def file_stem(saved: SavedRun) -> str:
-    """Return what the names of exported files begin with: that of the slide, without suffixes."""
-    return shortened(Path(saved.record.slide.name).stem.removesuffix(".ome"), _LONGEST_STEM)
-
-
-def _write_regions_above(saved: SavedRun, files: _Names, above: RegionsAbove) -> Path:
-    named = list(file_names(saved.maps))
-    wanted = above.map_name
-    found = [(part, one) for part, one in named if wanted in (None, part, one.name)]
-    if not found:
-        raise ExportError(
-            f"the run {saved.folder.name} has no map {wanted!r}; it has "
-            f"{', '.join(one.name for _, one in named)}"
-        )
-    part, grid_map = found[0]
-    regions = regions_above(
-        grid_map,
-        above.threshold,
-        class_name=above.class_name,
-        colour=above.colour or class_colour(above.class_name or grid_map.name),
-        dimensions=saved.record.slide.dimensions_level0_px,
-        least_patches=above.least_patches,
-    )
-    path = files.folder / f"{files.stem}-{part}-above.geojson"
-    write_regions(regions, path, offset=(saved.record.slide.bounds_level0_px or (0, 0))[:2])
-    return path
-
-
-def file_names(maps: Sequence[GridMap]) -> Iterator[tuple[str, GridMap]]:
-    """Yield every map with the part of a file name that stands for it, each another."""
-    used: set[str] = set()
-    for grid_map in maps:
-        plain = re.sub(r"[^\w.+=]+", "-", grid_map.name).strip(".-") or "map"
-        name, number = plain, 1
-        while name.casefold() in used:
-            number += 1
-            name = f"{plain}-{number}"
-        used.add(name.casefold())
-        yield name, grid_map

@@ -19,6 +19,8 @@ from napari_2dmamba.errors import SlideError
 
 _SCHEMES = ("http", "https", "s3")
 _ADDRESS = re.compile(r"(?i)(?:https?|s3):/{1,2}(?=[^/])")
+_SERIES = re.compile(r"/studies/(?P<study>[0-9.]{1,64})/series/(?P<series>[0-9.]{1,64})/?")
+_STUDY = re.compile(r".*/studies/[0-9.]{1,64}(?:/series)?/?")
 _LONGEST = 8192
 _LONGEST_NAME = 120
 _SIGNS = re.compile(r"(?i)x-(?:amz|goog)-.*|signature|expires|awsaccesskeyid|key-pair-id|policy")
@@ -95,6 +97,28 @@ def identity_of(address: str) -> str:
     return _identity(address)
 
 
+def dicomweb_series(address: str) -> tuple[str, str] | None:
+    """Return the numbers of study and series where an address is that of a DICOMweb series.
+
+    Raises
+    ------
+    SlideError
+        When it is that of a whole study.
+    """
+    if address.startswith("s3:"):
+        return None
+    path = urlsplit(address).path
+    if _STUDY.fullmatch(path):
+        raise SlideError(
+            "this is the address of a DICOM study; add /series/ and the number of the one series "
+            "that is the slide"
+        )
+    found = _SERIES.search(path)
+    if found is None or found.end() != len(path):
+        return None
+    return found["study"], found["series"]
+
+
 def server_of(address: str) -> str:
     """Return what may be shown: the server's or the bucket's name."""
     return urlsplit(address).hostname or ""
@@ -132,6 +156,9 @@ def _identity(address: str) -> str:
 
 
 def _name(path: str, host: str) -> str:
+    series = _SERIES.search(path)
+    if series is not None and series.end() == len(path):
+        return f"{series['series']}.dcm"
     last = unquote(path.rstrip("/").rpartition("/")[2]) or host
     name = re.sub(r"[^\w.()+-]", "_", last).lstrip(".") or "slide"
     stem, dot, suffix = name.rpartition(".")

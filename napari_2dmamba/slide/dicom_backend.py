@@ -19,6 +19,7 @@ from napari_2dmamba.slide.dicom_series import DicomFile, quiet_dicom
 from napari_2dmamba.slide.jpeg_marks import stated_size
 from napari_2dmamba.slide.level_factors import settle
 from napari_2dmamba.slide.reads import Reads
+from napari_2dmamba.slide.remote import RemoteError
 
 _SAMPLES = 16
 """Tiles of the finest level that the fingerprint reads."""
@@ -50,7 +51,6 @@ class DicomBackend:
 
     def __init__(self, path: Path, files: Sequence[DicomFile]) -> None:
         try:
-            import wsidicom
             import wsidicom.config
         except ImportError:
             raise SlideError(needs_dicom(path)) from None
@@ -60,11 +60,10 @@ class DicomBackend:
         self.remarks: tuple[str, ...] = ()
         self._require_decoder()
         try:
-            self._slide = wsidicom.WsiDicom.open(
-                [one.path for one in files],
-                settings=wsidicom.config.Settings(
+            self._slide = self._open(
+                wsidicom.config.Settings(
                     decoded_frame_cache_size=_CACHE, encoded_frame_cache_size=_CACHE
-                ),
+                )
             )
             self._describe()
         except SlideError:
@@ -76,6 +75,12 @@ class DicomBackend:
                 f"{path.name} is a DICOM slide that is damaged or incomplete "
                 f"({type(error).__name__}); copy or export the whole series again"
             ) from None
+
+    def _open(self, settings: Any) -> Any:
+        """Return the slide as wsidicom opens it."""
+        from wsidicom import WsiDicom
+
+        return WsiDicom.open([one.path for one in self._files], settings=settings)
 
     def _require_decoder(self) -> None:
         """Refuse pixels that nothing here decodes, or decodes into other colours."""
@@ -182,6 +187,8 @@ class DicomBackend:
                 parts = [self._decoded(one, stored, (column, row), plane, p) for p in self._paths]
             except TileError:
                 raise
+            except RemoteError as error:
+                raise TileError(str(error)) from None
             except Exception as error:  # noqa: BLE001 - a decoder's, of what no check foresaw
                 raise TileError(type(error).__name__) from None
         pixels = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)

@@ -112,7 +112,7 @@ def volume_of(path: Path) -> list[DicomFile]:
         if str(getattr(header.file_meta, "MediaStorageSOPClassUID", "")) == _DIRECTORY:
             paths = _listed_in(path)
         else:
-            one = _described(path, header)
+            one = described(path, header)
             if one is None:
                 raise SlideError(
                     f"{path.name} is a DICOM file of another kind than a whole slide image; open a "
@@ -125,10 +125,17 @@ def volume_of(path: Path) -> list[DicomFile]:
         found = _read(place) if _starts_as_dicom(place) else None
         if found is not None and wanted in (None, found.series):
             files.setdefault(found.instance, found)
-    return _one_slide(path, list(files.values()))
+    return one_slide(path, list(files.values()))
 
 
-def _one_slide(path: Path, files: list[DicomFile]) -> list[DicomFile]:
+def one_slide(path: Path, files: list[DicomFile]) -> list[DicomFile]:
+    """Return those of the files that are the slide itself.
+
+    Raises
+    ------
+    SlideError
+        When there is none, or more than one slide.
+    """
     volume = [one for one in files if one.kind == "VOLUME"]
     if not volume:
         what = "only a label or an overview of a slide" if files else "no DICOM whole slide image"
@@ -153,7 +160,7 @@ def _of_series(volume: list[DicomFile], series: str) -> str:
 
 
 def _read(path: Path) -> DicomFile | None:
-    return _described(path, _header(path))
+    return described(path, _header(path))
 
 
 def _header(path: Path) -> Any:
@@ -176,7 +183,14 @@ def _header(path: Path) -> Any:
         ) from None
 
 
-def _described(path: Path, header: Any) -> DicomFile | None:
+def described(path: Path, header: Any) -> DicomFile | None:
+    """Return what a header says of a whole slide image, or None for one of another kind.
+
+    Raises
+    ------
+    SlideError
+        When it lacks what the pixels need, or states sizes that no slide has.
+    """
     try:
         if str(header.get("SOPClassUID", "")) != _WHOLE_SLIDE:
             return None
@@ -283,7 +297,7 @@ def _starts_as_dicom(path: Path) -> bool:
 
 def quiet_dicom() -> None:
     """Keep the libraries from logging and warning: what they say may quote the patient's data."""
-    for name in ("pydicom", "wsidicom"):
+    for name in ("pydicom", "wsidicom", "dicomweb_client", "highdicom"):
         logger = logging.getLogger(name)
         logger.propagate = False
         if not logger.handlers:

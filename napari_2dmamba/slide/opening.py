@@ -4,11 +4,12 @@ import contextlib
 from pathlib import Path
 
 from napari_2dmamba.errors import SlideError
-from napari_2dmamba.slide.addresses import address_of, server_of
+from napari_2dmamba.slide.addresses import address_of, dicomweb_series, server_of
 from napari_2dmamba.slide.backend import Backend, NotForThisBackend
 from napari_2dmamba.slide.czi_backend import CziBackend, is_czi
 from napari_2dmamba.slide.dicom_backend import DicomBackend, needs_dicom
 from napari_2dmamba.slide.dicom_series import holds_dicom, is_dicom, volume_of
+from napari_2dmamba.slide.dicom_web import DicomWebBackend, WebSeries
 from napari_2dmamba.slide.geotiff_backend import GeoTiffBackend, georeference_of
 from napari_2dmamba.slide.openslide_backend import OpenSlideBackend
 from napari_2dmamba.slide.picture_backend import PictureBackend, is_picture
@@ -88,6 +89,9 @@ def open_backend(path: Path) -> Backend:
 
 def _remote_backend(path: Path, address: str) -> Backend:
     """Read what needs no library that wants a file on this machine."""
+    numbers = dicomweb_series(address)
+    if numbers is not None:
+        return DicomWebBackend(path, WebSeries(path, address, *numbers))
     transport = transport_for(address, path.name)
     try:
         backend: ZarrBackend | TifffileBackend | GeoTiffBackend

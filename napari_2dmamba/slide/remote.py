@@ -10,9 +10,10 @@ import importlib
 import re
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from napari_2dmamba.errors import SlideError
@@ -24,6 +25,7 @@ _PIECE = 2**16
 _SETTLED = timedelta(minutes=1)
 _NEEDS = 'run pip install "napari-2dmamba[remote]"'
 _TRY_AGAIN = {429, 500, 502, 503, 504}
+_T = TypeVar("_T")
 
 
 class RemoteError(SlideError):
@@ -142,24 +144,55 @@ class Http:
         self.began: datetime | None = None
         parts = urlsplit(address)
         self._name, self._local = name, threading.local()
-        self._auth = None
-        if parts.username is not None:
+        self._auth: Any = None
+        if parts.username:
             self._auth = (unquote(parts.username), unquote(parts.password or ""))
+        elif parts.password:
+            self._auth = _Bearer(unquote(parts.password))
         self._parts = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="")
 
     def read(
         self, key: str, start: int, stop: int, version: Version | None
     ) -> tuple[bytes, Version]:
         """See `Transport.read`."""
-        for attempt in range(_TRIES):
-            if attempt:
-                time.sleep(_PAUSE_SECONDS * 2**attempt)
-            try:
-                return self._read_once(key, start, stop, version)
-            except ConnectionCutError:
-                if attempt == _TRIES - 1:
-                    raise
-        raise AssertionError("unreachable")
+        return _patiently(lambda: self._read_once(key, start, stop, version))
+
+    def whole(self, key: str, accept: str, most: int) -> tuple[bytes, str]:
+        """Return the whole of what lies below the address, and its content type.
+
+        Parameters
+        ----------
+        key
+            As of `read`.
+        accept
+            Kinds that are wanted, as HTTP writes them.
+        most
+            Bytes; more are refused.
+
+        Raises
+        ------
+        RemoteError
+            In one sentence.
+        """
+        return _patiently(lambda: self._whole_once(key, accept, most))
+
+    def _whole_once(self, key: str, accept: str, most: int) -> tuple[bytes, str]:
+        data = bytearray()
+        try:
+            with self._follow(self._address(key), {"Accept": accept}) as response:
+                if response.status_code == 204:
+                    raise _error_for(404, self._name)
+                self._judge(response, None)
+                for piece in response.iter_content(_PIECE):
+                    data += piece
+                    if len(data) > most:
+                        raise RemoteError(
+                            f"the server of {self._name} sends more than {most} bytes where "
+                            "less was asked for; do not trust it"
+                        )
+                return bytes(data), response.headers.get("Content-Type", "")
+        except self._requests.RequestException:
+            raise ConnectionCutError(cut(self._name)) from None
 
     def _read_once(
         self, key: str, start: int, stop: int, version: Version | None
@@ -184,9 +217,9 @@ class Http:
                     if len(data) >= length:
                         break
         except self._requests.RequestException:
-            raise ConnectionCutError(_cut(self._name)) from None
+            raise ConnectionCutError(cut(self._name)) from None
         if len(data) < length:
-            raise ConnectionCutError(_cut(self._name))
+            raise ConnectionCutError(cut(self._name))
         return bytes(data[:length]), found
 
     def _follow(self, address: str, headers: dict[str, str]) -> Any:
@@ -252,6 +285,17 @@ class Http:
         """See `Transport.close`; sessions of other threads end with these."""
         with contextlib.suppress(AttributeError):
             self._local.session.close()
+
+
+class _Bearer:
+    """Sends a token; an address holds it as a password without a user, ``https://:TOKEN@…``."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: Any) -> Any:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
 
 
 def s3_client(name: str) -> Any:
@@ -328,7 +372,7 @@ class S3:
                 raise ChangedError(changed(self._name)) from None
             raise _error_for(status, self._name) from None
         except (self._exceptions.BotoCoreError, self._exceptions.HTTPClientError):
-            raise ConnectionCutError(_cut(self._name)) from None
+            raise ConnectionCutError(cut(self._name)) from None
         told = answer["ResponseMetadata"].get("HTTPHeaders", {})
         self.began = self.began or _moment(told.get("date", ""))
         size = int(answer.get("ContentRange", f"/{answer['ContentLength']}").rpartition("/")[2])
@@ -336,12 +380,25 @@ class S3:
         if version is not None and found != version:
             raise ChangedError(changed(self._name))
         if len(data) != max(0, min(stop, size) - start):
-            raise ConnectionCutError(_cut(self._name))
+            raise ConnectionCutError(cut(self._name))
         return data, found
 
     def close(self) -> None:
         """See `Transport.close`."""
         self._client.close()
+
+
+def _patiently(ask: Callable[[], _T]) -> _T:
+    """Return what a request brings; one whose connection breaks is sent again, a few times."""
+    for attempt in range(_TRIES):
+        if attempt:
+            time.sleep(_PAUSE_SECONDS * 2**attempt)
+        try:
+            return ask()
+        except ConnectionCutError:
+            if attempt == _TRIES - 1:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _no_auth(request: Any) -> Any:
@@ -389,7 +446,8 @@ def changed(name: str) -> str:
     return f"{name} changed on the server since it was opened; open it again"
 
 
-def _cut(name: str) -> str:
+def cut(name: str) -> str:
+    """Return the sentence about a connection that failed."""
     return (
         f"the connection to the server of {name} failed or was cut; check the network and open "
         "the slide again"

@@ -38,15 +38,15 @@ class BlockCache:
         self._place, self._most = place, most
         self._lock, self._written = threading.Lock(), most  # so that the first write sweeps
 
-    def get(self, name: str, length: int) -> bytes | None:
-        """Return a block, or None where there is none of that length."""
+    def get(self, name: str, length: int | None = None) -> bytes | None:
+        """Return a block, or None where there is none, or none of a length."""
         path = self._path(name)
         try:
             data = path.read_bytes()
             os.utime(path)
         except OSError:
             return None
-        return data if len(data) == length else None
+        return data if length in (None, len(data)) else None
 
     def put(self, name: str, data: bytes) -> None:
         """Keep a block; a disk that is full costs nothing but the copy."""

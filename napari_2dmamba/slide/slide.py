@@ -45,8 +45,9 @@ def open_slide(path: str | Path, *, mpp: float | None = None, apart: bool = Fals
     Parameters
     ----------
     path
-        A slide file, or an address (``https://``, ``http://``, ``s3://``); for DICOM any one of
-        its files, their folder or DICOMDIR, for MIRAX the ``.mrxs`` file.
+        A slide file, or an address (``https://``, ``http://``, ``s3://``, of a DICOMweb series as
+        well); for DICOM any one of its files, their folder or DICOMDIR, for MIRAX the ``.mrxs``
+        file.
     mpp
         µm per level-0 pixel, taken instead of what the file states.
     apart

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from napari_2dmamba.errors import ExportError, FeatureError
-from napari_2dmamba.export.formats import FORMATS, export_run
+from napari_2dmamba.export.exporting import export_run
+from napari_2dmamba.export.formats import FORMATS
 from napari_2dmamba.export.run_folder import save_run
 from napari_2dmamba.features.files import describe_features, read_features, write_features
 from napari_2dmamba.features.on_slide import features_on

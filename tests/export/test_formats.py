@@ -7,7 +7,8 @@ import shapely
 import tifffile
 
 from napari_2dmamba.errors import ExportError
-from napari_2dmamba.export.formats import FORMATS, USUAL, export_run
+from napari_2dmamba.export.exporting import export_run
+from napari_2dmamba.export.formats import FORMATS, USUAL
 from napari_2dmamba.export.run_folder import open_run, save_run
 from napari_2dmamba.slide import Slide, open_slide
 

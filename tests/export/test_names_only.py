@@ -13,7 +13,8 @@ import tifffile
 from shapely import box
 
 from napari_2dmamba.cli import main
-from napari_2dmamba.export.formats import USUAL, export_run
+from napari_2dmamba.export.exporting import export_run
+from napari_2dmamba.export.formats import USUAL
 from napari_2dmamba.export.run_folder import open_run
 from napari_2dmamba.pipeline import run
 from napari_2dmamba.slide import Regions

@@ -14,7 +14,7 @@ from shapely import box
 
 from napari_2dmamba.errors import Cancelled, ExportError
 from napari_2dmamba.explain.display import DisplaySettings, to_rgba
-from napari_2dmamba.export.formats import export_run
+from napari_2dmamba.export.exporting import export_run
 from napari_2dmamba.export.raster import Raster
 from napari_2dmamba.export.report_figures import Mark, slide_figure
 from napari_2dmamba.export.run_folder import open_run, save_run

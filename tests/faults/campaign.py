@@ -23,7 +23,7 @@ import tifffile
 from napari_2dmamba.cohort import CohortSettings, extract_cohort, run_cohort
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.evaluation import EvaluationSettings
-from napari_2dmamba.export.formats import export_run
+from napari_2dmamba.export.exporting import export_run
 from napari_2dmamba.features import FeatureSettings, extract_features, read_features
 from napari_2dmamba.models import load_checkpoint
 from napari_2dmamba.pipeline import RunSettings

@@ -25,12 +25,15 @@ from napari_2dmamba.slide import Slide, open_slide
 from tests.material import shared
 from tests.plugin.conftest import (
     LONG,
+    MPP,
     add_slide,
     canvas_picture,
     on_canvas,
     process_events,
+    tissue_pixels,
     write_slide,
 )
+from tests.slide.written_dicom import JPEG, write_dicom
 from tests.tiny import write_slide as write_tiny_slide
 
 WARNING = "Made for a test, not for any medical use."
@@ -458,6 +461,51 @@ def test_gallery_cursor_and_display(
     assert section.show_layer.isChecked()
     viewer.layers.remove(layer)
     assert section.maps.count() == 0
+
+
+def test_a_dicom_slide_has_a_dicom_map_which_names_the_patient_on_request(
+    widget: RunWidget, viewer: Any, qtbot: Any, slide: Slide, tmp_path: Path
+) -> None:
+    pytest.importorskip("highdicom", reason="the extra dicom-results is not installed")
+    import pydicom
+
+    section = widget.export_section
+    assert section.kinds.findData("dicom-map") == -1
+    add_slide(viewer, slide)
+    widget.start_run()
+    finish(widget, qtbot)
+    assert section.kinds.findData("dicom-map") == -1  # a TIFF
+    (path,) = write_dicom(tmp_path / "in", [tissue_pixels()], JPEG, mpp=MPP)
+    with open_slide(path) as scanned:
+        add_slide(viewer, scanned)
+        widget.start_run()
+        finish(widget, qtbot)
+        shown = widget.shown
+        assert shown is not None
+        assert shown.slide is scanned
+        section.kinds.setCurrentIndex(section.kinds.findData("dicom-map"))
+        section.set_open(True)
+        process_events()
+        assert section.with_patient.isVisible()
+        assert not section.with_patient.isChecked()
+        names = []
+        for number, asked in enumerate((False, True)):
+            section.with_patient.setChecked(asked)
+            out = tmp_path / f"{number}.dcm"
+            section.export_wanted.emit("dicom-map", str(out), None)
+            finish(widget, qtbot)
+            assert widget.footer.message.kind == "good", widget.footer.message.text()
+            names.append(str(pydicom.dcmread(out).PatientName))
+        assert names == ["", "DOE^JANE"]
+        section.kinds.setCurrentIndex(section.kinds.findData("csv"))
+        assert not section.with_patient.isVisible()
+        widget.start_run()
+        finish(widget, qtbot)
+        assert not section.with_patient.isChecked()  # not asked for this run
+        viewer.layers.clear()
+        process_events()
+    assert section.kinds.findData("dicom-map") == -1
+    assert section.kind == "csv"
 
 
 def test_every_export_and_a_saved_run(

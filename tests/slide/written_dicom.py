@@ -119,8 +119,8 @@ def write_dicom(
         one.VolumetricProperties, one.SpecimenLabelInImage = "VOLUME", "NO"
         factor = levels[0].shape[1] / width
         if mpp is not None:
-            measures = pydicom.Dataset()
-            measures.PixelSpacing = [mpp * factor / 1000] * 2
+            measures = pydicom.Dataset()  # decimals of 16 characters at most
+            measures.PixelSpacing = [float(f"{mpp * factor / 1000:.9g}")] * 2
             measures.SliceThickness = 0.001
             shared_groups = pydicom.Dataset()
             shared_groups.PixelMeasuresSequence = [measures]

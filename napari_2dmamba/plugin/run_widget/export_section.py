@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from qtpy.QtCore import QUrl, Signal
+from qtpy.QtCore import QSignalBlocker, QUrl, Signal
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import (
     QApplication,
+    QCheckBox,
     QComboBox,
     QDoubleSpinBox,
     QFileDialog,
@@ -16,7 +17,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_2dmamba.export.formats import FORMATS, file_stem
+from napari_2dmamba.export.file_names import file_stem
+from napari_2dmamba.export.formats import FORMATS
 from napari_2dmamba.plugin.parts.section import ElidedLabel, Section
 from napari_2dmamba.plugin.session.shown_run import ShownRun
 
@@ -46,8 +48,6 @@ class ExportSection(Section):
         self._place: Path | None = None
         self._is_busy = False
         self.kinds = QComboBox()
-        for key, kind in FORMATS.items():
-            self.kinds.addItem(kind.title, key)
         self.kinds.currentIndexChanged.connect(self._follow)
         self.hint = QLabel()
         self.hint.setWordWrap(True)
@@ -61,6 +61,10 @@ class ExportSection(Section):
         row = QFormLayout(self.mpp_row)
         row.setContentsMargins(0, 0, 0, 0)
         row.addRow("Resolution", self.mpp)
+        self.with_patient = QCheckBox("With the patient's data")
+        self.with_patient.setToolTip(
+            "The numbers (UIDs) of study and images are always in the file, for it belongs to them"
+        )
         self.export = QPushButton("Export…")
         self.export.clicked.connect(self._browse)
         self.open = QPushButton("Open saved run…")
@@ -84,23 +88,32 @@ class ExportSection(Section):
         first.addWidget(self.kinds, 1)
         first.addWidget(self.export)
         self.body.addLayout(first)
-        for widget in (self.hint, self.mpp_row, self.all, self.folder):
+        for widget in (self.hint, self.mpp_row, self.with_patient, self.all, self.folder):
             self.body.addWidget(widget)
         self.body.addLayout(place)
         self.body.addWidget(self.open)
         self.set_run(None)
-        self._follow()
 
     @property
     def kind(self) -> str:
         """Key in `FORMATS` of what is chosen."""
         return str(self.kinds.currentData())
 
+    @property
+    def tells_of_patient(self) -> bool:
+        """Whether the user asked for the patient's data in what is chosen."""
+        return FORMATS[self.kind].of_dicom and self.with_patient.isChecked()
+
     def set_run(self, shown: ShownRun | None) -> None:
         """Offer to export a run; None offers nothing."""
-        is_other = shown is None or self._shown is None or shown.folder != self._shown.folder
-        self._shown = shown
+        was, self._shown = self._shown, shown
+        is_other = (
+            shown is None or was is None or (shown.folder, shown.slide) != (was.folder, was.slide)
+        )
         self._allow()
+        if is_other:
+            self.with_patient.setChecked(False)  # asked for one run is not asked for the next
+        self._offer()
         if shown is None:
             self._show_place(None, "Nothing to export yet")
             self.set_summary("")
@@ -115,6 +128,23 @@ class ExportSection(Section):
         """Grey what cannot be done while something else is."""
         self._is_busy = is_busy
         self._allow()
+
+    def _offer(self) -> None:
+        """List what can be written of the run; what is chosen stays chosen where it can."""
+        slide = None if self._shown is None else self._shown.slide
+        keys = [
+            key
+            for key, kind in FORMATS.items()
+            if (not kind.of_dicom if slide is None else kind.is_for(slide))
+        ]
+        if keys != [self.kinds.itemData(index) for index in range(self.kinds.count())]:
+            chosen = self.kind
+            with QSignalBlocker(self.kinds):
+                self.kinds.clear()
+                for key in keys:
+                    self.kinds.addItem(FORMATS[key].title, key)
+                self.kinds.setCurrentIndex(max(0, self.kinds.findData(chosen)))
+        self._follow()
 
     def _allow(self) -> None:
         for button in (self.export, self.all):
@@ -160,6 +190,7 @@ class ExportSection(Section):
         kind = FORMATS[self.kind]
         self.hint.setText(kind.hint)
         self.mpp_row.setVisible(kind.has_mpp)
+        self.with_patient.setVisible(kind.of_dicom)
 
     def _browse(self) -> None:
         if self._shown is None:

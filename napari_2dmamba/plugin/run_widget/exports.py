@@ -27,6 +27,8 @@ class Export:
         ``(x, y, width, height)`` of the window in level-0 pixels.
     mpp
         µm per pixel of pictures; None for one that suits.
+    with_patient
+        Whether DICOM results say whose slide it is.
     """
 
     kind: str
@@ -36,6 +38,7 @@ class Export:
     display: DisplaySettings
     view: tuple[int, int, int, int]
     mpp: float | None = None
+    with_patient: bool = False
 
     def write(self, on_progress: ProgressCallback, should_stop: StopCallback) -> Path:
         """Write the file, off the GUI thread.
@@ -56,6 +59,7 @@ class Export:
             self.display,
             region=seen_part(self.view, slide.dimensions) if form.of_view else None,
             mpp=self.mpp,
+            with_patient=self.with_patient,
             features=self.run.bag,
             on_progress=on_progress,
             should_stop=should_stop,

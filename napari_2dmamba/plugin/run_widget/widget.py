@@ -398,7 +398,8 @@ class RunWidget(DockedWidget):
         grid_map = shown.maps[0] if layer is None else layer.grid_map
         grid_map = replace(grid_map, mpp=shown.mpp)  # of the run, whatever it is laid on
         view = view_region(self._viewer, slide.unit)
-        export = Export(kind, Path(path), shown, grid_map, display, view, mpp)
+        with_patient = self.export_section.tells_of_patient
+        export = Export(kind, Path(path), shown, grid_map, display, view, mpp, with_patient)
         self.jobs.start(export.write, self._tell_written, "Stopped; nothing was written.")
 
     def _export_all(self, out: str) -> None:
@@ -416,7 +417,7 @@ class RunWidget(DockedWidget):
         """Write the report of a saved run and show it in the browser."""
 
         def task(progress: ProgressCallback, stop: StopCallback) -> Path:
-            from napari_2dmamba.export.formats import export_run
+            from napari_2dmamba.export.exporting import export_run
 
             out = folder / EXPORTS
             return export_run(
@@ -431,7 +432,7 @@ class RunWidget(DockedWidget):
 
     def _write_all(self, run: SavedRun | Path, out: Path, slide_path: Path | None = None) -> None:
         def task(progress: ProgressCallback, stop: StopCallback) -> Path:
-            from napari_2dmamba.export.formats import export_run
+            from napari_2dmamba.export.exporting import export_run
 
             export_run(
                 run, out=out, slide_path=slide_path, on_progress=progress, should_stop=stop

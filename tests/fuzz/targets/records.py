@@ -11,7 +11,7 @@ from napari_2dmamba.compare.saved_runs import compare_runs
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain_slide import explain_run
 from napari_2dmamba.export.content_hash import file_hash
-from napari_2dmamba.export.formats import export_run
+from napari_2dmamba.export.exporting import export_run
 from napari_2dmamba.export.run_folder import open_run
 from napari_2dmamba.export.run_library import list_runs, rename_run, set_notes
 from napari_2dmamba.pipeline import RunSettings, settings_of

@@ -34,7 +34,7 @@ for _heavy in (
     "torch._dynamo",
     "napari_2dmamba.cohort.run",
     "napari_2dmamba.compare.figure",
-    "napari_2dmamba.export.formats",
+    "napari_2dmamba.export.exporting",
 ):  # once, not in each fork
     importlib.import_module(_heavy)
 
