@@ -1,8 +1,8 @@
 """Slides on DICOMweb servers: headers once, frames one at a time when they are looked at.
 
 wsidicom puts the pyramid together. Its own web client is not used: it reads a frame of the label as
-well, waits without end, follows redirects with the password, and asks for JPEG first, which servers
-make of what they store without loss. Frames are asked for as they are stored, or not had.
+well and asks for JPEG first, which servers make of what they store without loss. Frames are asked
+for as they are stored, or not had.
 """
 
 import hashlib
