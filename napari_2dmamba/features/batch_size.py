@@ -32,6 +32,8 @@ _MOST_CPU, _MOST_GPU = 64, 512
 _LEAST_GAIN = 1.05
 _SECONDS = 20.0
 """No size is tried after that long; what was best by then is taken."""
+_LONGEST_BATCH = 4.0
+"""Seconds: a job that is paused or cancelled ends its batch first."""
 _BATCHES_READ_AHEAD = 4
 
 
@@ -110,7 +112,8 @@ def measure_batch_size(
             break  # two doublings brought nothing: one may be the noise of a busy machine
         size *= 2
         waiting = _BATCHES_READ_AHEAD * size * sample[0].numel()
-        if time.monotonic() - began > _SECONDS or not watch.has_room_for_twice(waiting):
+        too_long = 2 * min(taken) > _LONGEST_BATCH or time.monotonic() - began > _SECONDS
+        if too_long or not watch.has_room_for_twice(waiting):
             break
     good = max(tried.values()) / _LEAST_GAIN
     best = next(size for size, speed in tried.items() if speed >= good)

@@ -118,9 +118,7 @@ class _Rectangle:
     flip: tuple[int, ...]
 
     @classmethod
-    def between(
-        cls, asked: Tensor, shape: tuple[int, int], flip: tuple[int, ...]
-    ) -> "_Rectangle":
+    def between(cls, asked: Tensor, shape: tuple[int, int], flip: tuple[int, ...]) -> "_Rectangle":
         """Return what lies between a corner of the canvas and ``(Q, 2)`` cells."""
         low, high = asked.amin(dim=0).tolist(), asked.amax(dim=0).tolist()
         first = tuple(low[k] if k + 1 in flip else 0 for k in range(2))

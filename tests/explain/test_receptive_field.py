@@ -100,7 +100,8 @@ def on_whole_canvas(of: Subject) -> Subject:
         {}, {"n_layers": 2}, {"n_layers": 3, "rows": 7, "cols": 8}, {"directions": 4},
         {"directions": 4, "n_layers": 2}, {"scan": "1d"}, {"scan": "1d", "n_layers": 2},
         {"inner_norms": True}, {"d_conv": 2, "n_layers": 2}, {"left_out": ()},
-        {"left_out": tuple(range(0, 30, 2))}, {"rows": 1, "cols": 9}, {"rows": 9, "cols": 1, "left_out": (0, 4)},
+        {"left_out": tuple(range(0, 30, 2))}, {"rows": 1, "cols": 9},
+        {"rows": 9, "cols": 1, "left_out": (0, 4)},
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("double", [True, False])
