@@ -142,6 +142,7 @@ def keep_speed(
     )
     if before and before.of_extraction and not found.of_extraction:
         found = dataclasses.replace(before, automatic=found.automatic)
+    _measured_here.pop(found._key, None)  # the newest is the last
     _measured_here[found._key] = found
     others = [one for one in _kept() if one._key != found._key]
     content = [dataclasses.asdict(one) for one in [found, *others][:MOST_KEPT]]
