@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
-PATIENCE = 250
+PATIENCE = 600
 """Milliseconds that maps of a patch are waited for while the mouse is elsewhere already."""
 
 

@@ -101,7 +101,7 @@ class InspectWidget(DockedWidget):
         self.hint.setWordWrap(True)
         self.hint.hide()
         self.follow.setToolTip(
-            "Maps of the patch under the mouse: those that come in a quarter of a second keep up, "
+            "Maps of the patch under the mouse: those that come in about half a second keep up, "
             "others come when it rests"
         )
         self.follow.hide()
