@@ -27,6 +27,7 @@ from napari_2dmamba.explain.provenance import Provenance
 from napari_2dmamba.explain.subject import Subject
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.models import Aggregator, CheckpointHeader
+from napari_2dmamba.models.architecture import Architecture
 from napari_2dmamba.models.mamba2d import Mamba2DConfig, Mamba2DMIL
 from napari_2dmamba.scan import backend_for, selective_scan_2d, use_backend
 
@@ -66,6 +67,46 @@ def measure(
     return cpu
 
 
+class WholeCanvas(Mamba2DMIL):
+    """The same network, which does not say from which cells a patch's vector comes."""
+
+    entrance = None
+    states_of = Architecture.states_of
+
+
+def fields_in_turn(of: Subject, rounds: int) -> None:
+    """Time fields of patches near the first corner, in the middle, and near the last, in turn."""
+    whole = dataclasses.replace(of, model=WholeCanvas(of.model.config).eval())
+    whole.model.load_state_dict(of.model.state_dict())
+    cells = of.cells_of_patches
+    field = receptive_field.field_of_patches
+    ratios = []
+    for share in (0.1, 0.3, 0.5, 0.7, 1.0):
+        wanted = share * (np.array(of.canvas) - 1)
+        patch = np.array([np.abs(cells - wanted).sum(axis=1).argmin()])
+        taken: dict[str, list[float]] = {"part": [], "whole": []}
+        busy: dict[str, list[float]] = {"part": [], "whole": []}
+        found = {}
+        for number in range(rounds + 1):  # the first is not counted
+            for name, asked in (("part", of), ("whole", whole)):
+                start, start_busy = time.perf_counter(), time.process_time()
+                found[name] = field(asked, patch)
+                if number:
+                    taken[name].append(1000 * (time.perf_counter() - start))
+                    busy[name].append(1000 * (time.process_time() - start_busy))
+        differs = np.abs(found["part"] - found["whole"]).max() / found["whole"].max()
+        part, all_cells = (statistics.median(busy[name]) for name in ("part", "whole"))
+        ratios.append(all_cells / part)
+        row, col = cells[patch[0]]
+        print(f"  cell {row:3}, {col:3}   wall {statistics.median(taken['part']):8.1f} "
+              f"[{min(taken['part']):.1f}-{max(taken['part']):.1f}] of "
+              f"{statistics.median(taken['whole']):8.1f} "
+              f"[{min(taken['whole']):.1f}-{max(taken['whole']):.1f}]   cpu {part:8.1f} of "
+              f"{all_cells:8.1f}: {all_cells / part:5.1f} times less, "
+              f"largest difference {differs:.1g}", flush=True)  # fmt: skip
+    print(f"  median of the ratios of cpu {statistics.median(ratios):.1f}")
+
+
 def main() -> None:
     """Run everything and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -74,6 +115,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--fields", action="store_true", help="receptive fields alone")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     canvas, rounds = tuple(options.canvas), options.rounds
@@ -85,6 +127,9 @@ def main() -> None:
     print(f"canvas {canvas[0]} x {canvas[1]}, {len(of)} patches, d_inner 256, d_state 16, "
           f"{options.layers} layer(s); milliseconds, median of {rounds} [min-max]\n")  # fmt: skip
 
+    if options.fields:
+        fields_in_turn(of, rounds)
+        return
     print("provenance of the last cell of the canvas")
     provenance = Provenance(of)
     query, first = (canvas[0] - 1, canvas[1] - 1), (0, 0)
@@ -94,7 +139,7 @@ def main() -> None:
     measure("feeds, from the first cell", lambda: provenance.feeds(first), rounds)
     measure("feeds, through the gate", lambda: provenance.feeds(first, through="gate"), rounds)
     layer = provenance._layers[-1]
-    scan = layer.corners[0].scan
+    scan = layer.directions[0]
     x = torch.zeros_like(layer.x)[None].requires_grad_()
     impulse = torch.zeros_like(layer.x)[None]
     impulse[0, query[0], query[1]] = 1
@@ -124,9 +169,11 @@ def main() -> None:
     few = min(rounds, 2)
     field = receptive_field.receptive_field
     measure("receptive field, sum", lambda: field(of, last, measure="sum"), few)
-    measure("receptive field, Jacobian, 4 probes", lambda: field(of, last), few)
     measure("rollout, 4 probes", lambda: rollout.rollout(of, last), few)
     measure("gradient x input", lambda: contribution.gradient_times_input(of), few)
+
+    print("\nreceptive field (Jacobian, 4 probes): from the cells that can reach, or from all")
+    fields_in_turn(of, rounds)
 
 
 if __name__ == "__main__":

@@ -2,43 +2,42 @@
 
 from pathlib import Path
 
-from napari_2dmamba.features.encoder_catalog import BY_FILE, CATALOG
-from napari_2dmamba.features.encoder_names import Access, grouped_encoders
+from napari_2dmamba.features.encoder_facts import EncoderFacts, catalogued
+from napari_2dmamba.features.encoder_names import Access
 
 PAGE = Path(__file__).with_name("encoders.md")
 BEGIN, END = "<!-- made by encoder_table.py -->\n", "<!-- end -->\n"
 
 
+HEADINGS = {
+    Access.AT_ONCE: "At once, without a network",
+    Access.PUBLIC: "Public: fetched at first use, no account",
+    Access.GATED: "Behind a licence: accept it on the page, then log in",
+    Access.BY_FILE: "Code of its maker: export it to a file first",
+}
+
+
 def tables() -> str:
     """Return the tables in Markdown."""
-    groups = grouped_encoders()
-    parts = [
-        _catalogued("Public: fetched at first use, no account", groups[Access.PUBLIC]),
-        _catalogued("Behind a licence: accept it on the page, then log in", groups[Access.GATED]),
-        "### Code of its maker: export it to a file first\n\n"
-        "| name | encoder | features | input, px | licence |\n|---|---|--:|--:|---|\n",
-    ]
-    parts += [
-        f"| `{name}` | [{e.title}]({e.page}) | {e.feature_size} | {e.input_size} | {e.licence} |\n"
-        for name, e in BY_FILE.items()
-    ]
-    return "".join(parts)
+    return "\n".join(_table(HEADINGS[access], found) for access, found in catalogued().items())
 
 
-def _catalogued(title: str, names: tuple[str, ...]) -> str:
+def _table(title: str, encoders: list[EncoderFacts]) -> str:
     rows = [
         f"### {title}\n\n",
         "| name | encoder | network | features | input, px | µm/px | parameters | in memory "
         "| licence of the weights |\n|---|---|---|--:|--:|--:|--:|--:|---|\n",
     ]
-    for name in names:
-        e = CATALOG[name]
+    for e in encoders:
         mpp = "not stated" if e.mpp is None else f"{e.mpp:g}"
+        size = "not known here" if e.millions is None else f"{e.millions:,} M"
+        memory = "" if e.megabytes is None else f"{e.megabytes:,} MB"
         rows.append(
-            f"| `{name}` | [{e.title}]({e.page}) | {e.network} | {e.feature_size} | {e.input_size} "
-            f"| {mpp} | {e.millions:,} M | {e.megabytes:,} MB | {e.licence} |\n"
+            f"| `{e.name}` | {f'[{e.title}]({e.page})' if e.page else e.title} "
+            f"| {e.network or '-'} | {e.feature_size} | {e.input_size or 'any'} | {mpp} "
+            f"| {size if e.millions != 0 else 'none'} | {memory} | {e.licence} |\n"
         )
-    return "".join(rows) + "\n"
+    return "".join(rows)
 
 
 def page_with_tables(text: str) -> str:

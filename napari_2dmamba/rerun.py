@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +12,11 @@ from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.explain.maps import MAPS
 from napari_2dmamba.explain_slide import explain_run
+from napari_2dmamba.export.record import RunRecord
 from napari_2dmamba.export.record_of_run import software
 from napari_2dmamba.export.run_folder import SavedRun, open_run
 from napari_2dmamba.models import load_checkpoint
-from napari_2dmamba.pipeline import RunResult, run, settings_of
+from napari_2dmamba.pipeline import RunResult, RunSettings, run, settings_of
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 from napari_2dmamba.slide import open_slide
 
@@ -117,7 +118,7 @@ def rerun(
     """
     saved = open_run(folder)
     record = saved.record
-    settings = settings_of(record)
+    settings = _with_its_batches(settings_of(record), record)
     if record.model.checkpoint is None:
         raise ExportError(
             f"the run {saved.folder.name} was made with a model that lay in no file, and cannot be "
@@ -157,6 +158,14 @@ def rerun(
             result = run(slide, aggregator, **options)
     compared = tuple(_compare(saved, result, maps))
     return Rerun(saved, result, compared, tuple(_remarks(saved, maps)))
+
+
+def _with_its_batches(settings: RunSettings, record: RunRecord) -> RunSettings:
+    """Return the settings with the batch size that was used, on which bits of features depend."""
+    size = record.features.source.get("batch_size")
+    if type(size) is not int or size < 1:
+        return settings
+    return replace(settings, features=replace(settings.features, batch_size=size))
 
 
 def _maps_to_make(saved: SavedRun) -> list[str]:

@@ -63,6 +63,21 @@ def test_a_run_made_again_is_the_same_to_the_bit(moved: Path) -> None:
     assert again.regions.content_hash() == REGIONS.content_hash()
 
 
+def test_a_run_is_made_again_in_batches_of_the_size_that_it_had(moved: Path) -> None:
+    record = moved / "run" / "run.json"
+    held = json.loads(record.read_text())
+    assert held["settings"]["features"]["batch_size"] == 0
+    assert held["features"]["source"]["batch_size"] == 16
+    held["features"]["source"]["batch_size"] = 5  # as a machine had it where 5 was measured
+    record.write_text(json.dumps(held))
+    found = rerun(moved / "run")
+    assert found.result.bag.source["batch_size"] == 5
+    assert {one.state for one in found.compared} == {"exact"}
+    held["features"]["source"]["batch_size"] = "many"
+    record.write_text(json.dumps(held))
+    assert rerun(moved / "run").result.bag.source["batch_size"] == 16
+
+
 def test_the_command_says_so_number_by_number(moved: Path, capsys) -> None:
     assert main(["rerun", str(moved / "run")]) == 0
     lines = capsys.readouterr().out.splitlines()

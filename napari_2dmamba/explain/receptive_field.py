@@ -17,7 +17,7 @@ arXiv 1701.04128), through the whole network, for any architecture. Three named 
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,7 +30,7 @@ from napari_2dmamba.errors import Cancelled, CheckpointError
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.explain.outcome import Target, target_value, words_of
-from napari_2dmamba.explain.subject import Subject
+from napari_2dmamba.explain.subject import Entered, Subject
 from napari_2dmamba.models.mamba2d import Mamba2DConfig, Mamba2DMIL
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
@@ -121,17 +121,20 @@ def field_of_patches(
     """Return the values of `receptive_field`, ``(N,)``."""
     if measure not in MEASURES:
         raise ValueError(f"measure is {measure!r}, but must be one of {', '.join(MEASURES)}")
-    features = subject.features.detach().requires_grad_()
-    chosen = torch.as_tensor(patches, device=features.device)
+    if should_stop is not None and should_stop():
+        raise Cancelled
+    entered = Entered(subject.features) if output == "score" else subject.entered
+    given = entered.values.detach().requires_grad_()
+    chosen = torch.as_tensor(patches, device=given.device)
     if output == "score":
-        values = subject.run(features).scores[chosen]
+        values = subject.run(given).scores[chosen]
     else:
-        values = subject.patch_states(features, layer)[chosen]
+        values = subject.states_of(chosen, given, layer)
     if measure == "sum":
-        return _gradient(values.sum(), features).abs().sum(1).cpu().double().numpy()
+        return _per_patch(_gradient(values.sum(), given), entered, lambda g: g.abs().sum(1))
     if measure == "figure":
-        gradient = _gradient(torch.relu(values).sum(), features)
-        return torch.relu(gradient).sum(1).cpu().double().numpy()
+        gradient = _gradient(torch.relu(values).sum(), given)
+        return _per_patch(gradient, entered, lambda g: torch.relu(g).sum(1))
     squares = torch.zeros(len(subject), dtype=torch.float64)
     count = values.numel() if probes is None else probes
     generator = torch.Generator().manual_seed(seed)
@@ -144,11 +147,26 @@ def field_of_patches(
             signs = signs.view(values.shape)
         else:
             signs = torch.randint(0, 2, values.shape, generator=generator).to(values.dtype) * 2 - 1
-        gradient = _gradient((values * signs.to(values.device)).sum(), features, keep=True)
-        squares += gradient.square().sum(1).double().cpu()
+        gradient = _gradient((values * signs.to(values.device)).sum(), given, keep=True)
+        reached = gradient.any(dim=1).nonzero()[:, 0]
+        there = gradient[reached]
+        there = there if entered.factor is None else there @ entered.factor.t()
+        squares[reached.cpu()] += there.square().sum(1).double().cpu()
         if on_progress is not None:
             on_progress(probe + 1, count, "Receptive field")
     return (squares / (1 if probes is None else count)).sqrt().numpy()
+
+
+def _per_patch(
+    gradient: Tensor, entered: Entered, measure: Callable[[Tensor], Tensor]
+) -> NDArray[np.float64]:
+    """Return a measure of the gradient with respect to the features of each patch, ``(N,)``."""
+    found = torch.zeros(len(gradient), dtype=torch.float64)
+    reached = gradient.any(dim=1).nonzero()[:, 0]
+    there = gradient[reached]
+    there = there if entered.weight is None else there @ entered.weight
+    found[reached.cpu()] = measure(there).cpu().double()
+    return found.numpy()
 
 
 def _gradient(scalar: Tensor, features: Tensor, keep: bool = False) -> Tensor:

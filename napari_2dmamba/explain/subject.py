@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -20,6 +21,25 @@ from napari_2dmamba.slide.grid import cells_of
 
 Query = int | tuple[int, int]
 """A patch by its number in the bag, or a cell ``(row, col)`` of the canvas, tissue or not."""
+
+
+@dataclass(frozen=True)
+class Entered:
+    """What the first layer of a network makes of the features of a bag.
+
+    Attributes
+    ----------
+    values
+        ``(N, d)``; the features themselves where the network names no `Architecture.entrance`.
+    weight
+        ``(d, D)`` of that layer, or None.
+    factor
+        ``(min(d, D), d)``: multiplied by it, a gradient has the norm it has before the layer.
+    """
+
+    values: Tensor
+    weight: Tensor | None = None
+    factor: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +105,21 @@ class Subject:
     def patch_states(self, features: Tensor, layer: int = -1) -> Tensor:
         """Return the vector of every patch after a layer: see `Architecture.patch_states`."""
         return self.model.patch_states(features, self.cells, self.canvas, layer=layer)
+
+    @cached_property
+    def entered(self) -> Entered:
+        """What the first layer makes of the features; computed once for all questions."""
+        entrance = self.model.entrance
+        if entrance is None:
+            return Entered(self.features)
+        with torch.no_grad():
+            weight = entrance.weight.detach()
+            factor = torch.linalg.qr(weight.t().double(), mode="r").R.to(weight.dtype)
+            return Entered(entrance(self.features), weight, factor)
+
+    def states_of(self, patches: Tensor, entered: Tensor, layer: int = -1) -> Tensor:
+        """Return the vectors of a few patches: see `Architecture.states_of`."""
+        return self.model.states_of(patches, entered, self.cells, self.canvas, layer=layer)
 
     @property
     def layers(self) -> int:

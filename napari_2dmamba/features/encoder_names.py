@@ -4,7 +4,6 @@ import sys
 from enum import Enum
 from functools import lru_cache
 from importlib.metadata import EntryPoints, entry_points
-from importlib.util import find_spec
 from pathlib import Path
 
 from napari_2dmamba.features.encoder_catalog import BY_FILE, CATALOG
@@ -55,38 +54,6 @@ def grouped_encoders() -> dict[Access, tuple[str, ...]]:
 def access_of(name: str) -> Access | None:
     """Return what an encoder takes; None for names that are not in the list."""
     return next((access for access, names in grouped_encoders().items() if name in names), None)
-
-
-def about_encoder(name: str, *, has_weights: bool = False) -> str:
-    """Say what an encoder is and what it takes to use it; empty where nothing is known of it.
-
-    Parameters
-    ----------
-    has_weights
-        Whether a file with its weights is given.
-    """
-    if name == EMBEDDED_ENCODER:
-        return "Stain and texture, 102 features, part of this program: works at once"
-    if name in BY_FILE:
-        return BY_FILE[name].how
-    if name not in CATALOG:
-        return ""
-    entry = CATALOG[name]
-    scale = "scale not stated" if entry.mpp is None else f"{entry.mpp:g} µm/px"
-    what = (
-        f"{entry.title} ({entry.network}, {entry.feature_size} features, {scale}, "
-        f"{entry.megabytes:,} MB in memory; {entry.licence})"
-    )
-    if find_spec("timm") is None:
-        return f'{what}: first install what runs it: pip install "napari-2dmamba[encoders]"'
-    if has_weights:
-        return f"{what}: its weights are read from the file you gave"
-    if entry.gated:
-        return (
-            f"{what}: behind a licence. Accept it with your Hugging Face account at {entry.page}, "
-            "then log in once with `hf auth login`; or give the weights as a file"
-        )
-    return f"{what}: fetched from {entry.page} at first use, no account needed"
 
 
 def is_known(name: str) -> bool:

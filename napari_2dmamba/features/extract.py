@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from napari_2dmamba.errors import Cancelled, FeatureError, SlideError
 from napari_2dmamba.features.bag import FeatureBag
+from napari_2dmamba.features.encoder_speed import keep_speed, speed_of
 from napari_2dmamba.features.patch_rules import RULES, rule_that_drops
 from napari_2dmamba.settings import ProgressCallback, StopCallback, setting, validate
 from napari_2dmamba.slide.grid import PatchGrid
@@ -39,6 +40,9 @@ _READING = 2
 
 _UNREADABLE, _KEPT = 0, 1
 """What became of a patch; the rules of `patch_rules` follow."""
+
+_LEAST_PATCHES, _LEAST_SECONDS = 32, 0.5
+"""Of which the speed of an encoder is kept."""
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +69,7 @@ class FeatureSettings:
     device: str = setting("auto", "Where the encoder runs: 'auto', 'cpu', 'cuda', 'cuda:1', ...")
     batch_size: int = setting(
         0,
-        "Patches encoded at once; 0 chooses by device.",
+        "Patches encoded at once; 0 measures once what is fastest here, and keeps to it.",
         minimum=0,
         zero="auto",
         unit="patches",
@@ -139,7 +143,8 @@ def extract_features(
     -------
     FeatureBag
         ``source`` tells how it was made. The same bits come out however often the job was
-        interrupted and however many threads decoded.
+        interrupted and however many threads decoded. The last bits of a network's features can
+        depend on ``batch_size`` of ``source``: see ``docs/encoders.md``.
 
     Raises
     ------
@@ -187,8 +192,11 @@ def extract_features(
     from napari_2dmamba.features.files import write_features
     from napari_2dmamba.features.journal import Journal
 
-    header = made_of | {"batch_size": _batch_size(settings, encoder)}
-    with Journal(stored.with_suffix(".journal"), header, encoder.feature_size) as journal:
+    def batch_size() -> int:
+        return _batch_size(slide, grid, encoder, settings, on_progress, should_stop)
+
+    path = stored.with_suffix(".journal")
+    with Journal(path, made_of, encoder.feature_size, batch_size) as journal:
         bag = _extract(
             slide, grid, encoder, settings, made_of, journal, on_progress, on_batch, should_stop
         )
@@ -213,10 +221,12 @@ def _extract(
     features: list[NDArray[np.float32]] = list(journal.features) if journal else []
     verdicts: list[NDArray[np.uint8]] = list(journal.verdicts) if journal else []
     start = sum(map(len, verdicts))
-    size = journal.batch_size if journal else _batch_size(settings, encoder)
-    threads = settings.threads or min(8, os.cpu_count() or 1)
+    if journal:
+        size = journal.batch_size
+    else:
+        size = _batch_size(slide, grid, encoder, settings, on_progress, should_stop)
     clock = _Clock(start, len(grid), on_progress)
-    reader = PatchReader(slide, grid, threads=threads)
+    reader = PatchReader(slide, grid, threads=_threads(settings))
     normalise = None
     if settings.stain_normalisation == "macenko":
         from napari_2dmamba.features.stain_normalisation import MacenkoNormaliser
@@ -242,6 +252,11 @@ def _extract(
             clock.tell(batch.start + len(verdict))
     finally:
         batches.close()
+    if clock.is_telling:
+        keep_speed(
+            encoder, settings.precision, patches_per_second=clock.speed(len(grid)),
+            patches=len(grid) - start, patch_size=grid.patch_size, batch_size=size,
+        )  # fmt: skip
     verdict = np.concatenate(verdicts)
     keep = verdict == _KEPT
     counts = {rule: int((verdict == i).sum()) for i, rule in enumerate(RULES, _KEPT + 1)}
@@ -361,10 +376,51 @@ def _reuse(stored: Path, made_of: dict[str, Any]) -> FeatureBag | None:
     return bag if bag.source.get("made_of") == made_of else None
 
 
-def _batch_size(settings: FeatureSettings, encoder: "Encoder") -> int:
+def _threads(settings: FeatureSettings) -> int:
+    return settings.threads or min(8, os.cpu_count() or 1)
+
+
+def _batch_size(
+    slide: "Slide",
+    grid: PatchGrid,
+    encoder: "Encoder",
+    settings: FeatureSettings,
+    on_progress: ProgressCallback | None,
+    should_stop: StopCallback | None,
+) -> int:
+    """Return the size that was set, or that was found fastest here, measuring it if that pays."""
+    import torch
+
+    from napari_2dmamba.features.batch_size import (
+        SAMPLE,
+        WORTH,
+        default_batch_size,
+        measure_batch_size,
+    )
+    from napari_2dmamba.features.patch_reader import PatchReader
+
     if settings.batch_size:
         return settings.batch_size
-    return 64 if encoder.device.type == "cuda" else 16
+    known = speed_of(encoder, settings.precision)
+    if known is not None and known.automatic:
+        return known.automatic
+    if len(grid) < WORTH:
+        return default_batch_size(encoder.device)
+    if on_progress:
+        on_progress(0, len(grid), "measuring how many patches to encode at once")
+    batches = PatchReader(slide, grid, threads=_threads(settings)).batches(SAMPLE)
+    try:
+        sample = torch.from_numpy(next(batches).pixels.copy())
+    finally:
+        batches.close()
+    found = measure_batch_size(encoder, sample, grid.mpp, should_stop)
+    _log.info("%s: patches/s by batch size %s", encoder.name, found.tried)
+    keep_speed(
+        encoder, settings.precision, patches_per_second=found.patches_per_second,
+        patches=found.patches, patch_size=grid.patch_size, batch_size=found.batch_size,
+        automatic=found.batch_size,
+    )  # fmt: skip
+    return found.batch_size
 
 
 class _Clock:
@@ -383,10 +439,20 @@ class _Clock:
         self._began += time.monotonic() - asked
         return answer
 
+    @property
+    def is_telling(self) -> bool:
+        """Whether so much was done since the start that its speed says something."""
+        long = time.monotonic() - self._began >= _LEAST_SECONDS
+        return long and self._total - self._start >= _LEAST_PATCHES
+
+    def speed(self, done: int) -> float:
+        """Patches per second since the start, pauses left out."""
+        return (done - self._start) / max(time.monotonic() - self._began, 1e-6)
+
     def tell(self, done: int) -> None:
         if self._tell is None:
             return
-        speed = (done - self._start) / max(time.monotonic() - self._began, 1e-6)
+        speed = self.speed(done)
         left = round((self._total - done) / max(speed, 1e-6))
         minutes, seconds = divmod(left, 60)
         time_left = f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

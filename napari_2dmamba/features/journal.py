@@ -7,6 +7,7 @@ import os
 import struct
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,13 +32,21 @@ class Journal:
     path
         File to go on with, or to begin.
     header
-        What the features are of; a file with another header is begun anew. The batch size of
-        an existing file wins over ``header["batch_size"]``, because batches must be the same.
+        What the features are of; a file with another header is begun anew.
     feature_size
         D.
+    batch_size
+        Called for the size of the batches where a file is begun; one that goes on keeps its own,
+        because batches must be the same.
     """
 
-    def __init__(self, path: Path, header: dict[str, Any], feature_size: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        header: dict[str, Any],
+        feature_size: int,
+        batch_size: Callable[[], int],
+    ) -> None:
         self.path, self.feature_size = path, feature_size
         self.features: list[NDArray[np.float32]] = []
         self.verdicts: list[NDArray[np.uint8]] = []
@@ -48,7 +57,7 @@ class Journal:
             raise FeatureError(f"{path} cannot be written: {error.strerror}") from error
         try:
             _lock(self._file, path)
-            self.batch_size = self._take_over(header)
+            self.batch_size = self._take_over(header, batch_size)
         except OSError as error:
             self._file.close()
             raise FeatureError(
@@ -58,18 +67,17 @@ class Journal:
             self._file.close()
             raise
 
-    def _take_over(self, header: dict[str, Any]) -> int:
-        end = 0
-        batch_size = int(header["batch_size"])
+    def _take_over(self, header: dict[str, Any], choose: Callable[[], int]) -> int:
+        end = batch_size = 0
         self._file.seek(0)
         if self._file.readline() == _MAGIC:
             try:
                 found = json.loads(self._file.readline())
             except (ValueError, RecursionError):
                 found = None
-            if _is_of(found, header):
-                batch_size = found["batch_size"]
-                end = self._file.tell()
+            begun_with = _batch_size_of(found, header)
+            if begun_with is not None:
+                batch_size, end = begun_with, self._file.tell()
                 while (record := self._next_record()) is not None:
                     features, verdicts = record
                     self.features.append(features)
@@ -79,7 +87,9 @@ class Journal:
         self._end = end
         self._file.truncate(end)
         if not end:
-            self._write(_MAGIC + json.dumps(header).encode() + b"\n")
+            batch_size = choose()
+            whole = header | {"batch_size": batch_size}
+            self._write(_MAGIC + json.dumps(whole).encode() + b"\n")
         return batch_size
 
     def _next_record(self) -> tuple[NDArray[np.float32], NDArray[np.uint8]] | None:
@@ -140,12 +150,13 @@ class Journal:
         self._file.close()
 
 
-def _is_of(found: Any, header: dict[str, Any]) -> bool:
-    """Return whether a file's header says what ours does, but for the size of the batches."""
-    if not isinstance(found, dict) or {**found, "batch_size": 0} != {**header, "batch_size": 0}:
-        return False
-    size = found["batch_size"]
-    return isinstance(size, int) and not isinstance(size, bool) and size > 0
+def _batch_size_of(found: Any, header: dict[str, Any]) -> int | None:
+    """Return the size of the batches of a file that was begun with our header; None of others."""
+    if not isinstance(found, dict):
+        return None
+    size = found.pop("batch_size", None)
+    whole = isinstance(size, int) and not isinstance(size, bool) and size > 0
+    return size if whole and found == header else None
 
 
 def _lock(file: io.BufferedRandom, path: Path) -> None:

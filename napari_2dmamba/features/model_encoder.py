@@ -51,7 +51,7 @@ class ModelEncoder:
         self.device, self.transform = device, transform
         self.input_size: int | None = transform.size
         self._pooling, self._prefix_tokens = pooling, prefix_tokens
-        self._precision = precision
+        self.precision = precision
         checksum = checksum or checksum_of_weights(network.state_dict())
         self.identity = f"{name} {checksum} {transform} {pooling} {precision}"
         self._network = network.eval().to(device)
@@ -98,7 +98,7 @@ class ModelEncoder:
     @torch.inference_mode()
     def _encode(self, patches: torch.Tensor) -> torch.Tensor:
         pixels = self.transform(patches, self.device)
-        mixed = self._precision == "bfloat16"
+        mixed = self.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
             out = self._network(pixels)
         return self._pool(out).float()

@@ -146,6 +146,7 @@ class StainTexture:
     licence: str = "MIT (part of napari-2dmamba)"
     weights_from: str = "computed: it has no weights"
     identity: str = EMBEDDED_ENCODER
+    precision: str = "float32"
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)

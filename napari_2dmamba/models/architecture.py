@@ -191,6 +191,49 @@ class Architecture(nn.Module):
             )
         return vectors
 
+    @property
+    def entrance(self) -> nn.Linear | None:
+        """The linear layer by which alone features enter, each patch for itself, or None.
+
+        What it makes of the features is kept between the questions about one bag, and gradients
+        are followed to it and no further. A network that has one takes its output in `states_of`.
+        """
+        return None
+
+    def states_of(
+        self,
+        patches: Tensor,
+        entered: Tensor,
+        cells: Tensor | None = None,
+        canvas: tuple[int, int] | None = None,
+        *,
+        layer: int = -1,
+    ) -> Tensor:
+        """Return the rows of `patch_states` of a few patches, differentiable with ``entered``.
+
+        Here they are picked from those of all patches. A network that knows from which part of the
+        canvas they come computes that part alone.
+
+        Parameters
+        ----------
+        patches
+            ``(Q,)`` int64, numbers of patches.
+        entered
+            ``(N, D)`` features; where there is an `entrance`, what it made of them.
+        cells, canvas, layer
+            As of `patch_states`.
+
+        Returns
+        -------
+        ``(Q, width)``.
+
+        Raises
+        ------
+        CheckpointError
+            As `patch_states`.
+        """
+        return self.patch_states(entered, cells, canvas, layer=layer)[patches]
+
     def peak_floats(self, patches: int, cells: int) -> int:
         """Estimate how many float32 numbers inference holds at its peak, weights left out.
 

@@ -27,10 +27,12 @@ from napari_2dmamba.models.mamba2d_block import (
     Cells,
     MambaBlock,
     MambaLayers,
+    ResidualBlock,
     channels_at_once,
     scan_arrays,
 )
 from napari_2dmamba.models.mamba2d_config import Mamba2DConfig
+from napari_2dmamba.models.mamba2d_partial import states_of_cells
 from napari_2dmamba.models.scan_layer import ScanLayer
 
 __all__ = ["Mamba2DConfig", "Mamba2DMIL"]
@@ -172,6 +174,48 @@ class Mamba2DMIL(Architecture):
             return states[0]
         assert cells is not None
         return states[cells[:, 0], cells[:, 1]]
+
+    @property
+    def entrance(self) -> nn.Linear:
+        """The first layer."""
+        linear = self._fc1[0]
+        assert isinstance(linear, nn.Linear)
+        return linear
+
+    def states_of(
+        self,
+        patches: Tensor,
+        entered: Tensor,
+        cells: Tensor | None = None,
+        canvas: tuple[int, int] | None = None,
+        *,
+        layer: int = -1,
+    ) -> Tensor:
+        """See `Architecture.states_of`.
+
+        One direction sees nothing beyond the last row that is asked for. Of the last layer only
+        the cells between each corner and the patches are scanned.
+        """
+        depth = range(self.depth)[layer] + 1
+        if self.config.scan == "1d":
+            last = int(patches.max()) + 1
+            sequence = Cells(self._fc1[1:](entered[:last]), None, (1, last))
+            at = patches
+        else:
+            if cells is None or canvas is None:
+                raise ValueError("2DMambaMIL needs the cells of the patches and the canvas")
+            at = cells[patches, 0] * canvas[1] + cells[patches, 1]
+            inside = torch.arange(len(cells), device=cells.device)
+            if self.config.directions == 1:
+                rows = int(cells[patches, 0].max()) + 1
+                inside, canvas = (cells[:, 0] < rows).nonzero()[:, 0], (rows, canvas[1])
+            position = cells[inside, 0] * canvas[1] + cells[inside, 1]
+            sequence = self._on_canvas(self._fc1[1:](entered[inside]), position, canvas)
+        for block in list(self.layers.layers)[: depth - 1]:
+            sequence = block(sequence, None, 0)
+        last_block = self.layers.layers[depth - 1]
+        assert isinstance(last_block, ResidualBlock)
+        return states_of_cells(last_block, sequence, at)
 
     def peak_floats(self, patches: int, cells: int) -> int:
         """See `Architecture.peak_floats`; most of it are the scan's arrays of some channels."""

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -7,6 +8,10 @@ import torch
 from napari_2dmamba.errors import Cancelled, CheckpointError
 from napari_2dmamba.explain import receptive_field as fields
 from napari_2dmamba.explain.display import DisplayTransform
+from napari_2dmamba.explain.subject import Subject
+from napari_2dmamba.models import mamba2d_partial
+from napari_2dmamba.models.architecture import Architecture
+from napari_2dmamba.models.mamba2d import Mamba2DMIL
 from tests.explain.subjects import SIDE, subject
 
 
@@ -73,6 +78,95 @@ def test_what_cannot_reach_a_patch_has_gradient_zero_and_all_else_has_not(
         np.testing.assert_array_equal(field > 0, fields.reachable(of, patch))
     if directions == 1 and scan == "2d":
         assert not fields.reachable(of, 15).all()
+
+
+class WholeCanvas(Mamba2DMIL):
+    """The same network as a package would bring it that states nothing but its vectors."""
+
+    entrance = None
+    states_of = Architecture.states_of
+
+
+def on_whole_canvas(of: Subject) -> Subject:
+    """The same subject, of whose network all cells are computed."""
+    whole = WholeCanvas(of.model.config).to(of.features.dtype).eval()
+    whole.load_state_dict(of.model.state_dict())
+    return dataclasses.replace(of, model=whole)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {}, {"n_layers": 2}, {"n_layers": 3, "rows": 7, "cols": 8}, {"directions": 4},
+        {"directions": 4, "n_layers": 2}, {"scan": "1d"}, {"scan": "1d", "n_layers": 2},
+        {"inner_norms": True}, {"d_conv": 2, "n_layers": 2}, {"left_out": ()},
+        {"left_out": tuple(range(0, 30, 2))}, {"rows": 1, "cols": 9},
+        {"rows": 9, "cols": 1, "left_out": (0, 4)},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("double", [True, False])
+def test_fields_from_the_cells_that_can_reach_are_those_from_the_whole_canvas(
+    config: dict, double: bool
+) -> None:
+    of = subject(double=double, **config)
+    whole = on_whole_canvas(of)
+    near = 1e-12 if double else 1e-5
+    last = len(of) - 1
+    for asked in ([0], [last], [last // 2], [1, last // 3], [last, 0]):
+        patches = np.array(asked)
+        for layer in range(of.layers):
+            states = of.states_of(torch.tensor(asked), of.entered.values, layer)
+            truth = of.patch_states(of.features, layer)[asked]
+            torch.testing.assert_close(states, truth, rtol=near, atol=near)
+            for measure in fields.MEASURES:
+                ask = {"layer": layer, "measure": measure, "probes": 3, "seed": 5}
+                found = fields.field_of_patches(of, patches, **ask)
+                before = fields.field_of_patches(whole, patches, **ask)
+                np.testing.assert_allclose(found, before, rtol=near, atol=near * before.max())
+                np.testing.assert_array_equal(found == 0, before == 0)
+
+
+def test_patches_that_share_a_cell_and_channels_in_parts_change_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of = subject(n_layers=2)
+    cells = of.cells.clone()
+    cells[7] = cells[8]  # the later one is on the canvas
+    of = dataclasses.replace(of, cells=cells)
+    for patch in (7, 8, 20):
+        found = fields.field_of_patches(of, np.array([patch]), probes=None)
+        before = fields.field_of_patches(on_whole_canvas(of), np.array([patch]), probes=None)
+        np.testing.assert_allclose(found, before, rtol=1e-12, atol=1e-14)
+        assert found[7] == 0
+    monkeypatch.setattr("napari_2dmamba.models.mamba2d_block.SCAN_FLOATS", 1)
+    monkeypatch.setattr("napari_2dmamba.models.mamba2d_block.LEAST_CHANNELS", 4)
+    with torch.no_grad():
+        whole = of.patch_states(of.features)
+        part = of.states_of(torch.tensor([20]), of.entered.values)
+    torch.testing.assert_close(part[0], whole[20], rtol=1e-12, atol=1e-12)
+
+
+def test_less_is_computed_near_the_corner_where_the_scan_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scanned: list[tuple[int, ...]] = []
+    scan = mamba2d_partial.selective_scan_2d
+
+    def noted(x: torch.Tensor, *more: torch.Tensor, **options: object) -> torch.Tensor:
+        scanned.append(tuple(x.shape[1:3]))
+        return scan(x, *more, **options)
+
+    monkeypatch.setattr(mamba2d_partial, "selective_scan_2d", noted)
+    of = subject()
+    row, col = of.cell_of(8)
+    fields.field_of_patches(of, np.array([8]))
+    assert scanned == [(row + 1, col + 1)]
+    scanned.clear()
+    fields.field_of_patches(subject(directions=4), np.array([8]))
+    rows, cols = of.canvas
+    assert scanned == [
+        (row + 1, col + 1), (row + 1, cols - col), (rows - row, col + 1), (rows - row, cols - col),
+    ]  # fmt: skip
 
 
 def test_several_patches_add_up_in_squares() -> None:

@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 from napari_2dmamba.errors import FeatureError
 from napari_2dmamba.features.encoder import load_encoder
 from napari_2dmamba.features.encoder_catalog import BY_FILE, CATALOG
-from napari_2dmamba.features.encoder_names import (
-    Access,
+from napari_2dmamba.features.encoder_facts import (
     about_encoder,
-    access_of,
-    known_encoders,
-    not_taken,
+    against_checkpoint,
+    catalogued,
+    facts_of,
 )
+from napari_2dmamba.features.encoder_names import Access, access_of, known_encoders, not_taken
 from tests.features.networks import require_timm
 
 PATCHES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8))
@@ -77,12 +77,21 @@ def test_the_facts_that_are_shown_are_those_of_the_network(name):
     assert entry.page in about
     assert ("hf auth login" in about) == entry.gated
     assert access_of(name) is (Access.GATED if entry.gated else Access.PUBLIC)
-    assert "from the file you gave" in about_encoder(name, has_weights=True)
+    facts = facts_of(name)
+    assert facts is not None
+    assert "from the file you gave" in facts.needs(has_weights=True)
+    assert facts.to_do(has_weights=True) == ""
+    assert (facts.feature_size, facts.input_size) == (entry.feature_size, entry.transform.size)
 
 
 def test_the_embedded_encoder_is_what_is_said_of_it():
     encoder = load_encoder(device="cpu")
+    facts = facts_of(encoder.name)
+    assert facts is not None
     assert f"{encoder.feature_size} features" in about_encoder(encoder.name)
+    for name in ("feature_size", "input_size", "mpp", "licence"):
+        assert getattr(facts, name) == getattr(encoder, name)
+    assert (facts.millions, facts.to_do()) == (0, "")
     assert access_of(encoder.name) is Access.AT_ONCE
     assert known_encoders()[0] == encoder.name
 
@@ -99,10 +108,39 @@ def test_an_encoder_with_code_of_its_own_says_what_to_do(name):
 
 def test_names_and_facts_cost_no_torch():
     code = (
-        "import sys; from napari_2dmamba.features.encoder_names import *; known_encoders(); "
-        "assert about_encoder('uni'); assert 'torch' not in sys.modules"
+        "import sys; from napari_2dmamba.features.encoder_names import known_encoders; "
+        "from napari_2dmamba.features.encoder_facts import about_encoder, catalogued; "
+        "from napari_2dmamba.features.encoder_speed import latest_speed; known_encoders(); "
+        "assert about_encoder('uni'); assert catalogued(); latest_speed('uni', 'auto', 'float32'); "
+        "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_encoder_that_is_offered_has_its_facts_once():
+    names = [facts.name for group in catalogued().values() for facts in group]
+    assert len(set(names)) == len(names)
+    assert set(known_encoders()) | set(BY_FILE) == set(names)
+    for access, group in catalogued().items():
+        assert all(access_of(facts.name) is access for facts in group)
+
+
+@pytest.mark.parametrize(
+    ("stated", "agrees", "said"),
+    [
+        (("uni", 1024, 0.5), True, "match: trained on uni, on patches at 0.5 µm/px"),
+        (("phikon-v2", 1024, 0.5), False, "mismatch: trained on phikon-v2"),
+        (("uni", 512, None), False, "takes 512 features and uni gives 1024"),
+        ((None, 1024, None), None, "states no encoder; its 1024 features agree"),
+        ((None, 768, 0.5), False, "mismatch: takes 768 features, and uni gives 1024"),
+        ((None, None, None), None, "states neither"),
+        (("mal\x1bicious", 1024, None), False, "mismatch: trained on mal icious"),
+    ],
+)
+def test_match_or_mismatch_with_a_checkpoint_is_named(stated, agrees, said):
+    verdict, words = against_checkpoint("uni", *stated)
+    assert verdict is agrees
+    assert said in words
 
 
 PARAMETERS = {  # as their makers state them, in millions

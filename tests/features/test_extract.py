@@ -198,34 +198,34 @@ def test_killed_at_random_moments_the_next_run_gives_the_same_bits(slide, pyrami
 
 @pytest.mark.parametrize("cut", [1, 30, 5000])
 def test_a_journal_cut_anywhere_gives_back_its_whole_records(tmp_path, cut):
-    path, header = tmp_path / "a.journal", {"batch_size": 4, "of": "something"}
+    path, header = tmp_path / "a.journal", {"of": "something"}
     rng = np.random.default_rng(0)
     features = rng.normal(size=(6, 4, 300)).astype(np.float32)
     verdicts = rng.integers(0, 4, (6, 4), np.uint8)
-    with Journal(path, header, 300) as journal:
+    with Journal(path, header, 300, lambda: 4) as journal:
         for f, k in zip(features, verdicts, strict=True):
             journal.append(f, k)
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
-    with Journal(path, header, 300) as journal:
+    with Journal(path, header, 300, lambda: 4) as journal:
         assert journal.done == 4 * (5 if cut < 5000 else 4)
         assert (np.array(journal.features) == features[: journal.done // 4]).all()
         assert (np.array(journal.verdicts) == verdicts[: journal.done // 4]).all()
     path.write_bytes(whole[:2000] + bytes([whole[2000] ^ 1]) + whole[2001:])
-    with Journal(path, header, 300) as journal:
+    with Journal(path, header, 300, lambda: 4) as journal:
         assert journal.done == 0  # the first record is damaged, so all are computed again
     path.write_bytes(whole)
-    with Journal(path, {**header, "of": "something else"}, 300) as journal:
+    with Journal(path, {"of": "something else"}, 300, lambda: 4) as journal:
         assert journal.done == 0
 
 
 def test_two_runs_do_not_write_one_journal(tmp_path):
-    path, header = tmp_path / "a.journal", {"batch_size": 4}
+    path, header = tmp_path / "a.journal", {"of": "something"}
     with (
-        Journal(path, header, 3),
+        Journal(path, header, 3, lambda: 4),
         pytest.raises(FeatureError, match="being written by another run"),
     ):
-        Journal(path, header, 3)
+        Journal(path, header, 3, lambda: 4)
 
 
 def damage(path: Path, tile: int) -> None:

@@ -1,13 +1,19 @@
 """The choice of encoders: grouped, with what each takes, and what the checkpoint wants."""
 
+import time
+from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox
 
+from napari_2dmamba.features import FeatureSettings, encoder_speed, extract_features
+from napari_2dmamba.features.encoder import load_encoder
 from napari_2dmamba.features.encoder_catalog import CATALOG
 from napari_2dmamba.features.encoder_names import grouped_encoders
+from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.plugin.parts.features_section import FeaturesSection
+from napari_2dmamba.slide import GridSettings, detect_tissue, make_grid, open_slide
 from tests.plugin.conftest import LONG
 
 
@@ -39,37 +45,111 @@ def test_all_encoders_are_offered_under_headings(qtbot: Any) -> None:
         assert entry.page in tip
 
 
-def test_below_the_choice_stands_what_it_takes(qtbot: Any) -> None:
+def header(encoder: str | None, features: int = 1024) -> CheckpointHeader:
+    """A checkpoint that was trained on an encoder."""
+    config = {"feature_size": features, "n_outputs": 2}
+    return CheckpointHeader("abmil", config, "classification", ("a", "b"), encoder, mpp=0.5)
+
+
+def test_below_the_choice_stand_the_facts_and_what_is_to_be_done(qtbot: Any) -> None:
     section, box = made(qtbot)
-    assert section.about_encoder.isHidden()
+    facts = section.encoder_facts
+    assert facts.text("Needs") == "nothing: works at once, without a network"
+    assert facts.text("Features") == "102 per patch"
+    assert facts.text("Checkpoint") == "none is open"
     with qtbot.waitSignal(section.changed, timeout=LONG):
         box.setCurrentIndex(box.findText("virchow2"))
         box.activated.emit(box.currentIndex())
     assert section.settings.encoder == "virchow2"
-    assert "huggingface.co/paige-ai/Virchow2" in section.about_encoder.text()
-    assert section.about_encoder.kind == "warning"
+    assert "licence accepted" in facts.text("Needs")
+    assert "CC BY-NC-ND 4.0" in facts.text("Licence")
+    assert "https://huggingface.co/paige-ai/Virchow2" in facts.text("Licence")
+    assert facts.text("Size") == "631.2 M parameters, 2,525 MB in float32"
+    assert facts.text("Features") == "2560 per patch"
+    assert facts.text("Input") == "224 px, 0.5 µm/px"
+    assert "hf auth login" in section.to_do.text()
+    assert section.to_do.kind == "warning"
     section.form.editor("weights").set("/tmp/virchow2.safetensors")
     section.form.changed.emit()
-    assert "from the file you gave" in section.about_encoder.text()
-    assert section.about_encoder.kind == "info"
+    assert "from the file you gave" in facts.text("Needs")
+    assert section.to_do.text() == ""
+    box.setEditText("conch")
+    section.form.changed.emit()
+    assert facts.text("Size") == "not known here"
+    assert "export the network" in section.to_do.text()
     section.from_file.setChecked(True)
-    assert section.about_encoder.text() == ""
+    assert section.to_do.text() == ""
+    section.compute.setChecked(True)
+    box.setEditText("timm:resnet18")
+    section.form.changed.emit()
+    assert "not in the lists" in facts.text("Needs")
+    assert facts.text("Size") == ""
 
 
-def test_what_the_checkpoint_wants_is_marked(qtbot: Any) -> None:
+def test_what_the_checkpoint_wants_is_marked_and_named(qtbot: Any) -> None:
     section, box = made(qtbot)
-    section.follow_checkpoint("uni")
+    facts = section.encoder_facts
+    section.follow_checkpoint(header("uni"))
     assert bold(box) == ["uni"]
-    assert section.about_encoder.text().startswith("The checkpoint was trained on it. UNI")
+    assert facts.text("Checkpoint") == "match: trained on uni, on patches at 0.5 µm/px"
     box.setEditText("phikon")
     section.form.changed.emit()
-    assert "trained on uni" in section.about_encoder.text()
-    assert section.about_encoder.kind == "warning"
-    section.follow_checkpoint("stain-texture-v1")
+    assert facts.text("Checkpoint") == "mismatch: trained on uni"
+    section.follow_checkpoint(header("stain-texture-v1", 102))
     assert bold(box) == ["stain-texture-v1"]
+    assert facts.text("Checkpoint").startswith("match")
+    section.follow_checkpoint(header(None, 512))
+    assert facts.text("Checkpoint") == (
+        "mismatch: takes 512 features, and stain-texture-v1 gives 102"
+    )
     section.follow_checkpoint(None)
     assert bold(box) == []
-    assert section.about_encoder.text() == ""
-    section.follow_checkpoint("conch")  # needs a file: not chosen, and said how
+    assert facts.text("Checkpoint") == "none is open"
+    section.follow_checkpoint(header("conch", 512))  # needs a file: not chosen, and said how
     assert section.settings.encoder == "stain-texture-v1"
     assert "export the network" in section.stated.text()
+
+
+def test_the_speed_is_there_once_it_was_measured_and_only_where_it_was(
+    qtbot: Any, slide_path: Path, monkeypatch: Any, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(encoder_speed, "speeds_file", lambda: tmp_path / "speeds.json")
+    monkeypatch.setattr(encoder_speed, "_measured_here", {})
+    section, box = made(qtbot)
+    facts = section.encoder_facts
+    assert facts.text("Speed here") == "not measured here yet"
+    settings = FeatureSettings(device="cpu", batch_size=2)
+    slow = Slowed()
+    with open_slide(slide_path) as slide:
+        grid = make_grid(slide, detect_tissue(slide), GridSettings(patch_size=128))
+        extract_features(slide, grid, settings, encoder=slow)
+    section.show_facts()
+    kept = encoder_speed.latest_speed("stain-texture-v1", "auto", "float32")
+    assert kept is not None
+    assert 0 < kept.patches_per_second < slow.most
+    assert f"{kept.patches_per_second:.3g} patches/s, reading included" in facts.text("Speed here")
+    assert f"{len(grid)} patches of 128 px, 2 at a time" in facts.text("Speed here")
+    section.form.editor("device").set("cuda")
+    section.form.changed.emit()
+    assert facts.text("Speed here") == "not measured here yet"
+    section.form.editor("device").set("cpu")
+    box.setEditText("uni")
+    section.form.changed.emit()
+    assert facts.text("Speed here") == "not measured here yet"
+
+
+class Slowed:
+    """The embedded encoder, which takes a known time at least."""
+
+    most = 50.0
+    """Patches per second."""
+
+    def __init__(self) -> None:
+        self._inner = load_encoder(device="cpu")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def encode(self, patches: Any, mpp: float | None = None) -> Any:
+        time.sleep(len(patches) / self.most)
+        return self._inner.encode(patches, mpp)

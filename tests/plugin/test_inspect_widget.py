@@ -11,7 +11,7 @@ import pytest
 import shapely
 import tifffile
 from napari.layers import Shapes
-from qtpy.QtCore import QPoint, Qt
+from qtpy.QtCore import QObject, QPoint, Qt
 
 from napari_2dmamba.explain.counterfactual import Counterfactual, Counterfactuals
 from napari_2dmamba.explain.display import PATCH_DISPLAY, DisplaySettings
@@ -20,10 +20,11 @@ from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.explain.maps import MAPS
 from napari_2dmamba.explain.mass import LINE_COLOURS, border, fewest_cells
 from napari_2dmamba.explain.outcome import Outcome
-from napari_2dmamba.explain.receptive_field import average_field, field_size
+from napari_2dmamba.explain.receptive_field import average_field, field_size, receptive_field
 from napari_2dmamba.export.run_folder import open_run
 from napari_2dmamba.pipeline import run
 from napari_2dmamba.plugin.inspect_widget import InspectWidget
+from napari_2dmamba.plugin.inspect_widget.follow_mouse import FollowMouse
 from napari_2dmamba.plugin.inspect_widget.what_if_section import INSPECTED, WhatIfSection
 from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.run_widget import RunWidget
@@ -540,3 +541,67 @@ def test_a_run_that_cannot_be_inspected(
     assert inspect.message.text() == (
         "The features of this run were not kept, or were moved; run the slide again to inspect it."
     )
+
+
+def test_maps_follow_the_mouse_and_end_at_the_patch_under_it(
+    inspect: InspectWidget, viewer: Any, qtbot: Any
+) -> None:
+    subject = inspect.live.inspected.subject  # type: ignore[union-attr]
+    inspect.map_list.tick("erf", True)
+    settle(inspect, qtbot)
+    start = inspect.inspected_patches
+    cells = subject.cells_of_patches
+    middle = cells[start[-1]][0]
+    row = [int(patch) for patch in np.flatnonzero(cells[:, 0] == middle)][:8]
+    assert len(row) > 4
+
+    def move(patch: int) -> None:
+        x, y = world(inspect, patch)
+        camera, (height, width) = viewer.scene.camera, viewer.canvas.size
+        center_y, center_x = camera.center[-2:]
+        at = QPoint(
+            round(width / 2 + (x - center_x) * camera.zoom),
+            round(height / 2 + (y - center_y) * camera.zoom),
+        )
+        qtbot.mouseMove(viewer.window._qt_viewer.canvas.native, at)
+        process_events()
+
+    move(row[0])
+    assert inspect.inspected_patches == start  # it was not asked to follow
+    inspect.follow.setChecked(True)
+    shown: list[tuple[int, ...]] = []
+    inspect.live.computed.connect(lambda: shown.append(inspect.inspected_patches))
+    for patch in row[1:]:
+        move(patch)
+    qtbot.waitUntil(lambda: inspect.inspected_patches == (row[-1],), timeout=LONG)
+    settle(inspect, qtbot)
+    assert shown[-1] == (row[-1],)
+    truth = receptive_field(subject, row[-1])
+    np.testing.assert_allclose(
+        inspect.live.maps["erf"].values, truth.values, rtol=1e-5, atol=1e-6, equal_nan=True
+    )
+    click(viewer, qtbot, *world(inspect, row[2]))
+    settle(inspect, qtbot)
+    assert not inspect.follow.isChecked()
+    move(row[-1])
+    assert inspect.inspected_patches == (row[2],)
+
+
+def test_a_patch_waits_for_the_maps_of_the_one_before_but_not_for_long(qtbot: Any) -> None:
+    busy, asked = [False], []
+    parent = QObject()
+    follow = FollowMouse(lambda: busy[0], parent)
+    follow.patch.connect(asked.append)
+    follow.point(1)
+    busy[0] = True
+    follow.point(2)
+    follow.point(3)
+    assert asked == [1]
+    follow.go_on()  # the maps of 1 are there: the newest is next, 2 is never asked
+    assert asked == [1, 3]
+    follow.point(4)
+    follow.point(3)  # back where it was
+    follow.go_on()
+    assert asked == [1, 3]
+    follow.point(5)  # whose maps take long
+    qtbot.waitUntil(lambda: asked == [1, 3, 5], timeout=LONG)

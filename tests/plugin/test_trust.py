@@ -9,6 +9,7 @@ from qtpy.QtWidgets import QMessageBox, QWidget
 from napari_2dmamba.features import trust
 from napari_2dmamba.plugin.parts.features_section import FeaturesSection
 from napari_2dmamba.plugin.parts.trust_question import may_run
+from tests.plugin.test_features_section import header
 
 
 @pytest.mark.parametrize("name", ["~/evil.ts", "timm:local-dir:/tmp/x", "/tmp/e.yaml", "a/b"])
@@ -16,11 +17,11 @@ def test_an_encoder_of_others_is_shown_and_not_chosen(qtbot: Any, name: str) -> 
     section = FeaturesSection()
     qtbot.addWidget(section)
     before = section.settings
-    section.follow_checkpoint(name)
+    section.follow_checkpoint(header(name))
     assert section.settings == before
     assert name in section.stated.text()
     assert "not chosen" in section.stated.text()
-    section.follow_checkpoint("uni")
+    section.follow_checkpoint(header("uni"))
     assert section.settings.encoder == "uni"
     assert section.stated.text() == ""
     section.follow_checkpoint(None)

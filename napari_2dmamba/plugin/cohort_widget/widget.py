@@ -279,11 +279,10 @@ class CohortWidget(DockedWidget):
 
     def _follow_checkpoint(self, header: CheckpointHeader | None) -> None:
         self._follow_table()
-        if header is None:
-            return
-        form = self.patches_section.grid_form
-        form.set_settings(form.settings().trained_for(header))
-        self.features_section.follow_checkpoint(header.encoder)
+        self.features_section.follow_checkpoint(header)
+        if header is not None:
+            form = self.patches_section.grid_form
+            form.set_settings(form.settings().trained_for(header))
 
     def _follow_table(self) -> None:
         if self._job is None:
@@ -445,6 +444,7 @@ class CohortWidget(DockedWidget):
         self.table.set_paused(False)
         self.footer.set_running(False)
         self.footer.say("")
+        self.features_section.show_facts()
         self._follow_table()
 
     def _complain(self, sentence: str) -> None:

@@ -56,14 +56,19 @@ class QueryLayer:
             )
             self._session.add_layer(slide, layer, of_run=True)
             layer.editable = False
-        layer.data = []
-        for one, kind in shapes:
+        kinds = [kind for _, kind in shapes]
+        # In one step, as each costs napari a new slice of every layer
+        if layer.shape_type == kinds:
+            layer.data = shapes
+        else:
+            layer.data = []
             layer.add(
-                one, shape_type=kind, face_color="transparent", edge_color=_COLOUR, edge_width=1
-            )
+                [one for one, _ in shapes], shape_type=kinds, face_color="transparent",
+                edge_color=_COLOUR, edge_width=1,
+            )  # fmt: skip
+            layer.metadata[_KEY] = len(corners)
+            self._keep_width()
         layer.selected_data = set()
-        layer.metadata[_KEY] = len(corners)
-        self._keep_width()
 
     def clear(self) -> None:
         """Take the layer away."""

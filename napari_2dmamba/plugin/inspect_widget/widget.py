@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QCheckBox, QLabel, QPushButton, QVBoxLayout
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.export.record import ExplainedMap, Explanations
 from napari_2dmamba.export.run_folder import save_run
+from napari_2dmamba.plugin.inspect_widget.follow_mouse import FollowMouse
 from napari_2dmamba.plugin.inspect_widget.inspected import Inspected
 from napari_2dmamba.plugin.inspect_widget.live_maps import LiveMaps
 from napari_2dmamba.plugin.inspect_widget.map_list import MapList
@@ -59,6 +60,7 @@ class InspectWidget(DockedWidget):
         self.message = Message()
         self.mode = QPushButton(_START)
         self.hint = QLabel("Click a patch · shift-click adds one · arrow keys move · Escape ends")
+        self.follow = QCheckBox("Follow the mouse; a click stays")
         self.patch_section = PatchSection()
         self.map_list = MapList()
         self.how = MapOptionsForm()
@@ -72,6 +74,7 @@ class InspectWidget(DockedWidget):
         self.query_layer = QueryLayer(self.session)
         self.live = LiveMaps(self.session, self.map_list, self)
         self._pointing = Pointing(self._viewer, self)
+        self._following = FollowMouse(lambda: self.live.is_busy, self)
         self._jobs = OneJob(self.footer, self)
         self._loading = LatestJob(self, delay_ms=0)
         self._reading = LatestJob(self, delay_ms=0)
@@ -97,6 +100,11 @@ class InspectWidget(DockedWidget):
         )
         self.hint.setWordWrap(True)
         self.hint.hide()
+        self.follow.setToolTip(
+            "Maps of the patch under the mouse: those that come in about half a second keep up, "
+            "others come when it rests"
+        )
+        self.follow.hide()
         self.lines.setChecked(True)
         self.lines.setToolTip(
             "Dark to light green: around the fewest patches that hold 50, 90 and 99 % of the map"
@@ -115,7 +123,7 @@ class InspectWidget(DockedWidget):
         head = QVBoxLayout()
         head.setContentsMargins(4, 4, 4, 0)
         head.setSpacing(4)
-        for part in (self.mode, self.hint, self.message):
+        for part in (self.mode, self.hint, self.follow, self.message):
             head.addWidget(part)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -133,6 +141,7 @@ class InspectWidget(DockedWidget):
     def _connect(self) -> None:
         self.mode.toggled.connect(self._set_mode)
         self._pointing.clicked.connect(self._on_click)
+        self._pointing.moved.connect(self._on_move)
         self._pointing.stepped.connect(self.step)
         self._pointing.ended.connect(self.leave)
         self._loading.succeeded.connect(self._take)
@@ -142,6 +151,10 @@ class InspectWidget(DockedWidget):
         self.live.changed.connect(self._show_numbers)
         self.live.computed.connect(self._tell_run)
         self.live.failed.connect(self._on_map_failed)
+        self._following.patch.connect(lambda patch: self._inspect([patch]))
+        self.live.computed.connect(self._following.go_on)
+        self.live.failed.connect(self._following.go_on)
+        self.follow.toggled.connect(self._following.forget)
         self.how.changed.connect(lambda: self.live.set_how(self.how.how))
         self.lines.toggled.connect(self.live.set_lines)
         self.link.toggled.connect(self.live.link)
@@ -210,6 +223,7 @@ class InspectWidget(DockedWidget):
         """Let go of the run that was inspected."""
         self._loading.cancel()
         self._jobs.cancel()
+        self._following.forget()
         self.live.forget()
         self.query_layer.clear()
         self.patch_section.clear()
@@ -264,6 +278,7 @@ class InspectWidget(DockedWidget):
         self._is_on = True
         self.mode.setText(_STOP)
         self.hint.show()
+        self.follow.show()
         self._pointing.start()
         inspected = self.live.inspected
         if inspected is None or inspected.shown.prediction is not shown.prediction:
@@ -276,6 +291,8 @@ class InspectWidget(DockedWidget):
         self._pointing.stop()
         self.mode.setText(_START)
         self.hint.hide()
+        self.follow.hide()
+        self._following.forget()
         self._loading.cancel()
         self.query_layer.clear()
         self.message.clear()
@@ -285,16 +302,29 @@ class InspectWidget(DockedWidget):
         self.mode.setChecked(False)
 
     def _on_click(self, position: tuple[float, ...], add: bool) -> None:
+        self.follow.setChecked(False)
         self.inspect_at(position, add=add)
+
+    def _on_move(self, position: tuple[float, ...]) -> None:
+        if self.follow.isChecked():
+            patch = self._patch_at(position)
+            if patch is not None:
+                self._following.point(patch)
+
+    def _patch_at(self, position: tuple[float, ...]) -> int | None:
+        """Return the patch at a world position; None where there is none, or no run."""
+        inspected, slide = self.live.inspected, self.live.layers.slide
+        if inspected is None or slide is None:
+            return None
+        # whole numbers are pixel centres
+        y, x = (value / slide.unit + 0.5 for value in position[-2:])
+        return inspected.subject.patch_at(x, y)
 
     def inspect_at(self, position: tuple[float, ...], *, add: bool = False) -> None:
         """Inspect the patch at a world position; ``add`` keeps those inspected before."""
-        inspected, slide = self.live.inspected, self.live.layers.slide
-        if inspected is None or slide is None:
+        if self.live.inspected is None:
             return
-        # whole numbers are pixel centres
-        y, x = (value / slide.unit + 0.5 for value in position[-2:])
-        patch = inspected.subject.patch_at(x, y)
+        patch = self._patch_at(position)
         if patch is None:
             self.message.say("No patch lies there; click on tissue that was cut into patches")
             return
@@ -308,6 +338,7 @@ class InspectWidget(DockedWidget):
             return
         patch = inspected.neighbour(self.live.patches[-1], rows, cols)
         if patch is not None:
+            self._following.forget()
             self._inspect([patch])
 
     @property

@@ -8,14 +8,10 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QRadioButton
 
 from napari_2dmamba.features import FeatureFileSettings, FeatureSettings
-from napari_2dmamba.features.encoder_names import (
-    Access,
-    about_encoder,
-    access_of,
-    grouped_encoders,
-    is_known,
-    not_taken,
-)
+from napari_2dmamba.features.encoder_facts import about_encoder, facts_of
+from napari_2dmamba.features.encoder_names import grouped_encoders, is_known, not_taken
+from napari_2dmamba.models.header import CheckpointHeader
+from napari_2dmamba.plugin.parts.encoder_facts_view import EncoderFactsView
 from napari_2dmamba.plugin.parts.form import Form, PathEditor, SuggestEditor
 from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.parts.section import Fold, Section
@@ -75,10 +71,12 @@ class FeaturesSection(Section):
         self.asked = Message()
         self.facts_form: Form[FeatureFileSettings] = Form(FeatureFileSettings)
         self.facts_form.changed.connect(self._follow)
-        self.about_encoder = Message()
-        self._wanted: str | None = None
+        self.encoder_facts = EncoderFactsView()
+        self.form.put_below("encoder", self.encoder_facts)
+        self.to_do = Message()
+        self._header: CheckpointHeader | None = None
         for widget in (
-            self.compute, self.stated, self.form, self.about_encoder, self.from_file, self.file,
+            self.compute, self.stated, self.form, self.to_do, self.from_file, self.file,
             self.asked, self.facts_form,
         ):  # fmt: skip
             self.body.addWidget(widget)
@@ -147,13 +145,14 @@ class FeaturesSection(Section):
         (self.from_file if choices.from_file else self.compute).setChecked(True)
         self.blockSignals(False)
 
-    def follow_checkpoint(self, encoder: str | None) -> None:
+    def follow_checkpoint(self, header: CheckpointHeader | None) -> None:
         """Choose the encoder a checkpoint states where it is known here; else only show it.
 
         A checkpoint may be from anyone, and other names may stand for programs.
         """
         self.stated.clear()
-        self._wanted = encoder
+        self._header = header
+        encoder = None if header is None else header.encoder
         editor = self.form.editor("encoder")
         assert isinstance(editor, SuggestEditor)
         editor.mark(encoder, _OF_CHECKPOINT)
@@ -162,28 +161,21 @@ class FeaturesSection(Section):
         elif encoder is not None and encoder != self.settings.encoder:
             self.stated.say(not_taken(encoder), "warning")
             self.set_open(True)
-        self._tell_of_encoder()
+        self.show_facts()
 
-    def _tell_of_encoder(self) -> None:
-        """Say below the choice what the encoder takes, and whether the checkpoint wants it."""
-        settings, wanted = self.settings, self._wanted
-        name, has_weights = settings.encoder, settings.weights is not None
-        access = access_of(name)
-        said = [about_encoder(name, has_weights=has_weights)]
-        if wanted == name:
-            said.insert(0, _OF_CHECKPOINT)
-        elif wanted is not None and is_known(wanted):
-            said.insert(0, f"The checkpoint was trained on {wanted}, bold in the list, not on this")
-        elif access is Access.AT_ONCE:
-            said = []
-        if self.from_file.isChecked() or not any(said):
-            self.about_encoder.clear()
-            return
-        asks = access is Access.BY_FILE or (access is Access.GATED and not has_weights)
-        another = wanted not in (None, name)
-        self.about_encoder.say(
-            ". ".join(filter(None, said)), "warning" if asks or another else "info"
-        )
+    def show_facts(self) -> None:
+        """Show the facts of the encoder, and what is to be done before it can be used."""
+        settings, header = self.settings, self._header
+        wanted = None
+        if header is not None:
+            wanted = header.encoder, header.config["feature_size"], header.mpp
+        self.encoder_facts.show_facts(settings, wanted)
+        facts = facts_of(settings.encoder)
+        to_do = "" if facts is None else facts.to_do(has_weights=settings.weights is not None)
+        if to_do and not self.from_file.isChecked():
+            self.to_do.say(to_do, "warning")
+        else:
+            self.to_do.clear()
 
     def _follow(self) -> None:
         from_file = self.from_file.isChecked()
@@ -197,5 +189,5 @@ class FeaturesSection(Section):
             self.set_summary(Path(path).name if path else "nothing chosen")
         else:
             self.set_summary(self.settings.encoder)
-        self._tell_of_encoder()
+        self.show_facts()
         self.changed.emit()

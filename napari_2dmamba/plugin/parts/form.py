@@ -129,6 +129,14 @@ class Form(QWidget, Generic[Settings]):
             if rows.indexOf(editor) >= 0:
                 rows.setRowVisible(editor, is_visible)
 
+    def put_below(self, name: str, widget: QWidget) -> None:
+        """Show a widget of the caller's below the row of one field, over the whole width."""
+        editor = self._editors[name]
+        for rows in self.findChildren(QFormLayout):
+            if rows.indexOf(editor) >= 0:
+                row, _ = rows.getWidgetPosition(editor)
+                rows.insertRow(row + 1, widget)
+
     def editor(self, name: str) -> "Editor":
         """Return the editor of one field."""
         return self._editors[name]

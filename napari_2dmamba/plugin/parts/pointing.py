@@ -24,12 +24,15 @@ class Pointing(QObject):
     -------
     clicked(position, add)
         World position ``(..., y, x)``; ``add`` with Shift.
+    moved(position)
+        The mouse is elsewhere, with no button pressed; the same position.
     stepped(rows, cols)
     ended()
         Escape.
     """
 
     clicked = Signal(object, bool)
+    moved = Signal(object)
     stepped = Signal(int, int)
     ended = Signal()
 
@@ -37,11 +40,13 @@ class Pointing(QObject):
         super().__init__(parent)
         self._viewer = viewer
         self._press = weak_callback(self._on_press)
+        self._move = weak_callback(self._on_move)
         self._keys: dict[str, Any] | None = None  # what they did before, while we have them
 
     def start(self) -> None:
         """Take clicks and keys."""
         self._viewer.mouse_drag_callbacks.append(self._press)
+        self._viewer.mouse_move_callbacks.append(self._move)
         actions = {name: self._steps(*way) for name, way in ARROWS.items()}
         actions["Escape"] = weak_callback(self._end)
         self._keys = {
@@ -53,6 +58,7 @@ class Pointing(QObject):
         """Give clicks and keys back; without `start` nothing happens."""
         if self._press in self._viewer.mouse_drag_callbacks:
             self._viewer.mouse_drag_callbacks.remove(self._press)
+            self._viewer.mouse_move_callbacks.remove(self._move)
         for key, before in (self._keys or {}).items():
             self._viewer.bind_key(key, before, overwrite=True)
         self._keys = None
@@ -67,6 +73,9 @@ class Pointing(QObject):
 
     def _step(self, rows: int, cols: int) -> None:
         self.stepped.emit(rows, cols)
+
+    def _on_move(self, viewer: "Viewer", event: Any) -> None:
+        self.moved.emit(event.position)
 
     def _end(self, viewer: Any) -> None:
         self.ended.emit()

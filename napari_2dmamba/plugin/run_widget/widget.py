@@ -184,7 +184,7 @@ class RunWidget(DockedWidget):
         grid = choices.grid
         if header is not None:
             grid = grid.trained_for(header)
-            self.features_section.follow_checkpoint(header.encoder)
+        self.features_section.follow_checkpoint(header)
         self.session.choose(
             checkpoint=section.chosen, grid=grid, features=self.features_section.settings
         )
@@ -195,6 +195,8 @@ class RunWidget(DockedWidget):
         for section in (self.runs_section, self.export_section):
             section.set_busy(is_busy)
         self.result_section.class_map.setEnabled(not is_busy)
+        if not is_busy:
+            self.features_section.show_facts()  # the speed of the encoder may be known now
         self._allow_run()
 
     def _allow_run(self) -> None:
