@@ -2,7 +2,11 @@
 # Drives an installed app in a system without Python, as a user: what it says of itself, a run, its
 # exports, and, where Xvfb is, the window. Usage: check.sh LAUNCHER FOLDER (new; gets the results).
 set -eu
-app=$1
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
+case $1 in
+  */*) app=$(CDPATH='' cd -- "$(dirname -- "$1")" && pwd -P)/$(basename -- "$1") ;;
+  *) app=$(command -v -- "$1") ;;
+esac
 mkdir -p "$2"
 out=$(cd -- "$2" && pwd -P)
 if command -v python3 >/dev/null; then
@@ -17,7 +21,6 @@ cd "$out"
 "$app" export runs/synthetic-he
 ls runs/synthetic-he/exports
 if command -v xvfb-run >/dev/null; then
-  here=$(dirname -- "$0")
   QT_API=pyside6 xvfb-run -a -s "-screen 0 1600x1000x24" \
     "$folder/python/bin/python3" -I "$here/drive_window.py" "$sample" "$out"
 fi
