@@ -16,7 +16,7 @@ import pydicom
 
 from napari_2dmamba.cohort import find_slides
 from napari_2dmamba.errors import SlideError
-from napari_2dmamba.slide import addresses, open_slide, remote
+from napari_2dmamba.slide import addresses, open_slide
 from napari_2dmamba.slide.remote_file import DISK_CACHE_VARIABLE
 from tests.material import shared
 from tests.slide.dicomweb import multipart, serve_dicomweb
@@ -33,14 +33,10 @@ from tests.slide.written_dicom import (
     write_dicom,
 )
 
+pytestmark = pytest.mark.usefixtures("own_network_cache")
+
 _LEVELS = [noise(700, 900, 3)]
 _LEVELS.append(halved(_LEVELS[0]))
-
-
-@pytest.fixture(autouse=True)
-def _private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.001)
 
 
 @pytest.fixture

@@ -20,14 +20,10 @@ from tests.slide.written import halved, noise, write_ome_pyramid, write_pyramid,
 
 pytest.importorskip("requests", reason="the extra remote is not installed")
 
+pytestmark = pytest.mark.usefixtures("own_network_cache")
+
 _LEVELS = [noise(700, 900, 3)]
 _LEVELS.append(halved(_LEVELS[0]))
-
-
-@pytest.fixture(autouse=True)
-def _private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.001)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ Qt's own proxy asks Python for two values at every comparison, and stood still f
 thousand slides; here a row's key is made once, whenever the row changes.
 """
 
-from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, ClassVar, Protocol
@@ -61,13 +60,13 @@ class RowTable(QAbstractTableModel):
 
     # -- what a subclass says -----------------------------------------------------------------
 
-    @abstractmethod
     def all_rows(self) -> Rows:
         """Return every row, in the order of the table."""
+        raise NotImplementedError
 
-    @abstractmethod
     def text(self, row: Any, column: Any) -> str:
         """Return what a cell says."""
+        raise NotImplementedError
 
     def key(self, row: Any, column: Any) -> Any:
         """Return what a column is sorted by."""
