@@ -36,8 +36,11 @@ def test_a_slide_is_explained_and_saved(tmp_path: Path) -> None:
     assert saved.maps[1].queries == ((320 + 7 * PATCH, 256 + 4 * PATCH),)
     assert saved.maps[1].quantity == saved.maps[2].quantity == "weight through the scan"
     record = json.loads((tmp_path / "run" / "run.json").read_text())["explanations"]
-    assert (record["queries"][0]["row"], record["queries"][0]["col"]) == (4, 7)
-    assert record["queries"][0]["extents"]["erf"]["unit"] == "µm"
+    query = record["queries"][0]
+    assert (query["row"], query["col"]) == (8, 12), "counted as the maps' own words count"
+    assert sorted(query["extents"]) == ["erf", "feeds", "provenance"]
+    assert query["extents"]["erf"]["unit"] == "µm"
+    assert query["extents"]["provenance"]["right"] == query["extents"]["feeds"]["left"] == 0
     with pytest.raises(GridError, match=r"no patch lies at x 5, y 5 of s\.tif"):
         explain_run(slide, model, names, at=(5, 5))
     with pytest.raises(UserError, match="there is no layer 2; this model has 1 to 1"):

@@ -105,7 +105,7 @@ class Provenance:
         values = self.values_on(
             query, layer=layer, through=through, channels=channels, contribution=contribution
         )
-        place = self.subject.place_of(query)
+        place = self.subject.place_words(query)
         what = "the input of each cell" if contribution else "a unit input at each cell"
         return self._map(
             values,
@@ -133,7 +133,7 @@ class Provenance:
         values = self.values_of(
             source, layer=layer, through=through, channels=channels, contribution=contribution
         )
-        place = self.subject.place_of(source)
+        place = self.subject.place_words(source)
         what = "the input" if contribution else "a unit input"
         return self._map(
             values,

@@ -253,7 +253,7 @@ def lay_on_patch(subject: Subject, field: NDArray[np.float64], patch: int, what:
         field[rows, cols],
         "average receptive field",
         f"how strongly a patch depends on its surroundings, the mean over {what}, each divided by "
-        f"its sum, laid on the patch at {subject.place_of(patch)}",
+        f"its sum, laid on the patch at {subject.place_words(patch)}",
         queries=(patch,),
         gaps=True,
     )

@@ -71,7 +71,7 @@ def rollout(
     return subject.map_of_patches(
         (squares / (1 if probes is None else count)).sqrt(),
         "rollout",
-        f"how strongly the features of each patch enter the state at {subject.place_of(patch)} "
+        f"how strongly the features of each patch enter the state at {subject.place_words(patch)} "
         "through all layers, step sizes and gates held (norm of the Jacobian)",
         quantity=JACOBIAN,
         queries=(patch,),
@@ -91,7 +91,8 @@ def state_relevance(subject: Subject, patch: int, *, layer: int = -1) -> GridMap
     return subject.map_of_patches(
         (gradient * subject.features).sum(1),
         "relevance to the state",
-        f"share of each patch in the state at {subject.place_of(patch)}, step sizes and gates held",
+        f"share of each patch in the state at {subject.place_words(patch)}, "
+        "step sizes and gates held",
         signed=True,
         queries=(patch,),
     )

@@ -17,7 +17,7 @@ from napari_2dmamba.models.architecture import Architecture, ModelOutput
 from napari_2dmamba.models.finite import require_finite
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.models.settings import ModelSettings
-from napari_2dmamba.slide.grid import cells_of
+from napari_2dmamba.slide.grid import place_of
 
 Query = int | tuple[int, int]
 """A patch by its number in the bag, or a cell ``(row, col)`` of the canvas, tissue or not."""
@@ -190,13 +190,13 @@ class Subject:
         side = self.bag.cell_size
         return x + col * side, y + row * side
 
-    def place_of(self, query: Query) -> str:
-        """Say where a patch or cell lies on the slide's grid, as tables and the viewer count.
+    def place_of(self, query: Query) -> tuple[int, int]:
+        """Return ``(row, col)`` of a patch or cell on the slide's grid: see `grid.place_of`."""
+        return place_of(self.corner_of(query), self.bag.patch_size_level0)
 
-        Never counted from the corner of a canvas, which is elsewhere on every slide.
-        """
-        corner = np.array([self.corner_of(query)])
-        row, col = cells_of(corner, self.bag.patch_size_level0)[0]
+    def place_words(self, query: Query) -> str:
+        """Say where a patch or cell lies on the slide's grid."""
+        row, col = self.place_of(query)
         return f"row {row}, column {col}"
 
     def map_of_canvas(

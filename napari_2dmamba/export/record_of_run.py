@@ -1,5 +1,6 @@
 """The record of a run that just ended: what it was made of and with."""
 
+import dataclasses
 import os
 import platform
 import sys
@@ -14,6 +15,7 @@ from napari_2dmamba.export.content_hash import features_hash, file_hash
 from napari_2dmamba.export.finite import refuse_not_finite
 from napari_2dmamba.export.json_file import as_json
 from napari_2dmamba.export.record import (
+    ExplainedPatch,
     FeaturesRecord,
     GridRecord,
     ModelRecord,
@@ -29,6 +31,8 @@ from napari_2dmamba.slide.grid import PatchGrid
 from napari_2dmamba.slide.regions import Regions
 
 if TYPE_CHECKING:
+    from napari_2dmamba.explain.patch_numbers import Extent
+    from napari_2dmamba.explain.subject import Subject
     from napari_2dmamba.slide import Slide
 
 _PACKAGES = (
@@ -178,3 +182,14 @@ def _device_name(device: str) -> str:
 
         return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
     return platform.processor() or platform.machine()
+
+
+def explained_patch(
+    subject: "Subject", patch: int, extents: "Mapping[str, Extent]"
+) -> ExplainedPatch:
+    """Return what a record says of a patch that was asked about, and how far its maps reach."""
+    reach = {
+        name: as_json({**dataclasses.asdict(one.size), "own_share": one.own_share})
+        for name, one in extents.items()
+    }
+    return ExplainedPatch(patch, *subject.corner_of(patch), *subject.place_of(patch), reach)

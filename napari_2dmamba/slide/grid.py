@@ -110,6 +110,22 @@ def cells_of(coords: NDArray[np.int64], patch_size_level0: int) -> NDArray[np.in
     return np.asarray(coords, dtype=np.int64)[:, ::-1] // patch_size_level0
 
 
+def place_of(corner: tuple[int, int], patch_size_level0: int) -> tuple[int, int]:
+    """Return ``(row, col)`` of a patch on the slide's own grid, as everything shown counts.
+
+    Counted from the corner of level 0 to the patch's level-0 corner ``(x, y)``, never from the
+    corner of a map or canvas, which is elsewhere on every slide.
+    """
+    row, col = cells_of(np.array([corner]), patch_size_level0)[0]
+    return int(row), int(col)
+
+
+def place_words(corner: tuple[int, int], patch_size_level0: int) -> str:
+    """Return the place of a patch in words: the same ones wherever a patch is read."""
+    row, col = place_of(corner, patch_size_level0)
+    return f"x {corner[0]}, y {corner[1]} (level 0) · row {row}, column {col}"
+
+
 def check_cells(cells: NDArray[np.int64], canvas: tuple[int, int]) -> None:
     """Refuse patches that share a cell or lie off the canvas.
 

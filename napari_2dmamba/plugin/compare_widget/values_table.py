@@ -17,7 +17,7 @@ from qtpy.QtWidgets import (
 
 from napari_2dmamba.explain.display import format_value
 from napari_2dmamba.plugin.compare_widget.panel import Panel
-from napari_2dmamba.plugin.layers.patch_place import place_words
+from napari_2dmamba.slide.grid import place_words
 
 if TYPE_CHECKING:
     from napari_2dmamba.compare import Comparison

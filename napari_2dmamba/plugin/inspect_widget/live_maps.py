@@ -7,8 +7,8 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.explain.inspection import Inspection, MapOptions
 from napari_2dmamba.explain.maps import MAPS
-from napari_2dmamba.plugin.inspect_widget.inspected import How, Inspected
 from napari_2dmamba.plugin.inspect_widget.live_layers import LiveLayers
 from napari_2dmamba.plugin.inspect_widget.map_list import MapList
 from napari_2dmamba.plugin.inspect_widget.mass_lines import MassLines
@@ -18,6 +18,7 @@ from napari_2dmamba.plugin.parts.jobs import LatestJob
 
 if TYPE_CHECKING:
     from napari_2dmamba.plugin.session import Session, SlideState
+    from napari_2dmamba.plugin.session.shown_run import ShownRun
 
 
 class LiveMaps(QObject):
@@ -34,8 +35,8 @@ class LiveMaps(QObject):
 
     Attributes
     ----------
-    inspected, patches, how
-        What is asked: the run, its patches (the last one clicked at the end), and how.
+    shown, inspected, patches, how
+        What is asked: the run and its model, patches (the last one clicked at the end), and how.
     maps
         Those that are up to date, by name.
     held
@@ -60,9 +61,10 @@ class LiveMaps(QObject):
         self._viewer = session.viewer
         self._list = map_list
         self._number = 0
-        self.inspected: Inspected | None = None
+        self.shown: ShownRun | None = None
+        self.inspected: Inspection | None = None
         self.patches: list[int] = []
-        self.how = How()
+        self.how = MapOptions()
         self.maps: dict[str, GridMap] = {}
         self.held: dict[int, int] = {}
         self.wants_lines = True
@@ -80,14 +82,14 @@ class LiveMaps(QObject):
         """Whether maps are computed."""
         return self._computing.is_busy
 
-    def start(self, slide: "SlideState", inspected: Inspected) -> None:
+    def start(self, slide: "SlideState", shown: "ShownRun", inspected: Inspection) -> None:
         """Follow the patches of a run, which is on display on a slide."""
-        self.inspected, self.layers.slide = inspected, slide
+        self.shown, self.inspected, self.layers.slide = shown, inspected, slide
 
     def forget(self) -> None:
         """Let go of the run; its layers stay."""
         self.stop()
-        self.inspected, self.layers.slide = None, None
+        self.shown, self.inspected, self.layers.slide = None, None, None
         self.patches = []
         self.maps.clear()
 
@@ -108,7 +110,7 @@ class LiveMaps(QObject):
         self.patches = patches
         self._outdate(at_patch=True)
 
-    def set_how(self, how: How) -> None:
+    def set_how(self, how: MapOptions) -> None:
         """Ask in another way."""
         before, self.how = self.how, how
         if before.target != how.target:

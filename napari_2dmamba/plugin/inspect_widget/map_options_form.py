@@ -3,9 +3,9 @@
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QSpinBox, QWidget
 
+from napari_2dmamba.explain.inspection import Inspection, MapOptions
 from napari_2dmamba.explain.outcome import Target
 from napari_2dmamba.models.header import CheckpointHeader
-from napari_2dmamba.plugin.inspect_widget.inspected import How, Inspected
 
 _ONE = "one"
 _CHANNELS = {
@@ -60,7 +60,7 @@ class MapOptionsForm(QWidget):
         self.channels.currentIndexChanged.connect(self._on_change)
         self.channel.valueChanged.connect(self._on_change)
 
-    def offer(self, inspected: Inspected) -> None:
+    def offer(self, inspected: Inspection) -> None:
         """Offer what the model of a run has; nothing is said to have changed."""
         self.blockSignals(True)
         self.target.clear()
@@ -80,10 +80,10 @@ class MapOptionsForm(QWidget):
         self.blockSignals(False)
 
     @property
-    def how(self) -> How:
+    def how(self) -> MapOptions:
         """What is chosen."""
         channels = self.channels.currentData()
-        return How(
+        return MapOptions(
             self.target.currentData(),
             int(self.layer.currentData() or 0),
             self.channel.value() if channels == _ONE else channels,

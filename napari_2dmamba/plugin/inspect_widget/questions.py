@@ -15,9 +15,9 @@ from napari_2dmamba.explain.faithfulness import (
     stability_under_turns,
 )
 from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.explain.inspection import Inspection, MapOptions
 from napari_2dmamba.explain.outcome import Target
 from napari_2dmamba.explain.subject import Subject
-from napari_2dmamba.plugin.inspect_widget.inspected import How, Inspected
 from napari_2dmamba.plugin.parts.jobs import Task
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
@@ -25,10 +25,10 @@ _STEPS = 12  # of a deletion curve: enough to see its shape, and to wait for
 
 
 def live_maps(
-    inspected: Inspected,
+    inspected: Inspection,
     names: Sequence[str],
     patches: Sequence[int],
-    how: How,
+    how: MapOptions,
     take: Callable[[str, GridMap], None],
 ) -> Task:
     """Compute maps one after another; each goes to ``take`` as soon as it is there."""

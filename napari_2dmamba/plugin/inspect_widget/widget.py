@@ -1,5 +1,6 @@
 """The widget *Inspect 2DMamba*: joins its sections, the viewer and the jobs."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -9,14 +10,16 @@ from qtpy.QtCore import QSize
 from qtpy.QtWidgets import QCheckBox, QLabel, QPushButton, QVBoxLayout
 
 from napari_2dmamba.explain.display import DisplaySettings
+from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.explain.inspection import Inspection
+from napari_2dmamba.explain.patch_numbers import PatchNumbers, numbers_of
 from napari_2dmamba.export.record import ExplainedMap, Explanations
+from napari_2dmamba.export.record_of_run import explained_patch
 from napari_2dmamba.export.run_folder import save_run
 from napari_2dmamba.plugin.inspect_widget.follow_mouse import FollowMouse
-from napari_2dmamba.plugin.inspect_widget.inspected import Inspected
 from napari_2dmamba.plugin.inspect_widget.live_maps import LiveMaps
 from napari_2dmamba.plugin.inspect_widget.map_list import MapList
 from napari_2dmamba.plugin.inspect_widget.map_options_form import MapOptionsForm
-from napari_2dmamba.plugin.inspect_widget.patch_numbers import numbers_of
 from napari_2dmamba.plugin.inspect_widget.patch_section import PICTURE_SIDE, PatchSection
 from napari_2dmamba.plugin.inspect_widget.query_layer import QueryLayer
 from napari_2dmamba.plugin.inspect_widget.trust import Trust
@@ -34,6 +37,7 @@ from napari_2dmamba.plugin.parts.pointing import Pointing
 from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.parts.section import Section, scrolling_column
 from napari_2dmamba.plugin.session import Session, SlideState
+from napari_2dmamba.plugin.session.run_subject import subject_of
 from napari_2dmamba.plugin.session.shown_run import ShownRun
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
@@ -235,12 +239,13 @@ class InspectWidget(DockedWidget):
         shown = self._shown
         assert shown is not None
         self.message.say("Reading the model and the features of the run…")
-        self._loading.request(lambda progress, stop: Inspected.of(shown))
+        self._loading.request(lambda progress, stop: (shown, Inspection.of(subject_of(shown))))
 
-    def _take(self, inspected: Inspected) -> None:
+    def _take(self, loaded: tuple[ShownRun, Inspection]) -> None:
         slide = self.session.current
         assert slide is not None  # else the reading was stopped
-        self.live.start(slide, inspected)
+        shown, inspected = loaded
+        self.live.start(slide, shown, inspected)
         self.how.offer(inspected)
         self.live.set_how(self.how.how)
         self.map_list.offer(inspected.subject.model)
@@ -249,7 +254,7 @@ class InspectWidget(DockedWidget):
         self._follow_layers(slide)
         x, y = slide.patch or (-1, -1)
         patch = inspected.subject.patch_at(x + 0.5, y + 0.5)
-        best = int(np.argmax(inspected.shown.prediction.attention))
+        best = int(np.argmax(shown.prediction.attention))
         self._inspect([best if patch is None else patch])
 
     def _cannot_inspect(self, sentence: str) -> None:
@@ -280,8 +285,8 @@ class InspectWidget(DockedWidget):
         self.hint.show()
         self.follow.show()
         self._pointing.start()
-        inspected = self.live.inspected
-        if inspected is None or inspected.shown.prediction is not shown.prediction:
+        asked = self.live.shown
+        if asked is None or asked.prediction is not shown.prediction:
             self._load()
         else:
             self._inspect(self.live.patches)
@@ -354,12 +359,12 @@ class InspectWidget(DockedWidget):
     # -- what is asked --------------------------------------------------------------------
 
     def _inspect(self, patches: list[int]) -> None:
-        inspected, shown_on = self.live.inspected, self.live.layers.slide
-        if inspected is None or shown_on is None or not patches:
+        live, shown_on = self.live, self.live.layers.slide
+        if live.shown is None or live.inspected is None or shown_on is None or not patches:
             return
         self.message.clear()
         self.footer.message.clear()
-        subject, slide = inspected.subject, inspected.shown.slide
+        subject, slide = live.inspected.subject, live.shown.slide
         size = subject.bag.patch_size_level0
         corners = [subject.corner_of(patch) for patch in patches]
         self.query_layer.show(shown_on, corners, size)
@@ -377,24 +382,32 @@ class InspectWidget(DockedWidget):
         self.ranges.setText(live.layers.words())
         self.ranges.setVisible(bool(self.ranges.text()))
         if live.inspected is not None and live.patches:
-            numbers = numbers_of(live.inspected, live.patches, live.how, live.maps)
+            numbers = self._numbers(live.inspected, live.patches, live.maps)
             self.patch_section.show_numbers(
                 numbers, len(live.patches), self.map_list.current, live.held
             )
+
+    def _numbers(
+        self, inspected: Inspection, patches: Sequence[int], maps: Mapping[str, GridMap]
+    ) -> PatchNumbers:
+        assert self.live.shown is not None  # what is inspected is shown
+        attention = self.live.shown.prediction.attention
+        return numbers_of(inspected, attention, patches, self.live.how, maps)
 
     def _tell_run(self) -> None:
         """Let the exports and the record of the run hold the maps."""
         live, slide = self.live, self.live.layers.slide
         if slide is None or live.inspected is None:
             return
-        asked = [live.patches] if len(live.patches) == 1 else [[one] for one in live.patches]
         about_one = live.maps if len(live.patches) == 1 else {}
+        subject = live.inspected.subject
+        asked = [self._numbers(live.inspected, [one], about_one) for one in live.patches]
         about = Explanations(
             live.how.target,
-            range(live.inspected.subject.layers)[live.how.layer] + 1,
+            range(subject.layers)[live.how.layer] + 1,
             live.how.channels,
             {name: ExplainedMap(one.name, one.meaning) for name, one in live.maps.items()},
-            tuple(numbers_of(live.inspected, one, live.how, about_one).record() for one in asked),
+            tuple(explained_patch(subject, one.patch, one.extents) for one in asked),
         )
         self.session.runs.set_more_maps(slide, tuple(live.maps.values()), about)
 

@@ -37,7 +37,7 @@ def caption_map(viewer: "Viewer", layer: HeatmapLayer | None) -> None:
 def cell_at(layer: HeatmapLayer, position: tuple[float, ...]) -> tuple[int, int]:
     """Return the cell ``(row, col)`` of a map at a world position; may lie outside it.
 
-    Counted on the map; `patch_place.place_of` gives the row and column of the slide.
+    Counted on the map; `slide.grid.place_of` gives the row and column of the slide.
     """
     row, col = np.round(layer.world_to_data(position)[-2:]).astype(int)
     return int(row), int(col)

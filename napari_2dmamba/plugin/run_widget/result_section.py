@@ -25,7 +25,6 @@ from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.export.record import RunRecord
 from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.plugin.layers.heatmap_layer import COLOUR_MAPS, SIGNED_COLOUR_MAPS
-from napari_2dmamba.plugin.layers.patch_place import place_words
 from napari_2dmamba.plugin.parts.charts import PredictionChart
 from napari_2dmamba.plugin.parts.colour_bar import ColourBar
 from napari_2dmamba.plugin.parts.form import Form
@@ -34,6 +33,7 @@ from napari_2dmamba.plugin.parts.message import Message, as_lines
 from napari_2dmamba.plugin.parts.section import Fold, Section
 from napari_2dmamba.plugin.session import SlideState
 from napari_2dmamba.plugin.session.shown_run import Patches
+from napari_2dmamba.slide.grid import place_words
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide

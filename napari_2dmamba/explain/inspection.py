@@ -1,4 +1,4 @@
-"""A run made ready for questions: its model and features, and what was computed of them."""
+"""A model and a bag made ready for questions, and what was computed of them."""
 
 import copy
 import dataclasses
@@ -16,8 +16,6 @@ from napari_2dmamba.explain.outcome import Target
 from napari_2dmamba.explain.provenance import Channels, Provenance, Through
 from napari_2dmamba.explain.receptive_field import Measure, lay_on_patch, receptive_field
 from napari_2dmamba.explain.subject import Subject
-from napari_2dmamba.plugin.session.run_subject import subject_of
-from napari_2dmamba.plugin.session.shown_run import ShownRun
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 _OF_PROVENANCE: dict[str, tuple[Literal["on", "feeds"], Through]] = {
@@ -30,7 +28,7 @@ _OF_FIELD: dict[str, Measure] = {"erf": "jacobian", "erf-figure": "figure"}
 
 
 @dataclass(frozen=True)
-class How:
+class MapOptions:
     """How maps are computed.
 
     Attributes
@@ -47,15 +45,13 @@ class How:
 
 
 @dataclass
-class Inspected:
-    """A run that can be asked.
+class Inspection:
+    """A model and a bag that can be asked, as often as one likes.
 
     Attributes
     ----------
-    shown
-        The run.
     subject
-        Its model and features.
+        The model and the bag.
     provenance
         Its scans; None for models without a 2D scan.
     counterfactuals
@@ -63,7 +59,6 @@ class Inspected:
         that maps stay live meanwhile.
     """
 
-    shown: ShownRun
     subject: Subject
     provenance: Provenance | None
     counterfactuals: Counterfactuals
@@ -73,11 +68,9 @@ class Inspected:
     )
 
     @classmethod
-    def of(cls, shown: ShownRun) -> "Inspected":
-        """Read what is needed, off the GUI thread; raises what `subject_of` does."""
-        subject = subject_of(shown)
+    def of(cls, subject: Subject) -> "Inspection":
+        """Compute and copy what the questions start from; takes as long as a prediction."""
         return cls(
-            shown,
             subject,
             Provenance(subject) if subject.model.tells_scans else None,
             Counterfactuals(dataclasses.replace(subject, model=copy.deepcopy(subject.model))),
@@ -87,7 +80,7 @@ class Inspected:
         self,
         name: str,
         patches: Sequence[int],
-        how: How,
+        options: MapOptions,
         on_progress: ProgressCallback,
         should_stop: StopCallback,
     ) -> GridMap:
@@ -103,7 +96,13 @@ class Inspected:
 
         def asked(patch: int) -> MapRequest:
             return MapRequest(
-                self.subject, patch, how.target, how.layer, how.channels, on_progress, should_stop
+                self.subject,
+                patch,
+                options.target,
+                options.layer,
+                options.channels,
+                on_progress,
+                should_stop,
             )
 
         if not MAPS[name].at_patch:
@@ -113,7 +112,7 @@ class Inspected:
             return lay_on_patch(self.subject, field, patches[-1], averaged_words(patches))
         if name in _OF_FIELD:
             return receptive_field(
-                self.subject, list(patches), layer=how.layer, measure=_OF_FIELD[name],
+                self.subject, list(patches), layer=options.layer, measure=_OF_FIELD[name],
                 on_progress=on_progress, should_stop=should_stop,
             )  # fmt: skip
         maps = [self._of_patch(name, asked(patch)) for patch in patches]
