@@ -94,7 +94,7 @@ def test_a_survival_model_with_another_slide_open(
         inspect = run_and_inspect(widgets, path, qtbot)
         inspected = inspect.live.inspected
         assert inspected is not None
-        assert inspected.shown.slide is slide
+        assert inspect.live.shown.slide is slide  # type: ignore[union-attr]
         assert inspect.message.text() == ""
 
         # a click in the middle of the tissue; the map lies on the tissue of this slide

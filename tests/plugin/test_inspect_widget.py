@@ -144,7 +144,7 @@ def test_answers_of_a_survival_model(qtbot: Any) -> None:
 
 def test_clicks_arrows_and_escape(inspect: InspectWidget, viewer: Any, qtbot: Any) -> None:
     bag = inspect.live.inspected.subject.bag  # type: ignore[union-attr]
-    attention = inspect.live.inspected.shown.prediction.attention  # type: ignore[union-attr]
+    attention = inspect.live.shown.prediction.attention  # type: ignore[union-attr]
     assert inspect.inspected_patches == (int(np.argmax(attention)),)  # something to start with
     assert "Provenance (state)" in heatmaps(viewer)
     count = len(viewer.layers)
@@ -219,7 +219,7 @@ def test_clicks_arrows_and_escape(inspect: InspectWidget, viewer: Any, qtbot: An
 
 def test_what_if(inspect: InspectWidget, viewer: Any, qtbot: Any) -> None:
     truth = tifffile.imread(sample_slide().with_name("synthetic-he-truth.tif"))
-    slide = inspect.live.inspected.shown.slide  # type: ignore[union-attr]
+    slide = inspect.live.shown.slide  # type: ignore[union-attr]
     step = slide.dimensions[0] / truth.shape[1]
     rows, cols = np.nonzero(truth)
     area = shapely.MultiPoint(np.column_stack([cols, rows]) * step).convex_hull.buffer(150)
