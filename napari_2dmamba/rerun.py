@@ -14,7 +14,8 @@ from napari_2dmamba.explain.maps import MAPS
 from napari_2dmamba.explain_slide import explain_run
 from napari_2dmamba.export.record import RunRecord
 from napari_2dmamba.export.record_of_run import software
-from napari_2dmamba.export.run_folder import SavedRun, open_run
+from napari_2dmamba.export.run_folder import open_run
+from napari_2dmamba.export.saved_run import SavedRun
 from napari_2dmamba.models import load_checkpoint
 from napari_2dmamba.pipeline import RunResult, RunSettings, run, settings_of
 from napari_2dmamba.settings import ProgressCallback, StopCallback
@@ -119,19 +120,16 @@ def rerun(
     saved = open_run(folder)
     record = saved.record
     settings = _with_its_batches(settings_of(record), record)
-    if record.model.checkpoint is None:
-        raise ExportError(
-            f"the run {saved.folder.name} was made with a model that lay in no file, and cannot be "
-            "made again"
-        )
     if out is not None and Path(out).resolve() == saved.folder.resolve():
         raise ExportError(f"{out} holds the run that is made again; choose another folder for it")
     aggregator = load_checkpoint(saved.find_checkpoint(), **record.model.told)
-    bag = saved.read_features() if kept_features or record.features.given else None
     path = Path(slide_path) if slide_path is not None else saved.find_slide()
     given_mpp = record.slide.mpp if record.slide.mpp_source == "given by the user" else None
     with open_slide(path, mpp=given_mpp) as slide, tempfile.TemporaryDirectory() as cache:
         saved.check_slide(slide)
+        bag = None
+        if kept_features or record.features.given:
+            bag = saved.read_features(slide, merged=False)
         options: dict[str, Any] = {
             "settings": settings,
             "features": bag,

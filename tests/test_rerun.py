@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from shapely import box
@@ -12,11 +13,13 @@ from shapely import box
 from napari_2dmamba.cli import main
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain_slide import explain_run
+from napari_2dmamba.export.exporting import export_run
 from napari_2dmamba.export.run_folder import open_run, save_run
-from napari_2dmamba.features import write_features
+from napari_2dmamba.features import FeatureFileSettings, write_features
+from napari_2dmamba.models.settings import ModelSettings
 from napari_2dmamba.pipeline import RunSettings, run, settings_of
 from napari_2dmamba.rerun import rerun
-from napari_2dmamba.slide import GridSettings, Regions
+from napari_2dmamba.slide import GridSettings, Regions, open_slide
 from tests.tiny import MPP, PATCH, write_checkpoint, write_slide
 
 REGIONS = Regions.of([box(200, 200, 900, 900)], [box(300, 300, 420, 420)])
@@ -115,7 +118,7 @@ def test_what_is_gone_or_changed_is_one_sentence(moved: Path, capsys) -> None:
     for file in (moved / "features").glob("*.h5"):
         file.unlink()
     assert main(kept) == 1
-    assert "the features of the run run were not kept, or were moved" in capsys.readouterr().err
+    assert "the features of the run on tiny.tif were not kept, or were moved" in capsys.readouterr().err
     assert main(["rerun", str(moved / "run")]) == 0  # they are computed again
     model = moved / "tiny.safetensors"
     model.write_bytes(model.read_bytes()[:-1] + b"\x01")
@@ -151,10 +154,45 @@ def test_given_features_are_read_again_and_known_by_content(made: Path, tmp_path
     assert ((x + PATCH > 200) & (x < 900) & (y + PATCH > 200) & (y < 900)).all()
     again = rerun(tmp_path / "run")
     assert {one.state for one in again.compared} == {"exact"}
-    np.testing.assert_array_equal(open_run(tmp_path / "run").read_features().coords,
-                                  result.bag.coords)  # fmt: skip
+    with open_slide(slide) as opened:
+        read = open_run(tmp_path / "run").read_features(opened)
+    np.testing.assert_array_equal(read.coords, result.bag.coords)
     changed = bag.features.copy()
     changed[(bag.coords == result.bag.coords[0]).all(axis=1)] += 1
     write_features(dataclasses.replace(bag, features=changed), tmp_path / "given.h5")
     with pytest.raises(ExportError, match="was changed since the run"):
         rerun(tmp_path / "run")
+
+
+@pytest.mark.parametrize("where", ["whole", "in regions"])
+@pytest.mark.parametrize("shared_cells", ["mean", "last", "finer"])
+def test_features_of_another_tool_are_placed_as_they_were(
+    made: Path, tmp_path: Path, shared_cells: str, where: str
+) -> None:
+    """Patches overlap in a file that says nothing of them: the user does, the record keeps it."""
+    slide, model = made / "tiny.tif", made / "tiny.safetensors"
+    bag = run(slide, model).bag
+    coords = np.concatenate([bag.coords, bag.coords + np.array([PATCH // 2, 0])])
+    features = np.concatenate([bag.features, bag.features[::-1]])
+    with h5py.File(tmp_path / "clam.h5", "w") as file:
+        file["features"], file["coords"] = features, coords
+    result = run(
+        slide, model, features=tmp_path / "clam.h5",
+        regions=REGIONS if where == "in regions" else None, out=tmp_path / "run",
+        settings=RunSettings(
+            feature_file=FeatureFileSettings(feature_patch_size_level0=PATCH),
+            model=ModelSettings(shared_cells=shared_cells),
+        ),
+    )  # fmt: skip
+    assert (len(result.bag) < len(coords)) == (where == "in regions" or shared_cells == "mean")
+    again = rerun(tmp_path / "run")
+    assert {one.state for one in again.compared} == {"exact"}
+    assert again.result.record.warnings == result.record.warnings
+    with open_slide(slide) as opened:
+        saved = open_run(tmp_path / "run")
+        read = saved.read_features(opened)
+        np.testing.assert_array_equal(read.features, result.bag.features)
+        np.testing.assert_array_equal(read.coords, saved.grid.coords)
+    (stored,) = export_run(saved, formats=["h5ad"], out=tmp_path / "exports")
+    with h5py.File(stored) as file:
+        np.testing.assert_array_equal(file["X"], result.bag.features)

@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.faithfulness import Agreement, agreement
-from napari_2dmamba.export.run_folder import SavedRun
+from napari_2dmamba.export.saved_run import SavedRun
 from napari_2dmamba.models.prediction import SlidePrediction
 
 _NONE = "–"

@@ -7,7 +7,7 @@ from napari_2dmamba.export.patches import PatchScores, patch_scores
 from napari_2dmamba.export.picture import PictureSettings, write_picture
 from napari_2dmamba.export.record import RunRecord, read_record, write_record
 from napari_2dmamba.export.record_of_run import make_record
-from napari_2dmamba.export.run_folder import SavedRun, open_run, save_run
+from napari_2dmamba.export.run_folder import open_run, save_run
 from napari_2dmamba.export.run_library import (
     RunSummary,
     list_all_runs,
@@ -18,6 +18,7 @@ from napari_2dmamba.export.run_library import (
     set_notes,
     slide_folder,
 )
+from napari_2dmamba.export.saved_run import SavedRun
 from napari_2dmamba.export.tables import write_table
 
 __all__ = [

@@ -20,7 +20,7 @@ from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.display import display_for
 from napari_2dmamba.export.content_hash import features_hash
 from napari_2dmamba.export.patches import PatchScores
-from napari_2dmamba.export.run_folder import SavedRun
+from napari_2dmamba.export.saved_run import SavedRun
 from napari_2dmamba.features.file_facts import OWN_ATTRIBUTE
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def patches_as_anndata(
             'AnnData needs anndata: run pip install "napari-2dmamba[anndata]"'
         ) from None
     saved.check_slide(slide)
-    bag = features_of(saved, features)
+    bag = features_of(saved, features, slide)
     names = [str(number) for number in range(len(scores))]
     columns = {name.replace("/", "∕"): values for name, values in scores.columns().items()}
     x = np.zeros((len(scores), 0), np.float32) if bag is None else bag.features
@@ -122,7 +122,7 @@ def patches_as_anndata(
     return table
 
 
-def features_of(saved: SavedRun, given: "FeatureBag | None") -> "FeatureBag | None":
+def features_of(saved: SavedRun, given: "FeatureBag | None", slide: "Slide") -> "FeatureBag | None":
     """Return the features of a run; None where they were not kept.
 
     Raises
@@ -131,7 +131,7 @@ def features_of(saved: SavedRun, given: "FeatureBag | None") -> "FeatureBag | No
         When there are features, but not those the run was made of.
     """
     if given is None:
-        return saved.read_features() if saved.find_features() is not None else None
+        return saved.read_features(slide) if saved.find_features() is not None else None
     bag = given.at(saved.grid.coords)
     if features_hash(bag) != saved.record.features.content_sha256:
         raise ExportError(

@@ -18,7 +18,8 @@ from napari_2dmamba.export.formats import (
     Format,
 )
 from napari_2dmamba.export.geojson import class_colour
-from napari_2dmamba.export.run_folder import SavedRun, open_run
+from napari_2dmamba.export.run_folder import open_run
+from napari_2dmamba.export.saved_run import SavedRun
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 from napari_2dmamba.slide import open_slide, write_regions
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from napari_2dmamba.atomic_files import shortened
 from napari_2dmamba.explain.grid_map import GridMap
-from napari_2dmamba.export.run_folder import SavedRun
+from napari_2dmamba.export.saved_run import SavedRun
 
 _LONGEST_STEM = 150
 """Bytes of the slide's name in the names of files; that of a map and a suffix follow."""

@@ -18,8 +18,8 @@ from napari_2dmamba.export.ome_zarr import write_map_zarr, write_overlay_zarr
 from napari_2dmamba.export.patches import PatchScores, patch_scores
 from napari_2dmamba.export.picture import PictureSettings, write_picture
 from napari_2dmamba.export.record import write_record
-from napari_2dmamba.export.run_folder import SavedRun
 from napari_2dmamba.export.run_report import write_run_report
+from napari_2dmamba.export.saved_run import SavedRun
 from napari_2dmamba.export.spatialdata_store import write_spatialdata
 from napari_2dmamba.export.tables import write_table
 from napari_2dmamba.settings import ProgressCallback, StopCallback

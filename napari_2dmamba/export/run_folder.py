@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,23 +20,22 @@ from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import ExportError, GridError
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
-from napari_2dmamba.export.content_hash import features_hash, file_hash
+from napari_2dmamba.export.content_hash import file_hash
 from napari_2dmamba.export.finite import refuse_not_finite
 from napari_2dmamba.export.json_file import as_json, write_json
 from napari_2dmamba.export.patches import patch_scores
 from napari_2dmamba.export.record import RunRecord, read_json, record_in
 from napari_2dmamba.export.record_of_run import regions_record
+from napari_2dmamba.export.saved_run import AGAIN, SavedRun
 from napari_2dmamba.export.tables import write_table
 from napari_2dmamba.export.typed_json import WrongTypeError, read_fields
-from napari_2dmamba.features.bag import FeatureBag
-from napari_2dmamba.features.files import read_features
 from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.slide.grid import PatchGrid
 from napari_2dmamba.slide.region_files import read_regions, write_regions
 from napari_2dmamba.slide.regions import Regions
 
 if TYPE_CHECKING:
-    from napari_2dmamba.slide import Slide
+    pass
 
 RECORD_FILE = "run.json"
 _ARRAYS_FILE = "arrays.safetensors"
@@ -49,136 +47,6 @@ _GRID_ARRAYS = ("coords", "tissue_fraction")
 _PREDICTION_ARRAYS = ("logits", "attention", "cells")
 _FARTHEST = 2**40
 """Level-0 pixels; sums and products of places stay within 64 bits."""
-
-_AGAIN = "restore it from a copy, or run the slide again"
-
-
-@dataclass(frozen=True)
-class SavedRun:
-    """A run as it was saved.
-
-    Attributes
-    ----------
-    folder
-        Where it lies.
-    record
-        See `RunRecord`; its paths are those the saved ones lead to from the folder.
-    grid
-        The patches, in the order of ``prediction.attention``.
-    prediction, maps
-        As they were saved.
-    regions
-        What the run was restricted to, or None.
-    """
-
-    folder: Path
-    record: RunRecord
-    grid: PatchGrid
-    prediction: SlidePrediction
-    maps: tuple[GridMap, ...]
-    regions: Regions | None = None
-
-    @property
-    def display(self) -> DisplaySettings:
-        """How the maps are shown."""
-        return self.record.display
-
-    @property
-    def title(self) -> str:
-        """What the user calls the run; empty for nothing."""
-        return self.record.title
-
-    @property
-    def notes(self) -> str:
-        """What the user says of the run."""
-        return self.record.notes
-
-    def find_slide(self) -> Path:
-        """Return the path of the slide, which may have moved together with the run.
-
-        Raises
-        ------
-        ExportError
-            When it is in none of the places where it is looked for; ask the user for it.
-        """
-        slide = self.record.slide
-        found = self._find(slide.path, slide.name)
-        if found is None:
-            raise ExportError(
-                f"the slide {slide.name} of the run {self.folder.name} is neither at "
-                f"{slide.path} nor beside the run; choose where it is now"
-            )
-        return found
-
-    def find_features(self) -> Path | None:
-        """Return the file of the features, or None when it was not kept or is gone."""
-        path = self.record.features.path
-        return self._find(path, None if path is None else Path(path).name)
-
-    def read_features(self) -> FeatureBag:
-        """Return the features of the run, the very ones its numbers were made of.
-
-        Raises
-        ------
-        ExportError
-            When they were not kept, are gone, or were changed.
-        FeatureError
-            When their file is damaged.
-        """
-        path = self.find_features()
-        if path is None:
-            raise ExportError(
-                f"the features of the run {self.folder.name} were not kept, or were moved; put "
-                "them back, or run the slide again"
-            )
-        return read_features_of(path, self.record, self.grid)
-
-    def find_checkpoint(self) -> Path:
-        """Return the checkpoint, whose content is that of the run.
-
-        Raises
-        ------
-        ExportError
-            When it is gone, or another file is in its place.
-        """
-        model = self.record.model
-        path = self._find(model.checkpoint_path, model.checkpoint)
-        if path is None:
-            raise ExportError(
-                f"the checkpoint {model.checkpoint} of the run {self.folder.name} is neither at "
-                f"{model.checkpoint_path} nor beside the run; put it back"
-            )
-        if model.checkpoint_sha256 not in (None, file_hash(path)):
-            raise ExportError(
-                f"{path} is not the checkpoint of the run {self.folder.name} any more (its "
-                "checksum differs); put the old one back, or run the slide again"
-            )
-        return path
-
-    def _find(self, path: str | None, name: str | None) -> Path | None:
-        """Return the first of the places where a file of the run is looked for."""
-        places = [] if path is None else [Path(path)]
-        if name is not None and name == os.path.basename(name):
-            places += [self.folder / name, self.folder.parent / name]
-        for place in places:
-            with contextlib.suppress(OSError, ValueError):  # a name no system takes
-                if place.exists():
-                    return place.resolve()
-        return None
-
-    def check_slide(self, slide: "Slide") -> None:
-        """Refuse to show the run on another slide.
-
-        Raises
-        ------
-        ExportError
-            When the fingerprint differs.
-        """
-        if slide.fingerprint != self.record.slide.fingerprint:
-            raise ExportError(
-                f"{slide.path.name} is not the slide of the run {self.folder.name}, which was "
-                f"made on {self.record.slide.name}; choose that file"
-            )
 
 
 def save_run(
@@ -293,7 +161,7 @@ def open_run(folder: str | os.PathLike[str]) -> SavedRun:
     record = record_in(data, folder / RECORD_FILE)
     arrays_path = folder / _ARRAYS_FILE
     if not arrays_path.is_file():
-        raise ExportError(f"{arrays_path} is missing from the saved run; {_AGAIN}")
+        raise ExportError(f"{arrays_path} is missing from the saved run; {AGAIN}")
     try:
         _check_sum(data, arrays_path)
         regions = _regions_in(folder, data, record)
@@ -305,7 +173,7 @@ def open_run(folder: str | os.PathLike[str]) -> SavedRun:
         safetensors.SafetensorError,
     ) as error:  # fmt: skip
         raise ExportError(
-            f"the run in {folder} is damaged ({type(error).__name__}: {error}); {_AGAIN}"
+            f"the run in {folder} is damaged ({type(error).__name__}: {error}); {AGAIN}"
         ) from error
     return SavedRun(folder, record, grid, prediction, maps, regions)
 
@@ -397,7 +265,7 @@ def _regions_in(folder: Path, data: dict[str, Any], record: RunRecord) -> Region
     if record.regions is None and REGIONS_FILE not in data.get("checksums", {}):
         return None  # else there are notes, which restrict nothing
     if not path.is_file():
-        raise ExportError(f"{path} is missing from the saved run; {_AGAIN}")
+        raise ExportError(f"{path} is missing from the saved run; {AGAIN}")
     _check_sum(data, path)
     return read_regions(path, notes_suffice=True)
 
@@ -413,29 +281,8 @@ def _check_sum(data: dict[str, Any], path: Path) -> None:
     if file_hash(path) != data["checksums"][path.name]:
         raise ExportError(
             f"{path} was changed or cut short since the run was saved (its checksum "
-            f"differs from the one in {RECORD_FILE}); {_AGAIN}"
+            f"differs from the one in {RECORD_FILE}); {AGAIN}"
         )
-
-
-def read_features_of(path: Path, record: RunRecord, grid: PatchGrid) -> FeatureBag:
-    """Read the features of a run from their file; of more patches, those of its grid.
-
-    Raises
-    ------
-    ExportError
-        When they are not those of the run.
-    FeatureError
-        When the file is damaged.
-    """
-    bag = read_features(path)
-    if len(bag) > len(grid):  # the run was restricted to regions
-        bag = bag.at(grid.coords)
-    if features_hash(bag) != record.features.content_sha256:
-        raise ExportError(
-            f"{path} was changed since the run (its content differs from the one recorded); put "
-            "the old features back, or run the slide again"
-        )
-    return bag
 
 
 def change_record(folder: str | os.PathLike[str], **texts: str) -> RunRecord:

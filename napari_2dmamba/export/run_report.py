@@ -26,7 +26,7 @@ from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.export.raster import OverlayPainter, Raster, SlidePainter, raster_at
 from napari_2dmamba.export.record import RunRecord
 from napari_2dmamba.export.report_figures import Mark, colour_bar, slide_figure
-from napari_2dmamba.export.run_folder import SavedRun
+from napari_2dmamba.export.saved_run import SavedRun
 from napari_2dmamba.redaction import file_names_only
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 from napari_2dmamba.slide.regions import Regions

@@ -23,7 +23,7 @@ from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.export.anndata_file import patches_as_anndata
 from napari_2dmamba.export.ome_zarr import STORE_FILES
 from napari_2dmamba.export.patches import PatchScores
-from napari_2dmamba.export.run_folder import SavedRun
+from napari_2dmamba.export.saved_run import SavedRun
 from napari_2dmamba.features.file_facts import OWN_ATTRIBUTE
 
 if TYPE_CHECKING:

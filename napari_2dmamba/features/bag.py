@@ -85,3 +85,7 @@ class FeatureBag:
         if -1 in rows:
             return self
         return replace(self, features=self.features[rows], coords=self.coords[rows])
+
+    def where(self, kept: NDArray[np.bool_]) -> "FeatureBag":
+        """Return the patches for which ``kept`` ``(N,)`` is True."""
+        return replace(self, features=self.features[kept], coords=self.coords[kept])

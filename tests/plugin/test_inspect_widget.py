@@ -539,7 +539,8 @@ def test_a_run_that_cannot_be_inspected(
     settle(inspect, qtbot)
     assert not inspect.mode.isChecked()
     assert inspect.message.text() == (
-        "The features of this run were not kept, or were moved; run the slide again to inspect it."
+        "The features of the run on synthetic-he.tif were not kept, or were moved; put them back, "
+        "or run the slide again."
     )
 
 

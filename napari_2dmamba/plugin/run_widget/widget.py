@@ -14,8 +14,8 @@ from qtpy.QtWidgets import QVBoxLayout
 
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.grid_map import GridMap
-from napari_2dmamba.export.run_folder import SavedRun
 from napari_2dmamba.export.run_library import new_run_folder
+from napari_2dmamba.export.saved_run import SavedRun
 from napari_2dmamba.features import MissingFeatureFactsError
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import RunResult, RunSettings, run

@@ -12,7 +12,8 @@ from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.export.patches import values_at
 from napari_2dmamba.export.record import RunRecord
-from napari_2dmamba.export.run_folder import SavedRun, open_run
+from napari_2dmamba.export.run_folder import open_run
+from napari_2dmamba.export.saved_run import SavedRun
 from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.slide import PatchGrid, open_slide
 
@@ -49,7 +50,7 @@ class ShownRun:
     slide
         The slide as it was when the run was made, with the µm per pixel of then.
     grid, prediction, maps, record
-        See `pipeline.RunResult` and `export.run_folder.SavedRun`.
+        See `pipeline.RunResult` and `export.saved_run.SavedRun`.
     folder
         Where the run is saved, or None.
     bag
