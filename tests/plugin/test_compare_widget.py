@@ -35,7 +35,7 @@ from napari_2dmamba.sample import (
 )
 from napari_2dmamba.slide import Slide, open_slide
 from tests.plugin.conftest import LONG, add_slide, process_events
-from tests.plugin.test_run_widget import make_checkpoint
+from tests.plugin.run_widget import make_checkpoint
 
 SPACING = 6
 CYAN = (0, 213, 255)

@@ -8,8 +8,8 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QTableWidget
 
 from napari_2dmamba.plugin.run_widget import RunWidget
-from tests.plugin.test_run_widget import (
-    add_slide,
+from tests.plugin.conftest import add_slide
+from tests.plugin.run_widget import (
     checkpoint,
     finish,
     runs,

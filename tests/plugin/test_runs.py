@@ -19,7 +19,7 @@ from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.plugin.session.run_subject import subject_of
 from napari_2dmamba.slide import Region, Regions, open_slide
 from tests.plugin.conftest import LONG, process_events
-from tests.plugin.test_run_widget import checkpoint, finish, make_checkpoint, runs, viewer, widget
+from tests.plugin.run_widget import checkpoint, finish, make_checkpoint, runs, viewer, widget
 
 __all__ = ["checkpoint", "runs", "viewer", "widget"]  # fixtures
 

@@ -26,7 +26,7 @@ from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.plugin.session import Session, SlideState
 from napari_2dmamba.slide import Region, Regions, open_slide
 from tests.plugin.conftest import LONG, process_events, tissue_pixels, write_slide
-from tests.plugin.test_run_widget import checkpoint, finish, make_checkpoint, runs, widget
+from tests.plugin.run_widget import checkpoint, finish, make_checkpoint, runs, widget
 
 __all__ = ["checkpoint", "runs", "widget"]  # fixtures
 

@@ -16,7 +16,7 @@ from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.plugin.session import SlideState
 from napari_2dmamba.plugin.session.layer_marks import SLIDE_ID
 from tests.plugin.conftest import process_events, tissue_pixels, write_slide
-from tests.plugin.test_run_widget import checkpoint, finish, runs, widget
+from tests.plugin.run_widget import checkpoint, finish, runs, widget
 
 __all__ = ["checkpoint", "runs", "widget"]  # fixtures
 STEPS = 20
