@@ -1,10 +1,12 @@
 """Read the patches of a grid at the speed of the decoder: each stored tile is decoded once."""
 
+import itertools
 import math
+import operator
 import sys
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -25,6 +27,19 @@ _SHARED_TILES_BYTES = 256 * 2**20
 _WHITE = 255
 
 _Key = tuple[int, int]
+
+
+def _new_memory(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    return np.empty(shape, np.uint8)
+
+
+def _references(arrays: list[NDArray[np.uint8]]) -> list[int]:
+    """Count who refers to each array, the list and this look included."""
+    return [sys.getrefcount(array) for array in arrays]
+
+
+_OURS_ALONE = _references([np.empty(0, np.uint8)])[0]
+"""Looked up, because it is another number from one Python to the next."""
 
 
 @dataclass(frozen=True)
@@ -96,15 +111,27 @@ class PatchReader:
         self._fill(out, index, _Tiles(self, np.array([index])))
         return out
 
-    def batches(self, size: int, start: int = 0) -> Generator[PatchBatch]:
-        """Yield the patches from ``start`` on, ``size`` at a time, read ahead by threads."""
+    def batches(
+        self,
+        size: int,
+        start: int = 0,
+        memory: Callable[[tuple[int, ...]], NDArray[np.uint8]] = _new_memory,
+    ) -> Generator[PatchBatch]:
+        """Yield the patches from ``start`` on, ``size`` at a time, read ahead by threads.
+
+        Parameters
+        ----------
+        memory
+            Gives memory for a batch of a shape. It is used again as soon as nobody refers to the
+            pixels of a batch any more.
+        """
         if start >= len(self.grid):
             return  # nothing is left, as after a kill between the last batch and the end
         count, side = len(self.grid), self.grid.patch_size
         starts = iter(range(start, count, size))
         tiles = _Tiles(self, np.arange(start, count))
         spare: list[NDArray[np.uint8]] = []
-        previous: NDArray[np.uint8] | None = None
+        given: list[NDArray[np.uint8]] = []
         waiting: deque[tuple[PatchBatch, list[Future[None]]]] = deque()
         with ThreadPoolExecutor(self.threads, "patches") as pool:
 
@@ -113,9 +140,7 @@ class PatchReader:
                 if first is None:
                     return
                 shape = (min(size, count - first), side, side, 3)
-                pixels = (
-                    spare.pop() if spare and spare[-1].shape == shape else np.empty(shape, np.uint8)
-                )
+                pixels = spare.pop() if spare and spare[-1].shape == shape else memory(shape)
                 batch = PatchBatch(first, pixels, {})
                 left = iter(range(len(pixels)))  # the threads share it
                 jobs = [
@@ -131,12 +156,13 @@ class PatchReader:
                     for job in jobs:
                         job.result()
                     yield replace(batch, unreadable=dict(sorted(batch.unreadable.items())))
-                    # Fresh memory costs as much as a quarter of the decoding: the batch before
-                    # this one is used again if nobody else (variable and call: 2) holds it
-                    if previous is not None and sys.getrefcount(previous) == 2:
-                        spare.append(previous)
-                    previous = batch.pixels
+                    # Fresh memory costs as much as a quarter of the decoding, and page-locked
+                    # memory far more
+                    given.append(batch.pixels)
                     del batch
+                    held = [found > _OURS_ALONE for found in _references(given)]
+                    spare += itertools.compress(given, map(operator.not_, held))
+                    given = list(itertools.compress(given, held))
                     submit()
             finally:
                 pool.shutdown(cancel_futures=True)

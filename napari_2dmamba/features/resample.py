@@ -5,7 +5,7 @@ import ctypes
 import functools
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -219,7 +219,7 @@ def _refused(what: str) -> ValueError:
 def _address(array: NDArray[Any]) -> int:
     """Return where an array's data lie, in a third of the time of ``array.ctypes.data``."""
     try:
-        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+        return ctypes.addressof(ctypes.c_char.from_buffer(cast(Any, array)))
     except TypeError:  # read-only
         return int(array.ctypes.data)
 

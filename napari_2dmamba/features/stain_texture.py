@@ -216,7 +216,7 @@ class StainTexture:
             std[:, 4:],
             torch.stack(correlation, 1),
             torch.stack([share.float().mean(-1) for share in shares], 1),
-            _patchiness(planes[:, [0, 1, 3]]),
+            _patchiness(torch.cat([planes[:, :2], planes[:, 3:]], 1)),
             *_filter_bank(fine[:, :2], planes[:, :2]),
             _nuclei(planes[:, 0]),
         ]
@@ -240,7 +240,8 @@ def _quantiles(planes: torch.Tensor) -> torch.Tensor:
     ordered = planes[:, :, 1::4, 1::4].flatten(2).sort(-1).values
     last = ordered.shape[-1] - 1
     picks = [round(q / 100 * last) for q in _QUANTILES]
-    return ordered[:, :, picks].flatten(1)
+    # Not ordered[:, :, picks], for which a GPU waits: the list is copied there first
+    return torch.stack([ordered[:, :, pick] for pick in picks], 2).flatten(1)
 
 
 def _patchiness(planes: torch.Tensor) -> torch.Tensor:

@@ -35,8 +35,6 @@ class Transform:
 
         Channels lie last in memory, which suits convolutions on a CPU.
         """
-        import torch
-
         planes = patches.to(device, non_blocking=True).permute(0, 3, 1, 2)
         if planes.shape[2:] != (self.size, self.size):
             if device.type == "cpu":  # fast 8-bit path, same numbers as Pillow's
@@ -46,10 +44,21 @@ class Transform:
                 planes = planes.round().clamp(0, 255)
         # Whole rows of colours at once: an inner loop over three channels is ten times as slow
         rows = planes.permute(0, 2, 3, 1).reshape(len(planes), self.size, 3 * self.size).float()
-        mean = torch.tensor(self.mean, device=device).mul(255).repeat(self.size)
-        std = torch.tensor(self.std, device=device).mul(255).repeat(self.size)
+        mean, std = (_row(of, self.size, device) for of in (self.mean, self.std))
         pixels = rows.sub_(mean).div_(std).view(len(planes), self.size, self.size, 3)
         return pixels.permute(0, 3, 1, 2)
+
+
+def _row(channels: tuple[float, float, float], size: int, device: "torch.device") -> "torch.Tensor":
+    """Return ``(3 * size,)``: a number of each channel for a row of colours, from 0 to 255.
+
+    Made on the device: for a copy from here the host would wait until the device has done all that
+    it was given before, and then give it nothing meanwhile.
+    """
+    import torch
+
+    each = [torch.full((1,), value, dtype=torch.float32, device=device) for value in channels]
+    return torch.cat(each).mul_(255).repeat(size)
 
 
 def _resize(planes: "torch.Tensor", size: int, interpolation: str) -> "torch.Tensor":
