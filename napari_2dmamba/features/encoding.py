@@ -70,7 +70,7 @@ def encode_in_order(
         return encoder.encode(patches, mpp).float()
 
     device = encoder.device
-    lane: _Lane = _CudaLane(device, encode) if device.type == "cuda" else _HostLane(encode)
+    lane = _lane(device, encode)
     ahead = batches_ahead(device)
     begun: deque[tuple[Label, _Begun]] = deque()
     failure: Exception | None = None
@@ -204,6 +204,10 @@ class _CudaLane:
         with contextlib.suppress(RuntimeError):  # of a device that failed, which was told
             self._copies.synchronize()
             self._computing.synchronize()
+
+
+def _lane(device: torch.device, encode: Callable[[torch.Tensor], torch.Tensor]) -> _Lane:
+    return _CudaLane(device, encode) if device.type == "cuda" else _HostLane(encode)
 
 
 def _begin(lane: _Lane, pixels: NDArray[np.uint8], device: torch.device) -> _Begun:

@@ -57,6 +57,7 @@ from torch.nn import functional as F
 
 from napari_2dmamba.features.encoder_names import EMBEDDED_ENCODER
 from napari_2dmamba.features.stain_texture_scales import SCALES
+from napari_2dmamba.features.transform import resized
 
 _WORKING_MPP = 1.0
 _NOMINAL_MPP = 0.5
@@ -229,9 +230,7 @@ def _to_working_resolution(patches: torch.Tensor, mpp: float) -> torch.Tensor:
     # A multiple of 16 pixels: the pyramid halves three times, and squares must fit
     size = [max(64, 16 * round(side * mpp / _WORKING_MPP / 16)) for side in planes.shape[2:]]
     if size != list(planes.shape[2:]):
-        if planes.device.type != "cpu":  # 8-bit resizing exists on the CPU only
-            planes = planes.float()
-        planes = F.interpolate(planes, size, mode="bilinear", antialias=True)
+        planes = resized(planes, (size[0], size[1]), "bilinear")
     return planes.contiguous().float()
 
 
