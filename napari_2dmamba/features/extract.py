@@ -394,7 +394,7 @@ def _batch_size(
 
     if settings.batch_size:
         return settings.batch_size
-    known = speed_of(encoder, settings.precision)
+    known = speed_of(encoder, settings.precision, grid.patch_size)
     if known is not None and known.automatic:
         return known.automatic
     if len(grid) < WORTH:
@@ -408,12 +408,12 @@ def _batch_size(
         batches.close()
     found = measure_batch_size(encoder, sample, grid.mpp, should_stop)
     _log.info("%s: patches/s by batch size %s", encoder.name, found.tried)
-    keep_speed(
+    kept = keep_speed(
         encoder, settings.precision, patches_per_second=found.patches_per_second,
         patches=found.patches, patch_size=grid.patch_size, batch_size=found.batch_size,
         automatic=found.batch_size,
     )  # fmt: skip
-    return found.batch_size
+    return kept.automatic  # of another worker that measured at the same time, and was first
 
 
 class _Clock:

@@ -122,8 +122,8 @@ class PatchReader:
         Parameters
         ----------
         memory
-            Gives memory for a batch of a shape. It is used again as soon as nobody refers to the
-            pixels of a batch any more.
+            Gives memory for a batch of a shape, in an array that is no part of another. It is used
+            again as soon as nobody refers to the pixels of a batch, or to a part of them, any more.
         """
         if start >= len(self.grid):
             return  # nothing is left, as after a kill between the last batch and the end

@@ -57,9 +57,7 @@ def _row(channels: tuple[float, float, float], size: int, device: "torch.device"
     return torch.cat(each).mul_(255).repeat(size)
 
 
-def resized(
-    planes: "torch.Tensor", size: tuple[int, int], interpolation: str
-) -> "torch.Tensor":
+def resized(planes: "torch.Tensor", size: tuple[int, int], interpolation: str) -> "torch.Tensor":
     """Return ``(B, C, h, w)`` planes of 8 bits at another size, with an antialiasing filter.
 
     On the CPU torch computes with whole numbers, as Pillow does. Elsewhere the same is done in

@@ -209,14 +209,14 @@ def test_dropped_patches_are_those_of_their_own_batch(
 
 
 class Memory:
-    """Gives memory, counts, and keeps it to itself, so that what reads it too late may do so."""
+    """Gives torch's memory, counts, and keeps it, so that what reads it too late may do so."""
 
     def __init__(self) -> None:
-        self._kept: list[np.ndarray] = []
+        self._kept: list[torch.Tensor] = []
 
     def __call__(self, shape: tuple[int, ...]) -> np.ndarray:
-        self._kept.append(np.empty(math.prod(shape), np.uint8))
-        return self._kept[-1].reshape(shape)
+        self._kept.append(torch.empty(shape, dtype=torch.uint8))
+        return self._kept[-1].numpy()
 
     @property
     def given(self) -> int:
