@@ -370,6 +370,8 @@ def _reuse(stored: Path, made_of: dict[str, Any]) -> FeatureBag | None:
 
 
 def _threads(settings: FeatureSettings) -> int:
+    # Beyond nine or so the threads wait for the interpreter's lock (docs/performance.md), which
+    # the thread that feeds a GPU needs as well
     return settings.threads or min(8, os.cpu_count() or 1)
 
 

@@ -83,7 +83,7 @@ def test_no_memory_is_used_again_before_a_late_gpu_has_read_it(
 def test_a_network_s_features_are_those_of_the_cpu(slide: Slide, precision: str) -> None:
     on_cpu = extract(slide, network("cpu")).features
     on_gpu = extract(slide, network("cuda", precision)).features
-    within = (1e-3 if precision == "float32" else 3e-2) * np.abs(on_cpu).max()
+    within = (3e-3 if precision == "float32" else 3e-2) * np.abs(on_cpu).max()
     assert np.abs(on_gpu - on_cpu).max() < within
 
 
