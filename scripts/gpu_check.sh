@@ -35,7 +35,7 @@ everything() {
   git describe --always --dirty 2>/dev/null && git log -1 --format='commit %H of %cd' 2>/dev/null
   nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv 2>&1
   part "doctor" 15 "$python" -m napari_2dmamba.cli doctor
-  part "tests" 75 "$python" -m pytest tests/scan tests/models/test_spread.py tests/training tests/features -q -n 8 -m gpu -rs
+  part "tests" 90 "$python" -m pytest tests/scan tests/models/test_spread.py tests/training tests/features -q -n 8 -m gpu -rs
   if command -v compute-sanitizer >/dev/null; then
     sanitize memcheck "agree_with or graph"
     sanitize racecheck "agree_with"

@@ -80,10 +80,11 @@ def encode_in_order(
         while not ended or begun:
             if not ended:
                 try:
-                    label, pixels = next(source)
-                    begun.append((label, _begin(lane, pixels, device)))
-                except StopIteration:
-                    ended = True
+                    batch = next(source, None)
+                    if batch is None:
+                        ended = True
+                    else:
+                        begun.append((batch[0], _begin(lane, batch[1], device)))
                 except Exception as error:  # noqa: BLE001  # raised below, in its turn
                     failure, ended = error, True
             if begun and (ended or len(begun) > ahead):
@@ -218,7 +219,7 @@ def _begin(lane: _Lane, pixels: NDArray[np.uint8], device: torch.device) -> _Beg
             raise
         raise FeatureError(
             f"{len(pixels)} patches at once do not fit into the memory of {device}; choose a "
-            "smaller batch size, or the CPU"
+            f"smaller batch size{'' if device.type == 'cpu' else ', or the CPU'}"
         ) from error
 
 

@@ -140,4 +140,5 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device, or this machine, had not enough memory."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    return "DefaultCPUAllocator" in str(error) or "not enough memory" in str(error)
+    said = "DefaultCPUAllocator", "not enough memory", "CUDA error: out of memory"
+    return any(words in str(error) for words in said)
