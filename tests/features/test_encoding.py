@@ -142,12 +142,14 @@ def test_stopped_anywhere_all_that_was_begun_is_kept_and_nothing_else(
         (FeatureError("it does not like them"), "does not like"),
         (torch.OutOfMemoryError("CUDA out of memory"), "3 patches at once do not fit into the mem"),
         (ValueError("what nobody foresaw"), "nobody foresaw"),
+        (StopIteration("which is no end of the slide"), "StopIteration"),
     ],
 )
 def test_an_encoder_that_fails_loses_no_batch_before(
     slide: Slide, tmp_path: Path, ahead: int, how: Exception | None, says: str
 ) -> None:
-    kind = ValueError if isinstance(how, ValueError) else FeatureError
+    kinds: dict[type, type[Exception]] = {ValueError: ValueError, StopIteration: RuntimeError}
+    kind = kinds.get(type(how), FeatureError)
     with pytest.raises(kind, match=says):
         extract(slide, Means(fails=2, how=how), cache=tmp_path)
     assert kept_in(tmp_path, slide) == 6
