@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that only a GPU can tell, in under five minutes, into one report.
+# Everything that only a GPU can tell, in some five minutes, into one report.
 #
 # usage: scripts/gpu_check.sh [REPORT]     default: gpu-report.txt
 #
@@ -35,7 +35,7 @@ everything() {
   git describe --always --dirty 2>/dev/null && git log -1 --format='commit %H of %cd' 2>/dev/null
   nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv 2>&1
   part "doctor" 15 "$python" -m napari_2dmamba.cli doctor
-  part "tests" 75 "$python" -m pytest tests/scan tests/models/test_spread.py tests/training -q -n 8 -m gpu -rs
+  part "tests" 90 "$python" -m pytest tests/scan tests/models/test_spread.py tests/training tests/features -q -n 8 -m gpu -rs
   if command -v compute-sanitizer >/dev/null; then
     sanitize memcheck "agree_with or graph"
     sanitize racecheck "agree_with"
@@ -45,6 +45,7 @@ everything() {
   fi
   part "benchmark" 60 "$python" benchmarks/scan_cuda.py --repeats 20
   part "host" 20 "$python" benchmarks/scan_host.py --calls 100
+  part "extraction" 60 "$python" benchmarks/extract_device.py --patches 2000 --rounds 2
   if command -v ncu >/dev/null; then
     part "ncu" 30 ncu --clock-control none --set basic -k regex:scan_ -c 8 \
       "$python" benchmarks/scan_cuda.py --repeats 1 --only 200

@@ -1,9 +1,9 @@
 """How many patches an encoder is given at once: measured on patches of the slide at hand.
 
 Batches are doubled while that makes the encoder faster and memory allows. What is found is kept
-for the encoder, device and precision (`encoder_speed`), and taken without measuring from then on:
-the last bits of a network's features can depend on the size of the batches, so it must not change
-from run to run.
+for the encoder, device, precision and size of patches (`encoder_speed`), and taken without
+measuring from then on: the last bits of a network's features can depend on the size of the batches,
+so it must not change from run to run.
 """
 
 import threading
@@ -16,6 +16,7 @@ import psutil
 import torch
 
 from napari_2dmamba.errors import Cancelled
+from napari_2dmamba.features.encoding import batches_ahead
 from napari_2dmamba.settings import StopCallback
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ _SECONDS = 20.0
 """No size is tried after that long; what was best by then is taken."""
 _LONGEST_BATCH = 4.0
 """Seconds: a job that is paused or cancelled ends its batch first."""
-_BATCHES_READ_AHEAD = 4
+_BATCHES_IN_HAND = 4
+"""Two read ahead, one in use and the one before; `encoding` has more where it looks ahead."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ def measure_batch_size(
         if earlier and max(list(tried.values())[-2:]) < _LEAST_GAIN * max(earlier):
             break  # two doublings brought nothing: one may be the noise of a busy machine
         size *= 2
-        waiting = _BATCHES_READ_AHEAD * size * sample[0].numel()
+        in_hand = _BATCHES_IN_HAND + batches_ahead(encoder.device)
+        waiting = in_hand * size * sample[0].numel()
         too_long = 2 * min(taken) > _LONGEST_BATCH or time.monotonic() - began > _SECONDS
         if too_long or not watch.has_room_for_twice(waiting):
             break

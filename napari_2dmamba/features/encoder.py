@@ -54,6 +54,9 @@ class Encoder(Protocol):
     def encode(self, patches: torch.Tensor, mpp: float | None = None) -> torch.Tensor:
         """Return ``(B, D)`` float32 features on `device`.
 
+        On a GPU best without waiting for it: the next batch is begun meanwhile. Work belongs on
+        torch's current stream.
+
         Parameters
         ----------
         patches

@@ -4,15 +4,19 @@ What is kept names an encoder that comes with the program, its catalogue or a pa
 whose names may be places, only a checksum of what they are. Loads no torch.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
 
 from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import FeatureError
@@ -26,12 +30,15 @@ if TYPE_CHECKING:
 MOST_KEPT = 200
 """Speeds that are kept; the oldest go first."""
 
+_FORMAT = 2  # in 1 a batch size was that of patches of any size
+_LOCK_SECONDS = 10.0
+
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class EncoderSpeed:
-    """What was measured of one encoder, on one device, in one precision.
+    """What was measured of one encoder, on one device, in one precision, on patches of one size.
 
     Attributes
     ----------
@@ -90,11 +97,13 @@ class EncoderSpeed:
         )
 
     @property
-    def _key(self) -> tuple[str, str, str]:
-        return self.identity, self.device, self.precision
+    def _key(self) -> "_Key":
+        return self.identity, self.device, self.precision, self.patch_size
 
 
-_measured_here: dict[tuple[str, str, str], EncoderSpeed] = {}
+_Key = tuple[str, str, str, int]
+
+_measured_here: dict[_Key, EncoderSpeed] = {}
 """Those of this process, for where settings cannot be written."""
 
 
@@ -114,8 +123,11 @@ def keep_speed(
     patch_size: int,
     batch_size: int,
     automatic: int | None = None,
-) -> None:
+) -> EncoderSpeed:
     """Keep what was measured of an encoder, in place of what was known of it.
+
+    Several processes may do so at once, as the workers of a cohort do: none drops what another
+    keeps. The first batch size that was measured stays, whoever measured another meanwhile.
 
     Parameters
     ----------
@@ -124,9 +136,13 @@ def keep_speed(
     automatic
         The batch size that measuring found; None for the speed of an extraction, which leaves
         the automatic batch size as it was.
+
+    Returns
+    -------
+    EncoderSpeed
+        What is known now.
     """
-    before = speed_of(encoder, precision)
-    found = EncoderSpeed(
+    measured = EncoderSpeed(
         encoder=encoder.name if is_known(encoder.name) else "",
         identity=_digest(encoder),
         device=name_of_device(encoder.device),
@@ -137,25 +153,58 @@ def keep_speed(
         patch_size=int(patch_size),
         batch_size=int(batch_size),
         of_extraction=automatic is None,
-        automatic=(before.automatic if before else 0) if automatic is None else automatic,
+        automatic=automatic or 0,
         date=datetime.now(UTC).date().isoformat(),
     )
-    if before and before.of_extraction and not found.of_extraction:
-        found = dataclasses.replace(before, automatic=found.automatic)
-    _measured_here.pop(found._key, None)  # the newest is the last
-    _measured_here[found._key] = found
-    others = [one for one in _kept() if one._key != found._key]
-    content = [dataclasses.asdict(one) for one in [found, *others][:MOST_KEPT]]
     try:
-        with atomic_write(speeds_file(), FeatureError) as part:
-            part.write_text(json.dumps({"format": 1, "speeds": content}, indent=1), "utf-8")
+        with _file_locked():
+            others = _kept()
+            before = next((one for one in others if one._key == measured._key), None)
+            found = _noted(measured, before)
+            others = [one for one in others if one._key != found._key]
+            content = [dataclasses.asdict(one) for one in [found, *others][:MOST_KEPT]]
+            with atomic_write(speeds_file(), FeatureError) as part:
+                text = json.dumps({"format": _FORMAT, "speeds": content}, indent=1)
+                part.write_text(text, "utf-8")
     except FeatureError as error:  # a comfort, for which no extraction fails
         _log.warning("the speed of the encoder is kept for this session only: %s", error)
+        found = _noted(measured, None)
+    return found
 
 
-def speed_of(encoder: "Encoder", precision: str) -> EncoderSpeed | None:
-    """Return what was measured of a loaded encoder on its device, or None."""
-    key = _digest(encoder), name_of_device(encoder.device), _precision(encoder, precision)
+def _noted(measured: EncoderSpeed, kept: EncoderSpeed | None) -> EncoderSpeed:
+    """Put together what was measured and what was known, and note it for this process."""
+    before = kept or _measured_here.pop(measured._key, None)
+    found = measured
+    if before is not None:
+        found = before if before.of_extraction and not measured.of_extraction else measured
+        found = dataclasses.replace(found, automatic=before.automatic or measured.automatic)
+    _measured_here.pop(found._key, None)  # the newest is the last
+    _measured_here[found._key] = found
+    return found
+
+
+@contextlib.contextmanager
+def _file_locked() -> Iterator[None]:
+    path = speeds_file()
+    lock = FileLock(path.with_suffix(".lock"), timeout=_LOCK_SECONDS)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, Timeout) as error:
+        raise FeatureError(f"{path} cannot be changed now ({error})") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def speed_of(encoder: "Encoder", precision: str, patch_size: int) -> EncoderSpeed | None:
+    """Return what was measured of a loaded encoder on its device and such patches, or None."""
+    key = (
+        _digest(encoder), name_of_device(encoder.device), _precision(encoder, precision),
+        patch_size,
+    )  # fmt: skip
     if key in _measured_here:
         return _measured_here[key]
     return next((one for one in _kept() if one._key == key), None)
@@ -222,7 +271,8 @@ def _digest(encoder: "Encoder") -> str:
 def _kept() -> list[EncoderSpeed]:
     """Return the speeds of the file, the newest first; what is damaged is left out."""
     try:
-        content = json.loads(speeds_file().read_text(encoding="utf-8"))["speeds"]
+        whole = json.loads(speeds_file().read_text(encoding="utf-8"))
+        content = whole["speeds"] if whole["format"] == _FORMAT else []
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
     found = []

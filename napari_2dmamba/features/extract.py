@@ -8,7 +8,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from napari_2dmamba.features.encoder import Encoder
     from napari_2dmamba.features.journal import Journal
     from napari_2dmamba.features.patch_reader import PatchBatch
-    from napari_2dmamba.features.stain_normalisation import MacenkoNormaliser
     from napari_2dmamba.slide.slide import Slide
 
 BatchCallback = Callable[[PatchGrid, int, NDArray[np.float32], NDArray[np.bool_]], None]
@@ -216,6 +215,7 @@ def _extract(
     on_batch: BatchCallback | None,
     should_stop: StopCallback | None,
 ) -> FeatureBag:
+    from napari_2dmamba.features.encoding import encode_in_order, patch_memory
     from napari_2dmamba.features.patch_reader import PatchReader
 
     features: list[NDArray[np.float32]] = list(journal.features) if journal else []
@@ -231,27 +231,35 @@ def _extract(
     if settings.stain_normalisation == "macenko":
         from napari_2dmamba.features.stain_normalisation import MacenkoNormaliser
 
-        normalise = MacenkoNormaliser(reader)
+        normalise = MacenkoNormaliser(reader, encoder.device)
     if on_batch and start:
         on_batch(grid, 0, np.concatenate(features), np.concatenate(verdicts) == _KEPT)
     unreadable: dict[int, str] = {}
-    batches = reader.batches(size, start)
-    try:
+    batches = reader.batches(size, start, patch_memory(encoder.device))
+
+    def judged() -> Generator[tuple[tuple[int, NDArray[np.uint8]], NDArray[np.uint8]]]:
         for batch in batches:
             if should_stop and clock.stopped_for(should_stop):
                 raise Cancelled(f"stopped after {batch.start} of {len(grid)} patches")
             verdict = _judge(batch, grid, settings)
-            values = _encode(batch, verdict == _KEPT, encoder, grid, slide, normalise)
-            unreadable |= batch.unreadable
+            unreadable.update(batch.unreadable)
+            yield (batch.start, verdict), batch.pixels
+
+    with (
+        contextlib.closing(batches),
+        contextlib.closing(encode_in_order(encoder, judged(), grid.mpp, normalise)) as encoded,
+    ):
+        for (first, verdict), values in encoded:
+            keep = verdict == _KEPT
+            _require_finite(values[keep], first, len(keep), encoder, slide)
+            values[~keep] = 0
             if journal:
                 journal.append(values, verdict)
             features.append(values)
             verdicts.append(verdict)
             if on_batch:
-                on_batch(grid, batch.start, values, verdict == _KEPT)
-            clock.tell(batch.start + len(verdict))
-    finally:
-        batches.close()
+                on_batch(grid, first, values, keep)
+            clock.tell(first + len(keep))
     if clock.is_telling:
         keep_speed(
             encoder, settings.precision, patches_per_second=clock.speed(len(grid)),
@@ -272,10 +280,10 @@ def _extract(
         source["dropped_patches"] = dropped
     if lost:
         source["unreadable_patches"] = lost
-        first = next(iter(unreadable.values()), "")
+        example = next(iter(unreadable.values()), "")
         warnings.warn(
             f"{lost} of {len(grid)} patches of {slide.name} could not be read and are left out"
-            + (f"; the first: {first}" if first else ""),
+            + (f"; the first: {example}" if example else ""),
             UnreadablePatchesWarning,
             stacklevel=3,
         )
@@ -310,29 +318,14 @@ def _judge(batch: "PatchBatch", grid: PatchGrid, settings: FeatureSettings) -> N
     return verdict
 
 
-def _encode(
-    batch: "PatchBatch",
-    keep: NDArray[np.bool_],
-    encoder: "Encoder",
-    grid: PatchGrid,
-    slide: "Slide",
-    normalise: "MacenkoNormaliser | None",
-) -> NDArray[np.float32]:
-    """Return ``(B, D)`` features, zero where a patch does not count."""
-    import torch
-
-    patches = torch.from_numpy(batch.pixels)
-    if normalise is not None:
-        patches = normalise(patches)
-    found = encoder.encode(patches, grid.mpp).float().cpu().numpy()
-    if not np.isfinite(found[keep]).all():
+def _require_finite(
+    values: NDArray[np.float32], first: int, count: int, encoder: "Encoder", slide: "Slide"
+) -> None:
+    if not np.isfinite(values).all():
         raise FeatureError(
-            f"the encoder {encoder.name!r} gave numbers that are not finite for patches "
-            f"{batch.start} to {batch.start + len(keep) - 1} of {slide.name}; its weights may be "
-            "damaged"
+            f"the encoder {encoder.name!r} gave numbers that are not finite for patches {first} to "
+            f"{first + count - 1} of {slide.name}; its weights may be damaged"
         )
-    found[~keep] = 0
-    return found
 
 
 def _rules(settings: FeatureSettings) -> tuple[str, ...]:
@@ -377,6 +370,8 @@ def _reuse(stored: Path, made_of: dict[str, Any]) -> FeatureBag | None:
 
 
 def _threads(settings: FeatureSettings) -> int:
+    # Beyond nine or so the threads wait for the interpreter's lock (docs/performance.md), which
+    # the thread that feeds a GPU needs as well
     return settings.threads or min(8, os.cpu_count() or 1)
 
 
@@ -401,7 +396,7 @@ def _batch_size(
 
     if settings.batch_size:
         return settings.batch_size
-    known = speed_of(encoder, settings.precision)
+    known = speed_of(encoder, settings.precision, grid.patch_size)
     if known is not None and known.automatic:
         return known.automatic
     if len(grid) < WORTH:
@@ -415,12 +410,12 @@ def _batch_size(
         batches.close()
     found = measure_batch_size(encoder, sample, grid.mpp, should_stop)
     _log.info("%s: patches/s by batch size %s", encoder.name, found.tried)
-    keep_speed(
+    kept = keep_speed(
         encoder, settings.precision, patches_per_second=found.patches_per_second,
         patches=found.patches, patch_size=grid.patch_size, batch_size=found.batch_size,
         automatic=found.batch_size,
     )  # fmt: skip
-    return found.batch_size
+    return kept.automatic  # of another worker that measured at the same time, and was first
 
 
 class _Clock:

@@ -75,7 +75,7 @@ class ModelEncoder:
             except UserError:
                 raise
             except Exception as error:  # networks are others' programs and raise what they like
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
                     raise FeatureError(
                         f"the encoder {self.name!r} does not take patches of "
@@ -136,7 +136,9 @@ def checksum_of_weights(state: Mapping[str, Any]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or this machine, had not enough memory."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    return "DefaultCPUAllocator" in str(error) or "not enough memory" in str(error)
+    said = "DefaultCPUAllocator", "not enough memory", "CUDA error: out of memory"
+    return any(words in str(error) for words in said)

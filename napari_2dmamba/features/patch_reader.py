@@ -1,10 +1,12 @@
 """Read the patches of a grid at the speed of the decoder: each stored tile is decoded once."""
 
+import itertools
 import math
+import operator
 import sys
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -25,6 +27,19 @@ _SHARED_TILES_BYTES = 256 * 2**20
 _WHITE = 255
 
 _Key = tuple[int, int]
+
+
+def _new_memory(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    return np.empty(shape, np.uint8)
+
+
+def _references(arrays: list[NDArray[np.uint8]]) -> list[int]:
+    """Count who refers to each array, the list and this look included."""
+    return [sys.getrefcount(array) for array in arrays]
+
+
+_OURS_ALONE = _references([np.empty(0, np.uint8)])[0]
+"""Looked up, because it is another number from one Python to the next."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +92,11 @@ class PatchReader:
         if self._copies:
             side, corners = grid.patch_size, np.rint(corners)
         self._side, self._corners = side, corners
-        # Pixels [first, last) of the level under each patch, and the tiles under those; (x, y)
-        self._first = np.floor(corners + 1e-9).astype(np.int64)
-        self._last = np.ceil(corners + side - 1e-9).astype(np.int64)
+        # Of each patch: pixels [first, last) of the level under it, tiles under those; each (x, y)
+        first = np.floor(corners + 1e-9).astype(np.int64)
+        last = np.ceil(corners + side - 1e-9).astype(np.int64)
         tile = np.array(self._tile_size[::-1])
-        self._first_tile = self._first // tile
-        self._last_tile = -(-self._last // tile)
+        self._under = np.concatenate([first, last, first // tile, -(-last // tile)], 1)
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """Return patch ``index`` as ``(patch_size, patch_size, 3)`` uint8.
@@ -97,15 +111,27 @@ class PatchReader:
         self._fill(out, index, _Tiles(self, np.array([index])))
         return out
 
-    def batches(self, size: int, start: int = 0) -> Generator[PatchBatch]:
-        """Yield the patches from ``start`` on, ``size`` at a time, read ahead by threads."""
+    def batches(
+        self,
+        size: int,
+        start: int = 0,
+        memory: Callable[[tuple[int, ...]], NDArray[np.uint8]] = _new_memory,
+    ) -> Generator[PatchBatch]:
+        """Yield the patches from ``start`` on, ``size`` at a time, read ahead by threads.
+
+        Parameters
+        ----------
+        memory
+            Gives memory for a batch of a shape, in an array that is no part of another. It is used
+            again as soon as nobody refers to the pixels of a batch, or to a part of them, any more.
+        """
         if start >= len(self.grid):
             return  # nothing is left, as after a kill between the last batch and the end
         count, side = len(self.grid), self.grid.patch_size
         starts = iter(range(start, count, size))
         tiles = _Tiles(self, np.arange(start, count))
         spare: list[NDArray[np.uint8]] = []
-        previous: NDArray[np.uint8] | None = None
+        given: list[NDArray[np.uint8]] = []
         waiting: deque[tuple[PatchBatch, list[Future[None]]]] = deque()
         with ThreadPoolExecutor(self.threads, "patches") as pool:
 
@@ -114,9 +140,7 @@ class PatchReader:
                 if first is None:
                     return
                 shape = (min(size, count - first), side, side, 3)
-                pixels = (
-                    spare.pop() if spare and spare[-1].shape == shape else np.empty(shape, np.uint8)
-                )
+                pixels = spare.pop() if spare and spare[-1].shape == shape else memory(shape)
                 batch = PatchBatch(first, pixels, {})
                 left = iter(range(len(pixels)))  # the threads share it
                 jobs = [
@@ -132,12 +156,13 @@ class PatchReader:
                     for job in jobs:
                         job.result()
                     yield replace(batch, unreadable=dict(sorted(batch.unreadable.items())))
-                    # Fresh memory costs as much as a quarter of the decoding: the batch before
-                    # this one is used again if nobody else (variable and call: 2) holds it
-                    if previous is not None and sys.getrefcount(previous) == 2:
-                        spare.append(previous)
-                    previous = batch.pixels
+                    # Fresh memory costs as much as a quarter of the decoding, and page-locked
+                    # memory far more
+                    given.append(batch.pixels)
                     del batch
+                    held = [found > _OURS_ALONE for found in _references(given)]
+                    spare += itertools.compress(given, map(operator.not_, held))
+                    given = list(itertools.compress(given, held))
                     submit()
             finally:
                 pool.shutdown(cancel_futures=True)
@@ -152,8 +177,8 @@ class PatchReader:
 
     def tiles_of(self, index: int) -> list[_Key]:
         """Return ``(row, column)`` of the level's tiles under a patch, those off the slide too."""
-        (left, top), (right, bottom) = self._first_tile[index], self._last_tile[index]
-        return [(r, c) for r in range(int(top), int(bottom)) for c in range(int(left), int(right))]
+        left, top, right, bottom = self._under[index, 4:].tolist()
+        return [(row, column) for row in range(top, bottom) for column in range(left, right)]
 
     def decode(self, key: _Key, out: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return a whole tile, in ``out`` or in memory of its own, white beyond the slide.
@@ -196,7 +221,7 @@ class PatchReader:
     def _copy(self, out: NDArray[np.uint8], index: int, keys: deque[_Key], store: "_Tiles") -> None:
         """Copy tile by tile, each while it is in the processor's cache; drop keys as they go."""
         height, width = self._tile_size
-        x, y = self._first[index].tolist()
+        x, y = self._under[index, :2].tolist()
         while keys:
             row, column = keys[0]
             _copy(store.take(keys[0]), out, row * height - y, column * width - x)
@@ -206,11 +231,9 @@ class PatchReader:
         self, out: NDArray[np.uint8], index: int, keys: deque[_Key], store: "_Tiles"
     ) -> None:
         """Likewise row of tiles by row; those that pixels yet to come are made of are kept."""
-        left, top = self._first_tile[index].tolist()
-        n = int(self._last_tile[index, 0]) - left
+        x, y, right, bottom, left, top, last_column, _ = self._under[index].tolist()
+        n = last_column - left
         x0, y0 = left * self._tile_size[1], top * self._tile_size[0]
-        x, y = self._first[index].tolist()
-        right, bottom = self._last[index].tolist()
         corner_x, corner_y = self._corners[index].tolist()
         size = len(out)
         columns = area_weights(round(corner_x - x0, 6), self._side, size, x - x0, right - x0)
@@ -236,10 +259,11 @@ def _copy(tile: NDArray[np.uint8], out: NDArray[np.uint8], top: int, left: int) 
 class _Tile:
     """A tile that one thread decodes and others may wait for."""
 
-    __slots__ = ("error", "memory", "pixels", "ready")
+    __slots__ = ("done", "error", "memory", "pixels", "ready")
 
-    def __init__(self, shared: bool) -> None:
-        self.ready = threading.Event() if shared else None  # one patch's own needs no waiting
+    def __init__(self) -> None:
+        self.done = False
+        self.ready: threading.Event | None = None  # made by the first who has to wait
         self.pixels: NDArray[np.uint8] | None = None
         self.memory: NDArray[np.uint8] | None = None  # ours, to be used again
         self.error: TileError | None = None
@@ -255,13 +279,14 @@ class _Tiles:
         self._spare: list[NDArray[np.uint8]] = []
         self._shape = (*reader._tile_size, 3)
         self._most = max(16, _SHARED_TILES_BYTES // (3 * math.prod(reader._tile_size)))
-        first, last = reader._first_tile[patches], reader._last_tile[patches]
+        first, last = reader._under[patches, 4:6], reader._under[patches, 6:]
         corner = first.min(0)
         self._corner = int(corner[1]), int(corner[0])
         columns, rows = last.max(0) - corner
-        self._uses = np.zeros((rows, columns), np.int32)
+        uses = np.zeros((rows, columns), np.int32)
         for (left, top), (right, bottom) in zip(first - corner, last - corner, strict=True):
-            self._uses[top:bottom, left:right] += 1
+            uses[top:bottom, left:right] += 1
+        self._uses: list[list[int]] = uses.tolist()  # single numbers of an array cost more
 
     def take(self, key: _Key) -> NDArray[np.uint8]:
         """Return a tile; `give_back` must follow.
@@ -275,11 +300,13 @@ class _Tiles:
             tile = self._tiles.get(key)
             mine = tile is None
             if tile is None:
-                at = key[0] - self._corner[0], key[1] - self._corner[1]
-                tile = self._tiles[key] = _Tile(shared=self._uses[at] > 1)
+                tile = self._tiles[key] = _Tile()
+            elif not tile.done and tile.ready is None:
+                tile.ready = threading.Event()
         if mine:  # decoded at once, so nobody waits in a circle
             self._fill(tile, key)
-        elif tile.ready is not None:
+        elif not tile.done:
+            assert tile.ready is not None
             tile.ready.wait()
         if tile.error is not None:
             raise tile.error
@@ -297,6 +324,8 @@ class _Tiles:
             tile.error = TileError(f"{type(error).__name__}: {error}")
             raise
         finally:
+            with self._lock:  # whoever looked before us has made the event by now
+                tile.done = True
             if tile.ready is not None:
                 tile.ready.set()
 
@@ -316,16 +345,14 @@ class _Tiles:
         top, left = self._corner
         with self._lock:
             for row, column in keys:
-                at = row - top, column - left
-                uses = self._uses[at] - 1
-                self._uses[at] = uses
-                if uses <= 0:
+                uses = self._uses[row - top]
+                uses[column - left] -= 1
+                if uses[column - left] <= 0:
                     tile = self._tiles.pop((row, column), None)
                     if tile is not None and tile.memory is not None:
                         self._spare.append(tile.memory)
             while len(self._tiles) > self._most:  # decoded again when its time comes
                 oldest = next(iter(self._tiles))
-                ready = self._tiles[oldest].ready
-                if ready is None or not ready.is_set():
+                if not self._tiles[oldest].done:
                     break
                 del self._tiles[oldest]

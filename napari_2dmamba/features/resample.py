@@ -1,10 +1,11 @@
 """Resample by area: each output pixel is the mean over the piece of the slide that it covers."""
 
+import bisect
 import ctypes
 import functools
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ LIBRARY = library_path(__package__, "_area")
 """The library, or None where it was not built."""
 _VERSION = 4
 _MOST_TAPS = 64  # as in csrc/cpu/area.cpp
+_BYTES = np.dtype(np.uint8)
 
 
 @dataclass
@@ -32,6 +34,8 @@ class AreaWeights:
         ``(size,)``, one past the last source pixel that counts.
     low, high
         All of them lie in ``[low, high)``.
+    least, most
+        The same, by looking at every one: what memory is guarded by.
     """
 
     first: NDArray[np.int32]
@@ -50,6 +54,12 @@ class AreaWeights:
         self._lanes = lanes
         self.along_y, self.along_x = self._along_y.ctypes.data, self._along_x.ctypes.data
         self.low, self.high = int(self.first[0]), int(self.ends[-1])
+        self.least, self.most = int(self.first.min()), int(self.ends.max())
+        self._ends: list[int] = self.ends.tolist()
+
+    def complete(self, length: int) -> int:
+        """Return how many output pixels are made of the first ``length`` source pixels alone."""
+        return bisect.bisect_right(self._ends, length)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -118,26 +128,25 @@ class TileResampler:
         out: NDArray[np.uint8],
     ) -> None:
         height, width = tile_shape
-        _require(min(height, width, tile_rows, tiles_per_row) > 0, f"tiles of shape {tile_shape}")
         size = len(out)
-        _require(
-            out.shape == (size, size, 3) and out.dtype == np.uint8 and out.flags.c_contiguous
-            and out.flags.writeable,
-            f"out of shape {out.shape} and {out.dtype}",
-        )  # fmt: skip
+        if min(height, width, tile_rows, tiles_per_row) <= 0:
+            raise _refused(f"tiles of shape {tile_shape}")
+        if not (
+            out.shape == (size, size, 3) and out.dtype == _BYTES and out.flags.c_contiguous
+            and out.flags.writeable
+        ):  # fmt: skip
+            raise _refused(f"out of shape {out.shape} and {out.dtype}")
         for table, length in ((rows, tile_rows * height), (columns, tiles_per_row * width)):
-            _require(
-                len(table.first) == size and table.first.min() >= 0 and table.ends.max() <= length,
-                f"weights of pixels {table.first.min()} to {table.ends.max()} over {length}",
-            )
-        self._shape, self._per_row = tile_shape, tiles_per_row
+            if not (len(table.first) == size and table.least >= 0 and table.most <= length):
+                raise _refused(f"weights of pixels {table.least} to {table.most} over {length}")
+        self._shape, self._per_row = (height, width, 3), tiles_per_row
         self._rows, self._columns, self._out = rows, columns, out
         self._count = tile_rows * tiles_per_row
         self._tiles: list[NDArray[np.uint8]] = []
         self._made = 0  # rows of out
-        self._addresses = np.zeros(self._count, np.uintp)
+        self._addresses = (ctypes.c_void_p * self._count)()
         self._library = _library() if max(rows.taps, columns.taps) <= _MOST_TAPS else None
-        self._out_at, self._addresses_at = out.ctypes.data, self._addresses.ctypes.data
+        self._out_at = _address(out)
 
     def add(self, tile: NDArray[np.uint8]) -> int:
         """Take the next tile ``(h, w, 3)``, row by row; make what a row of tiles completes.
@@ -151,28 +160,30 @@ class TileResampler:
         ValueError
             When the tile is not what was promised: the library reads memory by these sizes.
         """
-        _require(
-            tile.shape == (*self._shape, 3) and tile.dtype == np.uint8 and tile.flags.c_contiguous,
-            f"a tile of shape {tile.shape} and {tile.dtype} where {(*self._shape, 3)} was promised",
-        )
-        _require(len(self._tiles) < self._count, "more tiles than were promised")
+        # Words are made where they are needed alone: this runs for every tile, and what runs in
+        # Python keeps all other threads from theirs
+        if not (tile.shape == self._shape and tile.dtype == _BYTES and tile.flags.c_contiguous):
+            raise _refused(
+                f"a tile of shape {tile.shape} and {tile.dtype} where {self._shape} was promised"
+            )
+        if len(self._tiles) == self._count:
+            raise _refused("more tiles than were promised")
         self._tiles.append(tile)
         done = len(self._tiles)
         if self._library is None:
             if done == self._count:
                 self._out[...] = resample_in_numpy(self._assembled(), self._rows, self._columns)
             return self._count if done == self._count else 0
-        self._addresses[done - 1] = tile.__array_interface__["data"][0]
+        self._addresses[done - 1] = _address(tile)
         if done % self._per_row:
             return 0
-        size, (height, width) = len(self._out), self._shape
+        size, (height, width, _) = len(self._out), self._shape
         begun = self._made
-        complete = done // self._per_row * height
-        self._made = made = int(self._rows.ends.searchsorted(complete, "right"))
+        self._made = made = self._rows.complete(done // self._per_row * height)
         line = 3 * size + 1
         scratch = _scratch(line + 3 * self._per_row * width + 6 * self._columns.taps + 8)
         status = self._library.area_resample(
-            self._addresses_at,
+            self._addresses,
             self._per_row,
             height,
             width,
@@ -187,7 +198,8 @@ class TileResampler:
             scratch,
             self._out_at,
         )
-        _require(status == 0, "sizes that the library does not take")
+        if status != 0:
+            raise _refused("sizes that the library does not take")
         if made == size:
             return self._count
         return int(self._rows.first[made]) // height * self._per_row
@@ -200,9 +212,16 @@ class TileResampler:
         return np.concatenate(strips, axis=0)
 
 
-def _require(holds: bool, what: str) -> None:
-    if not holds:
-        raise ValueError(f"the resampler was given {what}")
+def _refused(what: str) -> ValueError:
+    return ValueError(f"the resampler was given {what}")
+
+
+def _address(array: NDArray[Any]) -> int:
+    """Return where an array's data lie, in a third of the time of ``array.ctypes.data``."""
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(cast(Any, array)))
+    except TypeError:  # read-only
+        return int(array.ctypes.data)
 
 
 _per_thread = threading.local()

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _SAMPLE = 16
 _LIGHT = 240.0
+_PATCHES_AT_ONCE_ON_GPU = 16
+"""A pixel takes some fifty bytes meanwhile, for which an encoder's batch may leave no room."""
 
 
 class MacenkoNormaliser:
@@ -27,6 +29,8 @@ class MacenkoNormaliser:
     ----------
     reader
         Of the slide and grid whose stains are estimated.
+    device
+        Where the patches to change will be; the estimate is made on the CPU.
 
     Raises
     ------
@@ -34,7 +38,7 @@ class MacenkoNormaliser:
         When torchstain is not installed, or no two stains are found on the slide.
     """
 
-    def __init__(self, reader: "PatchReader") -> None:
+    def __init__(self, reader: "PatchReader", device: torch.device) -> None:
         try:
             from torchstain.torch.normalizers import TorchMacenkoNormalizer
         except ImportError as error:
@@ -57,10 +61,16 @@ class MacenkoNormaliser:
                 "without stain normalisation"
             )
         change = torch.diag((reference_most / most).flatten())
-        self._mix = self._reference @ change @ torch.linalg.pinv(stains)
+        self._mix = (self._reference @ change @ torch.linalg.pinv(stains)).to(device)
 
     def __call__(self, patches: torch.Tensor) -> torch.Tensor:
         """Return ``(B, H, W, 3)`` uint8 patches with the reference's stains."""
+        patches = patches.to(self._mix.device)
+        if patches.device.type != "cuda":
+            return self._changed(patches)
+        return torch.cat([self._changed(some) for some in patches.split(_PATCHES_AT_ONCE_ON_GPU)])
+
+    def _changed(self, patches: torch.Tensor) -> torch.Tensor:
         density = -torch.log((patches.float() + 1) / _LIGHT)
         normalised = _LIGHT * torch.exp(-(density @ self._mix.T)) - 1
         return normalised.round_().clamp_(0, 255).to(torch.uint8)

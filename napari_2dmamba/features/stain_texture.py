@@ -57,6 +57,7 @@ from torch.nn import functional as F
 
 from napari_2dmamba.features.encoder_names import EMBEDDED_ENCODER
 from napari_2dmamba.features.stain_texture_scales import SCALES
+from napari_2dmamba.features.transform import resized
 
 _WORKING_MPP = 1.0
 _NOMINAL_MPP = 0.5
@@ -216,7 +217,7 @@ class StainTexture:
             std[:, 4:],
             torch.stack(correlation, 1),
             torch.stack([share.float().mean(-1) for share in shares], 1),
-            _patchiness(planes[:, [0, 1, 3]]),
+            _patchiness(torch.cat([planes[:, :2], planes[:, 3:]], 1)),
             *_filter_bank(fine[:, :2], planes[:, :2]),
             _nuclei(planes[:, 0]),
         ]
@@ -229,9 +230,7 @@ def _to_working_resolution(patches: torch.Tensor, mpp: float) -> torch.Tensor:
     # A multiple of 16 pixels: the pyramid halves three times, and squares must fit
     size = [max(64, 16 * round(side * mpp / _WORKING_MPP / 16)) for side in planes.shape[2:]]
     if size != list(planes.shape[2:]):
-        if planes.device.type != "cpu":  # 8-bit resizing exists on the CPU only
-            planes = planes.float()
-        planes = F.interpolate(planes, size, mode="bilinear", antialias=True)
+        planes = resized(planes, (size[0], size[1]), "bilinear")
     return planes.contiguous().float()
 
 
@@ -240,7 +239,8 @@ def _quantiles(planes: torch.Tensor) -> torch.Tensor:
     ordered = planes[:, :, 1::4, 1::4].flatten(2).sort(-1).values
     last = ordered.shape[-1] - 1
     picks = [round(q / 100 * last) for q in _QUANTILES]
-    return ordered[:, :, picks].flatten(1)
+    # Not ordered[:, :, picks], for which a GPU waits: the list is copied there first
+    return torch.stack([ordered[:, :, pick] for pick in picks], 2).flatten(1)
 
 
 def _patchiness(planes: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from napari_2dmamba.errors import Cancelled
 from napari_2dmamba.features import FeatureSettings, batch_size, encoder_speed, extract_features
 from napari_2dmamba.features.batch_size import WORTH, default_batch_size, measure_batch_size
 from napari_2dmamba.features.encoder import load_encoder
+from tests import warm
 from tests.features.conftest import full_grid
 from tests.features.networks import require_timm
 
@@ -108,7 +109,7 @@ def test_features_of_a_network_stay_near_over_batch_sizes(tmp_path: Path) -> Non
 
 
 def test_it_is_measured_once_where_that_pays_and_kept_for_later_runs(slide: Any) -> None:
-    few, many = full_grid(slide, 64, 128), full_grid(slide, 16, 24)
+    few, many = full_grid(slide, 16, 128), full_grid(slide, 16, 24)
     assert len(few) < WORTH <= len(many)
     encoder = Timed(0.005, 0)
     bag = extract_features(slide, few, AUTOMATIC, encoder=encoder)
@@ -121,6 +122,8 @@ def test_it_is_measured_once_where_that_pays_and_kept_for_later_runs(slide: Any)
     assert chosen == 64
     assert any("measuring" in message for message in told)
     assert extract_features(slide, few, AUTOMATIC, encoder=encoder).source["batch_size"] == chosen
+    larger = full_grid(slide, 64, 128)  # patches of another size have a batch size of their own
+    assert extract_features(slide, larger, AUTOMATIC, encoder=encoder).source["batch_size"] == 16
     given = replace(AUTOMATIC, batch_size=5)
     assert extract_features(slide, few, given, encoder=encoder).source["batch_size"] == 5
 
@@ -134,7 +137,7 @@ def test_it_is_measured_once_where_that_pays_and_kept_for_later_runs(slide: Any)
     assert (again.features == first.features).all()
     other = Timed(0.005, 0)
     other.identity = "other weights"
-    assert encoder_speed.speed_of(other, "float32") is None
+    assert encoder_speed.speed_of(other, "float32", 16) is None
 
 
 def test_an_interrupted_job_goes_on_with_its_batches_whatever_is_measured_meanwhile(
@@ -162,13 +165,15 @@ def test_stopped_while_measuring_nothing_is_left_that_would_count(
         extract_features(
             slide, grid, AUTOMATIC, encoder=encoder, cache=tmp_path / "c", should_stop=lambda: True
         )
-    assert encoder_speed.speed_of(encoder, "float32") is None
+    assert encoder_speed.speed_of(encoder, "float32", 16) is None
     bag = extract_features(slide, grid, AUTOMATIC, encoder=encoder, cache=tmp_path / "c")
     assert bag.source["batch_size"] == 64
 
 
-def keep(encoder: Any, speed: float = 10.0, automatic: int | None = None, size: int = 8) -> None:
-    encoder_speed.keep_speed(
+def keep(
+    encoder: Any, speed: float = 10.0, automatic: int | None = None, size: int = 8
+) -> encoder_speed.EncoderSpeed:
+    return encoder_speed.keep_speed(
         encoder, "float32", patches_per_second=speed, patches=100, patch_size=256, batch_size=size,
         automatic=automatic,
     )  # fmt: skip
@@ -190,12 +195,50 @@ def test_what_is_kept_names_no_place_and_the_newest_counts(tmp_path: Path) -> No
     assert found is not None
     assert (found.patches_per_second, found.batch_size, found.automatic) == (30.0, 4, 32)
     assert "reading included" in found.words
-    keep(embedded, 25.0, automatic=16, size=16)  # measured again: what an extraction took stays
-    found = encoder_speed.speed_of(embedded, "float32")
+    keep(embedded, 25.0, automatic=16, size=16)  # by another worker: the first stays, and so does
+    found = encoder_speed.speed_of(embedded, "float32", 256)  # what an extraction took
     assert found is not None
-    assert (found.patches_per_second, found.automatic) == (30.0, 16)
+    assert (found.patches_per_second, found.automatic) == (30.0, 32)
+    assert encoder_speed.speed_of(embedded, "float32", 512) is None
     assert encoder_speed.latest_speed("stain-texture-v1", "cuda:1", "float32") is None
     assert encoder_speed.latest_speed("uni", "auto", "float32") is None
+
+
+_WORKERS = """
+import os, sys
+from pathlib import Path
+from types import SimpleNamespace
+import torch
+from napari_2dmamba.features import encoder_speed
+
+encoder_speed.speeds_file = lambda: Path(sys.argv[1])
+
+def keep(identity, automatic=None):
+    return encoder_speed.keep_speed(
+        SimpleNamespace(name="mine", identity=identity, device=torch.device("cpu")), "float32",
+        patches_per_second=9.0, patches=100, patch_size=256, batch_size=8, automatic=automatic,
+    )
+
+for worker in (8, 9, 10):
+    if os.fork() == 0:
+        for number in range(12):
+            keep(f"{worker} {number}")
+            encoder_speed._measured_here.clear()
+            print(keep("common", worker).automatic, flush=True)
+        os._exit(0)
+for _ in range(3):
+    assert os.wait()[1] == 0
+"""
+
+
+def test_workers_that_keep_speeds_at_once_drop_none_of_the_others_(tmp_path: Path) -> None:
+    path = tmp_path / "config" / "speeds.json"
+    done = warm.python("-c", _WORKERS, str(path))
+    assert done.returncode == 0, done.stderr
+    held = json.loads(path.read_text())["speeds"]
+    assert len({one["identity"] for one in held}) == len(held) == 3 * 12 + 1
+    (of_all,) = [one for one in held if one["automatic"]]
+    assert done.stdout.split() == 36 * [str(of_all["automatic"])]  # the first, for everybody
 
 
 @pytest.mark.parametrize(
@@ -213,9 +256,9 @@ def test_damaged_speeds_are_no_speeds(change: dict[str, Any]) -> None:
     whole["speeds"][0] |= change
     path.write_text(json.dumps(whole))
     encoder_speed._measured_here.clear()
-    assert encoder_speed.speed_of(embedded, "float32") is None
+    assert encoder_speed.speed_of(embedded, "float32", 256) is None
     path.write_text("{")
-    assert encoder_speed.speed_of(embedded, "float32") is None
+    assert encoder_speed.speed_of(embedded, "float32", 256) is None
     keep(embedded)
     assert json.loads(path.read_text())["speeds"][0]["automatic"] == 0
 
@@ -224,6 +267,6 @@ def test_settings_that_cannot_be_written_fail_no_extraction(tmp_path: Path) -> N
     (tmp_path / "config").write_text("in the way")
     embedded = load_encoder(device="cpu")
     keep(embedded, automatic=32)
-    found = encoder_speed.speed_of(embedded, "float32")
+    found = encoder_speed.speed_of(embedded, "float32", 256)
     assert found is not None
     assert found.automatic == 32  # for this session
