@@ -15,6 +15,7 @@ LIBRARY = library_path(__package__, "_area")
 """The library, or None where it was not built."""
 _VERSION = 4
 _MOST_TAPS = 64  # as in csrc/cpu/area.cpp
+_PAGE = 2048  # numbers of 16 bits
 
 
 @dataclass
@@ -49,7 +50,7 @@ class AreaWeights:
         self._along_x = np.array([self.first.ctypes.data, lanes.ctypes.data, self.taps])
         self._lanes = lanes
         self.along_y, self.along_x = self._along_y.ctypes.data, self._along_x.ctypes.data
-        self.low, self.high = int(self.first[0]), int(self.ends[-1])
+        self.low, self.high = int(self.first.min()), int(self.ends.max())
 
 
 @functools.lru_cache(maxsize=1024)
@@ -118,19 +119,18 @@ class TileResampler:
         out: NDArray[np.uint8],
     ) -> None:
         height, width = tile_shape
-        _require(min(height, width, tile_rows, tiles_per_row) > 0, f"tiles of shape {tile_shape}")
+        if min(height, width, tile_rows, tiles_per_row) < 1:
+            raise _refused(f"tiles of shape {tile_shape}")
         size = len(out)
-        _require(
-            out.shape == (size, size, 3) and out.dtype == np.uint8 and out.flags.c_contiguous
-            and out.flags.writeable,
-            f"out of shape {out.shape} and {out.dtype}",
-        )  # fmt: skip
+        if (
+            out.shape != (size, size, 3) or out.dtype != np.uint8 or not out.flags.c_contiguous
+            or not out.flags.writeable
+        ):  # fmt: skip
+            raise _refused(f"out of shape {out.shape} and {out.dtype}")
         for table, length in ((rows, tile_rows * height), (columns, tiles_per_row * width)):
-            _require(
-                len(table.first) == size and table.first.min() >= 0 and table.ends.max() <= length,
-                f"weights of pixels {table.first.min()} to {table.ends.max()} over {length}",
-            )
-        self._shape, self._per_row = tile_shape, tiles_per_row
+            if len(table.first) != size or table.low < 0 or table.high > length:
+                raise _refused(f"weights of pixels {table.low} to {table.high} over {length}")
+        self._shape, self._per_row = (height, width, 3), tiles_per_row
         self._rows, self._columns, self._out = rows, columns, out
         self._count = tile_rows * tiles_per_row
         self._tiles: list[NDArray[np.uint8]] = []
@@ -151,11 +151,10 @@ class TileResampler:
         ValueError
             When the tile is not what was promised: the library reads memory by these sizes.
         """
-        _require(
-            tile.shape == (*self._shape, 3) and tile.dtype == np.uint8 and tile.flags.c_contiguous,
-            f"a tile of shape {tile.shape} and {tile.dtype} where {(*self._shape, 3)} was promised",
-        )
-        _require(len(self._tiles) < self._count, "more tiles than were promised")
+        if tile.shape != self._shape or tile.dtype != np.uint8 or not tile.flags.c_contiguous:
+            raise _refused(f"a tile of {tile.shape} and {tile.dtype}; {self._shape} was promised")
+        if len(self._tiles) >= self._count:
+            raise _refused("more tiles than were promised")
         self._tiles.append(tile)
         done = len(self._tiles)
         if self._library is None:
@@ -165,11 +164,13 @@ class TileResampler:
         self._addresses[done - 1] = tile.__array_interface__["data"][0]
         if done % self._per_row:
             return 0
-        size, (height, width) = len(self._out), self._shape
+        size, (height, width, _) = len(self._out), self._shape
         begun = self._made
         complete = done // self._per_row * height
         self._made = made = int(self._rows.ends.searchsorted(complete, "right"))
-        line = 3 * size + 1
+        # A read waits for a write just before it at the same place of another page: begun at the
+        # same place, reading stays ahead of writing, and area means take a seventh less
+        line = -(-(3 * size + 1) // _PAGE) * _PAGE
         scratch = _scratch(line + 3 * self._per_row * width + 6 * self._columns.taps + 8)
         status = self._library.area_resample(
             self._addresses_at,
@@ -187,7 +188,8 @@ class TileResampler:
             scratch,
             self._out_at,
         )
-        _require(status == 0, "sizes that the library does not take")
+        if status != 0:
+            raise _refused("sizes that the library does not take")
         if made == size:
             return self._count
         return int(self._rows.first[made]) // height * self._per_row
@@ -200,9 +202,8 @@ class TileResampler:
         return np.concatenate(strips, axis=0)
 
 
-def _require(holds: bool, what: str) -> None:
-    if not holds:
-        raise ValueError(f"the resampler was given {what}")
+def _refused(what: str) -> ValueError:
+    return ValueError(f"the resampler was given {what}")
 
 
 _per_thread = threading.local()
