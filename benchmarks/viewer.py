@@ -128,8 +128,7 @@ def measure(path: Path) -> None:
         for row in np.random.default_rng(1).random((5, len(coords)), dtype=np.float32)
     ]
     again = statistics.median(
-        timed(lambda other=other: session.runs.show_map(state, other))
-        for other in others
+        timed(lambda other=other: session.runs.show_map(state, other)) for other in others
     )
     print(
         f"{path.name}: {width} x {height}, first paint {first:.2f} s; pan {pan:.0f} ms "
