@@ -54,8 +54,7 @@ def measure(path: Path) -> None:
 
     from napari_2dmamba.explain.display import DisplaySettings, colour_table
     from napari_2dmamba.explain.grid_map import scatter
-    from napari_2dmamba.plugin.layers.map_layers import show_map
-    from napari_2dmamba.plugin.layers.slide_layer import add_slide
+    from napari_2dmamba.plugin.session import Session
     from napari_2dmamba.plugin.window.app import suit_slides
     from napari_2dmamba.slide import open_slide
 
@@ -69,7 +68,9 @@ def measure(path: Path) -> None:
 
     started = time.perf_counter()
     slide = open_slide(path)
-    layer = add_slide(viewer, slide)[0]
+    session = Session.of(viewer)
+    state = session.add(slide)
+    layer = session.pyramid_of(state)[0]
     while not layer.loaded:
         process()
     viewer.screenshot(flash=False)
@@ -114,7 +115,7 @@ def measure(path: Path) -> None:
     began = time.perf_counter()
     grid_map = scatter(scores, coords, side, name="m", meaning="random", mpp=slide.mpp)
     made = time.perf_counter()
-    show_map(viewer, slide, grid_map, DisplaySettings())
+    session.runs.show_map(state, grid_map, DisplaySettings())
     process()
     drawn = time.perf_counter()
     unit_name = "pixel" if slide.mpp is None else "µm"
@@ -127,8 +128,7 @@ def measure(path: Path) -> None:
         for row in np.random.default_rng(1).random((5, len(coords)), dtype=np.float32)
     ]
     again = statistics.median(
-        timed(lambda other=other: show_map(viewer, slide, other, DisplaySettings()))
-        for other in others
+        timed(lambda other=other: session.runs.show_map(state, other)) for other in others
     )
     print(
         f"{path.name}: {width} x {height}, first paint {first:.2f} s; pan {pan:.0f} ms "

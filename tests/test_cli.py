@@ -15,6 +15,7 @@ from napari_2dmamba import doctor
 from napari_2dmamba.cli import main
 from napari_2dmamba.cli import view as view_module
 from napari_2dmamba.cli.exit_codes import FAILED, INTERRUPTED, OK
+from napari_2dmamba.cli.main import COMMANDS
 from tests.material import SHARED, shared
 from tests.tiny import write_checkpoint, write_slide
 
@@ -180,6 +181,21 @@ def test_a_saved_run_is_known_by_its_record(tmp_path: Path) -> None:
     told = view_module._told_apart([slide, record, tmp_path / "run"], None)
     assert told == ([slide], [record, tmp_path / "run"])
     assert view_module._told_apart([slide], record) == ([slide], [record])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_its_parser(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: napari-2dmamba {name} ")
+
+
+def test_an_option_of_no_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--no-such-option"])
+    assert ended.value.code == 2
+    assert "--no-such-option" in capsys.readouterr().err
 
 
 def test_without_a_screen_no_arguments_print_help(

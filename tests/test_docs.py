@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from napari_2dmamba.cli.main import command_parser
+from napari_2dmamba.cli.main import COMMANDS, command_parser
 from napari_2dmamba.features.encoder import load_encoder
 from napari_2dmamba.features.encoder_catalog import BY_FILE, CATALOG
 from tests.features.networks import require_timm
@@ -43,11 +43,11 @@ def commands(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_of_the_documents_are_understood(page: Path) -> None:
-    parser, names = command_parser()
+    parser = command_parser()
     for command in commands(page):
         words = shlex.split(command, comments=True)
         words = words[: next((i for i, w in enumerate(words) if w in "|&&>2>"), len(words))]
-        if words and words[0] not in names and not words[0].startswith("-"):
+        if words and words[0] not in COMMANDS and not words[0].startswith("-"):
             words.insert(0, "view")
         if words and "--help" not in words and "--version" not in words:
             try:

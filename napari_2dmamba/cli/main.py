@@ -4,7 +4,7 @@ import argparse
 import logging
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from napari_2dmamba import __version__
@@ -29,27 +29,27 @@ from napari_2dmamba.crash_log import crashes_logged, sentence_for_last_crash
 from napari_2dmamba.errors import Cancelled, UserError
 from napari_2dmamba.last_net import sentence_for
 
-_ADD: tuple[Callable[[Any], None], ...] = (
-    add_view_command,
-    add_run_command,
-    add_explain_command,
-    add_compare_command,
-    add_extract_command,
-    add_export_command,
-    add_receptive_field_command,
-    add_tiles_command,
-    add_segment_command,
-    add_split_command,
-    add_search_command,
-    add_train_command,
-    add_evaluate_command,
-    add_report_command,
-    add_rerun_command,
-    add_checkpoints_command,
-    add_doctor_command,
-    add_demo_command,
-)
-"""The commands, in the order of ``--help``."""
+COMMANDS: dict[str, Callable[[Any], None]] = {
+    "view": add_view_command,
+    "run": add_run_command,
+    "explain": add_explain_command,
+    "compare": add_compare_command,
+    "extract": add_extract_command,
+    "export": add_export_command,
+    "receptive-field": add_receptive_field_command,
+    "tiles": add_tiles_command,
+    "segment": add_segment_command,
+    "split": add_split_command,
+    "search": add_search_command,
+    "train": add_train_command,
+    "evaluate": add_evaluate_command,
+    "report": add_report_command,
+    "rerun": add_rerun_command,
+    "checkpoints": add_checkpoints_command,
+    "doctor": add_doctor_command,
+    "demo": add_demo_command,
+}
+"""What adds each command to the parser, in the order of ``--help``."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,11 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     error); 2: the command itself is wrong; 130: interrupted.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parser, names = command_parser()
     if not given and can_view():
         given = ["view"]
-    if given and given[0] not in names and not given[0].startswith("-"):
+    if given and given[0] not in COMMANDS and not given[0].startswith("-"):
         given.insert(0, "view")
+    # the options of all commands take the imports of every settings class: the window need not wait
+    asked = given[:1] if given and given[0] in COMMANDS else COMMANDS
+    parser = command_parser(asked)
     options = parser.parse_args(given)
     if "action" not in options:
         parser.print_help()
@@ -108,8 +110,8 @@ def view_main() -> None:
     sys.exit(main(["view", *sys.argv[1:]]))
 
 
-def command_parser() -> tuple[argparse.ArgumentParser, frozenset[str]]:
-    """Return the parser and the names of its commands."""
+def command_parser(names: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
+    """Return the parser of some commands, or of all."""
     parser = argparse.ArgumentParser(
         prog="napari-2dmamba",
         description="Open a gigapixel slide, run 2DMambaMIL, and see why the model decided "
@@ -119,6 +121,6 @@ def command_parser() -> tuple[argparse.ArgumentParser, frozenset[str]]:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for add in _ADD:
-        add(commands)
-    return parser, frozenset(commands.choices)
+    for name in names:
+        COMMANDS[name](commands)
+    return parser

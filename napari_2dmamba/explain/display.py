@@ -147,13 +147,27 @@ class _Ranks:
         flat = np.asarray(values, dtype=np.float64).ravel()
         # asked in rising order the search stays in the processor's cache: 5 times faster
         order = np.argsort(flat)
-        rising = flat[order]
-        below = np.searchsorted(self.ordered, rising, side="left")
-        up_to = np.searchsorted(self.ordered, rising, side="right")
         rank = np.empty_like(flat)
-        rank[order] = (below + up_to) / (2.0 * max(len(self.ordered), 1))
+        rank[order] = self._twice_before(flat[order])
+        rank /= 2.0 * max(len(self.ordered), 1)  # in place: fresh memory takes longer than sums
         rank[np.isnan(flat)] = np.nan
         return rank.reshape(np.shape(values))
+
+    def _twice_before(self, rising: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the number of values below each of ``rising``, plus that up to it."""
+        first, last = np.searchsorted(rising, -np.inf, "right"), np.searchsorted(rising, np.inf)
+        if not np.array_equal(rising[first:last], self.ordered):
+            below = np.searchsorted(self.ordered, rising, side="left")
+            return below + np.searchsorted(self.ordered, rising, side="right")
+        # The values themselves, as for a whole map: equal ones stand together, and none is sought
+        is_first = np.ones(len(self.ordered), bool)
+        np.not_equal(self.ordered[1:], self.ordered[:-1], out=is_first[1:])
+        begin = np.flatnonzero(is_first)
+        end = np.append(begin[1:], len(self.ordered))
+        twice = np.zeros(len(rising), np.int64)
+        twice[first:last] = np.repeat(begin + end, end - begin)
+        twice[last:] = 2 * len(self.ordered)  # infinity; NaN has no rank
+        return twice
 
     def value_at(self, rank: float) -> float:
         return float(np.quantile(self.ordered, min(max(rank, 0.0), 1.0)))
@@ -236,8 +250,11 @@ class DisplayTransform:
         if self.settings.clear_at_zero:
             shown = np.where(values == 0, self.low, shown)
         # infinities become 0 or 1 without passing through inf - inf
-        position = (np.clip(shown, self.low, self.high) - self.low) / (self.high - self.low)
-        return position**self.settings.gamma
+        position = np.clip(shown, self.low, self.high)
+        position -= self.low
+        position /= self.high - self.low
+        position **= self.settings.gamma
+        return position
 
     def value_at(self, position: float) -> float:
         """Return the raw value shown at a position of the bar: the inverse of the call."""

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from napari_2dmamba.errors import GridError
 from napari_2dmamba.explain.grid_map import GridMap
@@ -76,7 +76,7 @@ def patches_above(
         threshold = MapThreshold(float(threshold))
     value = threshold.value_on(grid_map)
     above = grid_map.values > value  # False where there is no value
-    labels, _ = ndimage.label(above)  # patches that share a side
+    labels, _ = scipy.ndimage.label(above)  # patches that share a side
     counts = np.bincount(labels.ravel())
     counts[0] = 0
     labels[counts[labels] < max(1, least_patches)] = 0

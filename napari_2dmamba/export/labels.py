@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import ExportError
@@ -155,8 +155,8 @@ def _outlines(mask: NDArray[np.bool_], top: int) -> Iterator["Polygon"]:
     """Yield the outlines of the areas of a mask whose first row is ``top``."""
     import shapely
 
-    areas, _ = ndimage.label(mask)
-    for number, box in enumerate(ndimage.find_objects(areas), start=1):
+    areas, _ = scipy.ndimage.label(mask)
+    for number, box in enumerate(scipy.ndimage.find_objects(areas), start=1):
         inside = areas[box] == number
         edges = np.diff(np.pad(inside, ((0, 0), (1, 1))).astype(np.int8), axis=1)
         row, start = np.nonzero(edges == 1)

@@ -70,6 +70,10 @@ class SavedRun:
         """What the user says of the run."""
         return self.record.notes
 
+    @property
+    def _words(self) -> str:
+        return f"the run on {self.record.slide.name}"
+
     def find_slide(self) -> Path:
         """Return the path of the slide, which may have moved together with the run.
 
@@ -114,7 +118,7 @@ class SavedRun:
         path = self.find_features()
         if path is None:
             raise ExportError(
-                f"the features of the run on {self.record.slide.name} were not kept, or were moved; put "
+                f"the features of {self._words} were not kept, or were moved; put "
                 "them back, or run the slide again"
             )
         said = self._said_of("feature_file", FeatureFileSettings)
@@ -145,18 +149,18 @@ class SavedRun:
         model = self.record.model
         if model.checkpoint is None:
             raise ExportError(
-                f"the model of the run on {self.record.slide.name} lay in no file, so that nothing more can "
+                f"the model of {self._words} lay in no file, so that nothing more can "
                 "be asked of it; run the slide with a checkpoint"
             )
         path = self._find(model.checkpoint_path, model.checkpoint)
         if path is None:
             raise ExportError(
-                f"the checkpoint {model.checkpoint} of the run on {self.record.slide.name} is neither at "
+                f"the checkpoint {model.checkpoint} of {self._words} is neither at "
                 f"{model.checkpoint_path} nor beside the run; put it back"
             )
         if model.checkpoint_sha256 not in (None, file_hash(path)):
             raise ExportError(
-                f"{path} is not the checkpoint of the run on {self.record.slide.name} any more (its "
+                f"{path} is not the checkpoint of {self._words} any more (its "
                 "checksum differs); put the old one back, or run the slide again"
             )
         return path
@@ -167,7 +171,7 @@ class SavedRun:
             return read_typed(kind, self.record.settings.get(stage) or {}, f"settings.{stage}")
         except WrongTypeError as error:
             raise ExportError(
-                f"the record of the run on {self.record.slide.name} is damaged ({error}); {AGAIN}"
+                f"the record of {self._words} is damaged ({error}); {AGAIN}"
             ) from error
 
     def _find(self, path: str | None, name: str | None) -> Path | None:

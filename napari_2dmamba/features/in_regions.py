@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.slide.regions import Regions
@@ -37,7 +37,7 @@ def in_regions(
     high = np.minimum((bag.coords + bag.patch_size_level0) * per_pixel, [width, height])
 
     def area(x: Any, y: Any) -> Any:  # a summed-area table is linear within a pixel
-        return ndimage.map_coordinates(table, [y, x], order=1, mode="nearest")
+        return scipy.ndimage.map_coordinates(table, [y, x], order=1, mode="nearest")
 
     inside = area(high[:, 0], high[:, 1]) - area(low[:, 0], high[:, 1])
     inside += area(low[:, 0], low[:, 1]) - area(high[:, 0], low[:, 1])

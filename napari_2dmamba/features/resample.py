@@ -17,6 +17,7 @@ LIBRARY = library_path(__package__, "_area")
 _VERSION = 4
 _MOST_TAPS = 64  # as in csrc/cpu/area.cpp
 _BYTES = np.dtype(np.uint8)
+_PAGE = 2048  # numbers of 16 bits
 
 
 @dataclass
@@ -34,8 +35,6 @@ class AreaWeights:
         ``(size,)``, one past the last source pixel that counts.
     low, high
         All of them lie in ``[low, high)``.
-    least, most
-        The same, by looking at every one: what memory is guarded by.
     """
 
     first: NDArray[np.int32]
@@ -53,8 +52,7 @@ class AreaWeights:
         self._along_x = np.array([self.first.ctypes.data, lanes.ctypes.data, self.taps])
         self._lanes = lanes
         self.along_y, self.along_x = self._along_y.ctypes.data, self._along_x.ctypes.data
-        self.low, self.high = int(self.first[0]), int(self.ends[-1])
-        self.least, self.most = int(self.first.min()), int(self.ends.max())
+        self.low, self.high = int(self.first.min()), int(self.ends.max())
         self._ends: list[int] = self.ends.tolist()
 
     def complete(self, length: int) -> int:
@@ -137,8 +135,8 @@ class TileResampler:
         ):  # fmt: skip
             raise _refused(f"out of shape {out.shape} and {out.dtype}")
         for table, length in ((rows, tile_rows * height), (columns, tiles_per_row * width)):
-            if not (len(table.first) == size and table.least >= 0 and table.most <= length):
-                raise _refused(f"weights of pixels {table.least} to {table.most} over {length}")
+            if not (len(table.first) == size and table.low >= 0 and table.high <= length):
+                raise _refused(f"weights of pixels {table.low} to {table.high} over {length}")
         self._shape, self._per_row = (height, width, 3), tiles_per_row
         self._rows, self._columns, self._out = rows, columns, out
         self._count = tile_rows * tiles_per_row
@@ -180,7 +178,9 @@ class TileResampler:
         size, (height, width, _) = len(self._out), self._shape
         begun = self._made
         self._made = made = self._rows.complete(done // self._per_row * height)
-        line = 3 * size + 1
+        # A read waits for a write just before it at the same place of another page: begun at the
+        # same place, reading stays ahead of writing, and area means take a seventh less
+        line = -(-(3 * size + 1) // _PAGE) * _PAGE
         scratch = _scratch(line + 3 * self._per_row * width + 6 * self._columns.taps + 8)
         status = self._library.area_resample(
             self._addresses,

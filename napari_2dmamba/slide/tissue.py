@@ -13,8 +13,8 @@ is noisy are refused.
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from napari_2dmamba.errors import TissueError
 from napari_2dmamba.settings import setting, validate
@@ -184,7 +184,7 @@ def _segment(
     high = np.maximum(np.maximum(red, green), blue)
     chroma = high - np.minimum(np.minimum(red, green), blue)
     saturation = chroma / np.maximum(high, 1).astype(np.float32)
-    saturation = ndimage.gaussian_filter(saturation, 1, mode="nearest")
+    saturation = scipy.ndimage.gaussian_filter(saturation, 1, mode="nearest")
     pen = ink = np.zeros(high.shape, bool)
     if settings.remove_pen:
         pen, ink = find_pen(pixels, pixel_area)
@@ -262,12 +262,12 @@ def _textured(
     step = max(1, round(_MPP / pixel_size))
     if step > 1:
         grey, colour = _shrunk(grey, step), _shrunk(colour, step)
-    detail = ndimage.maximum_filter(grey, 3) - ndimage.minimum_filter(grey, 3)
+    detail = scipy.ndimage.maximum_filter(grey, 3) - scipy.ndimage.minimum_filter(grey, 3)
     noise = float(np.percentile(detail[::4, ::4], 10))
     shows = (detail > min(max(_DETAIL, 2 * noise), _DETAIL_IN_NOISE)).astype(np.float32)
     side = _window(_NEIGHBOURHOOD / (pixel_size * step))
-    share = ndimage.uniform_filter(shows, side)
-    coloured = ndimage.uniform_filter(shows * colour, side) > 0
+    share = scipy.ndimage.uniform_filter(shows, side)
+    coloured = scipy.ndimage.uniform_filter(shows * colour, side) > 0
     mostly = _inner(coloured & (share > 0.5), _RIM / (pixel_size * step))
     partly = _inner(coloured & (share > 0.25), _WIDE_RIM / (pixel_size * step))
     if fat:
@@ -282,12 +282,12 @@ def _full(
     """Return where enough of a neighbourhood is darker than glass: fat is glass between walls."""
     light = float(np.median(grey[is_glass])) if is_glass.any() else 255.0
     darker = (grey < light * 10**-_HARDLY_DENSE).astype(np.float32)
-    return ndimage.uniform_filter(darker, _window(_NEIGHBOURHOOD / pixel_size)) > _FULL
+    return scipy.ndimage.uniform_filter(darker, _window(_NEIGHBOURHOOD / pixel_size)) > _FULL
 
 
 def _inner(mask: NDArray[np.bool_], rim: float) -> NDArray[np.bool_]:
     """Return the mask without a rim of so many pixels."""
-    return ndimage.minimum_filter(mask.view(np.uint8), _window(rim)).view(bool)
+    return scipy.ndimage.minimum_filter(mask.view(np.uint8), _window(rim)).view(bool)
 
 
 def _window(radius: float) -> int:
@@ -307,7 +307,7 @@ def _shrunk(plane: NDArray[np.float32], step: int) -> NDArray[np.float32]:
 
 def _pieces(mask: NDArray[np.bool_], ink: NDArray[np.bool_], smallest: int) -> NDArray[np.bool_]:
     """Return the pieces of at least so many pixels of which less than a third looks like ink."""
-    labels, _ = ndimage.label(mask)
+    labels, _ = scipy.ndimage.label(mask)
     sizes = np.bincount(labels.ravel())
     kept = (sizes >= smallest) & (3 * np.bincount(labels[ink], minlength=sizes.size) < sizes)
     kept[0] = False
@@ -359,12 +359,12 @@ def find_pen(
     rim = max(1, round(_STROKE_RIM / pixel_area**0.5))
     if core.any():
         pale_green = (green - red > 3) & greenish & (chroma > high * 0.03)
-        pen = ndimage.binary_propagation(
+        pen = scipy.ndimage.binary_propagation(
             core, mask=pale_green | (bluish & (chroma > high * 0.3)) | ink
         )
     if black_core.any():
         grey = (high < 215) & (chroma < 40)
-        pen = pen | ndimage.binary_dilation(black_core, iterations=rim, mask=grey | black)
+        pen = pen | scipy.ndimage.binary_dilation(black_core, iterations=rim, mask=grey | black)
     if pen.any():
-        pen = ndimage.binary_dilation(pen, iterations=rim)
+        pen = scipy.ndimage.binary_dilation(pen, iterations=rim)
     return pen, ink | black

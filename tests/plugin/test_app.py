@@ -11,6 +11,7 @@ from napari.settings import get_settings
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QMessageBox
 
+from napari_2dmamba import doctor
 from napari_2dmamba.plugin.layers.region_layers import ensure_region_layer
 from napari_2dmamba.plugin.npe2.sample import demo_slide
 from napari_2dmamba.plugin.parts import docks
@@ -100,22 +101,47 @@ def test_the_window(
     get_settings().experimental.async_ = False
 
 
-def test_the_window_waits_neither_for_torch_nor_for_matplotlib() -> None:
+def test_the_window_waits_for_no_heavy_package(tmp_path: Path) -> None:
     code = """
 import sys, threading
 class Watch:
     def find_spec(self, name, path=None, target=None):
         if threading.current_thread() is threading.main_thread() and name in HEAVY:
             print("the window waits for", name)
-HEAVY = ("torch", "matplotlib", "scipy.optimize")
+HEAVY = ("torch", "matplotlib", "scipy.optimize", "scipy.ndimage")
 sys.meta_path.insert(0, Watch())
-from napari_2dmamba.plugin.window.app import make_viewer
-window = make_viewer()
-print("there")
-window.viewer.close()
+import napari
+from napari_2dmamba.cli import main
+def run():
+    print("there")
+    napari.current_viewer().close()
+napari.run = run  # the window is shown, and would now answer
+sys.exit(main(["view"]))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    environment = {**os.environ, "NAPARI_CONFIG": str(tmp_path / "settings.yaml")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "there"
+
+
+def test_an_idle_gpu_is_told_of_when_torch_is_loaded(
+    make_napari_viewer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.version, "cuda", None)
+    said = []
+    session = Session.of(make_napari_viewer())
+    session.events.said.connect(lambda text, kind: said.append((text, kind)))
+    monkeypatch.setattr(doctor, "has_nvidia_driver", lambda: False)
+    app.advise_on_gpu(session)
+    assert not said
+    monkeypatch.setattr(doctor, "has_nvidia_driver", lambda: True)
+    app.advise_on_gpu(session)
+    ((text, kind),) = said
+    assert "install" in text
+    assert kind == "info"
 
 
 def test_settings_are_kept_apart() -> None:

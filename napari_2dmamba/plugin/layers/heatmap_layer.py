@@ -214,7 +214,9 @@ class OnScreen:
         if is_all and self._shown is not None:
             return self._shown
         low, high = self.limits
-        shown = (low + (high - low) * self._transform(values)).astype(np.float32)
+        shown = self._transform(values)  # ours, to be changed in place
+        shown *= high - low
+        shown += low
         if is_all:
             self._shown = shown  # napari asks several times for one drawing
         return shown

@@ -1,7 +1,9 @@
 """The standalone application: napari set up for slides, with its settings kept apart."""
 
+import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from napari_2dmamba.plugin.run_widget import RunWidget
     from napari_2dmamba.plugin.session import Session, SlideState
     from napari_2dmamba.plugin.slides_widget import SlidesWidget
+    from napari_2dmamba.plugin.window.later_widgets import LaterWidgets
 
 PLUGIN_NAME = "napari-2dmamba"
 TITLE = "2DMamba"
@@ -41,23 +44,46 @@ def view(paths: Sequence[Path | str] = (), *, run_folder: Path | str | None = No
         0, or 1 when one of the slides could not be opened.
     """
     keep_settings_apart()
-    import napari
+    with all_kept():
+        import napari
 
-    from napari_2dmamba.crash_log import sentence_for_last_crash
-    from napari_2dmamba.doctor import how_to_use_the_gpu
+        from napari_2dmamba.crash_log import sentence_for_last_crash
 
-    welcome = show_welcome()
-    window = make_viewer(paths)
-    welcome.finish(window.viewer.window._qt_window)
-    if not window.problems:  # they come first
-        if crash := sentence_for_last_crash():
-            window.session.events.said.emit(crash[0].upper() + crash[1:], "error")
-        elif advice := how_to_use_the_gpu():
-            window.session.events.said.emit(advice, "info")
+        welcome = show_welcome()
+        window = make_viewer(paths)
+        if not window.problems:  # they come first
+            if crash := sentence_for_last_crash():
+                window.session.events.said.emit(crash[0].upper() + crash[1:], "error")
+            else:
+                window.later.loaded.connect(partial(advise_on_gpu, window.session))
+        welcome.finish(window.viewer.window._qt_window)
     if run_folder is not None:
         window.run_widget.open_saved_run(run_folder)
     napari.run()
     return 1 if window.problems else 0
+
+
+def advise_on_gpu(session: "Session") -> None:
+    """Say how to use a GPU that lies idle; asks PyTorch, which must be loaded."""
+    from napari_2dmamba.doctor import how_to_use_the_gpu
+
+    if advice := how_to_use_the_gpu():
+        session.events.said.emit(advice, "info")
+
+
+@contextmanager
+def all_kept() -> Iterator[None]:
+    """Keep what is made meanwhile for the life of the process, without a look for garbage in it.
+
+    Modules, types and the window are never garbage, and each look at all of them takes longer
+    than the one before: a twentieth of the start, and later a pause of the window.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def show_welcome() -> "QSplashScreen":
@@ -72,7 +98,7 @@ def show_welcome() -> "QSplashScreen":
     picture.fill(QColor("white"))
     welcome = QSplashScreen(picture)
     welcome.showMessage(
-        f"{TITLE}: loading the viewer and PyTorch\n(the first start takes longest)",
+        f"{TITLE}: loading the viewer\n(the first start takes longest)",
         int(Qt.AlignmentFlag.AlignCenter),
         QColor("#12385f"),
     )
@@ -103,6 +129,8 @@ class Application:
         napari's, and what is open in it.
     run_widget, overview, slides_widget
         Docked in it. The menu *2DMamba* brings them to the front, and the others.
+    later
+        Docks the others, once PyTorch is loaded.
     problems
         One sentence per slide that could not be opened.
     """
@@ -112,6 +140,7 @@ class Application:
     run_widget: "RunWidget"
     overview: "SlideOverview"
     slides_widget: "SlidesWidget"
+    later: "LaterWidgets"
     problems: tuple[str, ...]
 
 
@@ -151,15 +180,8 @@ def make_viewer(paths: Sequence[Path | str] = (), *, show: bool = True) -> Appli
         fit_window(viewer)
         QApplication.processEvents()  # the canvas gets its size, so that slides fit into it
     problems = run_widget.open_slides([slide_path(path) for path in paths])
-    LaterWidgets(viewer, session)
-    return Application(
-        viewer,
-        session,
-        run_widget,
-        overview,
-        slides_widget,
-        problems,
-    )
+    later = LaterWidgets(viewer, session)
+    return Application(viewer, session, run_widget, overview, slides_widget, later, problems)
 
 
 def fit_window(viewer: "Viewer") -> None:

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_2dmamba.plugin.parts import docks
 from napari_2dmamba.plugin.parts.jobs import Job
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 LATER = (docks.INSPECT, docks.REGIONS, docks.COMPARE)
 """In the order of their tabs."""
 
-_FIRST_RUN = ("napari_2dmamba.pipeline", "matplotlib.backends.backend_qtagg")
+_FIRST_RUN = (
+    "scipy.ndimage",
+    "napari_2dmamba.pipeline",
+    "matplotlib.backends.backend_qtagg",
+)
 """What the first run would wait for otherwise."""
 
 
@@ -29,16 +33,27 @@ class LaterWidgets(QObject):
     ----------
     viewer, session
         The window, shown already.
+
+    Signals
+    -------
+    loaded()
+        PyTorch is there; the widgets are next.
     """
+
+    loaded = Signal()
 
     def __init__(self, viewer: "Viewer", session: "Session") -> None:
         super().__init__(viewer.window._qt_window)
         self._viewer, self._session = ref(viewer), session
         self._left = list(LATER)
         self.job = Job(_load)
-        self.job.succeeded.connect(self._dock_next)
+        self.job.succeeded.connect(self._dock_all)
         self.job.failed.connect(self._say)
         QTimer.singleShot(0, self.job.start)  # not before the window answers
+
+    def _dock_all(self, _: object) -> None:
+        self.loaded.emit()
+        self._dock_next()
 
     def _dock_next(self) -> None:
         viewer = self._viewer()
@@ -52,7 +67,8 @@ class LaterWidgets(QObject):
 
 
 def _load(on_progress: "ProgressCallback", should_stop: "StopCallback") -> None:
-    for name in (*(dock.module for dock in LATER), *_FIRST_RUN):
+    # PyTorch by itself: who closes the window meanwhile waits for one import only
+    for name in ("torch", *(dock.module for dock in LATER), *_FIRST_RUN):
         if not should_stop():
             import_module(name)
 

@@ -136,7 +136,7 @@ def _command(path: Path) -> None:
         given = shlex.split(text)
     except ValueError as error:
         raise Refused(f"not a command line: {error}") from error
-    if not given or given[0] in ("view", "demo") or given[0] not in commands.command_parser()[1]:
+    if not given or given[0] in ("view", "demo") or given[0] not in commands.COMMANDS:
         raise Refused("opens the viewer")
     try:
         code = commands.main(given)
