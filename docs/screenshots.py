@@ -87,7 +87,7 @@ def main() -> None:
 
     sections.show_tissue.setChecked(False)
     sections.show_patches.setChecked(False)
-    widget.features_section.form.editor("batch_size").set(4)
+    widget.features_section.encoder_form.form.editor("batch_size").set(4)
     widget.start_run()
     wait_until(lambda: "of" in widget.footer.detail.text() and widget.footer.bar.value() > 150)
     widget.footer.pause.click()
@@ -112,7 +112,8 @@ def main() -> None:
     viewer.fit_to_view()
     viewer.scene.camera.zoom *= 1.6
     mpp = widget.shown.slide.mpp or 1.0
-    viewer.scene.camera.center = viewer.layers["Inspected patch"].data[0].mean(axis=0) * mpp
+    sides = viewer.layers["Inspected patch"].data[:4]
+    viewer.scene.camera.center = sides[:, 0].mean(axis=0) * mpp
     shoot("inspect")
 
     what_if, trust = inspect.what_if_section, inspect.trust_section
@@ -162,7 +163,7 @@ def main() -> None:
     settle(application)
     viewer.fit_to_view()
     cohort.add_inputs([small_cohort(Path(_folder.name) / "scans")])
-    cohort.features_section.form.editor("batch_size").set(1)
+    cohort.features_section.encoder_form.form.editor("batch_size").set(1)
     wait_until(lambda: not cohort.slides_section.is_looking)
     cohort.output_section.set_open(False)
     cohort.start_run()

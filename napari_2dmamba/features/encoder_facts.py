@@ -6,6 +6,7 @@ is on this machine is measured, and in `encoder_speed`.
 
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Literal
 
 from napari_2dmamba.features.encoder_catalog import BY_FILE, CATALOG
 from napari_2dmamba.features.encoder_names import EMBEDDED_ENCODER, Access
@@ -162,42 +163,58 @@ def catalogued() -> dict[Access, list[EncoderFacts]]:
     return found
 
 
-def against_checkpoint(
-    name: str, encoder: str | None, feature_size: int | None, mpp: float | None
-) -> tuple[bool | None, str]:
-    """Say whether an encoder is what a checkpoint was trained on.
+@dataclass(frozen=True)
+class Wanted:
+    """What wants a certain encoder, and what it states of it.
 
-    Parameters
+    Attributes
     ----------
-    name
-        The encoder that is chosen.
     encoder, feature_size, mpp
-        What the checkpoint states; None where it does not.
+        Its name, how many features a patch has, and the resolution of the patches in µm per
+        pixel; None where it is not stated.
+    by
+        A checkpoint that was trained on it, or slides whose features are there already.
+    """
+
+    encoder: str | None
+    feature_size: int | None
+    mpp: float | None
+    by: Literal["checkpoint", "slides"] = "checkpoint"
+
+
+_WORDS = {
+    "checkpoint": ("trained on", "states", "takes", "its"),
+    "slides": ("computed by", "state", "have", "their"),
+}
+
+
+def against(name: str, wanted: Wanted) -> tuple[bool | None, str]:
+    """Say whether an encoder, by its name, is what is wanted.
 
     Returns
     -------
-    Whether they match (None where the checkpoint does not say enough), and a sentence.
+    Whether it is (None where not enough is stated), and a sentence.
     """
     facts = facts_of(name)
+    trained_on, states, takes, its = _WORDS[wanted.by]
+    encoder, size = wanted.encoder, wanted.feature_size
     if encoder == name:
-        if facts is not None and feature_size not in (None, facts.feature_size):
+        if facts is not None and size not in (None, facts.feature_size):
             return False, (
-                f"mismatch: trained on {name}, but it takes {feature_size} features and {name} "
-                f"gives {facts.feature_size}"
+                f"mismatch: {trained_on} {name}, but {takes} {size} features, and {name} gives "
+                f"{facts.feature_size}"
             )
-        scale = "" if mpp is None else f", on patches at {mpp:g} µm/px"
-        return True, f"match: trained on {name}{scale}"
+        scale = "" if wanted.mpp is None else f", on patches at {wanted.mpp:g} µm/px"
+        return True, f"match: {trained_on} {name}{scale}"
     if encoder is not None:
-        return False, f"mismatch: trained on {_printable(encoder)}"
-    if feature_size is None:
-        return None, "states neither encoder nor number of features"
+        return False, f"mismatch: {trained_on} {_printable(encoder)}"
+    if size is None:
+        return None, f"{states} neither encoder nor number of features"
     if facts is None:
-        return None, f"states no encoder; takes {feature_size} features"
-    if facts.feature_size != feature_size:
-        return False, (
-            f"mismatch: takes {feature_size} features, and {name} gives {facts.feature_size}"
-        )
-    return None, f"states no encoder; its {feature_size} features agree"
+        return None, f"{states} no encoder; {takes} {size} features"
+    if facts.feature_size != size:
+        return False, f"mismatch: {takes} {size} features, and {name} gives {facts.feature_size}"
+    return None, f"{states} no encoder; {its} {size} features agree"
 
 
 def _printable(name: str) -> str:

@@ -14,8 +14,9 @@ from napari_2dmamba.errors import FeatureError
 from napari_2dmamba.features.encoder import load_encoder
 from napari_2dmamba.features.encoder_catalog import BY_FILE, CATALOG
 from napari_2dmamba.features.encoder_facts import (
+    Wanted,
     about_encoder,
-    against_checkpoint,
+    against,
     catalogued,
     facts_of,
 )
@@ -130,7 +131,7 @@ def test_every_encoder_that_is_offered_has_its_facts_once():
     [
         (("uni", 1024, 0.5), True, "match: trained on uni, on patches at 0.5 µm/px"),
         (("phikon-v2", 1024, 0.5), False, "mismatch: trained on phikon-v2"),
-        (("uni", 512, None), False, "takes 512 features and uni gives 1024"),
+        (("uni", 512, None), False, "takes 512 features, and uni gives 1024"),
         ((None, 1024, None), None, "states no encoder; its 1024 features agree"),
         ((None, 768, 0.5), False, "mismatch: takes 768 features, and uni gives 1024"),
         ((None, None, None), None, "states neither"),
@@ -138,9 +139,18 @@ def test_every_encoder_that_is_offered_has_its_facts_once():
     ],
 )
 def test_match_or_mismatch_with_a_checkpoint_is_named(stated, agrees, said):
-    verdict, words = against_checkpoint("uni", *stated)
+    verdict, words = against("uni", Wanted(*stated))
     assert verdict is agrees
     assert said in words
+
+
+def test_other_slides_are_spoken_of_as_such():
+    assert against("uni", Wanted("phikon", 768, 0.5, "slides")) == (
+        False, "mismatch: computed by phikon",
+    )  # fmt: skip
+    assert against("uni", Wanted(None, 1024, None, "slides"))[1] == (
+        "state no encoder; their 1024 features agree"
+    )
 
 
 PARAMETERS = {  # as their makers state them, in millions

@@ -47,7 +47,7 @@ def widget(
     widget = RunWidget(viewer)
     viewer.window.add_dock_widget(widget, name="Run 2DMamba", area="right")
     widget.model_section.add_checkpoint(write_checkpoint(tmp_path / "tiny.safetensors"))
-    widget.features_section.form.editor("batch_size").set(1)
+    widget.features_section.encoder_form.form.editor("batch_size").set(1)
     add_slide(viewer, slide)
     yield widget
     widget.let_go()

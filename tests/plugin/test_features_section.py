@@ -4,15 +4,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QComboBox
+from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
+from qtpy.QtGui import QDropEvent
+from qtpy.QtWidgets import QComboBox, QFileDialog, QLineEdit
 
 from napari_2dmamba.features import FeatureSettings, encoder_speed, extract_features
 from napari_2dmamba.features.encoder import load_encoder
 from napari_2dmamba.features.encoder_catalog import CATALOG
 from napari_2dmamba.features.encoder_names import grouped_encoders
 from napari_2dmamba.models.header import CheckpointHeader
+from napari_2dmamba.plugin.parts.encoder_facts_view import WANTED
 from napari_2dmamba.plugin.parts.features_section import FeaturesSection
+from napari_2dmamba.plugin.parts.file_or_folder import FileOrFolderButton
 from napari_2dmamba.slide import GridSettings, detect_tissue, make_grid, open_slide
 from tests.plugin.conftest import LONG
 
@@ -20,7 +23,7 @@ from tests.plugin.conftest import LONG
 def made(qtbot: Any) -> tuple[FeaturesSection, QComboBox]:
     section = FeaturesSection()
     qtbot.addWidget(section)
-    return section, section.form.editor("encoder").findChild(QComboBox)
+    return section, section.encoder_form.form.editor("encoder").findChild(QComboBox)
 
 
 def bold(box: QComboBox) -> list[str]:
@@ -53,10 +56,10 @@ def header(encoder: str | None, features: int = 1024) -> CheckpointHeader:
 
 def test_below_the_choice_stand_the_facts_and_what_is_to_be_done(qtbot: Any) -> None:
     section, box = made(qtbot)
-    facts = section.encoder_facts
+    facts = section.encoder_form.facts
     assert facts.text("Needs") == "nothing: works at once, without a network"
     assert facts.text("Features") == "102 per patch"
-    assert facts.text("Checkpoint") == "none is open"
+    assert facts.text(WANTED) == "none is open"
     with qtbot.waitSignal(section.changed, timeout=LONG):
         box.setCurrentIndex(box.findText("virchow2"))
         box.activated.emit(box.currentIndex())
@@ -67,44 +70,42 @@ def test_below_the_choice_stand_the_facts_and_what_is_to_be_done(qtbot: Any) -> 
     assert facts.text("Size") == "631.2 M parameters, 2,525 MB in float32"
     assert facts.text("Features") == "2560 per patch"
     assert facts.text("Input") == "224 px, 0.5 µm/px"
-    assert "hf auth login" in section.to_do.text()
-    assert section.to_do.kind == "warning"
-    section.form.editor("weights").set("/tmp/virchow2.safetensors")
-    section.form.changed.emit()
+    assert "hf auth login" in section.encoder_form.to_do.text()
+    assert section.encoder_form.to_do.kind == "warning"
+    section.encoder_form.form.editor("weights").set("/tmp/virchow2.safetensors")
+    section.encoder_form.form.changed.emit()
     assert "from the file you gave" in facts.text("Needs")
-    assert section.to_do.text() == ""
+    assert section.encoder_form.to_do.text() == ""
     box.setEditText("conch")
-    section.form.changed.emit()
+    section.encoder_form.form.changed.emit()
     assert facts.text("Size") == "not known here"
-    assert "export the network" in section.to_do.text()
+    assert "export the network" in section.encoder_form.to_do.text()
     section.from_file.setChecked(True)
-    assert section.to_do.text() == ""
+    assert section.encoder_form.isHidden()
     section.compute.setChecked(True)
     box.setEditText("timm:resnet18")
-    section.form.changed.emit()
+    section.encoder_form.form.changed.emit()
     assert "not in the lists" in facts.text("Needs")
     assert facts.text("Size") == ""
 
 
 def test_what_the_checkpoint_wants_is_marked_and_named(qtbot: Any) -> None:
     section, box = made(qtbot)
-    facts = section.encoder_facts
+    facts = section.encoder_form.facts
     section.follow_checkpoint(header("uni"))
     assert bold(box) == ["uni"]
-    assert facts.text("Checkpoint") == "match: trained on uni, on patches at 0.5 µm/px"
+    assert facts.text(WANTED) == "match: trained on uni, on patches at 0.5 µm/px"
     box.setEditText("phikon")
-    section.form.changed.emit()
-    assert facts.text("Checkpoint") == "mismatch: trained on uni"
+    section.encoder_form.form.changed.emit()
+    assert facts.text(WANTED) == "mismatch: trained on uni"
     section.follow_checkpoint(header("stain-texture-v1", 102))
     assert bold(box) == ["stain-texture-v1"]
-    assert facts.text("Checkpoint").startswith("match")
+    assert facts.text(WANTED).startswith("match")
     section.follow_checkpoint(header(None, 512))
-    assert facts.text("Checkpoint") == (
-        "mismatch: takes 512 features, and stain-texture-v1 gives 102"
-    )
+    assert facts.text(WANTED) == ("mismatch: takes 512 features, and stain-texture-v1 gives 102")
     section.follow_checkpoint(None)
     assert bold(box) == []
-    assert facts.text("Checkpoint") == "none is open"
+    assert facts.text(WANTED) == "none is open"
     section.follow_checkpoint(header("conch", 512))  # needs a file: not chosen, and said how
     assert section.settings.encoder == "stain-texture-v1"
     assert "export the network" in section.stated.text()
@@ -116,7 +117,7 @@ def test_the_speed_is_there_once_it_was_measured_and_only_where_it_was(
     monkeypatch.setattr(encoder_speed, "speeds_file", lambda: tmp_path / "speeds.json")
     monkeypatch.setattr(encoder_speed, "_measured_here", {})
     section, box = made(qtbot)
-    facts = section.encoder_facts
+    facts = section.encoder_form.facts
     assert facts.text("Speed here") == "not measured here yet"
     settings = FeatureSettings(device="cpu", batch_size=2)
     slow = Slowed()
@@ -129,13 +130,36 @@ def test_the_speed_is_there_once_it_was_measured_and_only_where_it_was(
     assert 0 < kept.patches_per_second < slow.most
     assert f"{kept.patches_per_second:.3g} patches/s, reading included" in facts.text("Speed here")
     assert f"{len(grid)} patches of 128 px, 2 at a time" in facts.text("Speed here")
-    section.form.editor("device").set("cuda")
-    section.form.changed.emit()
+    section.encoder_form.form.editor("device").set("cuda")
+    section.encoder_form.form.changed.emit()
     assert facts.text("Speed here") == "not measured here yet"
-    section.form.editor("device").set("cpu")
+    section.encoder_form.form.editor("device").set("cpu")
     box.setEditText("uni")
-    section.form.changed.emit()
+    section.encoder_form.form.changed.emit()
     assert facts.text("Speed here") == "not measured here yet"
+
+
+def test_features_are_a_file_or_a_folder(qtbot: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    section, _ = made(qtbot)
+    section.from_file.setChecked(True)
+    file, store, dropped = tmp_path / "a.h5", tmp_path / "a.zarr", tmp_path / "b.zarr"
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *args: (str(file), ""))
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *args: str(store))
+    button = section.file.findChild(FileOrFolderButton)
+    with qtbot.waitSignal(section.changed, timeout=LONG):
+        button.file.trigger()
+    assert section.feature_file == file
+    with qtbot.waitSignal(section.changed, timeout=LONG):
+        button.folder.trigger()
+    assert section.feature_file == store
+    data = QMimeData()
+    data.setUrls([QUrl.fromLocalFile(f"{dropped}/")])
+    how = Qt.DropAction.CopyAction, data, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+    section.file.findChild(QLineEdit).dropEvent(QDropEvent(QPointF(5, 5), *how))
+    assert section.feature_file == dropped
+    of_many = FeaturesSection(of_many=True)  # where a folder is what is asked for
+    qtbot.addWidget(of_many)
+    assert of_many.file.findChild(FileOrFolderButton) is None
 
 
 class Slowed:

@@ -3,6 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from napari.settings import get_settings
 
 from napari_2dmamba.explain.display import DisplaySettings, colour_table
 from napari_2dmamba.explain.grid_map import GridMap
@@ -10,7 +11,14 @@ from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer, OnScreen
 from napari_2dmamba.plugin.layers.map_layers import cell_at, go_to_patch
 from napari_2dmamba.plugin.session import Session
 from napari_2dmamba.slide import open_slide
-from tests.plugin.conftest import WHITE, canvas_picture, colour_at, on_canvas
+from tests.plugin.conftest import (
+    LONG,
+    WHITE,
+    canvas_picture,
+    colour_at,
+    on_canvas,
+    process_events,
+)
 
 HOT = 2, 3  # row, column
 
@@ -227,3 +235,60 @@ def test_values_are_shown_where_they_are_asked_for(turned: str) -> None:
     views = {"T": values.T, "flipped": values[::-1], "whole": values[:]}
     expected = {"T": once.T, "flipped": once[::-1], "whole": once}
     np.testing.assert_array_equal(on_screen(views[turned]), expected[turned])
+
+
+def hot_at(row: int, col: int) -> GridMap:
+    values = np.full((6, 8), 0.01, np.float32)
+    values[row, col] = 0.9
+    return make_map(values=values)
+
+
+def test_a_map_is_drawn_at_once_and_no_slice_from_before_comes_after_it(
+    viewer: Any, qtbot: Any
+) -> None:
+    get_settings().experimental.async_ = True
+    try:
+        layer = viewer.add_layer(HeatmapLayer(hot_at(1, 1), raw()))  # whose slice is on its way
+        assert not layer.loaded
+        layer.grid_map = hot_at(2, 3)
+        qtbot.waitUntil(lambda: layer.loaded, timeout=LONG)
+        process_events()
+        layer.grid_map = hot_at(4, 5)
+        assert layer.loaded  # in one step
+        layer.colorbar.visible = False
+        viewer.fit_to_view()
+        picture = canvas_picture(viewer)
+        table = colour_table("viridis")
+        for row, col in ((1, 1), (2, 3), (4, 5)):
+            shown = colour_at(viewer, picture, (col + 0.5) * 128, (row + 0.5) * 128)
+            np.testing.assert_allclose(shown, table[-1 if (row, col) == (4, 5) else 0], atol=6)
+    finally:
+        get_settings().experimental.async_ = False
+
+
+def test_limits_and_colour_bar_change_once_with_a_map(viewer: Any) -> None:
+    layer = viewer.add_layer(HeatmapLayer(make_map(), raw()))
+    told: list[list[float]] = []
+    layer.events.contrast_limits.connect(lambda event: told.append(layer.contrast_limits))
+    for high in (0.2, 5.0):
+        values = np.full((6, 8), 0.1, np.float32)
+        values[HOT] = high
+        layer.grid_map = make_map(values=values)
+        assert told.pop() == pytest.approx([0.1, high])
+        assert told == []
+        assert layer.contrast_limits_range == pytest.approx([0.1, high])
+
+
+def test_the_thumbnail_follows_when_the_map_rests(viewer: Any, qtbot: Any) -> None:
+    layer = viewer.add_layer(HeatmapLayer(hot_at(0, 0), raw()))
+    colour = np.append(colour_table("viridis")[-1], 255)
+
+    def place() -> list[int]:
+        picture = layer.thumbnail.astype(int)
+        found = np.argwhere((np.abs(picture - colour) < 30).all(axis=-1))
+        return found.min(axis=0).tolist() if len(found) else []
+
+    qtbot.waitUntil(lambda: place() == [4, 0], timeout=LONG)
+    layer.grid_map = hot_at(5, 7)
+    assert place() == [4, 0]
+    qtbot.waitUntil(lambda: place() == [24, 28], timeout=LONG)  # four pixels a cell

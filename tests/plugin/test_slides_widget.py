@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
-from qtpy.QtWidgets import QApplication, QMessageBox
+from qtpy.QtWidgets import QApplication, QFileDialog, QMessageBox
 
 from napari_2dmamba.plugin.layers.region_layers import ensure_region_layer
+from napari_2dmamba.plugin.parts import docks
 from napari_2dmamba.plugin.parts import recent_slides as recent
 from napari_2dmamba.plugin.parts.closing import what_would_be_lost
 from napari_2dmamba.plugin.parts.dropped import Thing, intake_of, sort_paths
@@ -19,6 +20,8 @@ from napari_2dmamba.plugin.slides_widget.widget import WHAT
 from napari_2dmamba.slide import open_slide
 from tests.plugin.conftest import LONG, process_events
 from tests.slide.served import serve
+from tests.slide.written import noise
+from tests.slide.written_dicom import write_dicom
 
 
 @pytest.fixture(autouse=True)
@@ -253,3 +256,47 @@ def test_a_link_is_opened_from_its_server(
         assert "SIGNED" not in said[-1]
         session.close(session.current)
     assert "SIGNED" not in recent.recent_file().read_text()
+
+
+@pytest.mark.parametrize("kind", ["zarr", "dicom"])
+@pytest.mark.parametrize("where", ["slides", "run"])
+def test_a_slide_that_is_a_folder_is_opened_by_the_mouse_alone(
+    kind: str, where: str, widget: SlidesWidget, qtbot: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    pixels = noise(200, 300, 3)
+    if kind == "zarr":
+        pytest.importorskip("zarr")
+        from tests.slide.test_zarr import write
+
+        folder = write(tmp_path / "case.zarr", [pixels.transpose(2, 0, 1)])
+    else:
+        folder = tmp_path / "case"
+        for number, path in enumerate(write_dicom(folder, [pixels])):
+            path.rename(folder / f"IM{number:04}")  # as on discs
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *args: str(folder))
+    session = widget.session
+    button = widget.open
+    if where == "run":
+        button = docks.show(session.viewer, docks.RUN).slide_section.open
+    button.folder.trigger()
+    wait_for_drop(qtbot, session)
+    assert session.current is not None
+    slide = session.current.slide
+    np.testing.assert_array_equal(slide.read_region(0, 0, 0, 300, 200), pixels)
+    session.close(session.current)
+
+
+def test_a_store_of_features_is_told_from_a_slide(tmp_path: Path) -> None:
+    pytest.importorskip("zarr")
+    pytest.importorskip("anndata")
+    from tests.features.test_stores import lazyslide_store
+    from tests.slide.test_zarr import write
+
+    one = lazyslide_store(tmp_path / "one.zarr")
+    several = lazyslide_store(tmp_path / "several.zarr", names=("mine", "uni"))
+    slide = write(tmp_path / "slide.zarr", [noise(64, 64, 3).transpose(2, 0, 1)])
+    assert sort_paths([one, several, slide]).things == (
+        Thing("features", one),
+        Thing("features", several),  # which table is asked for when it is read
+        Thing("slide", slide),
+    )

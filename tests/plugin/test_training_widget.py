@@ -18,6 +18,7 @@ from napari_2dmamba.models.registry import architecture, architectures
 from napari_2dmamba.pipeline import run
 from napari_2dmamba.plugin.parts import docks
 from napari_2dmamba.plugin.parts.checkpoint_model import shared_checkpoints
+from napari_2dmamba.plugin.parts.encoder_facts_view import WANTED
 from napari_2dmamba.plugin.session.opened_run import OpenedRun
 from napari_2dmamba.plugin.training_widget import TrainingWidget
 from napari_2dmamba.plugin.training_widget.architecture_options import ArchitectureOptions
@@ -358,6 +359,7 @@ def test_slides_without_features_are_extracted_first(
     process_events()
     section = widget.extraction_section
     assert "2 of 2 slides have no features: Train extracts them first" in section.message.text()
+    assert section.encoder_form.facts.text(WANTED) == ""  # nothing to be alike to
     section.grid_form.editor("patch_size").set(tiny.PATCH)
     widget.fit_section.form.editor("epochs").set(1)
     widget.output_section.final.set(False)
@@ -396,6 +398,15 @@ def test_slides_without_features_are_extracted_first(
     assert "1 of 2 slides has no features" in section.message.text()
     assert section.grid_form.settings().patch_size == tiny.PATCH
     assert "differ" not in section.message.text()
+    facts = section.encoder_form.facts
+    assert facts.text("Size") == "no weights, nothing to download"
+    assert facts.text(WANTED).startswith("match: computed by stain-texture-v1")
+    section.encoder_form.form.editor("encoder").set("uni")
+    section.encoder_form.form.changed.emit()
+    assert facts.text(WANTED) == "mismatch: computed by stain-texture-v1"
+    assert "hf auth login" in section.encoder_form.to_do.text()
+    section.encoder_form.form.editor("encoder").set("stain-texture-v1")
+    section.encoder_form.form.changed.emit()
     section.grid_form.editor("patch_size").set(256)
     section.grid_form.changed.emit()
     assert f"patch size 256 here, {tiny.PATCH} there" in section.message.text()

@@ -268,7 +268,7 @@ class CohortWidget(DockedWidget):
         model, device = self.model_section, self.model_section.settings.device
         model.form.set_settings(dataclasses.replace(settings.model, device=device))
         device = features.settings.device
-        features.form.set_settings(dataclasses.replace(settings.features, device=device))
+        features.encoder_form.set_settings(dataclasses.replace(settings.features, device=device))
         features.file.set(made.features)
         (features.compute if made.features is None else features.from_file).setChecked(True)
 

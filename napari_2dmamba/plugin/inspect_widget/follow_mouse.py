@@ -6,6 +6,8 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 PATIENCE = 600
 """Milliseconds that maps of a patch are waited for while the mouse is elsewhere already."""
+REST = 300
+"""Milliseconds without another patch, after which the mouse rests."""
 
 
 class FollowMouse(QObject):
@@ -23,9 +25,12 @@ class FollowMouse(QObject):
     -------
     patch(number)
         Inspect this one.
+    rested()
+        The mouse rests, and the maps of the patch under it are there.
     """
 
     patch = Signal(int)
+    rested = Signal()
 
     def __init__(self, is_busy: Callable[[], bool], parent: QObject) -> None:
         super().__init__(parent)
@@ -36,6 +41,15 @@ class FollowMouse(QObject):
         self._waiting.setSingleShot(True)
         self._waiting.setInterval(PATIENCE)
         self._waiting.timeout.connect(self.go_on)
+        self._resting = QTimer(self)
+        self._resting.setSingleShot(True)
+        self._resting.setInterval(REST)
+        self._resting.timeout.connect(self._rest)
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether the mouse has not rested since the last patch."""
+        return self._resting.isActive()
 
     def point(self, patch: int) -> None:
         """Take note of the patch under the mouse."""
@@ -52,9 +66,19 @@ class FollowMouse(QObject):
             return
         self._last, self._waits = self._waits, None
         self._waiting.start()
+        self._resting.start()
         self.patch.emit(self._last)
+
+    def _rest(self) -> None:
+        if self._is_busy():
+            self._resting.start()
+        else:
+            self.rested.emit()
 
     def forget(self) -> None:
         """Follow nothing that was pointed at before."""
         self._waiting.stop()
+        if self._resting.isActive():
+            self._resting.stop()
+            self.rested.emit()
         self._waits = self._last = None

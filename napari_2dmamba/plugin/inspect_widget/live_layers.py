@@ -1,6 +1,7 @@
 """The layers of the live maps: one per map, used again, one looked at, shown alike on request."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -69,12 +70,13 @@ class LiveLayers:
         The layer, and whether it is new.
         """
         assert self.slide is not None
-        layers = self._viewer.layers
-        before = list(layers)
+        layers, runs = self._viewer.layers, self._session.runs
+        is_new = all(one.grid_map.name != grid_map.name for one in runs.maps_of(self.slide))
         self._is_sharing = True  # what changes now is not the user's doing
-        layer = self._session.runs.show_map(self.slide, grid_map, display)
+        # Any event of a layer paints napari's list of all layers, which lasts as long as drawing
+        with nullcontext() if is_new else layers.events.blocker_all():
+            layer = runs.show_map(self.slide, grid_map, display)
         self._is_sharing = False
-        is_new = layer not in before
         if is_new:
             self._session.set_visible(layer, False)
             for event in _EVENTS:

@@ -17,6 +17,7 @@ from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.parts.jobs import LatestJob
 
 if TYPE_CHECKING:
+    from napari_2dmamba.plugin.inspect_widget.query_layer import QueryLayer
     from napari_2dmamba.plugin.session import Session, SlideState
     from napari_2dmamba.plugin.session.shown_run import ShownRun
 
@@ -30,6 +31,8 @@ class LiveMaps(QObject):
         Its viewer gets the layers.
     map_list
         Says which maps are wanted and which one is looked at.
+    mark
+        What marks the inspected patches.
     parent
         The widget.
 
@@ -56,7 +59,9 @@ class LiveMaps(QObject):
     failed = Signal(str)
     _made = Signal(int, str, object)
 
-    def __init__(self, session: "Session", map_list: MapList, parent: QObject) -> None:
+    def __init__(
+        self, session: "Session", map_list: MapList, mark: "QueryLayer", parent: QObject
+    ) -> None:
         super().__init__(parent)
         self._viewer = session.viewer
         self._list = map_list
@@ -69,7 +74,7 @@ class LiveMaps(QObject):
         self.held: dict[int, int] = {}
         self.wants_lines = True
         self.layers = LiveLayers(session, self.maps)
-        self.lines = MassLines(session)
+        self.lines = MassLines(session, mark)
         self._computing = LatestJob(self, delay_ms=0)
         self._computing.succeeded.connect(self.computed)
         self._computing.failed.connect(self.failed)

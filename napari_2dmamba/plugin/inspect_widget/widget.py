@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.utils.notifications import show_error
-from qtpy.QtCore import QSize
+from qtpy.QtCore import QSize, QTimer
 from qtpy.QtWidgets import QCheckBox, QLabel, QPushButton, QVBoxLayout
 
 from napari_2dmamba.explain.display import DisplaySettings
@@ -76,9 +76,11 @@ class InspectWidget(DockedWidget):
         self.trust_section = TrustSection()
         self.footer = ProgressFooter()
         self.query_layer = QueryLayer(self.session)
-        self.live = LiveMaps(self.session, self.map_list, self)
+        self.live = LiveMaps(self.session, self.map_list, self.query_layer, self)
         self._pointing = Pointing(self._viewer, self)
         self._following = FollowMouse(lambda: self.live.is_busy, self)
+        self._telling = QTimer(self)
+        self._telling.setSingleShot(True)  # once for all that changed at a time
         self._jobs = OneJob(self.footer, self)
         self._loading = LatestJob(self, delay_ms=0)
         self._reading = LatestJob(self, delay_ms=0)
@@ -152,10 +154,12 @@ class InspectWidget(DockedWidget):
         self._loading.failed.connect(self._cannot_inspect)
         self._reading.succeeded.connect(self.patch_section.show_picture)
         self._reading.failed.connect(self._complain)
-        self.live.changed.connect(self._show_numbers)
-        self.live.computed.connect(self._tell_run)
+        self.live.changed.connect(self._telling.start)
+        self._telling.timeout.connect(self._show_numbers)
+        self.live.computed.connect(self._on_computed)
         self.live.failed.connect(self._on_map_failed)
         self._following.patch.connect(lambda patch: self._inspect([patch]))
+        self._following.rested.connect(self._tell_run)
         self.live.computed.connect(self._following.go_on)
         self.live.failed.connect(self._following.go_on)
         self.follow.toggled.connect(self._following.forget)
@@ -393,6 +397,10 @@ class InspectWidget(DockedWidget):
         assert self.live.shown is not None  # what is inspected is shown
         attention = self.live.shown.prediction.attention
         return numbers_of(inspected, attention, patches, self.live.how, maps)
+
+    def _on_computed(self) -> None:
+        if not self._following.is_moving:  # else when the mouse rests: every dock listens
+            self._tell_run()
 
     def _tell_run(self) -> None:
         """Let the exports and the record of the run hold the maps."""

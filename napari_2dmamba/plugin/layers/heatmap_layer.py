@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from napari_2dmamba.explain.display import DisplaySettings, DisplayTransform, map_colours
 from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.plugin.layers.redrawn import Redrawn
 
 COLOUR_MAPS = (
     "viridis", "inferno", "magma", "turbo", "cividis", "hot", "YlOrRd", "RdYlGn", "gray",
@@ -17,10 +18,11 @@ COLOUR_MAPS = (
 SIGNED_COLOUR_MAPS = ("coolwarm", "RdBu_r", "PiYG", "seismic")
 """What forms offer; any other name of matplotlib's works as well."""
 
+_LIMITS = "contrast_limits", "contrast_limits_range"
 _FINE = 1024  # colours on the graphics card
 
 
-class HeatmapLayer(Image):
+class HeatmapLayer(Redrawn, Image):
     """An image layer whose data stay the raw values, whatever the display does to them.
 
     ``layer.data`` and the value under the cursor are raw. What reaches the screen is their
@@ -84,10 +86,15 @@ class HeatmapLayer(Image):
         ``limits_of`` holds the values that set limits and ranks when they are not the map's
         own: layers that share them have one colour for one value.
         """
-        had_unit = self._grid_map.mpp is not None
-        self._grid_map, self._limits_of = grid_map, limits_of
+        before, self._grid_map, self._limits_of = self._grid_map, grid_map, limits_of
+        had_unit = before.mpp is not None
         self.metadata["meaning"] = grid_map.meaning
         self._on_screen = OnScreen(limits_of or grid_map, self._display)
+        if _place(before) == _place(grid_map):
+            with self._block_refresh(), self.events.data.blocker():  # of which napari takes sizes
+                self.data = grid_map.values
+            self._show()
+            return
         with self._block_refresh():  # each of these would slice and draw the layer anew
             self.data = grid_map.values
             self._change("scale", grid_map.scale)
@@ -95,6 +102,7 @@ class HeatmapLayer(Image):
             if had_unit != (grid_map.mpp is not None):
                 self.units = _units(grid_map)
         self._show()
+        self.refresh()
 
     @property
     def display(self) -> DisplaySettings:
@@ -110,20 +118,26 @@ class HeatmapLayer(Image):
     def _show(self) -> None:
         display = self._display
         self._is_showing = True  # what follows is not the user's doing
-        with self._block_refresh():
-            self._change("contrast_limits_range", self._on_screen.limits)
-            self._change("contrast_limits", self._on_screen.limits)
+        limits = self._on_screen.limits
+        if not all(self._is_already(name, limits) for name in _LIMITS):
+            with self._block_refresh():
+                with self.events.contrast_limits.blocker():  # the colour bar is to change once
+                    self.contrast_limits_range = limits
+                self.contrast_limits = limits
         if self.colormap.name != self._colours or self._colours_of() != self._coloured_as:
             self._colour()
         self._change("gamma", display.gamma)
         self._change("opacity", display.opacity)
         self._is_showing = False
-        self.refresh()
+        self.redraw()
 
     def _change(self, name: str, value: Any) -> None:
         """Set what is not so already: napari compiles shaders or asks all layers each time."""
-        if not np.array_equal(getattr(self, name), value):
+        if not self._is_already(name, value):
             setattr(self, name, value)
+
+    def _is_already(self, name: str, value: Any) -> bool:
+        return bool(np.array_equal(getattr(self, name), value))
 
     def _note_controls(self, event: Any = None) -> None:
         """Take over what the user set with napari's own controls, so that exports show it."""
@@ -167,7 +181,8 @@ class HeatmapLayer(Image):
     def _calc_data_range(self, mode: str = "data") -> tuple[float, float]:
         return self._on_screen.limits
 
-    def _update_thumbnail(self) -> None:
+    def make_thumbnail(self) -> None:
+        """Make the thumbnail of all of the map."""
         if self._slice.empty:
             return
         side = self._thumbnail_shape[0]
@@ -220,6 +235,12 @@ class OnScreen:
         if is_all:
             self._shown = shown  # napari asks several times for one drawing
         return shown
+
+
+def _place(grid_map: GridMap) -> tuple[Any, ...]:
+    """Return all that says where a map lies, and how large it is."""
+    values = grid_map.values
+    return values.shape, values.dtype, grid_map.scale, grid_map.translate, grid_map.mpp
 
 
 def _units(grid_map: GridMap) -> tuple[str, str]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["slide", "run", "regions", "checkpoint", "features"]
 
-_FEATURES = (".h5", ".hdf5", ".parquet")
+_FEATURES = (".h5", ".hdf5", ".parquet", ".h5ad")
 _PICKLED = (".pt", ".pth")  # either a model or features: the file must be opened to know
 _WEIGHTS = (".safetensors", ".bin", ".ckpt")
 _REGIONS = (".geojson", ".json")
@@ -121,11 +121,14 @@ def _things_in_folder(folder: Path) -> list[Thing]:
     from napari_2dmamba.cohort.slides import slides_below
     from napari_2dmamba.export.run_folder import RECORD_FILE
     from napari_2dmamba.export.run_library import list_runs
+    from napari_2dmamba.slide.dicom_series import holds_dicom
+    from napari_2dmamba.slide.zarr_backend import is_ome_zarr
 
     if (folder / RECORD_FILE).is_file():
         return [Thing("run", folder)]
-    if folder.suffix.lower() in (".zarr", ".ozx"):
-        return [Thing("slide", folder)]
+    if folder.suffix.lower() == ".zarr" or is_ome_zarr(folder):
+        is_features = (folder / "tables").is_dir() or _holds_features(folder)
+        return [Thing("features" if is_features else "slide", folder)]
     slides = slides_below(folder)
     if len(slides) > _MOST_SLIDES:
         raise UserError(
@@ -135,6 +138,8 @@ def _things_in_folder(folder: Path) -> list[Thing]:
     runs = [] if slides else [one for one in list_runs(folder) if one.problem is None]
     if runs:
         return [Thing("run", runs[0].folder)]
+    if not slides and holds_dicom(folder):  # whose files are often called without a suffix
+        return [Thing("slide", folder)]
     if not slides:
         raise UserError(
             f"{folder.name} holds no slide and no saved run; drop slide files, regions as "

@@ -8,37 +8,25 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QRadioButton
 
 from napari_2dmamba.features import FeatureFileSettings, FeatureSettings
-from napari_2dmamba.features.encoder_facts import about_encoder, facts_of
-from napari_2dmamba.features.encoder_names import grouped_encoders, is_known, not_taken
+from napari_2dmamba.features.encoder_facts import Wanted
+from napari_2dmamba.features.encoder_names import is_known, not_taken
 from napari_2dmamba.models.header import CheckpointHeader
-from napari_2dmamba.plugin.parts.encoder_facts_view import EncoderFactsView
-from napari_2dmamba.plugin.parts.form import Form, PathEditor, SuggestEditor
+from napari_2dmamba.plugin.parts.encoder_form import EncoderForm
+from napari_2dmamba.plugin.parts.form import Form, PathEditor
 from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.parts.section import Fold, Section
 from napari_2dmamba.plugin.session import Choices
 
 _COMPUTE = "Compute from the slide"
-_READ_FILE = "Read from a file (.h5, .pt, .parquet)", "As CLAM or TRIDENT writes it, or a table"
-_READ_FOLDER = "Read from a folder", "With one .h5, .pt or .parquet per slide, named like it"
+_READ_FILE = (
+    "Read from a file (.h5, .pt, .parquet, .h5ad, .zarr)",
+    "As CLAM, TRIDENT or LazySlide write it, or a table",
+)
+_READ_FOLDER = (
+    "Read from a folder",
+    "With one .h5, .pt, .parquet, .h5ad or .zarr per slide, named like it",
+)
 _OF_CHECKPOINT = "The checkpoint was trained on it"
-
-
-def _suggestions() -> dict[str, dict[str, str]]:
-    """Return the encoders by what they ask of the user, each with its facts."""
-    return {
-        access.value: {name: about_encoder(name) or "From an installed package" for name in names}
-        for access, names in grouped_encoders().items()
-    }
-
-
-def feature_form() -> Form[FeatureSettings]:
-    """Return a form of how features are computed, which suggests the encoders known here."""
-    return Form(
-        FeatureSettings,
-        choices={"device": ("auto", "cuda", "cpu")},
-        suggestions={"encoder": _suggestions()},
-        files=("weights",),
-    )
 
 
 class FeaturesSection(Section):
@@ -64,32 +52,29 @@ class FeaturesSection(Section):
         text, more = _READ_FOLDER if of_many else _READ_FILE
         self.from_file = QRadioButton(text)
         self.from_file.setToolTip(more)
-        self.form = feature_form()
+        self.encoder_form = EncoderForm()
         files = "Features (*.h5 *.hdf5 *.pt *.parquet *.h5ad);;All files (*)"
-        self.file = PathEditor("Features", files, folder=of_many)
+        store = "" if of_many else "A folder (.zarr of LazySlide or SpatialData)…"
+        self.file = PathEditor("Features", files, folder=of_many, or_folder=store)
         self.stated = Message()
         self.asked = Message()
         self.facts_form: Form[FeatureFileSettings] = Form(FeatureFileSettings)
         self.facts_form.changed.connect(self._follow)
-        self.encoder_facts = EncoderFactsView()
-        self.form.put_below("encoder", self.encoder_facts)
-        self.to_do = Message()
-        self._header: CheckpointHeader | None = None
         for widget in (
-            self.compute, self.stated, self.form, self.to_do, self.from_file, self.file,
-            self.asked, self.facts_form,
+            self.compute, self.stated, self.encoder_form, self.from_file, self.file, self.asked,
+            self.facts_form,
         ):  # fmt: skip
             self.body.addWidget(widget)
         self.compute.setChecked(True)
         self.compute.toggled.connect(self._follow)
-        self.form.changed.connect(self._follow)
+        self.encoder_form.changed.connect(self._follow)
         self.file.changed.connect(self._choose_file)
         self._follow()
 
     @property
     def settings(self) -> FeatureSettings:
         """How to compute features."""
-        return self.form.settings()
+        return self.encoder_form.settings()
 
     @property
     def feature_file(self) -> Path | None:
@@ -138,7 +123,7 @@ class FeaturesSection(Section):
     def show_choices(self, choices: Choices) -> None:
         """Show what was chosen for another slide."""
         self.blockSignals(True)
-        self.form.set_settings(choices.features)
+        self.encoder_form.set_settings(choices.features)
         self._facts_of = choices.feature_file
         self.file.set(choices.feature_file)
         self.facts_form.set_settings(choices.feature_facts)
@@ -151,35 +136,24 @@ class FeaturesSection(Section):
         A checkpoint may be from anyone, and other names may stand for programs.
         """
         self.stated.clear()
-        self._header = header
         encoder = None if header is None else header.encoder
-        editor = self.form.editor("encoder")
-        assert isinstance(editor, SuggestEditor)
-        editor.mark(encoder, _OF_CHECKPOINT)
+        wanted = None
+        if header is not None:
+            wanted = Wanted(encoder, header.config["feature_size"], header.mpp)
+        self.encoder_form.want(wanted, _OF_CHECKPOINT)
         if encoder is not None and is_known(encoder):
-            self.form.set_settings(replace(self.settings, encoder=encoder))
+            self.encoder_form.set_settings(replace(self.settings, encoder=encoder))
         elif encoder is not None and encoder != self.settings.encoder:
             self.stated.say(not_taken(encoder), "warning")
             self.set_open(True)
-        self.show_facts()
 
     def show_facts(self) -> None:
-        """Show the facts of the encoder, and what is to be done before it can be used."""
-        settings, header = self.settings, self._header
-        wanted = None
-        if header is not None:
-            wanted = header.encoder, header.config["feature_size"], header.mpp
-        self.encoder_facts.show_facts(settings, wanted)
-        facts = facts_of(settings.encoder)
-        to_do = "" if facts is None else facts.to_do(has_weights=settings.weights is not None)
-        if to_do and not self.from_file.isChecked():
-            self.to_do.say(to_do, "warning")
-        else:
-            self.to_do.clear()
+        """Show what is known of the encoder by now, such as its speed."""
+        self.encoder_form.show_facts()
 
     def _follow(self) -> None:
         from_file = self.from_file.isChecked()
-        self.form.setVisible(not from_file)
+        self.encoder_form.setVisible(not from_file)
         self.file.setVisible(from_file)
         told = self.facts != FeatureFileSettings()
         self.facts_form.setVisible(from_file and (self._is_asked or told))
@@ -189,5 +163,4 @@ class FeaturesSection(Section):
             self.set_summary(Path(path).name if path else "nothing chosen")
         else:
             self.set_summary(self.settings.encoder)
-        self.show_facts()
         self.changed.emit()

@@ -28,6 +28,7 @@ from qtpy.QtWidgets import (
 )
 from superqt import QLabeledDoubleSlider
 
+from napari_2dmamba.plugin.parts.file_or_folder import FileOrFolderButton
 from napari_2dmamba.plugin.parts.section import Fold
 
 Settings = TypeVar("Settings")
@@ -365,6 +366,9 @@ class PathEditor(Editor):
     ----------
     folder
         Browse for a folder.
+    or_folder
+        Some of the files are folders to the system, as Zarr stores are: what they are called in
+        the menu of *Browse*. "" where there are none.
     as_text
         Give the path as text, for settings that hold texts.
     """
@@ -376,16 +380,23 @@ class PathEditor(Editor):
         *,
         as_text: bool = False,
         folder: bool = False,
+        or_folder: str = "",
     ) -> None:
         super().__init__()
-        self._is_folder = folder
         self._caption, self._filter, self._as_text = caption, file_filter, as_text
         self._line = _DropLine()
-        self._line.setPlaceholderText(f"drop a {'folder' if folder else 'file'} here, or browse")
+        what = "folder" if folder else "file or folder" if or_folder else "file"
+        self._line.setPlaceholderText(f"drop a {what} here, or browse")
         self._line.editingFinished.connect(self.changed)
         self._line.dropped.connect(self.changed)
-        browse = QPushButton("Browse…")
-        browse.clicked.connect(self._browse)
+        browse: QPushButton
+        if or_folder:
+            browse = FileOrFolderButton("Browse…", or_folder)
+            browse.file_wanted.connect(self._browse_file)
+            browse.folder_wanted.connect(self._browse_folder)
+        else:
+            browse = QPushButton("Browse…")
+            browse.clicked.connect(self._browse_folder if folder else self._browse_file)
         self._hold(self._line, browse)
 
     def get(self) -> Path | str | None:  # noqa: D102
@@ -398,12 +409,14 @@ class PathEditor(Editor):
     def set(self, value: Path | str | None) -> None:  # noqa: D102
         self._line.setText(str(value) if value else "")
 
-    def _browse(self) -> None:
+    def _browse_folder(self) -> None:
+        self._take(QFileDialog.getExistingDirectory(self, self._caption, self._line.text()))
+
+    def _browse_file(self) -> None:
         now = self._line.text()
-        if self._is_folder:
-            path = QFileDialog.getExistingDirectory(self, self._caption, now)
-        else:
-            path, _ = QFileDialog.getOpenFileName(self, self._caption, now, self._filter)
+        self._take(QFileDialog.getOpenFileName(self, self._caption, now, self._filter)[0])
+
+    def _take(self, path: str) -> None:
         if path:
             self._line.setText(path)
             self.changed.emit()

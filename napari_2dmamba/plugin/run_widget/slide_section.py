@@ -15,6 +15,11 @@ from qtpy.QtWidgets import (
 )
 
 from napari_2dmamba.plugin.npe2.reader import SLIDE_PATTERNS
+from napari_2dmamba.plugin.parts.file_or_folder import (
+    FILE_SLIDES,
+    FOLDER_SLIDES,
+    FileOrFolderButton,
+)
 from napari_2dmamba.plugin.parts.form import Form
 from napari_2dmamba.plugin.parts.message import Message, as_lines
 from napari_2dmamba.plugin.parts.section import Fold, Section
@@ -42,6 +47,8 @@ class SlideSection(Section):
     regions_wanted()
         The user wants the list of regions.
     slides_wanted(paths)
+    folder_wanted(path)
+        What is in it is to be opened.
         The user wants to open slide files.
     close_wanted()
         The slide is to be closed.
@@ -56,6 +63,7 @@ class SlideSection(Section):
     regions_file_chosen = Signal(str)
     regions_wanted = Signal()
     slides_wanted = Signal(list)
+    folder_wanted = Signal(str)
     close_wanted = Signal()
     cohort_wanted = Signal()
 
@@ -67,8 +75,9 @@ class SlideSection(Section):
             QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
         )
         self.slides.currentIndexChanged.connect(self._choose)
-        self.open = QPushButton("Open…")
-        self.open.clicked.connect(self._browse_slides)
+        self.open = FileOrFolderButton("Open…", FOLDER_SLIDES, FILE_SLIDES)
+        self.open.file_wanted.connect(self._browse_slides)
+        self.open.folder_wanted.connect(self._browse_folder)
         self.close_slide = QPushButton("Close")
         self.close_slide.setToolTip("Close this slide with its layers; what runs for it stops")
         self.close_slide.clicked.connect(self.close_wanted)
@@ -247,6 +256,11 @@ class SlideSection(Section):
         )
         if paths:
             self.slides_wanted.emit(paths)
+
+    def _browse_folder(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "A slide that is a folder")
+        if folder:
+            self.folder_wanted.emit(folder)
 
     def _browse_regions(self) -> None:
         path, _ = QFileDialog.getOpenFileName(

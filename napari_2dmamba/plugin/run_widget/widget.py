@@ -24,7 +24,7 @@ from napari_2dmamba.plugin.layers.region_layers import drawn_regions
 from napari_2dmamba.plugin.layers.slide_layer import view_region
 from napari_2dmamba.plugin.parts import docks
 from napari_2dmamba.plugin.parts.docked import DockedWidget
-from napari_2dmamba.plugin.parts.dropped import accept_drops
+from napari_2dmamba.plugin.parts.dropped import accept_drops, take
 from napari_2dmamba.plugin.parts.features_section import FeaturesSection
 from napari_2dmamba.plugin.parts.model_section import ModelSection
 from napari_2dmamba.plugin.parts.one_job import OneJob
@@ -108,6 +108,7 @@ class RunWidget(DockedWidget):
 
     def _connect(self) -> None:
         self.slide_section.slides_wanted.connect(self.open_slides)
+        self.slide_section.folder_wanted.connect(lambda folder: take(self.session, [folder]))
         self.slide_section.cohort_wanted.connect(lambda: docks.show(self._viewer, docks.COHORT))
         self.slide_section.regions_wanted.connect(lambda: docks.show(self._viewer, docks.REGIONS))
         self.features_section.changed.connect(self._choose_features)

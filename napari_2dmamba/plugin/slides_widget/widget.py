@@ -21,6 +21,11 @@ from napari_2dmamba.export.run_library import RunSummary, list_all_runs
 from napari_2dmamba.plugin.parts.closing import close_slide
 from napari_2dmamba.plugin.parts.docked import DockedWidget
 from napari_2dmamba.plugin.parts.dropped import accept_drops, take
+from napari_2dmamba.plugin.parts.file_or_folder import (
+    FILE_SLIDES,
+    FOLDER_SLIDES,
+    FileOrFolderButton,
+)
 from napari_2dmamba.plugin.parts.jobs import LatestJob
 from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.parts.recent_slides import forget, recent_slides, remember
@@ -54,7 +59,7 @@ class SlidesWidget(DockedWidget):
         self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.list.setMinimumHeight(90)
         self.message = Message()
-        self.open = QPushButton("Open…")
+        self.open = FileOrFolderButton("Open…", FOLDER_SLIDES, FILE_SLIDES)
         self.open.setToolTip("Open slides; they can also be dropped into the window")
         self.close_slide = QPushButton("Close")
         buttons = QHBoxLayout()
@@ -90,7 +95,8 @@ class SlidesWidget(DockedWidget):
         delete = QShortcut(QKeySequence(QKeySequence.StandardKey.Delete), self.list)
         delete.setContext(Qt.ShortcutContext.WidgetShortcut)
         delete.activated.connect(self._take_away)
-        self.open.clicked.connect(self._browse)
+        self.open.file_wanted.connect(self._browse)
+        self.open.folder_wanted.connect(self._browse_folder)
         self.close_slide.clicked.connect(self._take_away)
         self.thumbnails.loaded.connect(self._show_icons)
         self._finding.succeeded.connect(self._take_runs)
@@ -234,6 +240,11 @@ class SlidesWidget(DockedWidget):
     def _browse(self) -> None:
         paths, _ = QFileDialog.getOpenFileNames(self, "Open slides, runs or regions")
         take(self.session, [Path(one) for one in paths])
+
+    def _browse_folder(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "A slide that is a folder")
+        if folder:
+            take(self.session, [folder])
 
     def _remember(self) -> None:
         try:

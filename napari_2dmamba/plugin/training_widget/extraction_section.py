@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 from napari_2dmamba.features import FeatureSettings
+from napari_2dmamba.features.encoder_facts import Wanted
 from napari_2dmamba.features.encoder_names import is_known
 from napari_2dmamba.pipeline import RunSettings
-from napari_2dmamba.plugin.parts.features_section import feature_form
+from napari_2dmamba.plugin.parts.encoder_form import EncoderForm
 from napari_2dmamba.plugin.parts.form import Form
 from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.parts.section import Section
@@ -20,20 +21,20 @@ class ExtractionSection(Section):
     def __init__(self) -> None:
         super().__init__("Features")
         self.message = Message()
-        self.form = feature_form()
+        self.encoder_form = EncoderForm("Other slides", nothing_wanted="")
         device = preference("analysis", "device", FeatureSettings().device)
-        self.form.set_settings(replace(self.form.settings(), device=device))
+        self.encoder_form.set_settings(replace(self.encoder_form.settings(), device=device))
         self.grid_form: Form[GridSettings] = Form(GridSettings)
         self._checked: Checked | None = None
-        for widget in (self.message, self.form, self.grid_form):
+        for widget in (self.message, self.encoder_form, self.grid_form):
             self.body.addWidget(widget)
-        self.form.changed.connect(self._say)
+        self.encoder_form.changed.connect(self._say)
         self.grid_form.changed.connect(self._say)
         self.hide()
 
     def settings(self) -> RunSettings:
         """Return how the slides are cut and encoded."""
-        return RunSettings(grid=self.grid_form.settings(), features=self.form.settings())
+        return RunSettings(grid=self.grid_form.settings(), features=self.encoder_form.settings())
 
     def show_checked(self, checked: Checked | None) -> None:
         """Say how many slides are to be extracted, alike to those that have features."""
@@ -41,12 +42,17 @@ class ExtractionSection(Section):
             self._checked is None or self._checked.features != checked.features
         )
         self._checked = checked
+        there = None if checked is None else checked.features
+        wanted = None
+        if there is not None:
+            wanted = Wanted(there.encoder, there.feature_size, there.mpp, "slides")
+        self.encoder_form.want(wanted, "The features of the other slides are its")
         self.setVisible(checked is not None and bool(checked.to_extract))
-        if checked is not None and checked.features is not None and new:
-            there = checked.features
+        if there is not None and new:
             self.grid_form.set_settings(GridSettings().trained_for(there))
             if there.encoder is not None and is_known(there.encoder):
-                self.form.set_settings(replace(self.form.settings(), encoder=there.encoder))
+                settings = replace(self.encoder_form.settings(), encoder=there.encoder)
+                self.encoder_form.set_settings(settings)
         self._say()
 
     def _say(self) -> None:
@@ -72,7 +78,7 @@ class ExtractionSection(Section):
         if there is None:
             return ""
         differ = []
-        encoder = self.form.settings().encoder
+        encoder = self.encoder_form.settings().encoder
         if there.encoder not in (None, encoder):
             differ.append(f"encoder {encoder} here, {there.encoder} there")
         if there.patch_size not in (None, grid.patch_size):
