@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import EvaluationError, UserError
@@ -80,6 +81,43 @@ class Predictions:
             risks=part(self.risks),
             edges=part(self.edges),
         )
+
+    @property
+    def has_one_scale(self) -> bool:
+        """Whether risks of all rows can be held against each other.
+
+        Those of Cox models are relative to a baseline that each model has of its own.
+        """
+        return self.edges is not None or len(set(self.models)) < 2
+
+    def comparable_risks(self) -> NDArray[np.float64]:
+        """Return ``(n,)`` risks that can be held against each other across models.
+
+        They are the risks as they are, or, without a common scale (`has_one_scale`), the rank of
+        each among the rows of its model, 0 to 1.
+        """
+        assert self.risks is not None
+        if self.has_one_scale:
+            return self.risks
+        found = np.empty(len(self))
+        models = np.array(self.models)
+        for model in dict.fromkeys(self.models):
+            rows = np.flatnonzero(models == model)
+            ranks = stats.rankdata(np.round(self.risks[rows], 8))  # as `survival.TIED`
+            found[rows] = (ranks - 0.5) / len(rows)
+        return found
+
+    def of_patients(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+        """Return risk (the mean of a patient's rows), time and event, ``(patients,)`` each.
+
+        What tests patients against each other must not count one of them several times.
+        """
+        assert self.times is not None
+        assert self.events is not None
+        _, first, patient = np.unique(self.groups, return_index=True, return_inverse=True)
+        count = np.bincount(patient)
+        risks = np.bincount(patient, self.comparable_risks()) / count
+        return risks, self.times[first], self.events[first]
 
     def require_finite(self) -> None:
         """Refuse predictions that are not numbers.
@@ -192,8 +230,26 @@ def together(parts: Sequence[Predictions], patients: Sequence[Sequence[str]]) ->
         Of one task.
     patients
         For each part the patient of each row, so that groups agree across parts.
+
+    Raises
+    ------
+    EvaluationError
+        When they are of different tasks or classes.
     """
     first = parts[0]
+    names = first.class_names
+    for part in parts[1:]:
+        if part.kind != first.kind or part.values.shape[1] != first.values.shape[1]:
+            raise EvaluationError("the models answer different questions; take those of one task")
+        if part.class_names == first.class_names:
+            continue
+        if part.kind != "survival":
+            raise EvaluationError(
+                f"one model has the classes {', '.join(first.class_names)} and another "
+                f"{', '.join(part.class_names)}; take models of the same classes in one order"
+            )
+        # Each model has bins of its own, whose edges stand in each row
+        names = tuple(f"bin {number + 1}" for number in range(len(first.class_names)))
     everyone = [patient for some in patients for patient in some]
     groups = np.unique(everyone, return_inverse=True)[1].astype(np.int64)
 
@@ -206,6 +262,7 @@ def together(parts: Sequence[Predictions], patients: Sequence[Sequence[str]]) ->
     assert labels is not None
     return dataclasses.replace(
         first,
+        class_names=names,
         slides=tuple(name for part in parts for name in part.slides),
         models=tuple(name for part in parts for name in part.models),
         groups=groups,
