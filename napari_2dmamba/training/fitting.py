@@ -417,8 +417,8 @@ class _Fitting:
             for slide, label in zip(getattr(some, "slides", some), _labels(some), strict=True)
         ]
         header = self.aggregator.header
-        told = [asdict(self.settings) | {"memory_mb": 0, "prefetch": 0}, header.architecture]
-        told += [header.task, header.config, header.class_names, header.canvas]
+        told: list[Any] = [asdict(self.settings) | {"memory_mb": 0, "prefetch": 0}]
+        told += [header.architecture, header.task, header.config, header.class_names, header.canvas]
         return state.fingerprint([*told, len(self.training), bags])
 
     def end(self) -> None:
