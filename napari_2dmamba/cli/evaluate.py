@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,10 +109,20 @@ def _report(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int
     scoring = settings_from(options, EvaluationSettings, parser)
     title = options.title or (given.name if given.is_dir() else given.stem)
     with training_installed():
-        found = score_predictions(read_predictions(path), scoring, title=title)
+        remarks = _remarks_beside(path)
+        found = score_predictions(read_predictions(path), scoring, title=title, remarks=remarks)
     _print(found)
     _write(found, options.out, options.against, scoring)
     return OK
+
+
+def _remarks_beside(predictions: Path) -> tuple[str, ...]:
+    """Return what a training or an evaluation said of its predictions: it holds as before."""
+    try:
+        told = json.loads((predictions.parent / "scores.json").read_text(encoding="utf-8"))
+        return tuple(str(remark) for remark in told["remarks"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
 
 
 def _print(found: "Evaluation") -> None:

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,9 @@ class Predictions:
     edges
         ``(n, bins + 1)``: edges of the time bins of the model that predicted each row; None
         where a model has none (Cox).
+    unchecked
+        One sentence for each thing of model and features that neither could be held against the
+        other; not written.
     """
 
     kind: str
@@ -58,6 +62,7 @@ class Predictions:
     events: NDArray[np.bool_] | None = None
     risks: NDArray[np.float64] | None = None
     edges: NDArray[np.float64] | None = None
+    unchecked: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.slides)
@@ -172,11 +177,13 @@ def predict(
     kind = kind or aggregator.header.task
     total = len(bags) if isinstance(bags, Sequence) else 0
     rows, values, risks = [], [], []
+    unchecked: Counter[str] = Counter()
     for number, example in enumerate(bags):
         if on_progress is not None:
             on_progress(number, total, "Predicting")
         with named(example.name):
             said = aggregator.predict(example.bag, settings, should_stop=should_stop)
+        unchecked.update(said.extra.get("unchecked", ()))
         if kind == "survival":
             assert said.survival is not None
             assert said.risk is not None
@@ -205,6 +212,7 @@ def predict(
         events=np.array([not row.censored for row in rows]) if survival else None,
         risks=np.array(risks) if survival else None,
         edges=None if edges is None or not survival else np.tile(np.asarray(edges), (len(rows), 1)),
+        unchecked=tuple(f"of {count} slides {words}" for words, count in unchecked.items()),
     )
     found.require_finite()
     return found

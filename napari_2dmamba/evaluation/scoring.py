@@ -27,6 +27,8 @@ from napari_2dmamba.tasks.bags import TableBags
 from napari_2dmamba.tasks.cells import spelling
 from napari_2dmamba.tasks.table import LabelledSlide, Table
 
+_OFTEN = 0.95
+"""Share of drawn samples below which it is said that a score had no meaning in the others."""
 TITLES = {**classification.TITLES, **survival.TITLES}
 """Name for people of each score."""
 
@@ -200,7 +202,14 @@ def score_predictions(
             f"without meaning for these slides: {', '.join(undefined)} (a class, or events and "
             "times, are missing)"
         )
-    return Evaluation(told, scores, models, _details(told), tuple(noted), title)
+    for name, score in scores.items():
+        if score.value is not None and score.defined < _OFTEN:
+            noted.append(
+                f"{TITLES[name]} has a meaning in {score.defined:.0%} of the drawn samples of "
+                "patients only (a class, or events, are missing in the others), of which alone "
+                "its interval could be made"
+            )
+    return Evaluation(told, scores, models, _details(told), tuple(dict.fromkeys(noted)), title)
 
 
 def _details(told: Predictions) -> dict[str, Any]:
@@ -355,7 +364,7 @@ def evaluate(
         found,
         settings,
         title=_model_name(aggregator),
-        remarks=tuple(remarks),
+        remarks=(*remarks, *found.unchecked),
         should_stop=should_stop,
     )
 

@@ -160,7 +160,7 @@ def train(
     features, of_features = check_features(
         table, canvas=chosen.needs_canvas, on_progress=on_progress, should_stop=should_stop
     )
-    table = table.with_problems([*of_split, *of_features])
+    table = table.with_problems([*of_split, *of_features, *_of_preset(table, split, chosen)])
     table.require_usable()
     plan = TrainingPlan(
         table, split, features, features_digest(table), architecture, chosen, name, config or {},
@@ -366,6 +366,18 @@ def _fitted(
         writer.writeheader()
         writer.writerows(asdict(epoch) for epoch in result.history)
     return aggregator, result, edges
+
+
+def _of_preset(table: Table, split: Split, chosen: Preset) -> list[Problem]:
+    """Say where a preset lets tested patients decide something, as published code does."""
+    tested = tuple(name for fold in split.folds for name in fold.test)
+    if not chosen.bins_of_all or not tested or time_edges(table, chosen, split.folds[0]) is None:
+        return []
+    words = (
+        "the edges of the time bins follow from the times of all patients, tested ones included, "
+        "as in published training"
+    )
+    return [Problem("bins of all", len(tested), words)]
 
 
 def time_edges(table: Table, chosen: Preset, fold: Fold) -> list[float] | None:

@@ -186,6 +186,24 @@ def test_a_rival_is_scored_on_the_slides_of_both(tmp_path: Path, capsys) -> None
     assert f"against {shown} ({tmp_path.name}) on the 30 slides of both" in capsys.readouterr().out
 
 
+def test_what_was_said_of_predictions_is_said_again(tmp_path: Path, capsys) -> None:
+    write_evaluation(score_predictions(classes(), QUICK, remarks=("take care",)), tmp_path)
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "r.html")]) == 0
+    assert capsys.readouterr().out.count("take care") == 1
+    assert "take care" in (tmp_path / "r.html").read_text()
+
+
+def test_an_interval_of_some_of_the_samples_says_so() -> None:
+    """One slide of a class is in 63 % of the samples: 1 - (1 - 1/n)^n."""
+    few = classes(20)
+    few = replace(few, labels=(np.arange(20) == 0).astype(np.int64))
+    found = score_predictions(few, EvaluationSettings(resamples=400))
+    assert found.scores["auroc"].defined == pytest.approx(1 - (1 - 1 / 20) ** 20, abs=0.08)
+    said = [remark for remark in found.remarks if remark.startswith("AUROC has a meaning in 6")]
+    assert len(said) == 1
+    assert score_predictions(classes(), QUICK).remarks == ()
+
+
 def repeated(told: Predictions, times: int) -> Predictions:
     """Return the same patients, each with several rows of one model each."""
     of = [replace(told, models=(f"fold {k}",) * len(told)) for k in range(times)]

@@ -158,6 +158,9 @@ def test_published_survival_has_eight_outputs_of_which_the_bins_use_the_first(
     assert header.class_names[-1] == "unused 6"
     assert header.canvas == (3, 5)
     assert header.config["attention_over"] == "all"
+    said = "the time bins follow from the times of all patients, tested ones included"
+    assert any(said in remark for remark in run.evaluation.remarks)
+    assert said in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_cancelled_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
@@ -353,11 +356,14 @@ def test_a_patient_spelt_otherwise_is_still_not_tested_on(tmp_path: Path) -> Non
     )
     problem = Problem("label", 3, "3 slides have no label and were left out")
     other = dataclasses.replace(table, slides=spelt).with_problems([problem])
+    tested = table.by_name()[split.folds[0].test[0]].features
+    write_features(dataclasses.replace(read_features(tested), encoder=None), tested)
     found = evaluate(run.checkpoints[0], other, UNCERTAIN)
     assert set(found.predictions.slides) == {f"new {name}" for name in split.folds[0].test}
     assert found.remarks == (
         problem.sentence,
         "8 slides are of patients the model was trained on or chosen on, and were left out",
+        "of 1 slides the feature file does not state the encoder, so it was not compared",
     )
 
 
