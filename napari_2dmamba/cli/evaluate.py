@@ -2,16 +2,13 @@
 
 import argparse
 import dataclasses
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_2dmamba.cli.exit_codes import OK
 from napari_2dmamba.cli.options import add_options, settings_from
-from napari_2dmamba.cli.split import (
-    add_table,
-    print_problems,
-    table_of,
-)
+from napari_2dmamba.cli.split import add_table, table_of
 from napari_2dmamba.errors import EvaluationError
 from napari_2dmamba.tasks.installed import training_installed
 
@@ -88,7 +85,6 @@ def _evaluate(options: argparse.Namespace, parser: argparse.ArgumentParser) -> i
             seen=options.seen,
             on_progress=on_progress,
         )
-    print_problems(table.problems)
     _print(found)
     if options.out is not None:
         for path in write_evaluation(found, options.out):
@@ -113,10 +109,20 @@ def _report(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int
     scoring = settings_from(options, EvaluationSettings, parser)
     title = options.title or (given.name if given.is_dir() else given.stem)
     with training_installed():
-        found = score_predictions(read_predictions(path), scoring, title=title)
+        remarks = _remarks_beside(path)
+        found = score_predictions(read_predictions(path), scoring, title=title, remarks=remarks)
     _print(found)
     _write(found, options.out, options.against, scoring)
     return OK
+
+
+def _remarks_beside(predictions: Path) -> tuple[str, ...]:
+    """Return what a training or an evaluation said of its predictions: it holds as before."""
+    try:
+        told = json.loads((predictions.parent / "scores.json").read_text(encoding="utf-8"))
+        return tuple(str(remark) for remark in told["remarks"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
 
 
 def _print(found: "Evaluation") -> None:
@@ -135,6 +141,7 @@ def _write(found: "Evaluation", path: Path, against: list[Path], scoring: Any) -
         score_predictions,
         write_report,
     )
+    from napari_2dmamba.evaluation.comparison import on_common_slides
     from napari_2dmamba.evaluation.report import Rival
 
     rivals = []
@@ -143,17 +150,18 @@ def _write(found: "Evaluation", path: Path, against: list[Path], scoring: Any) -
         told = read_predictions(other)
         if told.kind != found.predictions.kind:
             raise EvaluationError(f"{other} is about {told.kind}; compare models of one task")
+        mine, its = on_common_slides(found.predictions, told)
         rivals.append(
             Rival(
                 name,
-                score_predictions(told, scoring, title=name),
-                compare_models(found.predictions, told, permutations=max(1, scoring.resamples)),
+                score_predictions(its, scoring, title=name),
+                compare_models(mine, its, permutations=max(1, scoring.resamples)),
             )
         )
         for one in rivals[-1].differences:
             print(
-                f"{one.score}: {one.first:.3f} against {one.second:.3f} ({name}), "
-                f"p = {one.p_value:.3g} ({one.test})"
+                f"{one.score}: {one.first:.3f} against {one.second:.3f} ({name}) on the "
+                f"{len(its)} slides of both, p = {one.p_value:.3g} ({one.test})"
             )
     print(write_report(found, path, rivals=rivals, facts=_facts(scoring)))
 

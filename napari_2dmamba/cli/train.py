@@ -155,6 +155,9 @@ def _train(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     table.require_usable()
     with training_installed():
         split = split_of(options, table, split_settings)
+        searched = given.problems(table, split)
+        print_problems(searched)
+        table = table.with_problems(searched)
         print_table(dataclasses.replace(table, problems=()), split)
         how: dict[str, Any] = {
             "out": options.out,

@@ -103,8 +103,47 @@ class CohortPlan:
             return None if self.regions is None else Path(self.regions)
         return regions_named_like(slide.path, Path(self.regions))
 
+    def refuse_one_file_for_two(self, slide: CohortSlide) -> None:
+        """Refuse a slide that shares its name with another where files are found by the name.
+
+        Raises
+        ------
+        GridError
+            When its features or regions could be those of the other.
+        """
+        found_by_name = {
+            "features": self.features is not None and Path(self.features).is_dir(),
+            "regions": slide.regions is None
+            and self.regions is not None
+            and Path(self.regions).is_dir(),
+        }
+        for what, is_so in found_by_name.items():
+            if is_so:
+                raise GridError(
+                    f"two slides of this list are called {slide.path.stem}, and the folder of "
+                    f"{what} tells slides by their names; give one of the two another name, or do "
+                    "them one after the other"
+                )
+
+    def made_with(self) -> str:
+        """Return digits that results share which were made by one checkpoint and settings."""
+        text = json.dumps(self._of_all_slides(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
     def key(self, slide: Slide, regions: Path | None) -> str:
         """Return a hash of everything the result depends on, and of no name or place."""
+        features = self.features_of(slide.path)
+        made_of = {
+            **self._of_all_slides(),
+            "slide": slide.fingerprint,
+            "mpp": slide.mpp,
+            "features": None if features is None else file_hash(features),
+            "regions": None if regions is None else file_hash(regions),
+        }
+        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
+
+    def _of_all_slides(self) -> dict[str, Any]:
+        """Return what the results of all slides depend on, as JSON."""
         settings = as_json(self.settings)
         if self.checkpoint is None:
             settings.pop("model")
@@ -113,18 +152,12 @@ class CohortPlan:
                 for name in _HOW_NOT_WHAT & stage.keys():
                     del stage[name]
         settings["features"].pop("weights", None)  # its content counts, not its name
-        features = self.features_of(slide.path)
-        made_of = {
-            "slide": slide.fingerprint,
-            "mpp": slide.mpp,
+        return {
             "settings": settings,
             "checkpoint": self.checkpoint_hash,
             "checkpoint_settings": as_json(self.checkpoint_settings),
-            "features": None if features is None else file_hash(features),
-            "regions": None if regions is None else file_hash(regions),
             "weights": self.weights_hash,
         }
-        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
 
     def is_whole(self, folder: Path, before: SlideStatus) -> bool:
         """Return whether the result of an earlier run is still there and undamaged."""
@@ -170,6 +203,9 @@ class CohortPlan:
             answer, source = self._extract(slide, folder, regions, on_progress, should_stop)
         if source.get("unreadable_patches"):
             answer["unreadable_patches"] = source["unreadable_patches"]
+        answer["mpp"], answer["made_with"] = slide.mpp, self.made_with()
+        if self.checkpoint is not None:
+            answer["checkpoint"] = Path(self.checkpoint).name
         return dict(as_json(answer))
 
     def _encoder(self) -> "Encoder":

@@ -243,7 +243,7 @@ def _cohort(
         if publisher is not None:
             unpublished = publisher.close(whole=not interrupted)
     seconds = time.monotonic() - begun
-    warnings = executor.warnings
+    warnings = (*executor.warnings, *ledger.of_others())
     if unpublished:
         warnings = (*warnings, f"{len(unpublished)} results are not published: {unpublished[0]}")
     return CohortSummary(
@@ -313,6 +313,7 @@ class _Ledger:
         # Names are compared as a Mac or Windows compares them
         self._stems = Counter(slide.path.stem.casefold() for slide in slides)
         self.attempts = [1] * len(slides)
+        self._others = 0
         self.rows = [self.job(n).row(states.WAITING) for n in range(len(slides))]
         self._states = Counter(row.state for row in self.rows)
         self._next_table = time.monotonic() + _SECONDS_BETWEEN_TABLES
@@ -363,10 +364,21 @@ class _Ledger:
         """Write the table of every slide in the folder, this run's and those of others."""
         began = time.monotonic()
         kept = read_cohort(self._plan.out, superseded=True).rows
+        made_with = self._plan.made_with()
+        self._others = sum(row.good and row.result.get("made_with") != made_with for row in kept)
         homeless = [row for row in self.rows if not row.folder]
         write_summary(Path(self._plan.out), [*kept, *homeless], full_paths=self._full_paths)
         took = time.monotonic() - began
         self._next_table = time.monotonic() + _SECONDS_BETWEEN_TABLES + 20 * took
+
+    def of_others(self) -> tuple[str, ...]:
+        """Say whether the table holds results of another checkpoint or other settings."""
+        if not self._others:
+            return ()
+        return (
+            f"{self._others} results in {states.SUMMARY_FILE} are of another checkpoint or other "
+            "settings (its column made with tells them apart)",
+        )
 
 
 def _refuse_if_read_only(out: Path) -> None:

@@ -182,6 +182,8 @@ class _Turn:
         plan = self._job.plan
         if should_stop is not None and should_stop():
             raise Cancelled("stopped before it began")
+        if not self._job.alone:
+            plan.refuse_one_file_for_two(self._job.slide)
         regions = plan.regions_of(self._job.slide)
         key = plan.key(slide, regions)
         before = read_status(folder)
@@ -211,7 +213,10 @@ class _Turn:
 
     def _reused(self, before: SlideStatus, own: bool) -> SlideStatus:
         """Return an earlier result under the slide's present name, place and label."""
-        result = dict(before.result) | {"slide": self.row.name}
+        plan = self._job.plan
+        result = dict(before.result) | {"slide": self.row.name, "made_with": plan.made_with()}
+        if plan.checkpoint is not None:
+            result["checkpoint"] = Path(plan.checkpoint).name
         if "folder" in result:
             result["folder"] = self.row.folder
         if "file" in result:
@@ -222,6 +227,7 @@ class _Turn:
             label=self.row.label,
             notes=self.row.notes,
             mpp=self.row.mpp,
+            regions=self.row.regions,
             result=result,
         )
         if row != before:

@@ -133,6 +133,7 @@ _DIGITS = re.compile(r"[0-9A-Za-z]*")
 """What a fingerprint is of: folders are called by it."""
 _NUMBERS = ("attempts", "seconds", "patches_per_second")
 _DICTIONARIES = ("notes", "result")
+_NAMES = ("slide", "checkpoint", "made_with")
 _PLACES = ("folder", "file")
 """Of a result: what is called by a path."""
 
@@ -232,9 +233,9 @@ def _is_well_formed(status: SlideStatus) -> bool:
         and all(value is None or _is_number(value) for value in probabilities.values())
         and all(
             result.get(name) is None or _is_number(result[name])
-            for name in ("risk", "patches", "feature_size")
+            for name in ("risk", "patches", "feature_size", "mpp")
         )
-        and all(isinstance(result.get(name) or "", str) for name in (*_PLACES, "slide"))
+        and all(isinstance(result.get(name) or "", str) for name in (*_PLACES, *_NAMES))
     )
 
 
@@ -370,8 +371,9 @@ def _written(path: Path) -> tuple[int, ...] | None:
 
 
 _COLUMNS = (
-    "slide", "state", "label", "prediction", "risk", "patches", "reason", "warnings", "attempts",
-    "seconds", "patches per second", "finished", "fingerprint", "folder", "path",
+    "slide", "state", "label", "checkpoint", "made with", "mpp", "prediction", "risk", "patches",
+    "reason", "warnings", "attempts", "seconds", "patches per second", "finished", "fingerprint",
+    "folder", "path",
 )  # fmt: skip
 
 
@@ -407,6 +409,9 @@ def write_summary(out: Path, rows: Iterable[SlideStatus], *, full_paths: bool = 
                 "slide": row.name,
                 "state": row.state,
                 "label": row.label,
+                "checkpoint": row.result.get("checkpoint"),
+                "made with": row.result.get("made_with"),
+                "mpp": row.result.get("mpp"),
                 "prediction": row.result.get("prediction"),
                 "risk": row.result.get("risk"),
                 "patches": row.result.get("patches"),

@@ -70,7 +70,8 @@ def ensemble(
     Raises
     ------
     CheckpointError
-        When the members are fewer than two, or not of one kind; says which two differ and how.
+        When the members are fewer than two, not of one kind, or their maps are about different
+        answers; says which two differ and how.
     """
     numbers = list(range(len(comparison)) if members is None else members)
     entries = [comparison.entries[number] for number in numbers]
@@ -133,10 +134,29 @@ def _refuse_mixture(entries: Sequence[Entry]) -> None:
                     else f"{entry.title} has the classes {_said(its)} and {first.title} has "
                     f"{_said(mine)}, so they are no ensemble; choose seeds or folds of one model"
                 )
+        for of, about in ((entry, _about(entry)), (first, _about(first))):
+            if about is not None and _about(entry) != _about(first):
+                raise CheckpointError(
+                    f"the maps of {entry.title} and {first.title} explain different answers "
+                    f"({of.title}: {about}), so that their mean is about neither; name one class "
+                    "for all maps to explain, or choose models that answer alike"
+                )
     labels = [entry.label for entry in entries]
     again = [label for label in labels if labels.count(label) > 1]
     if again:
         raise CheckpointError(f"{again[0]} was chosen twice; choose each member once")
+
+
+def _about(entry: Entry) -> str | None:
+    """Return the output a map is about, where that depends on what the model answered."""
+    if entry.grid_map.quantity:
+        return entry.grid_map.quantity
+    own = {"the predicted class"}
+    if entry.header.config["n_outputs"] > 1:
+        own.add(entry.header.scored_output)
+    if any(words in entry.score_meaning for words in own):
+        return entry.prediction.class_names[entry.prediction.top_class]
+    return None
 
 
 def _said(value: str | tuple[str, ...]) -> str:

@@ -44,6 +44,11 @@ def delong(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> tuple[floa
         ``(n,)`` bool.
     first, second
         ``(n,)`` scores of the two models. Slides count as independent of each other.
+
+    Raises
+    ------
+    EvaluationError
+        For fewer than two slides of a class, or where the difference has no spread.
     """
     positive = np.asarray(labels, bool)
     scores = np.stack([np.asarray(first, np.float64), np.asarray(second, np.float64)])
@@ -59,7 +64,10 @@ def delong(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> tuple[floa
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
     difference = areas[0] - areas[1]
     if variance <= 1e-18:
-        return float(areas[0]), float(areas[1]), 1.0 if abs(difference) < 1e-12 else 0.0
+        if abs(difference) < 1e-12:
+            return float(areas[0]), float(areas[1]), 1.0
+        # Of perfect answers there is no spread to be seen, which is no certainty
+        raise EvaluationError("DeLong's test finds no spread in these answers; add slides")
     p = 2 * stats.norm.sf(abs(difference) / np.sqrt(variance))
     return float(areas[0]), float(areas[1]), float(p)
 
@@ -76,7 +84,8 @@ def compare_models(
 
     By exchanging the two predictions of randomly drawn patients, for AUROC and balanced
     accuracy or the concordance index; of two classes with one slide per patient also by
-    DeLong's test.
+    DeLong's test. Of AUROC and concordance, which only ask for an order, ranks are exchanged, so
+    that the scales of the two do not matter.
 
     Raises
     ------
@@ -85,35 +94,35 @@ def compare_models(
     Cancelled
         When ``should_stop()`` said so.
     """
-    a, b = _aligned(first, second)
+    a, b = on_common_slides(first, second)
     groups = a.groups
     if a.risks is not None and b.risks is not None:
         # Models may have scales of their own; ranks can be exchanged
-        a = replace(a, risks=stats.rankdata(np.round(a.risks, 8)))
-        b = replace(b, risks=stats.rankdata(np.round(b.risks, 8)))
+        a = replace(a, risks=stats.rankdata(np.round(a.comparable_risks(), 8)))
+        b = replace(b, risks=stats.rankdata(np.round(b.comparable_risks(), 8)))
     found = []
     if a.kind != "survival" and a.values.shape[1] == 2 and len(np.unique(groups)) == len(groups):
         try:
             areas = delong(a.labels == 1, a.values[:, 1], b.values[:, 1])
             found.append(Difference("auroc", *areas, test="DeLong"))
         except EvaluationError:
-            pass  # too few slides of a class: the permutations say what can be said
+            pass  # too few slides, or no spread: the permutations say what can be said
     names = ("concordance",) if a.kind == "survival" else ("auroc", "balanced_accuracy")
     rng = np.random.default_rng(seed)
     patients = np.unique(groups, return_inverse=True)[1]
     swaps = rng.integers(0, 2, (permutations, patients.max() + 1)).astype(bool)[:, patients]
     for name in names:
-        one, two = _score(name, a, a.values, a.risks), _score(name, b, b.values, b.risks)
+        p, q = a.values, b.values
+        if name == "auroc":  # which asks for the order alone, whose scale both models share
+            p, q = (stats.rankdata(values, axis=0) / len(values) for values in (p, q))
+        one, two = _score(name, a, p, a.risks), _score(name, b, q, b.risks)
         if one is None or two is None:
             continue
         extreme = 0
         for number, swap in enumerate(swaps):
             if number % 50 == 0 and should_stop is not None and should_stop():
                 raise Cancelled
-            values = [
-                np.where(swap[:, None], y, x)
-                for x, y in ((a.values, b.values), (b.values, a.values))
-            ]
+            values = [np.where(swap[:, None], y, x) for x, y in ((p, q), (q, p))]
             risks = [None, None] if a.risks is None or b.risks is None else [
                 np.where(swap, b.risks, a.risks), np.where(swap, a.risks, b.risks)
             ]  # fmt: skip
@@ -121,8 +130,8 @@ def compare_models(
             assert x is not None
             assert y is not None
             extreme += abs(x - y) >= abs(one - two) - 1e-12
-        p = (extreme + 1) / (permutations + 1)
-        found.append(Difference(name, one, two, p, f"{permutations} permutations by patient"))
+        chance = (extreme + 1) / (permutations + 1)
+        found.append(Difference(name, one, two, chance, f"{permutations} permutations by patient"))
     return tuple(found)
 
 
@@ -139,7 +148,14 @@ def _score(
     return classification.balanced_accuracy(classification.confusion(of.labels, values))
 
 
-def _aligned(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:
+def on_common_slides(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:
+    """Return two models' predictions of the slides that both predicted, in one order.
+
+    Raises
+    ------
+    EvaluationError
+        As `compare_models`.
+    """
     if first.kind != second.kind or (
         first.kind != "survival" and first.class_names != second.class_names
     ):

@@ -108,13 +108,10 @@ def _confusion(axes: "Axes", found: Evaluation) -> None:
 
 def _kaplan_meier(axes: "Axes", found: Evaluation) -> None:
     told = found.predictions
-    assert told.risks is not None
-    assert told.times is not None
-    assert told.events is not None
-    groups = survival.risk_groups(told.risks, told.times, told.events)
+    groups = survival.risk_groups(*told.of_patients())
     for name, (time, share) in groups.curves.items():
         members = groups.high if name == "high risk" else ~groups.high
-        axes.step(time, share, where="post", label=f"{name} ({int(members.sum())})")
+        axes.step(time, share, where="post", label=f"{name} ({int(members.sum())} patients)")
     if groups.p_value is not None:
         axes.set_title(f"log-rank p = {groups.p_value:.2g}", fontsize=9)
     axes.set(xlabel="time", ylabel="survival (Kaplan-Meier)", ylim=(0, 1.03))

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import EvaluationError, UserError
@@ -44,6 +46,9 @@ class Predictions:
     edges
         ``(n, bins + 1)``: edges of the time bins of the model that predicted each row; None
         where a model has none (Cox).
+    unchecked
+        One sentence for each thing of model and features that neither could be held against the
+        other; not written.
     """
 
     kind: str
@@ -57,6 +62,7 @@ class Predictions:
     events: NDArray[np.bool_] | None = None
     risks: NDArray[np.float64] | None = None
     edges: NDArray[np.float64] | None = None
+    unchecked: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.slides)
@@ -80,6 +86,43 @@ class Predictions:
             risks=part(self.risks),
             edges=part(self.edges),
         )
+
+    @property
+    def has_one_scale(self) -> bool:
+        """Whether risks of all rows can be held against each other.
+
+        Those of Cox models are relative to a baseline that each model has of its own.
+        """
+        return self.edges is not None or len(set(self.models)) < 2
+
+    def comparable_risks(self) -> NDArray[np.float64]:
+        """Return ``(n,)`` risks that can be held against each other across models.
+
+        They are the risks as they are, or, without a common scale (`has_one_scale`), the rank of
+        each among the rows of its model, 0 to 1.
+        """
+        assert self.risks is not None
+        if self.has_one_scale:
+            return self.risks
+        found = np.empty(len(self))
+        models = np.array(self.models)
+        for model in dict.fromkeys(self.models):
+            rows = np.flatnonzero(models == model)
+            ranks = stats.rankdata(np.round(self.risks[rows], 8))  # as `survival.TIED`
+            found[rows] = (ranks - 0.5) / len(rows)
+        return found
+
+    def of_patients(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+        """Return risk (the mean of a patient's rows), time and event, ``(patients,)`` each.
+
+        What tests patients against each other must not count one of them several times.
+        """
+        assert self.times is not None
+        assert self.events is not None
+        _, first, patient = np.unique(self.groups, return_index=True, return_inverse=True)
+        count = np.bincount(patient)
+        risks = np.bincount(patient, self.comparable_risks()) / count
+        return risks, self.times[first], self.events[first]
 
     def require_finite(self) -> None:
         """Refuse predictions that are not numbers.
@@ -134,11 +177,13 @@ def predict(
     kind = kind or aggregator.header.task
     total = len(bags) if isinstance(bags, Sequence) else 0
     rows, values, risks = [], [], []
+    unchecked: Counter[str] = Counter()
     for number, example in enumerate(bags):
         if on_progress is not None:
             on_progress(number, total, "Predicting")
         with named(example.name):
             said = aggregator.predict(example.bag, settings, should_stop=should_stop)
+        unchecked.update(said.extra.get("unchecked", ()))
         if kind == "survival":
             assert said.survival is not None
             assert said.risk is not None
@@ -167,6 +212,7 @@ def predict(
         events=np.array([not row.censored for row in rows]) if survival else None,
         risks=np.array(risks) if survival else None,
         edges=None if edges is None or not survival else np.tile(np.asarray(edges), (len(rows), 1)),
+        unchecked=tuple(f"of {count} slides {words}" for words, count in unchecked.items()),
     )
     found.require_finite()
     return found
@@ -192,8 +238,26 @@ def together(parts: Sequence[Predictions], patients: Sequence[Sequence[str]]) ->
         Of one task.
     patients
         For each part the patient of each row, so that groups agree across parts.
+
+    Raises
+    ------
+    EvaluationError
+        When they are of different tasks or classes.
     """
     first = parts[0]
+    names = first.class_names
+    for part in parts[1:]:
+        if part.kind != first.kind or part.values.shape[1] != first.values.shape[1]:
+            raise EvaluationError("the models answer different questions; take those of one task")
+        if part.class_names == first.class_names:
+            continue
+        if part.kind != "survival":
+            raise EvaluationError(
+                f"one model has the classes {', '.join(first.class_names)} and another "
+                f"{', '.join(part.class_names)}; take models of the same classes in one order"
+            )
+        # Each model has bins of its own, whose edges stand in each row
+        names = tuple(f"bin {number + 1}" for number in range(len(first.class_names)))
     everyone = [patient for some in patients for patient in some]
     groups = np.unique(everyone, return_inverse=True)[1].astype(np.int64)
 
@@ -206,6 +270,7 @@ def together(parts: Sequence[Predictions], patients: Sequence[Sequence[str]]) ->
     assert labels is not None
     return dataclasses.replace(
         first,
+        class_names=names,
         slides=tuple(name for part in parts for name in part.slides),
         models=tuple(name for part in parts for name in part.models),
         groups=groups,

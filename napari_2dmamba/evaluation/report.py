@@ -1,7 +1,7 @@
 """The report: one HTML file that needs nothing else."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -21,7 +21,7 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Rival:
-    """Another model, or a baseline, on the same slides."""
+    """Another model, or a baseline, on the same slides or those of them that it predicted too."""
 
     name: str
     evaluation: Evaluation
@@ -81,7 +81,7 @@ def write_report(
         _details(found),
     ]
     if rivals:
-        parts += ["<h2>Compared on the same slides</h2>", _rivals(rivals)]
+        parts += ["<h2>Compared on the same slides</h2>", _rivals(rivals, set(told.slides))]
     parts.append('<h2>Plots</h2><div class="plots">')
     parts += [
         f"<figure><figcaption>{escape(title)}</figcaption>{svg}</figure>"
@@ -143,24 +143,25 @@ def _details(found: Evaluation) -> str:
     )
     p_value = found.details["log_rank"]["p_value"]
     if p_value is not None:
-        words += f"; log-rank test between the halves of the risk: p = {p_value:.2g}"
+        words += f"; log-rank test between the halves of the patients by risk: p = {p_value:.2g}"
     return f'<p class="quiet">{escape(words)}.</p>'
 
 
-def _rivals(rivals: Sequence[Rival]) -> str:
+def _rivals(rivals: Sequence[Rival], slides: Set[str]) -> str:
     rows = []
     for rival in rivals:
         certain = {d.score: d for d in rival.differences}
+        on = f"{len(slides & set(rival.evaluation.predictions.slides))} of {len(slides)}"
         for name in ("auroc", "balanced_accuracy", "concordance"):
             score = rival.evaluation.scores.get(name)
             if score is None or score.value is None:
                 continue
             difference = certain.get(name)
-            cells = [rival.name, TITLES[name], str(score)]
+            cells = [rival.name, on, TITLES[name], str(score)]
             if difference is not None:
                 cells += [f"{difference.first:.3f}", f"{difference.p_value:.2g}", difference.test]
             rows.append("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in cells) + "</tr>")
-    head = "<tr><th>other</th><th>score</th><th>its value</th><th>this model</th>"
+    head = "<tr><th>other</th><th>slides</th><th>score</th><th>its value</th><th>this model</th>"
     return f"<table>{head}<th>p</th><th>test</th></tr>{''.join(rows)}</table>"
 
 
@@ -185,10 +186,9 @@ def errors_of(told: Predictions) -> np.ndarray:
     """
     if told.kind != "survival":
         return 1 - told.values[np.arange(len(told)), told.labels]
-    assert told.risks is not None
     assert told.times is not None
     assert told.events is not None
-    t, e, r = told.times, told.events, told.risks
+    t, e, r = told.times, told.events, told.comparable_risks()
     first = e[:, None] & ((t[:, None] < t) | ((t[:, None] == t) & ~e))
     wrong = first & (r[:, None] < r)
     pairs = first.sum(1) + first.sum(0)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,11 @@ from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.models.settings import ModelSettings
 from napari_2dmamba.settings import ProgressCallback, StopCallback, validate
 from napari_2dmamba.tasks.bags import TableBags
-from napari_2dmamba.tasks.table import Table
+from napari_2dmamba.tasks.cells import spelling
+from napari_2dmamba.tasks.table import LabelledSlide, Table
 
+_OFTEN = 0.95
+"""Share of drawn samples below which it is said that a score had no meaning in the others."""
 TITLES = {**classification.TITLES, **survival.TITLES}
 """Name for people of each score."""
 
@@ -108,14 +112,14 @@ def point_scores(told: Predictions) -> dict[str, float | None]:
         )
     assert told.times is not None
     assert told.events is not None
-    assert told.risks is not None
+    risks = told.comparable_risks()
     scores: dict[str, float | None] = {
-        "concordance": survival.concordance(told.risks, told.times, told.events).index,
+        "concordance": survival.concordance(risks, told.times, told.events).index,
         "time_dependent_auc": None,
         "integrated_brier": None,
     }
     at = survival.evaluation_times(told.times, told.events)
-    auc = survival.time_dependent_auc(told.risks, told.times, told.events, at)
+    auc = survival.time_dependent_auc(risks, told.times, told.events, at)
     if auc is not None:
         scores["time_dependent_auc"] = float(auc.mean())
     if told.edges is not None:
@@ -161,13 +165,13 @@ def score_predictions(
         raise EvaluationError("there is no prediction to score; predict some slides first")
     told.require_finite()
     values = point_scores(told)
+    risks = told.comparable_risks() if told.kind == "survival" else None
 
     def statistic(rows: NDArray[np.int64]) -> dict[str, float | None]:
-        if told.kind == "survival":
+        if risks is not None:
             assert told.times is not None
             assert told.events is not None
-            assert told.risks is not None
-            c = survival.concordance(told.risks[rows], told.times[rows], told.events[rows])
+            c = survival.concordance(risks[rows], told.times[rows], told.events[rows])
             return {"concordance": c.index}
         return classification.classification_scores(
             told.labels[rows], told.values[rows], ordinal=told.kind == "ordinal"
@@ -187,13 +191,25 @@ def score_predictions(
         for model in dict.fromkeys(told.models)
     }
     noted = list(remarks)
+    if not (told.kind != "survival" or told.has_one_scale):
+        noted.append(
+            "the risks of these models have no common scale, so that over all slides together "
+            "each counts by its rank among the slides of its model"
+        )
     undefined = [TITLES[name] for name, value in values.items() if value is None]
     if undefined:
         noted.append(
             f"without meaning for these slides: {', '.join(undefined)} (a class, or events and "
             "times, are missing)"
         )
-    return Evaluation(told, scores, models, _details(told), tuple(noted), title)
+    for name, score in scores.items():
+        if score.value is not None and score.defined < _OFTEN:
+            noted.append(
+                f"{TITLES[name]} has a meaning in {score.defined:.0%} of the drawn samples of "
+                "patients only (a class, or events, are missing in the others), of which alone "
+                "its interval could be made"
+            )
+    return Evaluation(told, scores, models, _details(told), tuple(dict.fromkeys(noted)), title)
 
 
 def _details(told: Predictions) -> dict[str, Any]:
@@ -204,14 +220,14 @@ def _details(told: Predictions) -> dict[str, Any]:
         }
     assert told.times is not None
     assert told.events is not None
-    assert told.risks is not None
+    risks = told.comparable_risks()
     at = survival.evaluation_times(told.times, told.events)
-    auc = survival.time_dependent_auc(told.risks, told.times, told.events, at)
-    groups = survival.risk_groups(told.risks, told.times, told.events)
+    auc = survival.time_dependent_auc(risks, told.times, told.events, at)
+    groups = survival.risk_groups(*told.of_patients())
     return {
         "events": int(told.events.sum()),
         "concordance_pairs": dataclasses.asdict(
-            survival.concordance(told.risks, told.times, told.events)
+            survival.concordance(risks, told.times, told.events)
         ),
         "times": at.tolist(),
         "auc_over_time": None if auc is None else auc.tolist(),
@@ -224,13 +240,29 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def marks_of(slide: LabelledSlide) -> set[str]:
+    """Return the hashes by which a slide and its patient are known again, however spelt."""
+    return {digest_of(spelling(slide.name)), digest_of(f"patient {spelling(slide.patient)}")}
+
+
+def known_by(marks: Collection[str], slides: Iterable[LabelledSlide]) -> list[str]:
+    """Return the names of slides that marks are of, or of whose patients they are."""
+    marks = set(marks)
+    return [
+        slide.name
+        for slide in slides
+        # Checkpoints made before spellings were heeded hold the names as they were written
+        if marks & {*marks_of(slide), digest_of(slide.name), digest_of(f"patient {slide.patient}")}
+    ]
+
+
 def table_for(header: CheckpointHeader, table: Table) -> Table:
     """Return a table whose classes are the outputs of a model, matched by name.
 
     Raises
     ------
     EvaluationError
-        When table and model do not answer the same question.
+        When table and model do not answer the same question, or grades are no grades there.
     """
     kind = "survival" if table.kind == "survival" else "classification"
     if kind != header.task:
@@ -247,6 +279,11 @@ def table_for(header: CheckpointHeader, table: Table) -> Table:
         raise EvaluationError(
             f"the table has the label {unknown[0]!r}, and the model knows {', '.join(known)}; "
             "name the labels alike"
+        )
+    if table.kind == "ordinal" and known != tuple(map(str, range(len(known)))):
+        raise EvaluationError(
+            f"the table holds grades, and the model's classes {', '.join(known)} are not those "
+            "from 0 on in their order; read the table as a classification"
         )
     return dataclasses.replace(table, classes=known)
 
@@ -286,12 +323,8 @@ def evaluate(
     header = aggregator.header
     fitting = table_for(header, table)
     used = set(header.training.get("seen", ()))
-    known = [
-        slide.name
-        for slide in fitting.slides
-        if used & {digest_of(slide.name), digest_of(f"patient {slide.patient}")}
-    ]
-    remarks = []
+    known = known_by(used, fitting.slides)
+    remarks = [problem.sentence for problem in table.problems]
     names = [slide.name for slide in fitting.slides]
     if known and seen == "leave out":
         names = [name for name in names if name not in set(known)]
@@ -331,7 +364,7 @@ def evaluate(
         found,
         settings,
         title=_model_name(aggregator),
-        remarks=tuple(remarks),
+        remarks=(*remarks, *found.unchecked),
         should_stop=should_stop,
     )
 

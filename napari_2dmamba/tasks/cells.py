@@ -12,7 +12,7 @@ _ALIVE = frozenset(("alive", "living", "censored"))
 def as_whole(text: str) -> str:
     """Return ``2.0`` as ``2``: spreadsheets write whole numbers so beside empty cells."""
     head, dot, tail = text.partition(".")
-    return head if dot and head.isdigit() and set(tail) == {"0"} else text
+    return head if dot and head.isdecimal() and set(tail) == {"0"} else text
 
 
 def event_of(text: str) -> bool | None:

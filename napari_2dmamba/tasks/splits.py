@@ -253,7 +253,11 @@ def _read_one(path: Path) -> tuple[Fold, ...]:
         if all(row[parts["train"]].strip().lower() in ("true", "false") for row in rows):
             names = [row[header[0]] for row in rows]
             held = {
-                part: [n for n, row in zip(names, rows, strict=True) if row[c].lower() == "true"]
+                part: [
+                    n
+                    for n, row in zip(names, rows, strict=True)
+                    if row[c].strip().lower() == "true"
+                ]
                 for part, c in parts.items()
             }
         else:

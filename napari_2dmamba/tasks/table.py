@@ -385,13 +385,13 @@ def _ordered(labels: set[str], kind: str) -> tuple[str, ...]:
     TaskError
         When ordinal labels are not the numbers from 0 on.
     """
-    if all(label.isdigit() for label in labels):
+    if all(label.isdecimal() for label in labels):
         names = sorted(labels, key=int)
         if kind == "ordinal" and names:
             return tuple(str(grade) for grade in range(int(names[-1]) + 1))
         return tuple(names)
     if kind == "ordinal":
-        word = min(label for label in labels if not label.isdigit())
+        word = min(label for label in labels if not label.isdecimal())
         raise TaskError(f"ordinal labels are whole numbers from 0 on, not {word!r}; number them")
     return tuple(sorted(labels))
 

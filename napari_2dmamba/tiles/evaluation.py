@@ -80,11 +80,18 @@ def evaluate(
     Raises
     ------
     FeatureError
-        When an image cannot be decoded, or answers are not numbers.
+        When the folder's classes are not the classifier's in their order, an image cannot be
+        decoded, or answers are not numbers.
     """
     from timm.data import create_transform
 
+    if tiles.classes != classifier.classes:
+        raise FeatureError(
+            f"{tiles.path} was opened with the classes {', '.join(tiles.classes)}, and the "
+            f"classifier's are {', '.join(classifier.classes)}; open it with these, in this order"
+        )
     made = classifier.transform
+    tiles = tiles.only(range(len(tiles)))  # whoever gave them may train on them
     tiles.transform = create_transform(
         (3, made.size, made.size),
         interpolation=made.interpolation,

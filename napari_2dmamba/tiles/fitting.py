@@ -64,7 +64,8 @@ def fit_tiles(
     Raises
     ------
     FeatureError
-        When there is one class only, an image cannot be decoded, or the loss is not a number.
+        When there is one class only, the validation folder has other classes, an image cannot be
+        decoded, or the loss is not a number.
     CheckpointError
         When ``out`` holds a training with other settings, or cannot be written.
     Cancelled
@@ -77,12 +78,18 @@ def fit_tiles(
         raise FeatureError(f"{tiles.path} has one class only; a classifier needs two or more")
     if validation is None:
         tiles, validation = tiles.split(settings.held_back, settings.seed)
+    if validation.classes != tiles.classes:
+        raise FeatureError(
+            f"{validation.path} was opened with the classes {', '.join(validation.classes)}, and "
+            f"{tiles.path} has {', '.join(tiles.classes)}; open it with these, in this order"
+        )
     _seed(settings.seed, 0)
     network, transform = _start(settings, len(tiles.classes), arguments)
     record = {
         **{k: v for k, v in dataclasses.asdict(settings).items() if k not in ("device", "workers")},
         "arguments": arguments, "classes": list(tiles.classes), "tiles": len(tiles),
-        "validation_tiles": len(validation),
+        "validation_tiles": len(validation), "files": tiles.digest(), "validation_files":
+        validation.digest(),
     }  # fmt: skip
     device = choose_device(settings.device)
     network.to(device)
@@ -156,7 +163,7 @@ class _Run:
             ) from error
         if not same:
             raise CheckpointError(
-                f"{self.out} holds a training with other settings, classes or numbers of tiles; "
+                f"{self.out} holds a training with other settings, classes or tiles; "
                 "choose another folder, or remove it to start again"
             )
         self.network.load_state_dict(kept["network"])

@@ -1,5 +1,6 @@
 """Images in the layout of ImageNet: one folder per class."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,14 @@ class TileFolder:
     def __getitem__(self, index: int) -> tuple[Any, int]:
         image = self.image(index)
         return image if self.transform is None else self.transform(image), self.labels[index]
+
+    def digest(self) -> str:
+        """Return a hash of which images of which class there are, by their names and sizes."""
+        told = [
+            (path.relative_to(self.path).as_posix(), label, path.stat().st_size)
+            for path, label in zip(self.files, self.labels, strict=True)
+        ]
+        return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
     def only(self, which: Sequence[int]) -> "TileFolder":
         """Return some of the images, of the same classes."""

@@ -7,8 +7,8 @@ from .model import new_aggregator as new_aggregator
 from .presets import PRESETS as PRESETS
 from .presets import Preset as Preset
 from .presets import preset as preset
+from .record import read_training as read_training
 from .run import TrainingRun as TrainingRun
-from .run import read_training as read_training
 from .run import train as train
 from .search import SearchResult as SearchResult
 from .search import search as search

@@ -406,13 +406,20 @@ class _Fitting:
 
     def _fingerprint(self) -> str:
         bags = [
-            (slide.name, slide.patient) if hasattr(slide, "name") else position
+            (
+                slide.name,
+                slide.patient,
+                slide.time,
+                slide.censored if isinstance(slide, LabelledBag) else slide.event,
+                label,
+            )
             for some in (self.training, self.validation)
-            for position, slide in enumerate(getattr(some, "slides", some))
+            for slide, label in zip(getattr(some, "slides", some), _labels(some), strict=True)
         ]
         header = self.aggregator.header
-        told = [asdict(self.settings) | {"memory_mb": 0, "prefetch": 0}, header.architecture]
-        return state.fingerprint([*told, header.config, header.class_names, self.labels, bags])
+        told: list[Any] = [asdict(self.settings) | {"memory_mb": 0, "prefetch": 0}]
+        told += [header.architecture, header.task, header.config, header.class_names, header.canvas]
+        return state.fingerprint([*told, len(self.training), bags])
 
     def end(self) -> None:
         """Leave the model with its best weights, ready to predict."""

@@ -1,6 +1,7 @@
 """A fresh model for a task."""
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -143,11 +144,12 @@ def class_weights_of(labels: list[int], classes: int) -> Tensor:
 def _bin_names(edges: list[float] | None, outputs: int | None) -> tuple[str, ...]:
     if edges is None:
         return ("relative risk (Cox)",)
-    names = [
-        f"{low:g} to {high:g}" if number < len(edges) - 2 else f"from {low:g} on"
-        for number, (low, high) in enumerate(
-            zip([0.0, *edges[1:-1]], [*edges[1:-1], math.inf], strict=True)
-        )
-    ]
+    inner = [0.0, *edges[1:-1]]
+    for digits in (6, 9, 12, 17):  # as many as tell the edges apart
+        said = [f"{edge:.{digits}g}" for edge in inner]
+        if len(set(said)) == len(said):
+            break
+    names = [f"{low} to {high}" for low, high in itertools.pairwise(said)]
+    names.append(f"from {said[-1]} on")
     spare = (outputs or len(names)) - len(names)
     return (*names, *(f"unused {number + 1}" for number in range(spare)))

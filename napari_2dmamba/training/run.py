@@ -10,7 +10,6 @@ baselines/            scores of what a model must beat
 
 import csv
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from napari_2dmamba import __version__
 from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import TrainingError
 from napari_2dmamba.evaluation.comparison import Difference, compare_models
@@ -33,18 +31,18 @@ from napari_2dmamba.evaluation.predictions import (
 from napari_2dmamba.evaluation.report import Rival, write_report
 from napari_2dmamba.evaluation.scoring import (
     Evaluation,
-    digest_of,
+    marks_of,
     point_scores,
     score_predictions,
     write_evaluation,
 )
 from napari_2dmamba.evaluation.settings import EvaluationSettings
-from napari_2dmamba.models import Aggregator, load_checkpoint, save_checkpoint
+from napari_2dmamba.models import Aggregator, save_checkpoint
 from napari_2dmamba.models.settings import ModelSettings
 from napari_2dmamba.settings import ProgressCallback, StopCallback
-from napari_2dmamba.tasks.bags import FeatureKind, TableBags, check_features
+from napari_2dmamba.tasks.bags import TableBags, check_features, features_digest
 from napari_2dmamba.tasks.settings import SplitSettings
-from napari_2dmamba.tasks.splits import Fold, Split, check_split, make_split, write_split
+from napari_2dmamba.tasks.splits import Fold, Split, check_split, make_split
 from napari_2dmamba.tasks.table import Problem, Table
 from napari_2dmamba.tasks.time_bins import time_bins
 from napari_2dmamba.training.baselines import baseline_predictions
@@ -53,10 +51,10 @@ from napari_2dmamba.training.logs import available_logs, open_logs
 from napari_2dmamba.training.model import new_aggregator
 from napari_2dmamba.training.model_card import write_model_card
 from napari_2dmamba.training.presets import Preset, preset
+from napari_2dmamba.training.record import MODEL, TrainingPlan, claim, finished
 from napari_2dmamba.training.report_facts import commands, remarks
-from napari_2dmamba.training.state import fingerprint
 
-RECORD, MODEL, STATE = "training.json", "model.safetensors", "state.pt"
+STATE = "state.pt"
 
 
 @dataclass(frozen=True)
@@ -82,43 +80,6 @@ class TrainingRun:
     checkpoints: tuple[Path, ...]
     final: Path | None
     problems: tuple[Problem, ...]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Everything that one model of a training is made of."""
-
-    table: Table
-    split: Split
-    features: FeatureKind
-    architecture: str
-    preset: Preset
-    preset_name: str
-    config: dict[str, Any]
-    class_names: dict[str, str]
-    intended_use: str
-    scoring: EvaluationSettings
-    logs: tuple[str, ...] = ()
-
-    def record(self) -> dict[str, Any]:
-        """Return what decides the numbers, as JSON-able data without names of slides."""
-        return {
-            "kind": self.table.kind,
-            "table": self.table.digest(),
-            "counts": self.table.counts(),
-            "split": self.split.method,
-            "split_digest": fingerprint([asdict(fold) for fold in self.split.folds]),
-            "architecture": self.architecture,
-            "preset": self.preset_name,
-            "settings": asdict(self.preset.fit),
-            "config": {**self.preset.config, **self.config},
-            "features": asdict(self.features),
-            # sizes: reading gigabytes again only to compare them would take as long as training
-            "feature_files": fingerprint(
-                sorted((s.name, s.features.stat().st_size) for s in self.table.slides if s.features)
-            ),
-            "class_names": self.class_names,
-        }
 
 
 def train(
@@ -199,13 +160,13 @@ def train(
     features, of_features = check_features(
         table, canvas=chosen.needs_canvas, on_progress=on_progress, should_stop=should_stop
     )
-    table = table.with_problems([*of_split, *of_features])
+    table = table.with_problems([*of_split, *of_features, *_of_preset(table, split, chosen)])
     table.require_usable()
-    plan = _Plan(
-        table, split, features, architecture, chosen, name, config or {}, class_names or {},
-        intended_use, scoring or EvaluationSettings(), wanted_logs,
+    plan = TrainingPlan(
+        table, split, features, features_digest(table), architecture, chosen, name, config or {},
+        class_names or {}, intended_use, scoring or EvaluationSettings(), wanted_logs,
     )  # fmt: skip
-    _claim(out, plan)
+    claim(out, plan)
     folds = {f"fold {number}": fold for number, fold in enumerate(split.folds)}
     models = len(folds) + (1 if final else 0)
     parts, patients, validated, checkpoints = [], [], [], []
@@ -261,7 +222,7 @@ def train(
 
 
 def _baselines(
-    plan: _Plan, evaluation: Evaluation, out: Path, should_stop: StopCallback | None
+    plan: TrainingPlan, evaluation: Evaluation, out: Path, should_stop: StopCallback | None
 ) -> tuple[Rival, ...]:
     """Score what a model must beat, on the same folds."""
     rivals = []
@@ -282,42 +243,8 @@ def _baselines(
     return tuple(rivals)
 
 
-def read_training(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the record of a training in a folder.
-
-    Raises
-    ------
-    TrainingError
-        When there is none.
-    """
-    path = Path(folder) / RECORD
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise TrainingError(
-            f"{folder} holds no training ({RECORD} is missing or damaged)"
-        ) from error
-
-
-def _claim(out: Path, plan: _Plan) -> None:
-    """Mark the folder as this training's, or refuse the folder of another."""
-    record = json.loads(json.dumps(plan.record(), default=str))
-    if (out / RECORD).is_file():
-        held = read_training(out)
-        differing = [key for key in record if held.get(key) != record[key]]
-        if differing:
-            raise TrainingError(
-                f"{out} holds a training with other {', '.join(differing)}; choose another "
-                "folder, or delete that one"
-            )
-    with atomic_write(out / RECORD, TrainingError) as part:
-        told = {**record, "version": __version__}
-        part.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    write_split(plan.split, out / "split.csv")
-
-
 def _fold(
-    plan: _Plan,
+    plan: TrainingPlan,
     called: str,
     fold: Fold,
     folder: Path,
@@ -326,11 +253,16 @@ def _fold(
     should_stop: StopCallback | None,
 ) -> tuple[Predictions | None, dict[str, Any]]:
     """Train and test one model, unless that is done."""
-    done = folder / MODEL
     tested = folder / "predictions.csv"
-    if done.is_file() and (tested.is_file() or not fold.test):
-        header = load_checkpoint(done).header.training
-        return (read_predictions(tested) if fold.test else None), header
+    header = finished(plan, called, folder)
+    if header is not None and (tested.is_file() or not fold.test):
+        held = read_predictions(tested) if fold.test else None
+        if held is not None and set(held.slides) != set(fold.test):
+            raise TrainingError(
+                f"{tested} is of other slides than the test part of {called}; delete {folder.name} "
+                "to train and test it again"
+            )
+        return held, header.training
     aggregator, result, edges = _fitted(
         plan, called, fold, folder, on_progress, on_epoch, should_stop
     )
@@ -359,17 +291,24 @@ def _fold(
 
 
 def _final(
-    plan: _Plan,
+    plan: TrainingPlan,
     folder: Path,
     evaluation: Evaluation | None,
     on_progress: ProgressCallback | None,
     on_epoch: Callable[[str, Epoch], None] | None,
     should_stop: StopCallback | None,
 ) -> Path:
-    if (folder / MODEL).is_file():
+    if finished(plan, "final", folder) is not None:
         return folder / MODEL
-    seed = SplitSettings(method="all", split_seed=plan.preset.fit.seed)
-    (fold,) = make_split(plan.table, seed).folds
+    # As many choose the epoch as in the folds: none where the last epoch was kept there
+    chose = sum(len(fold.validation) for fold in plan.split.folds)
+    fitted = sum(len(fold.train) for fold in plan.split.folds)
+    how = SplitSettings(
+        method="all",
+        validation_share=min(0.5, chose / (chose + fitted)),
+        split_seed=plan.preset.fit.seed,
+    )
+    (fold,) = make_split(plan.table, how).folds
     aggregator, result, _ = _fitted(plan, "final", fold, folder, on_progress, on_epoch, should_stop)
     told = _told(plan, "final", fold, result)
     if evaluation is not None:
@@ -383,7 +322,7 @@ def _final(
 
 
 def _fitted(
-    plan: _Plan,
+    plan: TrainingPlan,
     called: str,
     fold: Fold,
     folder: Path,
@@ -429,6 +368,18 @@ def _fitted(
     return aggregator, result, edges
 
 
+def _of_preset(table: Table, split: Split, chosen: Preset) -> list[Problem]:
+    """Say where a preset lets tested patients decide something, as published code does."""
+    tested = tuple(name for fold in split.folds for name in fold.test)
+    if not chosen.bins_of_all or not tested or time_edges(table, chosen, split.folds[0]) is None:
+        return []
+    words = (
+        "the edges of the time bins follow from the times of all patients, tested ones included, "
+        "as in published training"
+    )
+    return [Problem("bins of all", len(tested), words)]
+
+
 def time_edges(table: Table, chosen: Preset, fold: Fold) -> list[float] | None:
     """Return the edges of the time bins of a fold, or None where there are none."""
     s = chosen.fit
@@ -436,25 +387,28 @@ def time_edges(table: Table, chosen: Preset, fold: Fold) -> list[float] | None:
         return None
     # Published training places them by all patients, tested ones included
     used = set(fold.train) | set(fold.validation)
-    slides = [x for x in table.slides if chosen.bins_of_all or x.name in used]
+    # One slide per patient, as published: one with many slides must not pull the edges
+    patients = {x.patient: x for x in table.slides if chosen.bins_of_all or x.name in used}
+    slides = list(patients.values())
     times = np.array([slide.time for slide in slides], np.float64)
     return time_bins(times, [bool(slide.event) for slide in slides], s.time_bins).tolist()
 
 
-def _told(plan: _Plan, called: str, fold: Fold, result: FitResult) -> dict[str, Any]:
+def _told(plan: TrainingPlan, called: str, fold: Fold, result: FitResult) -> dict[str, Any]:
     """Return what the header says of a training."""
     known = plan.table.by_name()
     used = [known[name] for name in (*fold.train, *fold.validation)]
-    seen = {digest_of(slide.name) for slide in used}
-    seen |= {digest_of(f"patient {slide.patient}") for slide in used}
+    seen = {mark for slide in used for mark in marks_of(slide)}
     base = result.aggregator.header.training
     return {
         **{key: base[key] for key in ("kind", "labels", "time_bins") if key in base},
         "data": plan.table.counts(),
         "table": plan.table.digest(),
         "model": called,
-        "split": f"{plan.split.method}: {len(fold.train)} slides fitted, "
-        f"{len(fold.validation)} to choose the epoch, {len(fold.test)} tested",
+        "training": plan.digest,
+        "split": f"{'all slides' if called == 'final' else plan.split.method}: "
+        f"{len(fold.train)} slides fitted, {len(fold.validation)} to choose the epoch, "
+        f"{len(fold.test)} tested",
         "preset": plan.preset_name,
         **result.summary(plan.preset.fit),
         "remarks": list(result.remarks),
@@ -463,7 +417,7 @@ def _told(plan: _Plan, called: str, fold: Fold, result: FitResult) -> dict[str, 
 
 
 def _save(
-    plan: _Plan,
+    plan: TrainingPlan,
     aggregator: Aggregator,
     told: dict[str, Any],
     folder: Path,

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from napari_2dmamba.errors import Cancelled, TrainingError, UserError
+from napari_2dmamba.evaluation.scoring import marks_of
 from napari_2dmamba.models.registry import architecture as architecture_class
 from napari_2dmamba.settings import ProgressCallback, StopCallback
-from napari_2dmamba.tasks.bags import FeatureKind, TableBags, check_features
+from napari_2dmamba.tasks.bags import FeatureKind, TableBags, check_features, features_digest
 from napari_2dmamba.tasks.splits import Fold, Split, check_split
 from napari_2dmamba.tasks.table import Table
 from napari_2dmamba.training.fitting import fit
@@ -107,8 +108,9 @@ def search(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     told = fingerprint(
-        [table.digest(), dataclasses.asdict(fold), architecture, preset_name, fixed, config, seed]
-    )
+        [table.digest(), features_digest(table), dataclasses.asdict(fold), architecture,
+         preset_name, fixed, config, seed]
+    )  # fmt: skip
     study = _study(optuna, out / STORAGE, told)
     last: UserError | None = None
     while (done := len(_finished(study))) < trials:
@@ -149,7 +151,8 @@ def search(
     given = GivenSettings(
         architecture, preset_name, {**(fixed or {}), **fitted}, {**(config or {}), **options},
         {"validation_loss": best.value, "trials": len(_finished(study)), "seed": seed,
-         "table": table.digest(), "split": split.method},
+         "table": table.digest(), "split": split.method,
+         "seen": sorted({mark for slide in table.slides for mark in marks_of(slide)})},
     )  # fmt: skip
     file = write_settings_file(given, out / SETTINGS)
     return SearchResult(

@@ -9,7 +9,10 @@ from typing import Any
 
 from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import SettingsError, TrainingError
+from napari_2dmamba.evaluation.scoring import known_by
 from napari_2dmamba.settings import check_value
+from napari_2dmamba.tasks.splits import Split
+from napari_2dmamba.tasks.table import Problem, Table
 from napari_2dmamba.training.presets import PRESETS, Preset, preset
 from napari_2dmamba.training.settings import FitSettings
 
@@ -40,6 +43,20 @@ class GivenSettings:
         """Return the whole settings for a kind of task."""
         whole = preset(self.preset, self.architecture, kind)
         return dataclasses.replace(whole, fit=dataclasses.replace(whole.fit, **self.fit))
+
+    def problems(self, table: Table, split: Split) -> tuple[Problem, ...]:
+        """Return what a reader of scores must know of the search that found the settings."""
+        marks = self.found.get("seen", ())
+        tested = {name for fold in split.folds for name in fold.test}
+        known = known_by(marks, (slide for slide in table.slides if slide.name in tested))
+        if not known:
+            return ()
+        words = (
+            f"{len(known)} of the {len(tested)} tested slides are of patients on whom the search "
+            "chose these settings, so that the scores are biased; train with the split of the "
+            "search"
+        )
+        return (Problem("searched", len(known), words, slides=tuple(known)),)
 
 
 def write_settings_file(given: GivenSettings, path: str | os.PathLike[str]) -> Path:
@@ -74,6 +91,9 @@ def read_settings_file(path: str | os.PathLike[str]) -> GivenSettings:
         ) from error
     except (ValueError, TypeError) as error:
         raise TrainingError(f"{path} is no settings file of a training ({error})") from error
+    seen = given.found.get("seen", []) if isinstance(given.found, dict) else None
+    if not (isinstance(seen, list) and all(isinstance(one, str) for one in seen)):
+        raise TrainingError(f"{path} is no settings file of a training; let search write it")
     fields = {one.name: one for one in dataclasses.fields(FitSettings)}
     parts = (given.fit, given.config, given.found)
     names = (given.architecture, given.preset)

@@ -401,6 +401,62 @@ def test_features_of_a_folder_belong_to_slides_by_name(
     assert "holds no features of c.tif" in rows[1].reason
 
 
+def test_the_table_tells_the_results_of_two_checkpoints_apart(
+    scans: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    out, other = tmp_path / "out", write_checkpoint(tmp_path / "tiny.safetensors", seed=5)
+    slides = [scans / "a.tif", scans / "c.tif"]
+    assert not run_cohort(slides, checkpoint, out=out, cohort=ALONE).warnings
+    (said,) = run_cohort(slides[:1], other, out=out, cohort=ALONE).warnings
+    assert "1 results in summary.csv are of another checkpoint or other settings" in said
+
+    def lines() -> dict[str, dict[str, str]]:
+        with (out / "summary.csv").open(newline="") as file:
+            return {line["slide"]: line for line in csv.DictReader(file)}
+
+    mixed = lines()
+    assert {line["state"] for line in mixed.values()} == {"done"}
+    assert mixed["a.tif"]["checkpoint"] == mixed["c.tif"]["checkpoint"] == "tiny.safetensors"
+    assert mixed["a.tif"]["made with"] != mixed["c.tif"]["made with"]
+    assert mixed["a.tif"]["mpp"] == "0.5"
+    shutil.move(other, tmp_path / "renamed.safetensors")
+    again = run_cohort(slides, tmp_path / "renamed.safetensors", out=out, cohort=ALONE)
+    assert (states(again), again.warnings) == ({"a.tif": "reused", "c.tif": "done"}, ())
+    assert {line["made with"] for line in lines().values()} == {mixed["a.tif"]["made with"]}
+    assert {line["checkpoint"] for line in lines().values()} == {"renamed.safetensors"}
+
+
+@pytest.mark.parametrize("what", ["features", "regions"])
+def test_a_file_found_by_name_is_not_taken_for_two_slides(
+    what: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    slides = []
+    for seed, folder in enumerate("xy"):
+        (tmp_path / folder).mkdir()
+        slides.append(write_slide(tmp_path / folder / "s.tif", seed=seed))
+    beside = tmp_path / what
+    beside.mkdir()
+    if what == "features":  # as other tools write them: of which slide they are is not told
+        with h5py.File(beside / "s.h5", "w") as file:
+            file["features"] = np.zeros((2, 102), np.float32)
+            file["coords"] = np.array([[320, 256], [384, 256]])
+            file["coords"].attrs.update(patch_size=64, patch_level=0, patch_size_level0=64)
+    else:
+        square = [[320, 256], [900, 256], [900, 800], [320, 800], [320, 256]]
+        shape = {"type": "Polygon", "coordinates": [square]}
+        text = json.dumps({"type": "Feature", "geometry": shape, "properties": {}})
+        (beside / "s.geojson").write_text(text)
+
+    def rows(of: list[Path]) -> tuple[SlideStatus, ...]:
+        given = {what: beside}
+        return run_cohort(of, checkpoint, out=tmp_path / "o", cohort=ALONE, **given).rows
+
+    for row in rows(slides):
+        assert row.state == "failed"
+        assert f"two slides of this list are called s, and the folder of {what}" in row.reason
+    assert rows(slides[:1])[0].state == "done"
+
+
 def test_what_cannot_begin_is_one_sentence(
     scans: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -164,6 +165,33 @@ def test_what_is_no_ensemble_is_refused(changes: dict, words: str) -> None:
     comparison = comparison_of(BAG, entry_of(BAG, "A", [1.0] * 5), entry_of(BAG, "B", [1.0] * 5, **changes))  # fmt: skip  # noqa: E501
     with pytest.raises(CheckpointError, match=words):
         ensemble(comparison)
+
+
+@pytest.mark.parametrize("meaning", ["attention of the predicted class", "attention"])
+def test_maps_of_the_own_answer_are_averaged_where_models_answer_alike(meaning: str) -> None:
+    scores = [0.0, 1.0, 2.0, 3.0, 4.0]
+    a, b, c = (
+        entry_of(BAG, label, scores, meaning=meaning, probabilities=answer)
+        for label, answer in (("A", (0.2, 0.8)), ("B", (0.4, 0.6)), ("C", (0.6, 0.4)))
+    )
+    assert ensemble(comparison_of(BAG, a, b)).members == ("A", "B")
+    if meaning == "attention":
+        assert ensemble(comparison_of(BAG, a, c)).members == ("A", "C")
+        return
+    with pytest.raises(CheckpointError, match=r"explain different answers \(C: no\)"):
+        ensemble(comparison_of(BAG, a, c))
+
+
+def test_contributions_to_two_classes_are_not_averaged() -> None:
+    a, b = (
+        replace(entry, grid_map=replace(entry.grid_map, quantity=f"part of the logit of {name}"))
+        for name, entry in (
+            ("yes", entry_of(BAG, "A", [1.0] * 5)),
+            ("no", entry_of(BAG, "B", [1.0] * 5)),
+        )
+    )
+    with pytest.raises(CheckpointError, match="B: part of the logit of no"):
+        ensemble(comparison_of(BAG, a, b))
 
 
 def test_one_model_is_no_ensemble() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from napari_2dmamba.cli import main
 from napari_2dmamba.errors import Cancelled, EvaluationError
 from napari_2dmamba.evaluation import (
     EvaluationSettings,
@@ -16,7 +17,9 @@ from napari_2dmamba.evaluation import (
 )
 from napari_2dmamba.evaluation.bootstrap import bootstrap
 from napari_2dmamba.evaluation.comparison import delong
+from napari_2dmamba.evaluation.predictions import together
 from napari_2dmamba.evaluation.scoring import write_evaluation
+from napari_2dmamba.evaluation.survival import risk_groups
 
 QUICK = EvaluationSettings(resamples=100)
 
@@ -142,6 +145,107 @@ def test_a_better_model_is_told_from_a_worse_one_and_not_from_itself() -> None:
     assert one.score == "concordance"
     worst = replace(lives(), risks=lives().times)
     assert compare_models(lives(), worst, permutations=200)[0].p_value < 0.01 < one.p_value
+
+
+def test_a_scale_of_its_own_makes_no_model_better_or_worse() -> None:
+    good, bad = classes(60, 0, 1.0), classes(60, 1, 0.2)
+    squeezed = replace(bad, values=np.array([0.5, 0.4]) + 0.1 * bad.values)
+    one, other = (
+        {(d.score, d.test): d for d in compare_models(good, rival, permutations=300)}
+        for rival in (bad, squeezed)
+    )
+    key = "auroc", "300 permutations by patient"
+    assert one[key] == other[key]
+    assert one[key].p_value < 0.05
+    assert one[key].p_value == pytest.approx(one["auroc", "DeLong"].p_value, abs=0.02)
+
+
+def test_a_difference_without_spread_is_no_certainty() -> None:
+    perfect = replace(classes(4), values=np.eye(2)[np.arange(4) % 2])
+    constant = replace(perfect, values=np.full((4, 2), 0.5))
+    found = compare_models(perfect, constant, permutations=200)
+    assert [one.test for one in found if one.score == "auroc"] == ["200 permutations by patient"]
+    assert found[0].p_value > 0.05  # four slides are certain of nothing
+
+
+def test_a_rival_is_scored_on_the_slides_of_both(tmp_path: Path, capsys) -> None:
+    mine, its = classes(60).take(np.arange(30)), classes(60, 1)
+    # On slides that only the rival predicted it is always right
+    flawless = its.values.copy()
+    flawless[30:] = np.eye(2)[its.labels[30:]]
+    write_predictions(mine, tmp_path / "mine.csv")
+    write_predictions(replace(its, values=flawless), tmp_path / "its.csv")
+    report = tmp_path / "r.html"
+    assert main(["report", str(tmp_path / "mine.csv"), "--out", str(report),
+                 "--against", str(tmp_path / "its.csv"), "--resamples", "0"]) == 0  # fmt: skip
+    expected = score_predictions(its.take(np.arange(30)), EvaluationSettings(resamples=0))
+    shown = f"{expected.scores['auroc'].value:.3f}"
+    page = report.read_text()
+    compared = page[page.index("Compared on the same slides") : page.index("Plots")]
+    assert f"<td>30 of 30</td><td>AUROC</td><td>{shown}</td>" in compared
+    assert f"against {shown} ({tmp_path.name}) on the 30 slides of both" in capsys.readouterr().out
+
+
+def test_what_was_said_of_predictions_is_said_again(tmp_path: Path, capsys) -> None:
+    write_evaluation(score_predictions(classes(), QUICK, remarks=("take care",)), tmp_path)
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "r.html")]) == 0
+    assert capsys.readouterr().out.count("take care") == 1
+    assert "take care" in (tmp_path / "r.html").read_text()
+
+
+def test_an_interval_of_some_of_the_samples_says_so() -> None:
+    """One slide of a class is in 63 % of the samples: 1 - (1 - 1/n)^n."""
+    few = classes(20)
+    few = replace(few, labels=(np.arange(20) == 0).astype(np.int64))
+    found = score_predictions(few, EvaluationSettings(resamples=400))
+    assert found.scores["auroc"].defined == pytest.approx(1 - (1 - 1 / 20) ** 20, abs=0.08)
+    said = [remark for remark in found.remarks if remark.startswith("AUROC has a meaning in 6")]
+    assert len(said) == 1
+    assert score_predictions(classes(), QUICK).remarks == ()
+
+
+def repeated(told: Predictions, times: int) -> Predictions:
+    """Return the same patients, each with several rows of one model each."""
+    of = [replace(told, models=(f"fold {k}",) * len(told)) for k in range(times)]
+    return together(of, [[str(group) for group in told.groups]] * times)
+
+
+def test_a_patient_counts_once_in_the_log_rank_test() -> None:
+    told = lives(40, 5)
+    alone = score_predictions(told, EvaluationSettings(resamples=0)).details["log_rank"]
+    often = score_predictions(repeated(told, 6), EvaluationSettings(resamples=0))
+    assert often.details["log_rank"] == pytest.approx(alone)
+    expected = risk_groups(told.risks, told.times, told.events)
+    assert alone["p_value"] == pytest.approx(expected.p_value)
+
+
+def test_risks_of_cox_models_are_not_held_against_each_other() -> None:
+    """Each model has a baseline of its own: adding a number to its risks changes nothing."""
+    told = replace(lives(60, 2), edges=None, models=("fold 0",) * 30 + ("fold 1",) * 30)
+    shifted = replace(told, risks=told.risks + np.repeat([0.0, 50.0], 30))
+    one, other = (score_predictions(x, EvaluationSettings(resamples=50)) for x in (told, shifted))
+    assert one.scores == other.scores
+    assert one.details["log_rank"] == other.details["log_rank"]
+    assert any("no common scale" in remark for remark in one.remarks)
+    first, second = (compare_models(x, told, permutations=50)[0] for x in (told, shifted))
+    assert first.first == second.first == second.second
+    # Time bins are a scale that models share, and so is one model's own
+    assert score_predictions(lives(60, 2), QUICK).remarks == ()
+    alone = replace(told, models=("fold 0",) * 60)
+    assert score_predictions(alone, QUICK).remarks != one.remarks
+
+
+def test_answers_of_several_models_are_put_together_by_name() -> None:
+    first, second = classes(6), classes(6, 1)
+    patients = [[str(i) for i in range(6)]] * 2
+    with pytest.raises(EvaluationError, match="of the same classes in one order"):
+        together([first, replace(second, class_names=second.class_names[::-1])], patients)
+    with pytest.raises(EvaluationError, match="different questions"):
+        together([first, lives(6)], patients)
+    # Each model has time bins of its own: none lends its names to those of the others
+    one, other = lives(6), replace(lives(6, 1), class_names=("0 to 2", "2 to 5", "from 5 on"))
+    assert together([one, other], patients).class_names == ("bin 1", "bin 2", "bin 3")
+    assert together([one, one], patients).class_names == one.class_names
 
 
 def test_models_of_other_questions_are_not_compared() -> None:

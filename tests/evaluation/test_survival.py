@@ -91,6 +91,49 @@ def test_time_dependent_scores_are_those_of_scikit_survival(decimals: int) -> No
     assert found == pytest.approx(oracle.integrated_brier_score(y, y, survival, at), abs=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_time_dependent_scores_are_their_definitions(seed: int) -> None:
+    """Times of one decimal, of which evaluation times are some, and ties of risk and time."""
+    rng = np.random.default_rng(seed)
+    lives, followed = rng.exponential(10, 40).round(1), rng.exponential(15, 40).round(1)
+    time, event = np.minimum(lives, followed), lives <= followed
+    risk = (rng.normal(0, 5, 40) - lives).round()
+    at = evaluation_times(time, event)
+    alive = np.exp(-at[None] / rng.uniform(5, 15, 40)[:, None])
+
+    def uncensored(when: float) -> float:
+        """Kaplan-Meier of the censoring; an event at the same time came before it."""
+        share = 1.0
+        for moment in np.unique(time[~event]):
+            if moment <= when:
+                censored = int(((time == moment) & ~event).sum())
+                share *= 1 - censored / (int((time > moment).sum()) + censored)
+        return share
+
+    def auc_at(when: float) -> float:
+        right = pairs = 0.0
+        for i in np.flatnonzero((time <= when) & event):
+            for j in np.flatnonzero(time > when):
+                weight = 1 / uncensored(time[i])
+                pairs += weight
+                right += weight * ((risk[j] < risk[i]) + 0.5 * (risk[j] == risk[i]))
+        return right / pairs
+
+    def brier_at(when: float, survival: np.ndarray) -> float:
+        each = [
+            survival[i] ** 2 / uncensored(time[i]) if event[i] and time[i] <= when
+            else (1 - survival[i]) ** 2 / uncensored(when) if time[i] > when
+            else 0.0
+            for i in range(40)
+        ]  # fmt: skip
+        return float(np.mean(each))
+
+    expected = [auc_at(when) for when in at]
+    np.testing.assert_allclose(time_dependent_auc(risk, time, event, at), expected, rtol=1e-12)
+    expected = [brier_at(when, alive[:, k]) for k, when in enumerate(at)]
+    np.testing.assert_allclose(brier(alive, time, event, at), expected, rtol=1e-12)
+
+
 def test_without_censoring_the_brier_score_is_a_mean_square() -> None:
     time, event = np.array([1.0, 2.0, 3.0, 4.0]), np.ones(4, bool)
     survival = np.array([[0.5, 0.2], [0.9, 0.4], [0.8, 0.7], [1.0, 0.9]])

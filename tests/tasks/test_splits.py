@@ -87,7 +87,7 @@ def test_clam_splits_are_read_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "splits_0.csv").write_text(",train,val,test\n0,a,c,d.svs\n1,b,,\n")
     (tmp_path / "splits_1.csv").write_text(",train,val,test\n0,12.0,c,d\n")
     (tmp_path / "splits_0_bool.csv").write_text(
-        ",train,val,test\na,True,False,False\nb,False,False,True\n"
+        ",train,val,test\na,True ,False,False\nb,False,False,True\n"
     )
     split = read_split(tmp_path)
     assert split.folds == (Fold(("a", "b"), ("c",), ("d",)), Fold(("12",), ("c",), ("d",)))

@@ -221,3 +221,8 @@ def test_a_slide_in_two_folds_is_refused_and_a_second_split_is_named(tmp_path: P
     half = table(tmp_path, "slide,patient,label,fold\na,p,x,0\nb,q,y,\nc,r,x,1\nd,s,y,1\n")
     with pytest.raises(TaskError, match="1 slides have no fold"):
         make_split(half, SplitSettings())
+
+
+def test_figures_that_are_no_numbers_are_words(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("slide,patient,label\na,p,²\nb,q,1\nc,r,²\nd,s,1\n")
+    assert read_table(tmp_path / "t.csv").classes == ("1", "²")

@@ -105,6 +105,34 @@ def test_a_stopped_training_ends_with_the_same_weights(tmp_path: Path) -> None:
         )  # fmt: skip
 
 
+def test_other_images_in_the_same_number_are_another_training(tmp_path: Path) -> None:
+    tiles = painted(tmp_path / "tiles")
+    settings = TileTraining(input_size=16, epochs=1, held_back=0.25, device="cpu")
+    fit_tiles(TileFolder(tiles), tmp_path / "out", settings, arguments=SMALL)
+    Image.new("RGB", (16, 16)).save(tiles / "dark" / "new.png")
+    (tiles / "dark" / "0.png").unlink()
+    with pytest.raises(CheckpointError, match="other settings, classes or tiles"):
+        fit_tiles(TileFolder(tiles), tmp_path / "out", settings, arguments=SMALL)
+
+
+def test_tiles_are_of_the_classes_of_the_classifier(tmp_path: Path) -> None:
+    """A folder without the first class counts the others from 0, and so would be scored wrong."""
+    tiles = TileFolder(painted(tmp_path / "a", classes=("dark", "grey", "light")))
+    less = painted(tmp_path / "b", classes=("grey", "light"))
+    settings = TileTraining(input_size=16, epochs=1, held_back=0.25, device="cpu")
+    with pytest.raises(FeatureError, match="open it with these, in this order"):
+        fit_tiles(tiles, tmp_path / "out", settings, validation=TileFolder(less), arguments=SMALL)
+    found = fit_tiles(
+        tiles, tmp_path / "out", settings, validation=TileFolder(less, tiles.classes),
+        arguments=SMALL,
+    )  # fmt: skip
+    with pytest.raises(FeatureError, match="classifier's are dark, grey, light"):
+        evaluate(found, TileFolder(less), device="cpu")
+    again = TileFolder(less, tiles.classes)
+    assert evaluate(found, again, device="cpu").labels.tolist() == [1] * 4 + [2] * 4
+    assert again.transform is None
+
+
 def test_a_loss_that_is_no_number_is_an_error(tmp_path: Path) -> None:
     settings = TileTraining(input_size=16, epochs=2, learning_rate=1e30, device="cpu")
     with pytest.raises(FeatureError, match=r"not a number|not numbers"):

@@ -304,6 +304,18 @@ print(torch.load(sys.argv[1], weights_only=True)["history"][-1]["epoch"])
 """
 
 
+@pytest.mark.parametrize("change", [{"label": 1}, {"censored": True}, {"time": 9.0}])
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_state_of_other_answers_is_refused(tmp_path: Path, change: dict, part: int) -> None:
+    both = [[replace(bag, label=0, time=3.0) for bag in bags(3, seed)] for seed in (1, 2)]
+    once, state = replace(QUICK, epochs=1), tmp_path / "state.pt"
+    fit(untrained("survival"), *both, once, state_file=state)
+    fit(untrained("survival"), *both, once, state_file=state)
+    both[part][0] = replace(both[part][0], **change)
+    with pytest.raises(TrainingError, match="with other settings, slides or model"):
+        fit(untrained("survival"), *both, once, state_file=state)
+
+
 def a_longer_fit(state_file: str | None, epochs: int) -> tuple[torch.Tensor, int]:
     aggregator = untrained(name="2dmamba")
     settings = replace(QUICK, epochs=epochs, accumulate=3, schedule="cosine")

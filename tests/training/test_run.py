@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,17 @@ import pytest
 from napari_2dmamba.cli import main
 from napari_2dmamba.errors import Cancelled, EvaluationError, TaskError, TrainingError
 from napari_2dmamba.evaluation import EvaluationSettings, evaluate
-from napari_2dmamba.features import write_features
+from napari_2dmamba.features import read_features, write_features
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.models import load_checkpoint, read_header
 from napari_2dmamba.tasks import Split, SplitSettings, make_split, read_table
 from napari_2dmamba.tasks.bags import FeatureKind
+from napari_2dmamba.tasks.splits import Fold
+from napari_2dmamba.tasks.table import Problem
+from napari_2dmamba.tasks.time_bins import time_bins
 from napari_2dmamba.training import FitSettings, Preset, preset, read_training, train
 from napari_2dmamba.training.model import new_aggregator
+from napari_2dmamba.training.run import time_edges
 from tests.material import shared
 
 TINY = {"hidden": 8, "attention_hidden": 4}
@@ -153,6 +158,9 @@ def test_published_survival_has_eight_outputs_of_which_the_bins_use_the_first(
     assert header.class_names[-1] == "unused 6"
     assert header.canvas == (3, 5)
     assert header.config["attention_over"] == "all"
+    said = "the time bins follow from the times of all patients, tested ones included"
+    assert any(said in remark for remark in run.evaluation.remarks)
+    assert said in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_cancelled_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
@@ -266,3 +274,144 @@ def test_two_classes_of_one_name_are_refused(tmp_path: Path) -> None:
             "abmil", table, FeatureKind(6), preset("recommended", "abmil", table.kind),
             class_names={"y": "n"},
         )  # fmt: skip
+
+
+def once(out: Path, table, split, *, seed: int = 0, **more):
+    """Train an epoch, the quickest way."""
+    use = Preset(dataclasses.replace(FIT, epochs=1, seed=seed))
+    how = {"architecture": "abmil", "use": use, "config": TINY, "final": False, "logs": []}
+    return train(table, split, out=out, **{**how, "scoring": UNCERTAIN, **more})
+
+
+def test_a_fold_of_another_training_is_not_collected(tmp_path: Path) -> None:
+    table = read_table(cohort(tmp_path / "c", 8))
+    split = make_split(table, SplitSettings(folds=2))
+    for machine, fold in (("a", 0), ("b", 1)):
+        once(tmp_path / machine, table, split, only=[fold])
+    once(tmp_path / "other", table, split, seed=7, only=[1])
+    place = tmp_path / "a" / "fold-1"
+
+    shutil.copytree(tmp_path / "other" / "fold-1", place)
+    with pytest.raises(TrainingError, match="not fold 1 of this training, but of one with other"):
+        once(tmp_path / "a", table, split)
+    shutil.rmtree(place)
+    shutil.copytree(tmp_path / "a" / "fold-0", place)
+    with pytest.raises(TrainingError, match="not fold 1 of this training"):
+        once(tmp_path / "a", table, split)
+    shutil.rmtree(place)
+    shutil.copytree(tmp_path / "b" / "fold-1", place)
+    collected = once(tmp_path / "a", table, split).evaluation
+    whole = once(tmp_path / "whole", table, split).evaluation
+    assert collected.scores == whole.scores
+    # Its predictions may be of another split of the same name
+    text = (place / "predictions.csv").read_text()
+    (place / "predictions.csv").write_text("\n".join(text.splitlines()[:-1]) + "\n")
+    with pytest.raises(TrainingError, match="is of other slides than the test part of fold 1"):
+        once(tmp_path / "a", table, split)
+
+
+def test_a_final_model_of_another_training_is_not_taken(tmp_path: Path) -> None:
+    table = read_table(cohort(tmp_path / "c", 8))
+    split = make_split(table, SplitSettings(method="held-out"))
+    for name, seed in (("a", 0), ("b", 1)):
+        once(tmp_path / name, table, split, seed=seed, final=True)
+    shutil.copyfile(
+        tmp_path / "b" / "final" / "model.safetensors",
+        tmp_path / "a" / "final" / "model.safetensors",
+    )
+    with pytest.raises(TrainingError, match="is not final of this training"):
+        once(tmp_path / "a", table, split, final=True)
+
+
+def test_other_features_of_the_same_size_are_another_training(tmp_path: Path) -> None:
+    table = read_table(cohort(tmp_path / "c", 8))
+    split = make_split(table, SplitSettings(folds=2))
+    once(tmp_path / "out", table, split, only=[0])
+    path = table.slides[3].features
+    bag, size = read_features(path), path.stat().st_size
+    write_features(dataclasses.replace(bag, features=bag.features[::-1].copy()), path)
+    assert path.stat().st_size == size
+    with pytest.raises(TrainingError, match="a training with other feature_files"):
+        once(tmp_path / "out", table, split)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.34])
+def test_the_final_model_chooses_its_epoch_as_the_folds_do(tmp_path: Path, share: float) -> None:
+    table = read_table(cohort(tmp_path / "c", 12))
+    split = make_split(table, SplitSettings(folds=2, validation_share=share))
+    run = once(tmp_path / "out", table, split, final=True)
+    said = read_header(run.final).training["split"]
+    chose = round(share * 24 / 2) * 2
+    assert said == f"all slides: {24 - chose} slides fitted, {chose} to choose the epoch, 0 tested"
+
+
+def test_a_patient_spelt_otherwise_is_still_not_tested_on(tmp_path: Path) -> None:
+    table = read_table(cohort(tmp_path / "c", 8))
+    split = make_split(table, SplitSettings(folds=2))
+    run = once(tmp_path / "out", table, split, only=[0])
+    # Other slides of the same patients, in a table that writes them its own way
+    spelt = tuple(
+        dataclasses.replace(s, name=f"new {s.name}", patient=f" {s.patient.upper()}")
+        for s in table.slides
+    )
+    problem = Problem("label", 3, "3 slides have no label and were left out")
+    other = dataclasses.replace(table, slides=spelt).with_problems([problem])
+    tested = table.by_name()[split.folds[0].test[0]].features
+    write_features(dataclasses.replace(read_features(tested), encoder=None), tested)
+    found = evaluate(run.checkpoints[0], other, UNCERTAIN)
+    assert set(found.predictions.slides) == {f"new {name}" for name in split.folds[0].test}
+    assert found.remarks == (
+        problem.sentence,
+        "8 slides are of patients the model was trained on or chosen on, and were left out",
+        "of 1 slides the feature file does not state the encoder, so it was not compared",
+    )
+
+
+def test_grades_in_another_order_are_not_scored_as_grades(tmp_path: Path) -> None:
+    table = read_table(cohort(tmp_path / "c", 8))
+    names = {"n": "0", "y": "1"}
+    slides = tuple(dataclasses.replace(s, label=names[s.label]) for s in table.slides)
+    graded = dataclasses.replace(table, kind="ordinal", classes=("0", "1"), slides=slides)
+    turned = dataclasses.replace(graded, kind="classification", classes=("1", "0"))
+    split = make_split(table, SplitSettings(method="held-out"))
+    model = once(tmp_path / "out", turned, split).checkpoints[0]
+    with pytest.raises(EvaluationError, match="the model's classes 1, 0 are not those from 0 on"):
+        evaluate(model, graded, UNCERTAIN)
+    again = evaluate(model, turned, UNCERTAIN).scores
+    assert again["auroc"].value == read_header(model).training["test"]["auroc"]
+
+
+def test_time_bins_count_every_patient_once(tmp_path: Path) -> None:
+    table = read_table(cohort(tmp_path / "c", 20, survival=True))
+    # A patient with forty further slides would pull every quantile to its own time
+    often = tuple(dataclasses.replace(table.slides[2], name=f"more {k}") for k in range(40))
+    more = dataclasses.replace(table, slides=(*table.slides, *often))
+    fold = Fold(tuple(s.name for s in more.slides))
+    use = Preset(dataclasses.replace(FIT, time_bins=3))
+    alone = {s.patient: s for s in table.slides}.values()
+    expected = time_bins([s.time for s in alone], [bool(s.event) for s in alone], 3).tolist()
+    assert time_edges(more, use, fold) == time_edges(table, use, fold) == expected
+
+
+def test_bins_have_names_of_their_own_however_close_they_are(tmp_path: Path) -> None:
+    table = read_table(cohort(tmp_path / "c", 8, survival=True))
+    edges = [0.0, 123456.1, 123456.2, 123456.34]
+    model = new_aggregator("abmil", table, FeatureKind(6), Preset(FIT), config=TINY, edges=edges)
+    assert model.header.class_names == (
+        "0 to 123456.1", "123456.1 to 123456.2", "from 123456.2 on"
+    )  # fmt: skip
+
+
+def test_bins_of_several_models_lend_each_other_no_names(tmp_path: Path) -> None:
+    table = read_table(cohort(tmp_path / "c", 20, survival=True))
+    split = make_split(table, SplitSettings(folds=2))
+    once(
+        tmp_path / "out", table, split,
+        use=Preset(dataclasses.replace(FIT, epochs=1, time_bins=2)),
+    )  # fmt: skip
+    heads = [
+        (tmp_path / "out" / name).read_text().partition("\n")[0].split(",")[7:9]
+        for name in ("fold-0/predictions.csv", "fold-1/predictions.csv", "predictions.csv")
+    ]
+    assert heads[0] != heads[1]
+    assert heads[2] == ["survival bin 1", "survival bin 2"]

@@ -83,6 +83,17 @@ def test_from_the_command_line_to_a_model(tmp_path: Path, capsys) -> None:
     assert told["architecture"] == "abmil"
     assert told["settings"]["learning_rate"] == held["fit"]["learning_rate"]
     assert told["settings"]["accumulate"] == 3
+    assert "search" not in (tmp_path / "out" / "report.html").read_text()
+
+    # On any other split, slides that helped to choose are tested
+    capsys.readouterr()
+    again = [*train[:4], "--folds", "2", "--out", str(tmp_path / "all"), *train[8:]]
+    assert main(again) == 0
+    said = "of the 16 tested slides are of patients on whom the search chose these settings"
+    assert said in capsys.readouterr().err
+    assert said in (tmp_path / "all" / "report.html").read_text()
+    names = [s.name for s in read_table(table).slides]
+    assert not any(name in (out / "settings.json").read_text() for name in names)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +105,7 @@ def test_from_the_command_line_to_a_model(tmp_path: Path, capsys) -> None:
         ('{"architecture": "abmil", "fit": {"epochs": true}}', "epochs is True, but must be like"),
         ('{"architecture": "abmil", "fit": {"order": "any"}}', "order is 'any'"),
         ('{"architecture": 3}', "no settings file"),
+        ('{"architecture": "abmil", "found": {"seen": 3}}', "no settings file"),
         ("[1]", "no settings file"),
     ],
 )
