@@ -87,6 +87,36 @@ class SavedRun:
             )
         return found
 
+    def open_slide(self, path: str | os.PathLike[str] | None = None) -> "Slide":
+        """Open the slide with the µm per pixel of the run, and with where they are from.
+
+        Parameters
+        ----------
+        path
+            Where it is now; None looks for it.
+
+        Raises
+        ------
+        ExportError
+            When it cannot be found, or is another slide.
+        SlideError
+            When it cannot be opened.
+        """
+        from napari_2dmamba.slide import open_slide
+
+        told = self.record.slide
+        place = self.find_slide() if path is None else Path(path)
+        slide = open_slide(place, mpp=told.given_mpp)
+        if slide.mpp != told.mpp:  # read otherwise by now: the run counts
+            slide.close()
+            slide = open_slide(place, mpp=told.mpp)
+        try:
+            self.check_slide(slide)
+        except ExportError:
+            slide.close()
+            raise
+        return slide
+
     def find_features(self) -> Path | None:
         """Return the file of the features, or None when it was not kept or is gone."""
         path = self.record.features.path
@@ -114,8 +144,8 @@ class SavedRun:
         path = self.find_features()
         if path is None:
             raise ExportError(
-                f"the features of the run on {self.record.slide.name} were not kept, or were moved; put "
-                "them back, or run the slide again"
+                f"the features of the run on {self.record.slide.name} were not kept, or were "
+                "moved; put them back, or run the slide again"
             )
         said = self._said_of("feature_file", FeatureFileSettings)
         bag = features_on(slide, path, trained=_Trained.of(self.record.model.header), given=said)
@@ -145,19 +175,19 @@ class SavedRun:
         model = self.record.model
         if model.checkpoint is None:
             raise ExportError(
-                f"the model of the run on {self.record.slide.name} lay in no file, so that nothing more can "
-                "be asked of it; run the slide with a checkpoint"
+                f"the model of the run on {self.record.slide.name} lay in no file, so that nothing "
+                "more can be asked of it; run the slide with a checkpoint"
             )
         path = self._find(model.checkpoint_path, model.checkpoint)
         if path is None:
             raise ExportError(
-                f"the checkpoint {model.checkpoint} of the run on {self.record.slide.name} is neither at "
-                f"{model.checkpoint_path} nor beside the run; put it back"
+                f"the checkpoint {model.checkpoint} of the run on {self.record.slide.name} is "
+                f"neither at {model.checkpoint_path} nor beside the run; put it back"
             )
         if model.checkpoint_sha256 not in (None, file_hash(path)):
             raise ExportError(
-                f"{path} is not the checkpoint of the run on {self.record.slide.name} any more (its "
-                "checksum differs); put the old one back, or run the slide again"
+                f"{path} is not the checkpoint of the run on {self.record.slide.name} any more "
+                "(its checksum differs); put the old one back, or run the slide again"
             )
         return path
 
