@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from napari_2dmamba.errors import ExportError
-from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.explain.grid_map import ATTENTION, GridMap
 from napari_2dmamba.explain.maps import MAPS
 from napari_2dmamba.explain_slide import explain_run
 from napari_2dmamba.export.record import RunRecord
@@ -226,7 +226,7 @@ def _remarks(saved: SavedRun, maps: dict[str, GridMap]) -> Iterator[str]:
     for name, version in packages.items() if isinstance(packages, dict) else ():
         if version is not None and now["packages"].get(name) not in (None, version):
             yield f"{name} was {version} then and is {now['packages'][name]} now"
-    made = {one.name for one in maps.values()} | {"attention"}
+    made = {one.name for one in maps.values()} | {ATTENTION}
     for one in saved.maps:
         if one.name not in made:
             yield f"the map {one.name} was not made again"

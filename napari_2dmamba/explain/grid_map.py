@@ -9,6 +9,9 @@ from napari_2dmamba.errors import GridError
 from napari_2dmamba.slide.grid import cells_of as grid_cells_of
 from napari_2dmamba.slide.grid import check_cells
 
+ATTENTION = "attention"
+"""Name of the map of the scores that a model gives its patches itself."""
+
 
 @dataclass(frozen=True)
 class GridMap:

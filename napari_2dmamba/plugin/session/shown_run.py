@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_2dmamba.explain.display import DisplaySettings
-from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.explain.grid_map import ATTENTION, GridMap
 from napari_2dmamba.export.patches import values_at
 from napari_2dmamba.export.record import RunRecord
 from napari_2dmamba.export.run_folder import open_run
@@ -118,9 +118,15 @@ class ShownRun:
         return SavedRun(folder, record, self.grid, self.prediction, self.maps, self.regions)
 
     def patches(self, grid_map: GridMap) -> Patches:
-        """Return the patches with their values on one of the maps, NaN off it."""
+        """Return the patches with their values on one of the maps, NaN off it.
+
+        On the map of attention they are the model's own scores, as in tables and reports: where
+        patches share a cell, the map shows one value for all of them.
+        """
         size = self.grid.patch_size_level0
-        scores = values_at(grid_map, self.grid.coords, size)
+        scores: NDArray[np.floating] = self.prediction.attention
+        if grid_map.name != ATTENTION:
+            scores = values_at(grid_map, self.grid.coords, size)
         return Patches(scores, self.grid.coords, size)
 
 
