@@ -271,6 +271,13 @@ def test_a_run_that_is_opened_knows_whose_its_mpp_are(
     assert (told.given_mpp is None) == (stated is not None)
 
 
+def test_the_regions_of_a_saved_run_are_the_same_for_another(made: Path, tmp_path: Path) -> None:
+    slide, model = made / "tiny.tif", made / "tiny.safetensors"
+    run(slide, model, regions=REGIONS, out=tmp_path / "run")
+    again = read_regions(tmp_path / "run" / "regions.geojson", offset=(5000, 7000))
+    assert again.content_hash() == REGIONS.content_hash()
+
+
 def _bag(coords: list[list[int]], cell: int | None = None) -> FeatureBag:
     places: NDArray[np.int64] = np.array(coords)
     return FeatureBag(np.zeros((len(places), 1), np.float32), places, 64, cell_size_level0=cell)
