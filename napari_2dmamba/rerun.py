@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from napari_2dmamba.errors import ExportError
-from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.explain.grid_map import ATTENTION, GridMap
 from napari_2dmamba.explain.maps import MAPS
 from napari_2dmamba.explain_slide import explain_run
 from napari_2dmamba.export.record import RunRecord
@@ -124,8 +124,10 @@ def rerun(
         raise ExportError(f"{out} holds the run that is made again; choose another folder for it")
     aggregator = load_checkpoint(saved.find_checkpoint(), **record.model.told)
     path = Path(slide_path) if slide_path is not None else saved.find_slide()
-    given_mpp = record.slide.mpp if record.slide.mpp_source == "given by the user" else None
-    with open_slide(path, mpp=given_mpp) as slide, tempfile.TemporaryDirectory() as cache:
+    with (
+        open_slide(path, mpp=record.slide.given_mpp) as slide,
+        tempfile.TemporaryDirectory() as cache,
+    ):
         saved.check_slide(slide)
         bag = None
         if kept_features or record.features.given:
@@ -144,8 +146,7 @@ def rerun(
         if asked:
             assert record.explanations is not None
             queries = record.explanations.queries
-            half = record.grid.patch_size_level0_px or 0
-            at = (queries[0].x + half / 2, queries[0].y + half / 2) if queries else None
+            at = queries[0].patch if queries else None
             explained = explain_run(
                 slide, aggregator, tuple(asked), at=at, target=record.explanations.target,
                 layer=record.explanations.layer, channels=record.explanations.channels,  # type: ignore[arg-type]
@@ -225,7 +226,7 @@ def _remarks(saved: SavedRun, maps: dict[str, GridMap]) -> Iterator[str]:
     for name, version in packages.items() if isinstance(packages, dict) else ():
         if version is not None and now["packages"].get(name) not in (None, version):
             yield f"{name} was {version} then and is {now['packages'][name]} now"
-    made = {one.name for one in maps.values()} | {"attention"}
+    made = {one.name for one in maps.values()} | {ATTENTION}
     for one in saved.maps:
         if one.name not in made:
             yield f"the map {one.name} was not made again"

@@ -55,6 +55,13 @@ def test_the_checkpoint_gives_patch_size_and_resolution(checkpoint: Path) -> Non
     assert half == GridSettings(patch_size=PATCH, target_mpp=MPP, min_tissue=0.5)
     silent = dataclasses.replace(aggregator.header, patch_size=None, mpp=None)
     assert GridSettings(patch_size=64).trained_for(silent) == GridSettings(patch_size=64)
+    # what was taken from one model is not left over for another that states nothing
+    taken = GridSettings(min_tissue=0.5).trained_for(aggregator.header)
+    plain = GridSettings(min_tissue=0.5)
+    assert taken.trained_for(silent, before=aggregator.header) == plain
+    by_hand = dataclasses.replace(taken, patch_size=96)
+    kept = by_hand.trained_for(silent, before=aggregator.header)
+    assert kept == dataclasses.replace(plain, patch_size=96)
 
 
 def test_a_saved_run_opens_with_the_same_numbers(

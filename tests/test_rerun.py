@@ -118,10 +118,8 @@ def test_what_is_gone_or_changed_is_one_sentence(moved: Path, capsys) -> None:
     for file in (moved / "features").glob("*.h5"):
         file.unlink()
     assert main(kept) == 1
-    assert (
-        "the features of the run on tiny.tif were not kept, or were moved"
-        in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert "the features of the run on tiny.tif were not kept, or were moved" in said
     assert main(["rerun", str(moved / "run")]) == 0  # they are computed again
     model = moved / "tiny.safetensors"
     model.write_bytes(model.read_bytes()[:-1] + b"\x01")

@@ -17,6 +17,7 @@ from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.slide.grid import PatchGrid
+from napari_2dmamba.slide.regions import Regions
 
 Scale = Literal["percentile", "raw"]
 """Compare the rank of a patch within its map, 0 to 100, or the values themselves."""
@@ -127,6 +128,8 @@ class Comparison:
         One sentence for each thing that could not be compared before the run.
     query
         Number of the patch that maps of one patch are about; None without such maps.
+    regions
+        What the comparison was restricted to, or None.
     """
 
     slide_path: Path
@@ -136,6 +139,7 @@ class Comparison:
     memory_meaning: str = ""
     unchecked: tuple[str, ...] = ()
     query: int | None = None
+    regions: Regions | None = None
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -236,11 +240,8 @@ class Comparison:
 
         Empty where no patch lies.
         """
-        rows, cols = self.entries[0].grid_map.values.shape
-        if not (0 <= cell[0] < rows and 0 <= cell[1] < cols):
-            return ()
-        patch = self._patch_of_cell[cell]
-        if patch < 0:
+        patch = self._patch_at(cell)
+        if patch is None:
             return ()
         return tuple(
             Reading(
@@ -252,11 +253,26 @@ class Comparison:
             for entry, (percentiles_, ranks_) in zip(self.entries, self._ranked, strict=True)
         )
 
+    def corner_at(self, cell: tuple[int, int]) -> tuple[int, int] | None:
+        """Return the level-0 ``(x, y)`` corner of the patch that a cell shows; None without one."""
+        patch = self._patch_at(cell)
+        if patch is None:
+            return None
+        x, y = self.bag.coords[patch]
+        return int(x), int(y)
+
     def cell_at(self, x: float, y: float) -> tuple[int, int]:
         """Return the cell ``(row, col)`` of a level-0 point, which may lie off the maps."""
         placed = self.entries[0].grid_map
         side, (left, top) = placed.patch_size_level0, placed.origin
         return int((y - top) // side), int((x - left) // side)
+
+    def _patch_at(self, cell: tuple[int, int]) -> int | None:
+        rows, cols = self.entries[0].grid_map.values.shape
+        if not (0 <= cell[0] < rows and 0 <= cell[1] < cols):
+            return None
+        patch = int(self._patch_of_cell[cell])
+        return None if patch < 0 else patch
 
     # the cursor asks many times a second, and nothing of this can change
 

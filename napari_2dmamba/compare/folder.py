@@ -2,6 +2,8 @@
 
 comparison.json     settings, versions, checksums, answers, agreement, time and memory
 predictions.csv     one row per model
+comparison-regions.geojson
+                    what all models were restricted to, for QuPath; only if they were
 agreement.csv       one row per pair of maps
 patches.csv         one row per patch, with value and percentile rank in every map
 maps/               every map as picture and as float32 OME-TIFF
@@ -27,10 +29,13 @@ from napari_2dmamba.export.json_file import as_json, write_json
 from napari_2dmamba.export.ome_tiff import write_map_tiff
 from napari_2dmamba.export.picture import write_picture
 from napari_2dmamba.settings import ProgressCallback, StopCallback
+from napari_2dmamba.slide import write_regions
 from napari_2dmamba.slide.grid import cells_of
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide
+
+REGIONS_FILE = "comparison-regions.geojson"
 
 SCHEMA = "napari-2dmamba comparison"
 SCHEMA_VERSION = 1
@@ -67,6 +72,11 @@ def write_comparison(
         _write_csv(folder / "agreement.csv", agreement_table(comparison)),
         _write_patches(comparison, folder / "patches.csv"),
     ]
+    if comparison.regions:
+        write_regions(comparison.regions, folder / REGIONS_FILE, offset=slide.bounds[:2])
+        written.append(folder / REGIONS_FILE)
+    else:  # of an older comparison in the same folder
+        (folder / REGIONS_FILE).unlink(missing_ok=True)
     by_map = {id(entry.grid_map): entry for entry in comparison.entries}
     maps = [entry.grid_map for entry in comparison.entries]
     for number, (name, grid_map) in enumerate(file_names(maps)):
@@ -131,6 +141,7 @@ def make_comparison_record(
         "slide": first.slide,
         "grid": first.grid,
         "features": first.features,
+        "regions": first.regions,
         "settings": {**shared, "display": display or DisplaySettings()},
         "models": models,
         "seconds_meaning": TIME_MEANING,
@@ -190,7 +201,7 @@ def _write_patches(comparison: Comparison, path: Path) -> Path:
     import pyarrow.csv
 
     bag = comparison.bag
-    cells = cells_of(bag.coords, bag.cell_size)
+    cells = cells_of(bag.coords, bag.patch_size_level0)  # as in the table of a run
     columns: dict[str, Any] = {
         "row": cells[:, 0],
         "col": cells[:, 1],

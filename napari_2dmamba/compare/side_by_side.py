@@ -17,14 +17,20 @@ from napari_2dmamba.compare.contender import (
     refuse_strangers,
 )
 from napari_2dmamba.compare.cost import fastest_pass, peak_of_forward
-from napari_2dmamba.errors import Cancelled, GridError, UserError
+from napari_2dmamba.errors import Cancelled, UserError
 from napari_2dmamba.explain.maps import MAPS, MapRequest, compute_maps
 from napari_2dmamba.explain.outcome import Target, named_target
-from napari_2dmamba.explain.subject import Subject
+from napari_2dmamba.explain.subject import Subject, patch_under
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.features.lattice import laid_out
 from napari_2dmamba.features.on_slide import grid_of
-from napari_2dmamba.pipeline import RunResult, RunSettings, prepare_bag, run
+from napari_2dmamba.pipeline import (
+    RunResult,
+    RunSettings,
+    prepare_bag,
+    regions_on,
+    run_on_bag,
+)
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 from napari_2dmamba.slide import GridSettings, Slide, open_slide
 from napari_2dmamba.slide.regions import Regions
@@ -86,6 +92,7 @@ def compare(
     with _opened(slide, mpp) as opened:
         grid_settings = settings.grid or GridSettings().trained_for(models[0].header)
         settings = dataclasses.replace(settings, grid=grid_settings)
+        regions = regions_on(opened, regions)
         grid, bag = prepare_bag(
             opened,
             settings,
@@ -105,7 +112,10 @@ def compare(
         bag, overlap = laid_out(bag, uses_grid=uses_grid, shared_cells=with_grid.shared_cells)
         grid = grid_of(bag, opened) if len(bag) != len(grid) else grid
         unchecked = (*unchecked, *bag.source.get("remarks", ()), *overlap)
-        query = None if at is None else patch_under(bag, at)
+        query = None
+        if at is not None:
+            cells, _ = models[0].place(bag, with_grid)
+            query = patch_under(bag, cells, at, opened.name)
         entries: list[Entry] = []
         for number, (contender, model) in enumerate(zip(contenders, models, strict=True)):
             _stop_if(should_stop)
@@ -114,11 +124,14 @@ def compare(
             with _about(contender.label):
                 inputs = model.prepare(bag, options)
                 peak, meaning = peak_of_forward(inputs)
-                result = run(
+                result = run_on_bag(
                     opened,
                     model,
                     dataclasses.replace(settings, model=options),
-                    features=bag,
+                    grid,
+                    bag,
+                    features_given=features is not None,
+                    regions=regions,
                     should_stop=should_stop,
                 )
                 seconds = fastest_pass(inputs, result.prediction.extra["seconds"])
@@ -136,7 +149,7 @@ def compare(
     asks = [name for contender in contenders for name in contender.maps if name != SCORE]
     if not any(MAPS[name].at_patch for name in asks):
         query = None
-    return Comparison(opened.path, grid, bag, tuple(entries), meaning, unchecked, query)
+    return Comparison(opened.path, grid, bag, tuple(entries), meaning, unchecked, query, regions)
 
 
 def _entries(
@@ -153,7 +166,7 @@ def _entries(
             map_name=name,
             prediction=result.prediction,
             grid_map=place(
-                result.bag,
+                asked.subject.bag,
                 scores,
                 name=title_of(contender.label, name),
                 meaning=found.meaning,
@@ -168,23 +181,6 @@ def _entries(
             header=asked.subject.header,
             record=result.record,
         )
-
-
-def patch_under(bag: FeatureBag, at: tuple[float, float]) -> int:
-    """Return the number of the patch under a level-0 point.
-
-    Raises
-    ------
-    GridError
-        When there is none.
-    """
-    offset = np.asarray(at) - bag.coords
-    inside = ((offset >= 0) & (offset < bag.patch_size_level0)).all(axis=1)
-    if not inside.any():
-        raise GridError(
-            f"no patch lies at x {at[0]:g}, y {at[1]:g}; give a point on tissue, in level-0 pixels"
-        )
-    return int(np.flatnonzero(inside)[-1])
 
 
 @contextmanager

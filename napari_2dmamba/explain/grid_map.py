@@ -6,7 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_2dmamba.errors import GridError
+from napari_2dmamba.slide.grid import cells_of as grid_cells_of
 from napari_2dmamba.slide.grid import check_cells
+
+ATTENTION = "attention"
+"""Name of the map of the scores that a model gives its patches itself."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,8 @@ class GridMap:
         What the values are, with their unit: maps of one quantity can be compared and shown on
         one scale. Empty where nothing else is of the kind.
     queries
-        Level-0 ``(x, y)`` of the top left corners of the patches that the map is about; none
-        for maps of the slide.
+        Level-0 ``(x, y)`` of the top left corners of the cells that show the patches which the
+        map is about; none for maps of the slide.
     """
 
     values: NDArray[np.float32]
@@ -63,11 +67,13 @@ class GridMap:
     def cells_of(self, coords: NDArray[np.int64], patch_size_level0: int) -> NDArray[np.int64]:
         """Return ``(N, 2)`` cells ``(row, col)`` that show patches, which may lie off the map.
 
-        A patch is shown by the cell under its middle: where patches overlap, cells are smaller
-        than patches. ``coords`` are level-0 ``(x, y)`` of their top left corners.
+        They are the cells that `scatter` and the canvas of a model put them in. Where every patch
+        has a cell of its own although patches overlap, cells are smaller, in the middle of their
+        patches. ``coords`` are level-0 ``(x, y)`` of the patches' top left corners.
         """
-        middles = 2 * (np.asarray(coords, np.int64) - self.origin) + patch_size_level0
-        return middles[:, ::-1] // (2 * self.patch_size_level0)
+        inset = (patch_size_level0 - self.patch_size_level0) // 2
+        corners = np.asarray(coords, np.int64) + inset - self.origin
+        return grid_cells_of(corners, self.patch_size_level0)
 
     @property
     def translate(self) -> tuple[float, float]:
@@ -92,11 +98,13 @@ def scatter(
     signed: bool = False,
     display_range: tuple[float, float] | None = None,
     shared_cells: str = "refuse",
+    corner: tuple[int, int] | None = None,
 ) -> GridMap:
     """Place one score per patch on the smallest grid that holds all patches.
 
     The grid keeps the lattice the coordinates lie on: cells are ``patch_size_level0`` apart,
-    starting from the smallest x and y, which need not be multiples of the patch size.
+    starting from the smallest x and y, which need not be multiples of the patch size; or from
+    ``corner``, the level-0 ``(x, y)`` of a corner of any cell.
 
     Raises
     ------
@@ -106,8 +114,10 @@ def scatter(
     """
     if len(scores) != len(coords):
         raise GridError(f"{len(scores)} scores were given for {len(coords)} patches")
-    low = coords.min(axis=0)
-    cells = (coords - low)[:, ::-1] // patch_size_level0
+    start = coords.min(axis=0) if corner is None else np.asarray(corner, np.int64)
+    cells = grid_cells_of(coords - start, patch_size_level0)
+    first = cells.min(axis=0)
+    cells, low = cells - first, start + first[::-1] * patch_size_level0
     rows, cols = (int(v) + 1 for v in cells.max(axis=0))
     check_cells(cells if shared_cells == "refuse" else np.unique(cells, axis=0), (rows, cols))
     values = np.full((rows, cols), np.nan, dtype=np.float32)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from napari_2dmamba.explain.counterfactual import Counterfactuals
 from napari_2dmamba.explain.grid_map import GridMap
-from napari_2dmamba.explain.maps import AVERAGED, MAPS, MapRequest, average_of
+from napari_2dmamba.explain.maps import MAPS, MapRequest, average_of, averaged_words
 from napari_2dmamba.explain.outcome import Target
 from napari_2dmamba.explain.provenance import Channels, Provenance, Through
 from napari_2dmamba.explain.receptive_field import Measure, lay_on_patch, receptive_field
@@ -109,7 +109,8 @@ class Inspection:
             return self._of_slide(name, asked(0))
         if name == "erf-average":
             field = self.average(patches, asked(0))
-            return lay_on_patch(self.subject, field, patches[-1], averaged_words(patches))
+            words = averaged_words(self.subject, patches)
+            return lay_on_patch(self.subject, field, patches[-1], words)
         if name in _OF_FIELD:
             return receptive_field(
                 self.subject, list(patches), layer=options.layer, measure=_OF_FIELD[name],
@@ -122,7 +123,7 @@ class Inspection:
             maps[0],
             values=np.mean([one.values for one in maps], axis=0),
             meaning=f"mean over {len(maps)} patches: {MAPS[name].question}",
-            queries=tuple(self.subject.corner_of(patch) for patch in patches),
+            queries=tuple(self.subject.cell_corner_of(patch) for patch in patches),
         )
 
     def keep(self, name: str, grid_map: GridMap) -> None:
@@ -159,10 +160,3 @@ class Inspection:
         aside = np.abs(away @ step[::-1])
         found = np.flatnonzero((ahead > 0) & (aside == 0))
         return int(found[np.argmin(ahead[found])]) if len(found) else None
-
-
-def averaged_words(patches: Sequence[int]) -> str:
-    """Say whose receptive fields an average is of, with these patches inspected."""
-    if len(patches) > 1:
-        return f"the {len(patches)} inspected patches"
-    return f"{AVERAGED} patches of the tissue"

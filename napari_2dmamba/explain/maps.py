@@ -104,10 +104,16 @@ def average_of(asked: MapRequest, patches: Sequence[int] | None = None) -> NDArr
     )  # fmt: skip
 
 
+def averaged_words(subject: Subject, patches: Sequence[int] = ()) -> str:
+    """Say whose receptive fields an average is of, with these patches inspected."""
+    if len(patches) > 1:
+        return f"the {len(patches)} inspected patches"
+    return f"{min(AVERAGED, len(subject))} patches of the tissue"
+
+
 def _average(asked: MapRequest) -> GridMap:
-    count = min(AVERAGED, len(asked.subject))
     return receptive_field.lay_on_patch(
-        asked.subject, average_of(asked), asked.patch, f"{count} patches of the tissue"
+        asked.subject, average_of(asked), asked.patch, averaged_words(asked.subject)
     )
 
 

@@ -347,7 +347,7 @@ def field_size(
 
 def measure_field(subject: Subject, grid_map: GridMap, patch: int) -> FieldSize:
     """Measure the field of one patch as `receptive_field` returned it."""
-    x, y = np.asarray(subject.corner_of(patch)) - grid_map.origin
+    x, y = np.asarray(subject.cell_corner_of(patch)) - grid_map.origin
     side = subject.bag.cell_size
     return field_size(grid_map.values, (int(y // side), int(x // side)), subject.cell_um)
 

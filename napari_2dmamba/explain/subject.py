@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from napari_2dmamba.errors import GridError
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.models.aggregator import Aggregator
@@ -131,14 +132,10 @@ class Subject:
         """``(N, 2)`` cells as numpy."""
         return self.cells.cpu().numpy()
 
-    @property
+    @cached_property
     def origin(self) -> tuple[int, int]:
         """Level-0 ``(x, y)`` of the top left corner of the canvas."""
-        side = self.bag.cell_size
-        x, y = self.bag.coords.min(axis=0)
-        row, col = self.cells_of_patches.min(axis=0)
-        inset = self.bag.cell_inset
-        return int(x - col * side) + inset, int(y - row * side) + inset
+        return self.bag.canvas_corner(self.cells_of_patches)
 
     @property
     def cell_um(self) -> float | None:
@@ -146,20 +143,17 @@ class Subject:
         mpp = self.bag.slide_mpp
         return None if mpp is None else self.bag.cell_size * mpp
 
-    def cell_at(self, x: float, y: float) -> tuple[int, int] | None:
-        """Return the cell ``(row, col)`` of a level-0 point; None outside the canvas."""
-        left, top = self.origin
-        side = self.bag.cell_size
-        row, col = int((y - top) // side), int((x - left) // side)
-        inside = 0 <= row < self.canvas[0] and 0 <= col < self.canvas[1]
-        return (row, col) if inside else None
-
     def patch_at(self, x: float, y: float) -> int | None:
-        """Return the number of the patch under a level-0 point; None where there is none."""
-        cell = self.cell_at(x, y)
-        if cell is None:
-            return None
-        found = np.flatnonzero((self.cells_of_patches == cell).all(axis=1))
+        """Return the number of the patch under a level-0 point; None where there is none.
+
+        It is the patch that maps show there: where patches overlap, that of the cell. Where they
+        show none, it is the one whose middle is nearest.
+        """
+        return _patch_at(self.bag, self.cells_of_patches, self.origin, x, y)
+
+    def patch_with_corner(self, corner: tuple[int, int]) -> int | None:
+        """Return the number of the patch with this level-0 ``(x, y)`` corner; None without one."""
+        found = np.flatnonzero((self.bag.coords == corner).all(axis=1))
         return int(found[-1]) if len(found) else None
 
     def cell_of(self, query: Query) -> tuple[int, int]:
@@ -184,7 +178,19 @@ class Subject:
         return row, col
 
     def corner_of(self, query: Query) -> tuple[int, int]:
-        """Return the level-0 ``(x, y)`` of the top left corner of a patch or cell."""
+        """Return the level-0 ``(x, y)`` of the top left corner of a patch, as tables have it.
+
+        Of a cell it is that of the patch in whose middle the cell lies, be there one or not.
+        """
+        if isinstance(query, int | np.integer):
+            self.cell_of(query)  # refuses numbers of no patch
+            x, y = self.bag.coords[query]
+            return int(x), int(y)
+        x, y = self.cell_corner_of(query)
+        return x - self.bag.cell_inset, y - self.bag.cell_inset
+
+    def cell_corner_of(self, query: Query) -> tuple[int, int]:
+        """Return the level-0 ``(x, y)`` of the top left corner of the cell of a patch, on maps."""
         row, col = self.cell_of(query)
         x, y = self.origin
         side = self.bag.cell_size
@@ -230,7 +236,7 @@ class Subject:
             f"values of the map {name!r}",
             at_patches[~np.isnan(at_patches)] if gaps else array if all_cells else at_patches,
         )
-        about = tuple(self.corner_of(query) for query in queries)
+        about = tuple(self.cell_corner_of(query) for query in queries)
         if all_cells:
             return self._map(array, (0, 0), name, meaning, signed, quantity, about)
         cells = self.cells_of_patches
@@ -290,12 +296,52 @@ class Subject:
             name=name,
             meaning=meaning,
             patch_size_level0=self.bag.cell_size,
-            origin=self.corner_of(corner),
+            origin=self.cell_corner_of(corner),
             mpp=self.bag.slide_mpp,
             signed=signed,
             quantity=quantity,
             queries=queries,
         )
+
+
+def patch_under(
+    bag: FeatureBag, cells: NDArray[np.int64], at: tuple[float, float], slide_name: str
+) -> int:
+    """Return the number of the patch under a level-0 point: `Subject.patch_at`, or an error.
+
+    Parameters
+    ----------
+    cells
+        ``(N, 2)``, from `Aggregator.place`.
+
+    Raises
+    ------
+    GridError
+        When there is none.
+    """
+    found = _patch_at(bag, cells, bag.canvas_corner(cells), *at)
+    if found is None:
+        raise GridError(
+            f"no patch lies at x {at[0]:g}, y {at[1]:g} of {slide_name}; give a point on tissue, "
+            "in level-0 pixels"
+        )
+    return found
+
+
+def _patch_at(
+    bag: FeatureBag, cells: NDArray[np.int64], origin: tuple[int, int], x: float, y: float
+) -> int | None:
+    side = bag.cell_size
+    cell = (y - origin[1]) // side, (x - origin[0]) // side
+    found = np.flatnonzero((cells == cell).all(axis=1))
+    if len(found):
+        return int(found[-1])
+    offset = np.array([x, y]) - bag.coords  # cells smaller than patches may leave gaps
+    found = np.flatnonzero(((offset >= 0) & (offset < bag.patch_size_level0)).all(axis=1))
+    if not len(found):
+        return None
+    away = np.abs(offset[found] - bag.patch_size_level0 / 2).max(axis=1)
+    return int(found[np.argmin(away)])
 
 
 def patches_inside(bag: FeatureBag, outline: Sequence[tuple[float, float]]) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ from napari_2dmamba.export.geojson import class_colour
 from napari_2dmamba.export.run_folder import open_run
 from napari_2dmamba.export.saved_run import SavedRun
 from napari_2dmamba.settings import ProgressCallback, StopCallback
-from napari_2dmamba.slide import open_slide, write_regions
+from napari_2dmamba.slide import write_regions
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,7 @@ def export_run(
     files = _Names(saved, out, [one for _, one in wanted])
     if not any(one.needs_slide for _, one in wanted):
         return _written(exported, wanted, files, above)
-    path = Path(slide_path) if slide_path is not None else saved.find_slide()
-    # the run's own resolution, which the user may have given, and not what the file says
-    with open_slide(path, mpp=saved.record.slide.mpp) as slide:
-        saved.check_slide(slide)
+    with saved.open_slide(slide_path) as slide:
         return _written(dataclasses.replace(exported, slide=slide), wanted, files, above)
 
 

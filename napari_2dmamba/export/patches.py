@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.explain.display import percentiles, ranks
-from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.explain.grid_map import ATTENTION, GridMap
 from napari_2dmamba.export.finite import refuse_infinite
 from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.slide.grid import cells_of
@@ -113,7 +113,7 @@ def patch_scores(
     gathered: dict[str, NDArray[np.float32]] = {}
     for one in maps:
         values = values_at(one, coords, patch_size_level0)
-        if one.name == "attention" and np.array_equal(values, attention, equal_nan=True):
+        if one.name == ATTENTION and np.array_equal(values, attention, equal_nan=True):
             continue  # the map of the prediction itself
         name, number = one.name, 1
         while name in gathered:

@@ -21,6 +21,7 @@ from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.export.json_file import as_json, write_json
 from napari_2dmamba.export.typed_json import WrongTypeError, read_typed
 from napari_2dmamba.redaction import names_in
+from napari_2dmamba.slide.slide import GIVEN_BY_USER
 
 SCHEMA = "napari-2dmamba run"
 SCHEMA_VERSION = 2
@@ -49,6 +50,11 @@ class SlideRecord:
     def __post_init__(self) -> None:
         if self.mpp is not None and self.mpp <= 0:
             raise WrongTypeError(f"slide.mpp is {self.mpp}, but must be above 0")
+
+    @property
+    def given_mpp(self) -> float | None:
+        """The µm per level-0 pixel that the user gave; None where they are those of the file."""
+        return self.mpp if self.mpp_source == GIVEN_BY_USER else None
 
 
 @dataclass(frozen=True)

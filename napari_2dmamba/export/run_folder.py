@@ -130,7 +130,7 @@ def save_run(
         checksums = {_ARRAYS_FILE: file_hash(arrays_part), _TABLE_FILE: file_hash(table_part)}
         if regions:
             regions_part = files.enter_context(atomic_write(folder / REGIONS_FILE))
-            write_regions(regions, regions_part)
+            write_regions(regions, regions_part, offset=None)
             checksums[REGIONS_FILE] = file_hash(regions_part)
         contents = {
             **record.relative_to(folder).to_json(),

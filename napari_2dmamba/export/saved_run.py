@@ -91,6 +91,36 @@ class SavedRun:
             )
         return found
 
+    def open_slide(self, path: str | os.PathLike[str] | None = None) -> "Slide":
+        """Open the slide with the µm per pixel of the run, and with where they are from.
+
+        Parameters
+        ----------
+        path
+            Where it is now; None looks for it.
+
+        Raises
+        ------
+        ExportError
+            When it cannot be found, or is another slide.
+        SlideError
+            When it cannot be opened.
+        """
+        from napari_2dmamba.slide import open_slide
+
+        told = self.record.slide
+        place = self.find_slide() if path is None else Path(path)
+        slide = open_slide(place, mpp=told.given_mpp)
+        if slide.mpp != told.mpp:  # read otherwise by now: the run counts
+            slide.close()
+            slide = open_slide(place, mpp=told.mpp)
+        try:
+            self.check_slide(slide)
+        except ExportError:
+            slide.close()
+            raise
+        return slide
+
     def find_features(self) -> Path | None:
         """Return the file of the features, or None when it was not kept or is gone."""
         path = self.record.features.path

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_2dmamba.errors import FeatureError
+from napari_2dmamba.slide.grid import cells_of
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,18 @@ class FeatureBag:
     def cell_inset(self) -> int:
         """How far right of and below a patch's corner its cell begins: it is in the middle."""
         return (self.patch_size_level0 - self.cell_size) // 2
+
+    def canvas_corner(self, cells: NDArray[np.int64]) -> tuple[int, int]:
+        """Return the level-0 ``(x, y)`` where the canvas begins on which the patches stand.
+
+        Cells counted from there hold the very patches that ``cells`` ``(N, 2)`` say. Where all
+        patches lie on one lattice the cells lie on it too. Where they lie on several, as those of
+        tools that begin anew for every piece of tissue, no place of the cells suits all of them.
+        """
+        corner = self.coords.min(axis=0) - self.cell_size * cells.min(axis=0)[::-1]
+        if not np.array_equal(cells_of(self.coords - corner, self.cell_size), cells):
+            corner = np.zeros(2, np.int64)
+        return int(corner[0]) + self.cell_inset, int(corner[1]) + self.cell_inset
 
     def at(self, coords: NDArray[np.int64]) -> "FeatureBag":
         """Return the patches with these corners, in this order; itself where one is missing."""

@@ -42,13 +42,28 @@ class GridSettings:
         maximum=1.0,
     )
 
-    def trained_for(self, model: TrainedOn) -> Self:
-        """Return these settings with the patches a model was trained on, where it states them."""
-        return replace(
-            self,
-            patch_size=self.patch_size if model.patch_size is None else model.patch_size,
-            target_mpp=self.target_mpp if model.mpp is None else model.mpp,
-        )
+    def trained_for(self, model: TrainedOn, before: TrainedOn | None = None) -> Self:
+        """Return these settings with the patches a model was trained on, where it states them.
+
+        Parameters
+        ----------
+        before
+            The model that was chosen until now. What was taken from it, and the other does not
+            state, is the default again: no patches of one model are left over for another.
+        """
+        plain = type(self)()
+
+        def kept(own: float, stated_before: float | None, default: float) -> float:
+            return default if stated_before is not None and own == stated_before else own
+
+        size, mpp = model.patch_size, model.mpp
+        if size is None:
+            was = None if before is None else before.patch_size
+            size = int(kept(self.patch_size, was, plain.patch_size))
+        if mpp is None:
+            was_mpp = None if before is None else before.mpp
+            mpp = kept(self.target_mpp, was_mpp, plain.target_mpp)
+        return replace(self, patch_size=size, target_mpp=mpp)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,9 @@ _ROLE_CLASSES: dict[str, tuple[str, tuple[int, int, int]]] = {
 }
 """Class and colour of regions that have none of their own, for QuPath to show; notes need none."""
 
+_OF_LEVEL0 = "level0_pixels"
+"""Member of a file whose coordinates count from the corner of level 0, not of the scanned part."""
+
 _NOTE = "annotation_only"
 """Property of a feature that is a note: QuPath keeps it and shows it among the metadata."""
 
@@ -88,50 +91,42 @@ def read_regions(
 
 
 def write_regions(
-    regions: Regions, path: str | Path, *, offset: tuple[float, float] = (0, 0)
+    regions: Regions, path: str | Path, *, offset: tuple[float, float] | None = (0, 0)
 ) -> None:
     """Write regions as GeoJSON that QuPath and `read_regions` read back.
 
     Parameters
     ----------
     offset
-        Subtracted from every coordinate; see `read_regions`.
+        Subtracted from every coordinate; see `read_regions`. With None they are kept to the bit,
+        and the file says so: whoever reads it adds nothing, whatever the slide's corner is.
 
     Raises
     ------
     ExportError
         When the file cannot be written.
     """
-    features = regions_to_geojson(regions, offset=offset)["features"]
+    import shapely
+    from shapely.geometry import mapping
+
+    said = "" if offset is not None else f'"{_OF_LEVEL0}":true,'
     with (
         atomic_write(path) as draft,
         # half a character, which JSON can hold and UTF-8 cannot, stays an escape of JSON
         draft.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file,
     ):
-        file.write('{"type":"FeatureCollection","features":[\n')
-        for number, feature in enumerate(features):
+        file.write(f'{{"type":"FeatureCollection",{said}"features":[\n')
+        for number, one in enumerate(regions):
+            shape = one.geometry
+            if offset not in (None, (0, 0)):
+                shape = shapely.transform(shape, lambda points: points - offset)
+            feature: dict[str, Any] = {"type": "Feature"}
+            if one.id:
+                feature["id"] = one.id
+            feature |= {"geometry": mapping(shape), "properties": _properties_of(one)}
             text = json.dumps(feature, ensure_ascii=False, separators=(",", ":"))
             file.write(text if number == 0 else ",\n" + text)
         file.write("\n]}\n")
-
-
-def regions_to_geojson(regions: Regions, *, offset: tuple[float, float] = (0, 0)) -> dict[str, Any]:
-    """Return regions as a GeoJSON FeatureCollection in QuPath's form; see `write_regions`."""
-    import shapely
-    from shapely.geometry import mapping
-
-    features = []
-    for one in regions:
-        shape = one.geometry
-        if offset != (0, 0):
-            shape = shapely.transform(shape, lambda points: points - offset)
-        feature: dict[str, Any] = {"type": "Feature"}
-        if one.id:
-            feature["id"] = one.id
-        feature["geometry"] = mapping(shape)
-        feature["properties"] = _properties_of(one)
-        features.append(feature)
-    return {"type": "FeatureCollection", "features": features}
 
 
 def regions_from_geojson(data: Any, *, offset: tuple[float, float] = (0, 0)) -> Regions:
@@ -144,6 +139,8 @@ def regions_from_geojson(data: Any, *, offset: tuple[float, float] = (0, 0)) -> 
     ValueError
         When it is no GeoJSON at all.
     """
+    if isinstance(data, dict) and data.get(_OF_LEVEL0) is True:
+        offset = (0, 0)
     features: list[dict[str, Any]] = []
     outlines: list[list[Any]] = []
     marks: list[Region] = []

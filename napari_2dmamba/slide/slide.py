@@ -33,6 +33,9 @@ from napari_2dmamba.slide.tile_cache import TileCache, shared_cache
 
 Kind = Literal["brightfield", "fluorescence", "greyscale", "georeferenced"]
 
+GIVEN_BY_USER = "given by the user"
+"""`Slide.mpp_source` where it is not the file's."""
+
 _DARK, _GLASS = 60, 180
 _GLANCE_PIXELS = 2_000_000
 _SAMPLE_BYTES, _SAMPLES = 65536, 16
@@ -145,7 +148,7 @@ class Slide:
         self.dimensions = self.level_dimensions[0]
         self.mpp, self.mpp_source = backend.mpp, backend.mpp_source
         if mpp is not None:
-            self.mpp, self.mpp_source = float(mpp), "given by the user"
+            self.mpp, self.mpp_source = float(mpp), GIVEN_BY_USER
         self.rgb, self.channels, self.dtype = backend.rgb, backend.channels, backend.dtype
         self.bounds = backend.bounds
         self.properties = dict(backend.properties)

@@ -16,7 +16,7 @@ from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.plugin.run_widget.slide_section import SlideSection
 from napari_2dmamba.plugin.session.slide_state import Choices, SlideState
 from napari_2dmamba.sample import demo_checkpoint
-from napari_2dmamba.slide import Slide, open_slide
+from napari_2dmamba.slide import GridSettings, Slide, open_slide
 from tests.material import shared
 from tests.plugin.conftest import (
     LONG,
@@ -341,3 +341,13 @@ def test_dropping_a_checkpoint(widget: RunWidget, tmp_path: Path) -> None:
     assert widget.model_section.path == other
     grid = widget.slide_section.grid_form.settings()
     assert (grid.patch_size, grid.target_mpp) == (128, 1.0)
+
+
+def test_no_patches_of_one_checkpoint_are_left_over_for_another(
+    widget: RunWidget, qtbot: Any, tmp_path: Path
+) -> None:
+    qtbot.waitUntil(lambda: widget.session.choices.grid == GridSettings(256, 0.5), timeout=LONG)
+    silent = make_checkpoint(tmp_path, patch_size=None, mpp=None)
+    widget.model_section.add_checkpoint(silent)
+    qtbot.waitUntil(lambda: widget.session.choices.checkpoint.path == silent, timeout=LONG)
+    assert widget.session.choices.grid == GridSettings()  # as the command line cuts it

@@ -74,6 +74,14 @@ def test_offset_is_added_on_reading_and_taken_off_on_writing(tmp_path: Path) -> 
     assert read_regions(path).include[0].bounds == (10, 20, 110, 220)
 
 
+def test_a_file_that_counts_from_level_0_is_moved_by_no_corner(tmp_path: Path) -> None:
+    """The regions of a saved run, given to another run of a slide whose scan starts elsewhere."""
+    regions = read_regions(written(tmp_path, feature(SQUARE)), offset=(0.1, 0.2))
+    write_regions(regions, tmp_path / "of_run.geojson", offset=None)
+    again = read_regions(tmp_path / "of_run.geojson", offset=(1000, 2000))
+    assert again.content_hash() == regions.content_hash()
+
+
 @given(
     st.lists(
         st.tuples(*[st.integers(0, 10**6)] * 2, *[st.integers(1, 10**5)] * 2),

@@ -281,8 +281,7 @@ class CohortWidget(DockedWidget):
         self._follow_table()
         self.features_section.follow_checkpoint(header)
         if header is not None:
-            form = self.patches_section.grid_form
-            form.set_settings(form.settings().trained_for(header))
+            self.patches_section.follow_checkpoint(header)
 
     def _follow_table(self) -> None:
         if self._job is None:

@@ -8,6 +8,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton
 
 from napari_2dmamba.cohort import CohortSettings
+from napari_2dmamba.models.header import CheckpointHeader
 from napari_2dmamba.pipeline import RunSettings
 from napari_2dmamba.plugin.parts.form import Form, PathEditor
 from napari_2dmamba.plugin.parts.message import Message
@@ -20,6 +21,7 @@ class PatchesSection(Section):
 
     def __init__(self) -> None:
         super().__init__("Tissue and patches", is_open=False)
+        self._trained: CheckpointHeader | None = None
         self.grid_form: Form[GridSettings] = Form(GridSettings)
         self.tissue_form: Form[TissueSettings] = Form(TissueSettings)
         self.pixels_form: Form[RunSettings] = Form(RunSettings)
@@ -40,6 +42,12 @@ class PatchesSection(Section):
         self.body.addWidget(self.regions)
         self.grid_form.changed.connect(self._follow)
         self._follow()
+
+    def follow_checkpoint(self, header: CheckpointHeader) -> None:
+        """Take the patches that a model was trained on."""
+        grid = self.grid_form.settings().trained_for(header, before=self._trained)
+        self.grid_form.set_settings(grid)
+        self._trained = header
 
     def settings(self) -> RunSettings:
         """Return the settings shown, features and model at their defaults."""

@@ -54,15 +54,13 @@ class ValuesTable(QWidget):
         """Read one cell of the maps; returns whether a patch lies there."""
         comparison = self._comparison
         readings = () if comparison is None else comparison.values_at((row, col))
-        if comparison is None or not readings:
+        corner = None if comparison is None else comparison.corner_at((row, col))
+        if comparison is None or corner is None:
             self._clear("No patch here")
             return False
-        placed = comparison.entries[0].grid_map
-        x = placed.origin[0] + col * placed.patch_size_level0
-        y = placed.origin[1] + row * placed.patch_size_level0
         self.place.setText(
             f"One of {len(comparison.bag)} patches<br>"
-            + place_words((x, y), placed.patch_size_level0)
+            + place_words(corner, comparison.bag.patch_size_level0)
         )
         for number, one in enumerate(readings):
             known = not math.isnan(one.value)

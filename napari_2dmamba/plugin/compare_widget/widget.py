@@ -201,7 +201,7 @@ class CompareWidget(DockedWidget):
             return compare(
                 opened,
                 contenders,
-                as_trained(settings, first),
+                as_trained(settings, first, choices.checkpoint.header),
                 features=features,
                 regions=regions,
                 cache=features_folder(opened),
@@ -370,11 +370,20 @@ def compared_layers(session: Session, slide: SlideState) -> list[HeatmapLayer]:
     ]
 
 
-def as_trained(settings: RunSettings, header: CheckpointHeader | None) -> RunSettings:
-    """Return settings with patches and encoder of a checkpoint, where it states them."""
+def as_trained(
+    settings: RunSettings, header: CheckpointHeader | None, chosen: CheckpointHeader | None
+) -> RunSettings:
+    """Return settings with patches and encoder of a checkpoint, where it states them.
+
+    ``chosen`` is the model that the settings were made for: where both were trained on the same
+    patches, what the user changed since counts, as it does in a run.
+    """
     if header is None:
         return settings
-    grid = None if settings.grid is None else settings.grid.trained_for(header)
+    grid = settings.grid
+    same = chosen is not None and (chosen.patch_size, chosen.mpp) == (header.patch_size, header.mpp)
+    if grid is not None and not same:
+        grid = grid.trained_for(header, before=chosen)
     features = settings.features
     if header.encoder is not None and is_known(header.encoder):
         features = dataclasses.replace(features, encoder=header.encoder)

@@ -5,12 +5,12 @@ from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QPushButton, QVBoxLay
 
 from napari_2dmamba.plugin.parts.form import PlainSpinBox
 from napari_2dmamba.plugin.session import SlideState
+from napari_2dmamba.slide.slide import GIVEN_BY_USER
 
 _WHAT_CHANGES = (
     "Enter accepts. Patches are cut anew, and all sizes in µm follow. Runs made so far keep "
     "theirs and say so."
 )
-_BY_USER = "given by the user"
 _LARGEST = 100.0
 
 
@@ -92,7 +92,7 @@ class MppRow(QWidget):
             f"µm per pixel unknown: {source}" if mpp is None else f"<b>{size} per pixel, {source}"
         )
         self.about.setText(said)
-        self.take_back.setVisible(source == _BY_USER)
+        self.take_back.setVisible(source == GIVEN_BY_USER)
         self.use_pixels.setVisible(mpp is None)
         self.use_pixels.blockSignals(True)
         self.use_pixels.setChecked(slide.choices.in_pixels)

@@ -70,6 +70,7 @@ class ResultSection(Section):
         self._selected: tuple[int, int] | None = None
         self._ranks: np.ndarray | None = None
         self._percentiles: np.ndarray | None = None
+        self._patch_of_cell: np.ndarray | None = None
         self.about = QLabel()
         self.about.setWordWrap(True)
         self.headline = QLabel(_NOTHING)
@@ -227,8 +228,9 @@ class ResultSection(Section):
     def show_map(self, slide: "Slide", grid_map: GridMap, patches: Patches) -> None:
         """Show the values of one map: colour bar, and its top and bottom patches."""
         self._map, self._patches = grid_map, patches
-        self._ranks = ranks(grid_map.values)
-        self._percentiles = percentiles(grid_map.values)
+        self._ranks = ranks(patches.scores)
+        self._percentiles = percentiles(patches.scores)
+        self._patch_of_cell = patches.by_cell(grid_map)
         self._rest()
         self.meaning.setText(grid_map.meaning)
         self._show_colours()
@@ -246,29 +248,36 @@ class ResultSection(Section):
             self._rest()
 
     def _rest(self) -> None:
-        if self._selected is not None and self._map is not None:
-            col, row = np.subtract(self._selected, self._map.origin) // self._map.patch_size_level0
+        if self._selected is not None and self._map is not None and self._patches is not None:
+            corner = np.array([self._selected], np.int64)
+            row, col = self._map.cells_of(corner, self._patches.size)[0]
             if self._read(int(row), int(col)):
                 return
         self.readout.setText(_CURSOR_HINT)
 
     def _read(self, row: int, col: int) -> bool:
         """Say what a cell holds, and return whether there is one."""
-        if self._map is None or self._ranks is None or self._percentiles is None:
+        if self._map is None or self._patches is None or self._patch_of_cell is None:
             return False
+        assert self._ranks is not None
+        assert self._percentiles is not None
         rows, cols = self._map.values.shape
         if not (0 <= row < rows and 0 <= col < cols):
             return False
-        value, size = float(self._map.values[row, col]), self._map.patch_size_level0
-        corner = self._map.origin[0] + col * size, self._map.origin[1] + row * size
-        place = place_words(corner, size)
-        if np.isnan(value):
+        patch, size = int(self._patch_of_cell[row, col]), self._patches.size
+        if patch < 0 or np.isnan(self._patches.scores[patch]):
+            side = self._map.patch_size_level0
+            inset = (size - side) // 2
+            x, y = self._map.origin
+            place = place_words((x + col * side - inset, y + row * side - inset), size)
             self.readout.setText(f"No tissue here<br>{place}")
             return True
-        count = int(np.isfinite(self._map.values).sum())
+        x, y = self._patches.coords[patch]
+        count = int(np.isfinite(self._patches.scores).sum())
         self.readout.setText(
-            f"<b>{format_value(value)}</b> · rank {int(self._ranks[row, col])} of {count} "
-            f"(percentile {self._percentiles[row, col]:.0f})<br>{place}"
+            f"<b>{format_value(float(self._patches.scores[patch]))}</b> · "
+            f"rank {int(self._ranks[patch])} of {count} "
+            f"(percentile {self._percentiles[patch]:.0f})<br>{place_words((int(x), int(y)), size)}"
         )
         return True
 

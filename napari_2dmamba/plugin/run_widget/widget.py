@@ -78,6 +78,7 @@ class RunWidget(DockedWidget):
         self._lay_out()
         self._slides = SlideControl(self.session, self.slide_section, self, self._complain)
         self._result = ResultControl(self.session, self.result_section, self)
+        self._trained: CheckpointHeader | None = None
         self.runs = RunsControl(self.session, self.runs_section, self.jobs, self)
         self._connect()
         self._start_with_choices()
@@ -184,7 +185,8 @@ class RunWidget(DockedWidget):
         choices, section = self.session.choices, self.model_section
         grid = choices.grid
         if header is not None:
-            grid = grid.trained_for(header)
+            grid = grid.trained_for(header, before=choices.checkpoint.header or self._trained)
+            self._trained = header
         self.features_section.follow_checkpoint(header)
         self.session.choose(
             checkpoint=section.chosen, grid=grid, features=self.features_section.settings

@@ -20,8 +20,6 @@ from napari_2dmamba.slide import Regions
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide
 
-_GIVEN = "given by the user"
-
 
 @dataclass(frozen=True)
 class OpenedRun:
@@ -89,7 +87,7 @@ class OpenedRun:
         if before == then.mpp:
             return []
         try:
-            session.set_mpp(slide, then.mpp if then.mpp_source == _GIVEN else None)
+            session.set_mpp(slide, then.given_mpp)
         except UserError as error:
             return [str(error)]
         if slide.slide.mpp != then.mpp:

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_2dmamba.explain.display import DisplaySettings
-from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.explain.grid_map import ATTENTION, GridMap
 from napari_2dmamba.export.patches import values_at
 from napari_2dmamba.export.record import RunRecord
 from napari_2dmamba.export.run_folder import open_run
 from napari_2dmamba.export.saved_run import SavedRun
 from napari_2dmamba.models.prediction import SlidePrediction
-from napari_2dmamba.slide import PatchGrid, open_slide
+from napari_2dmamba.slide import PatchGrid
 
 if TYPE_CHECKING:
     from napari_2dmamba.features.bag import FeatureBag
@@ -39,6 +39,14 @@ class Patches:
     scores: NDArray[np.floating]
     coords: NDArray[np.int64]
     size: int
+
+    def by_cell(self, grid_map: GridMap) -> NDArray[np.int64]:
+        """Return the number of the patch in each cell of a map, the last one; -1 without any."""
+        found = np.full(grid_map.values.shape, -1, dtype=np.int64)
+        cells = grid_map.cells_of(self.coords, self.size)
+        on_map = np.flatnonzero(((cells >= 0) & (cells < found.shape)).all(axis=1))
+        found[cells[on_map, 0], cells[on_map, 1]] = on_map
+        return found
 
 
 @dataclass(frozen=True)
@@ -110,9 +118,15 @@ class ShownRun:
         return SavedRun(folder, record, self.grid, self.prediction, self.maps, self.regions)
 
     def patches(self, grid_map: GridMap) -> Patches:
-        """Return the patches with their values on one of the maps, NaN off it."""
+        """Return the patches with their values on one of the maps, NaN off it.
+
+        On the map of attention they are the model's own scores, as in tables and reports: where
+        patches share a cell, the map shows one value for all of them.
+        """
         size = self.grid.patch_size_level0
-        scores = values_at(grid_map, self.grid.coords, size)
+        scores: NDArray[np.floating] = self.prediction.attention
+        if grid_map.name != ATTENTION:
+            scores = values_at(grid_map, self.grid.coords, size)
         return Patches(scores, self.grid.coords, size)
 
 
@@ -135,8 +149,7 @@ def open_shown_run(
         None,
     )
     if slide is None:
-        slide = open_slide(saved.find_slide(), mpp=told.mpp)
-        saved.check_slide(slide)
+        slide = saved.open_slide()
     shown = ShownRun(
         slide, saved.grid, saved.prediction, saved.maps, saved.record, saved.folder,
         regions=saved.regions,
