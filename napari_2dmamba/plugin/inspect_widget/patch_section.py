@@ -37,7 +37,7 @@ class PatchSection(Section):
         self.extent.setToolTip(
             "Reach: distance from the patch within which 50, 90 and 99 % of the map lie.\n"
             "own: share of it on the patch itself.\n"
-            "zero: share of the slide's patches where it is zero: out of reach, or too small a number."
+            "zero: share of the slide's patches that are out of reach, or hold too small a number."
         )
         row = QHBoxLayout()
         row.addWidget(self.picture, 0, Qt.AlignmentFlag.AlignTop)
