@@ -24,7 +24,7 @@ from napari_2dmamba.explain.receptive_field import average_field, field_size, re
 from napari_2dmamba.export.run_folder import open_run
 from napari_2dmamba.pipeline import run
 from napari_2dmamba.plugin.inspect_widget import InspectWidget
-from napari_2dmamba.plugin.inspect_widget.follow_mouse import FollowMouse
+from napari_2dmamba.plugin.inspect_widget.follow_mouse import REST, FollowMouse
 from napari_2dmamba.plugin.inspect_widget.what_if_section import INSPECTED, WhatIfSection
 from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.run_widget import RunWidget
@@ -604,5 +604,16 @@ def test_a_patch_waits_for_the_maps_of_the_one_before_but_not_for_long(qtbot: An
     follow.point(3)  # back where it was
     follow.go_on()
     assert asked == [1, 3]
+    rested: list[int] = []
+    follow.rested.connect(lambda: rested.append(asked[-1]))
+    assert follow.is_moving
     follow.point(5)  # whose maps take long
     qtbot.waitUntil(lambda: asked == [1, 3, 5], timeout=LONG)
+    qtbot.wait(2 * REST)
+    assert rested == []  # not before the maps are there
+    busy[0] = False
+    qtbot.waitUntil(lambda: rested == [5], timeout=LONG)
+    assert not follow.is_moving
+    follow.point(6)
+    follow.forget()  # ended while it moved: what waited for the rest is done now
+    assert rested == [5, 6]

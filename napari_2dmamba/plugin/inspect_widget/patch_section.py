@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel
 
 from napari_2dmamba.explain.display import format_value
 from napari_2dmamba.explain.mass import LINE_COLOURS, PERCENTS
-from napari_2dmamba.explain.patch_numbers import Extent, PatchNumbers
+from napari_2dmamba.plugin.inspect_widget.patch_numbers import Extent, PatchNumbers
 from napari_2dmamba.plugin.parts.pictures import as_qimage
 from napari_2dmamba.plugin.parts.section import Section
 
@@ -37,8 +37,7 @@ class PatchSection(Section):
         self.extent.setToolTip(
             "Reach: distance from the patch within which 50, 90 and 99 % of the map lie.\n"
             "own: share of it on the patch itself.\n"
-            "zero: share of the slide's patches where it is zero: out of reach, or too small a "
-            "number."
+            "zero: share of the slide's patches that are out of reach, or hold too small a number."
         )
         row = QHBoxLayout()
         row.addWidget(self.picture, 0, Qt.AlignmentFlag.AlignTop)
