@@ -15,10 +15,12 @@ from shapely import LineString, Point, Polygon, box
 
 from napari_2dmamba.errors import GridError
 from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.export.geojson import class_colour
 from napari_2dmamba.plugin.inspect_widget.what_if_region import places
 from napari_2dmamba.plugin.layers.line_width import LineWidths
 from napari_2dmamba.plugin.layers.map_layers import outline_patch
 from napari_2dmamba.plugin.layers.region_layers import (
+    annotations,
     drawn_regions,
     import_regions,
     region_layer,
@@ -344,6 +346,11 @@ def test_a_map_becomes_regions(
     widget.zoom_to(0)
     center_y, center_x = viewer.scene.camera.center[-2:]
     assert (center_x, center_y) == pytest.approx((447.75, 383.75))
+    section.class_name.setText("hot")  # a class that nobody gave a colour
+    section.make.click()
+    *_, made = annotations(session, slide)
+    assert made.region.classification == "hot"
+    assert made.region.colour == class_colour("hot")  # as `export --regions-above` has it
 
 
 def test_a_file_that_is_none_is_one_sentence(widget: RegionsWidget, tmp_path: Path) -> None:

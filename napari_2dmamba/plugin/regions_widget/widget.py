@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
 
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.map_regions import MapThreshold, regions_above
+from napari_2dmamba.export.geojson import class_colour
 from napari_2dmamba.plugin.layers.region_drawing import TOOLS, Drawing, Tool
 from napari_2dmamba.plugin.layers.region_history import RegionHistory
 from napari_2dmamba.plugin.layers.region_layers import (
@@ -293,7 +294,7 @@ class RegionsWidget(DockedWidget):
             return
         role: Role = self.threshold.chosen_role
         class_name = self.threshold.class_name.text().strip() or layer.grid_map.name
-        colour = self._colour_of(class_name) or (255, 128, 0)
+        colour = self._colour_of(class_name) or class_colour(class_name)
         try:
             threshold = MapThreshold.parse(self.threshold.threshold.text())
         except ValueError:
