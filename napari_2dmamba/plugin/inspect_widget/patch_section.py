@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel
 
 from napari_2dmamba.explain.display import format_value
 from napari_2dmamba.explain.mass import LINE_COLOURS, PERCENTS
-from napari_2dmamba.plugin.inspect_widget.patch_numbers import Extent, PatchNumbers
+from napari_2dmamba.explain.patch_numbers import Extent, PatchNumbers
 from napari_2dmamba.plugin.parts.pictures import as_qimage
 from napari_2dmamba.plugin.parts.section import Section
 
