@@ -332,6 +332,18 @@ def test_maps_are_in_the_exports_and_in_the_saved_run(
     assert again["Provenance (state)"].display == PATCH_DISPLAY
     assert again["Attention"].display == DisplaySettings()
 
+    # the saved map of the first patch stays beside those of the next, with what is said of it
+    (first,) = inspect.inspected_patches
+    inspect.map_list.tick("gradient-x-input")
+    inspect.step(0, 1)
+    settle(inspect, qtbot)
+    (second,) = inspect.inspected_patches
+    assert run_widget.shown is not None
+    told = run_widget.shown.record.explanations
+    assert told is not None
+    assert set(told.maps) == {"provenance", "gradient-x-input"}
+    assert [one.patch for one in told.queries] == [second, first]
+
 
 def test_the_words_on_the_canvas_go_with_the_map_they_are_of(
     widgets: tuple[RunWidget, InspectWidget], inspect: InspectWidget, viewer: Any

@@ -223,7 +223,7 @@ class InspectWidget(DockedWidget):
             patches and inspected.subject.corner_of(patches[-1]) == slide.patch
         ):
             return
-        patch = inspected.subject.patch_at(slide.patch[0] + 0.5, slide.patch[1] + 0.5)
+        patch = inspected.subject.patch_with_corner(slide.patch)
         if patch is not None:
             self._inspect([patch])
 
@@ -256,8 +256,7 @@ class InspectWidget(DockedWidget):
         self.message.clear()
         self._set_usable(True)
         self._follow_layers(slide)
-        x, y = slide.patch or (-1, -1)
-        patch = inspected.subject.patch_at(x + 0.5, y + 0.5)
+        patch = None if slide.patch is None else inspected.subject.patch_with_corner(slide.patch)
         best = int(np.argmax(shown.prediction.attention))
         self._inspect([best if patch is None else patch])
 

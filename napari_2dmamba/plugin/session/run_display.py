@@ -85,12 +85,17 @@ class RunDisplay:
     ) -> None:
         """Let exports and record of the run hold maps besides its own, in place of others.
 
-        A map replaces that of the run with the same name.
+        A map replaces that of the run with the same name; what the record says of maps that the
+        run was saved with, and that stay, is kept.
         """
         if slide.run is None:
             return
         names = {one.name for one in maps}
         own = [one for one in slide.own_maps if one.name not in names]
+        before = slide.run.record.explanations
+        if before is not None:
+            size = slide.run.grid.patch_size_level0
+            explanations = _with_those_that_stay(explanations, before, own, size)
         record = replace(slide.run.record, explanations=explanations)
         slide.run = replace(slide.run, maps=(*own, *maps), record=record)
         self._session.events.maps.emit(slide)
@@ -129,3 +134,20 @@ class RunDisplay:
         """Put a comparison of models on display."""
         slide.comparison = comparison
         self._session.events.comparison.emit(slide)
+
+
+def _with_those_that_stay(
+    new: Explanations, before: Explanations, stay: Sequence[GridMap], patch_size: int
+) -> Explanations:
+    """Add what was said of maps that stay, and of the patches that they are about."""
+    titles = {one.name for one in stay}
+    maps = {name: one for name, one in before.maps.items() if one.title in titles}
+    corners = set()
+    for one in stay:
+        inset = (patch_size - one.patch_size_level0) // 2  # a query is the corner of a cell
+        corners |= {(x - inset, y - inset) for x, y in one.queries}
+    known = {one.patch for one in new.queries}
+    queries = [
+        one for one in before.queries if (one.x, one.y) in corners and one.patch not in known
+    ]
+    return replace(new, maps={**maps, **new.maps}, queries=(*new.queries, *queries))
