@@ -125,7 +125,7 @@ class CohortPlan:
                     "them one after the other"
                 )
 
-    def made_with(self) -> str:
+    def settings_digest(self) -> str:
         """Return digits that results share which were made by one checkpoint and settings."""
         text = json.dumps(self._of_all_slides(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -203,7 +203,7 @@ class CohortPlan:
             answer, source = self._extract(slide, folder, regions, on_progress, should_stop)
         if source.get("unreadable_patches"):
             answer["unreadable_patches"] = source["unreadable_patches"]
-        answer["mpp"], answer["made_with"] = slide.mpp, self.made_with()
+        answer["mpp"], answer["settings_digest"] = slide.mpp, self.settings_digest()
         if self.checkpoint is not None:
             answer["checkpoint"] = Path(self.checkpoint).name
         return dict(as_json(answer))

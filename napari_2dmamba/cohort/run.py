@@ -364,8 +364,8 @@ class _Ledger:
         """Write the table of every slide in the folder, this run's and those of others."""
         began = time.monotonic()
         kept = read_cohort(self._plan.out, superseded=True).rows
-        made_with = self._plan.made_with()
-        self._others = sum(row.good and row.result.get("made_with") != made_with for row in kept)
+        digest = self._plan.settings_digest()
+        self._others = sum(row.good and row.result.get("settings_digest") != digest for row in kept)
         homeless = [row for row in self.rows if not row.folder]
         write_summary(Path(self._plan.out), [*kept, *homeless], full_paths=self._full_paths)
         took = time.monotonic() - began
@@ -377,7 +377,7 @@ class _Ledger:
             return ()
         return (
             f"{self._others} results in {states.SUMMARY_FILE} are of another checkpoint or other "
-            "settings (its column made with tells them apart)",
+            "settings (its column settings digest tells them apart)",
         )
 
 

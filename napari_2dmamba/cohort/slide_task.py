@@ -214,7 +214,10 @@ class _Turn:
     def _reused(self, before: SlideStatus, own: bool) -> SlideStatus:
         """Return an earlier result under the slide's present name, place and label."""
         plan = self._job.plan
-        result = dict(before.result) | {"slide": self.row.name, "made_with": plan.made_with()}
+        result = dict(before.result) | {
+            "slide": self.row.name,
+            "settings_digest": plan.settings_digest(),
+        }
         if plan.checkpoint is not None:
             result["checkpoint"] = Path(plan.checkpoint).name
         if "folder" in result:

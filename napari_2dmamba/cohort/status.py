@@ -133,7 +133,7 @@ _DIGITS = re.compile(r"[0-9A-Za-z]*")
 """What a fingerprint is of: folders are called by it."""
 _NUMBERS = ("attempts", "seconds", "patches_per_second")
 _DICTIONARIES = ("notes", "result")
-_NAMES = ("slide", "checkpoint", "made_with")
+_NAMES = ("slide", "checkpoint", "settings_digest")
 _PLACES = ("folder", "file")
 """Of a result: what is called by a path."""
 
@@ -371,9 +371,9 @@ def _written(path: Path) -> tuple[int, ...] | None:
 
 
 _COLUMNS = (
-    "slide", "state", "label", "checkpoint", "made with", "mpp", "prediction", "risk", "patches",
-    "reason", "warnings", "attempts", "seconds", "patches per second", "finished", "fingerprint",
-    "folder", "path",
+    "slide", "state", "label", "checkpoint", "settings digest", "mpp", "prediction", "risk",
+    "patches", "reason", "warnings", "attempts", "seconds", "patches per second", "finished",
+    "fingerprint", "folder", "path",
 )  # fmt: skip
 
 
@@ -410,7 +410,7 @@ def write_summary(out: Path, rows: Iterable[SlideStatus], *, full_paths: bool = 
                 "state": row.state,
                 "label": row.label,
                 "checkpoint": row.result.get("checkpoint"),
-                "made with": row.result.get("made_with"),
+                "settings digest": row.result.get("settings_digest"),
                 "mpp": row.result.get("mpp"),
                 "prediction": row.result.get("prediction"),
                 "risk": row.result.get("risk"),

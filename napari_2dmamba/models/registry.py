@@ -48,7 +48,10 @@ def architectures() -> dict[str, type[Architecture]]:
             warnings.warn(f"the aggregator {entry.value} cannot be loaded: {error}", stacklevel=2)
             continue
         if not (isinstance(kind, type) and issubclass(kind, Architecture)):
-            warnings.warn(f"the aggregator {entry.value} is no Architecture", stacklevel=2)
+            warnings.warn(
+                f"the aggregator {entry.value} is left out: it is not a subclass of Architecture",
+                stacklevel=2,
+            )
         elif kind.name in known:
             warnings.warn(
                 f"the aggregator {entry.value} is left out: {kind.name!r} is taken", stacklevel=2

@@ -417,12 +417,14 @@ def test_the_table_tells_the_results_of_two_checkpoints_apart(
     mixed = lines()
     assert {line["state"] for line in mixed.values()} == {"done"}
     assert mixed["a.tif"]["checkpoint"] == mixed["c.tif"]["checkpoint"] == "tiny.safetensors"
-    assert mixed["a.tif"]["made with"] != mixed["c.tif"]["made with"]
+    assert mixed["a.tif"]["settings digest"] != mixed["c.tif"]["settings digest"]
     assert mixed["a.tif"]["mpp"] == "0.5"
     shutil.move(other, tmp_path / "renamed.safetensors")
     again = run_cohort(slides, tmp_path / "renamed.safetensors", out=out, cohort=ALONE)
     assert (states(again), again.warnings) == ({"a.tif": "reused", "c.tif": "done"}, ())
-    assert {line["made with"] for line in lines().values()} == {mixed["a.tif"]["made with"]}
+    assert {line["settings digest"] for line in lines().values()} == {
+        mixed["a.tif"]["settings digest"]
+    }
     assert {line["checkpoint"] for line in lines().values()} == {"renamed.safetensors"}
 
 

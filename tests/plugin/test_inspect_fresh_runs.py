@@ -18,7 +18,7 @@ from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.slide import open_slide
 from tests.plugin.conftest import LONG, SLIDE_SIZE, TISSUE, add_slide, process_events
-from tests.plugin.test_inspect_widget import click, settle
+from tests.plugin.inspect_widget import click, settle
 from tests.tiny import write_slide
 
 SIDE = 128  # of a patch in level-0 pixels

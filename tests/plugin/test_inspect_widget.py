@@ -1,145 +1,42 @@
-"""The Inspect widget in a real window, on the sample slide with the demo model."""
+"""Patches inspected in a real window: clicks, live maps, lines, saving, following the mouse."""
 
 import json
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import shapely
-import tifffile
-from napari.layers import Shapes
 from qtpy.QtCore import QObject, QPoint, Qt
 
-from napari_2dmamba.explain.counterfactual import Counterfactual, Counterfactuals
 from napari_2dmamba.explain.display import PATCH_DISPLAY, DisplaySettings
-from napari_2dmamba.explain.faithfulness import stability_under_turns
-from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.explain.maps import MAPS
 from napari_2dmamba.explain.mass import LINE_COLOURS, border, fewest_cells
-from napari_2dmamba.explain.outcome import Outcome
-from napari_2dmamba.explain.receptive_field import average_field, field_size, receptive_field
+from napari_2dmamba.explain.receptive_field import receptive_field
 from napari_2dmamba.export.run_folder import open_run
-from napari_2dmamba.pipeline import run
 from napari_2dmamba.plugin.inspect_widget import InspectWidget
 from napari_2dmamba.plugin.inspect_widget.follow_mouse import REST, FollowMouse
-from napari_2dmamba.plugin.inspect_widget.what_if_section import INSPECTED, WhatIfSection
-from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.run_widget import RunWidget
-from napari_2dmamba.sample import demo_checkpoint, sample_slide
-from napari_2dmamba.slide import open_slide
-from tests.plugin.conftest import LONG, add_slide, canvas_picture, on_canvas, process_events
+from tests.plugin.conftest import LONG, canvas_picture, on_canvas, process_events
+from tests.plugin.inspect_widget import (
+    CYAN,
+    click,
+    folder,
+    heatmaps,
+    inspect,
+    sample_run,
+    settle,
+    viewer,
+    widgets,
+    world,
+)
 
-CYAN = (0, 213, 255)
-
-pytestmark = pytest.mark.timeout(900)  # the first test extracts the features of the sample
-
-
-@pytest.fixture(scope="session")
-def sample_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Features are extracted once for all tests of this file."""
-    folder = tmp_path_factory.mktemp("runs") / "sample"
-    run(sample_slide(), demo_checkpoint(), out=folder)
-    return folder
-
-
-@pytest.fixture
-def folder(sample_run: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(sample_run, tmp_path / "sample")
-
-
-@pytest.fixture
-def viewer(make_napari_viewer: Any) -> Any:
-    viewer = make_napari_viewer(show=True)
-    viewer.theme = "light"
-    viewer.window.resize(1300, 900)
-    return viewer
-
-
-@pytest.fixture
-def widgets(viewer: Any) -> Iterator[tuple[RunWidget, InspectWidget]]:
-    run_widget = RunWidget(viewer)
-    viewer.window.add_dock_widget(run_widget, name="Run 2DMamba", area="right")
-    inspect = InspectWidget(viewer)
-    viewer.window.add_dock_widget(inspect, name="Inspect 2DMamba", area="right", tabify=True)
-    yield run_widget, inspect
-    inspect.let_go()
-    run_widget.let_go()
-
-
-@pytest.fixture
-def inspect(
-    widgets: tuple[RunWidget, InspectWidget], viewer: Any, folder: Path, qtbot: Any
-) -> InspectWidget:
-    """The widget with the run of the sample slide open and the mode on; provenance only."""
-    run_widget, inspect = widgets
-    run_widget.open_saved_run(folder)
-    qtbot.waitUntil(lambda: run_widget.shown is not None, timeout=LONG)
-    inspect.map_list.tick("erf", False)
-    inspect.mode.click()
-    settle(inspect, qtbot)
-    return inspect
-
-
-def settle(inspect: InspectWidget, qtbot: Any) -> None:
-    qtbot.waitUntil(lambda: not inspect.is_busy, timeout=3 * LONG)
-    process_events()
-
-
-def click(
-    viewer: Any, qtbot: Any, x: float, y: float, modifier: Any = Qt.KeyboardModifier.NoModifier
-) -> None:
-    """Click the world point ``x, y`` on the canvas."""
-    camera, (height, width) = viewer.scene.camera, viewer.canvas.size
-    center_y, center_x = camera.center[-2:]
-    at = QPoint(
-        round(width / 2 + (x - center_x) * camera.zoom),
-        round(height / 2 + (y - center_y) * camera.zoom),
-    )
-    canvas = viewer.window._qt_viewer.canvas.native
-    qtbot.mouseMove(canvas, at)
-    qtbot.mouseClick(canvas, Qt.MouseButton.LeftButton, modifier, at)
-
-
-def world(inspect: InspectWidget, patch: int) -> tuple[float, float]:
-    """World ``x, y`` of the centre of a patch, from the features' coordinates alone."""
-    bag = inspect.live.inspected.subject.bag  # type: ignore[union-attr]
-    x, y = bag.coords[patch] + (bag.patch_size_level0 - 1) / 2
-    return x * 0.5, y * 0.5
-
-
-def heatmaps(viewer: Any) -> dict[str, HeatmapLayer]:
-    return {one.name: one for one in viewer.layers if isinstance(one, HeatmapLayer)}
+__all__ = ["folder", "inspect", "sample_run", "viewer", "widgets"]  # fixtures
 
 
 def test_every_map_is_offered() -> None:
     untitled = {name for name, kind in MAPS.items() if kind.title is None}
     assert untitled == {"decisive"}  # which has a button, as it takes a search
-
-
-def test_answers_of_a_survival_model(qtbot: Any) -> None:
-    def outcome(hazards: list[float]) -> Outcome:
-        survival = np.cumprod(1 - np.array(hazards))
-        return Outcome(
-            "survival", ("early", "late"), np.zeros(2), np.ones(3) / 3,
-            hazards=np.array(hazards), survival=survival, risk=-float(survival.sum()),
-        )  # fmt: skip
-
-    nothing = GridMap(np.zeros((1, 3), np.float32), "change of attention", "", 256)
-    present = np.array([True, True, False])
-    found = Counterfactual(outcome([0.5, 0.5]), outcome([0.2, 0.5]), present, np.ones(3), nothing)
-    section = WhatIfSection()
-    qtbot.addWidget(section)
-    section.show_change(found, 1)
-    # 0.5 + 0.25 survived bins before, 0.8 + 0.4 after
-    assert "risk is <b>-1.200</b> instead of -0.750 (-0.450)" in section.words.text()
-    assert "1 of 3 patches gone" in section.words.text()
-    (axes,) = section.chart.figure.axes
-    drawn = [line.get_ydata() for line in axes.get_lines()]
-    np.testing.assert_allclose(drawn, [[1, 0.5, 0.25], [1, 0.8, 0.4]])
-    assert section.undo.isEnabled()
 
 
 def test_clicks_arrows_and_escape(inspect: InspectWidget, viewer: Any, qtbot: Any) -> None:
@@ -215,83 +112,6 @@ def test_clicks_arrows_and_escape(inspect: InspectWidget, viewer: Any, qtbot: An
     assert "Provenance (state)" in heatmaps(viewer)  # the maps stay
     click(viewer, qtbot, *world(inspect, other))
     assert inspect.inspected_patches == (below, patch)
-
-
-def test_what_if(inspect: InspectWidget, viewer: Any, qtbot: Any) -> None:
-    truth = tifffile.imread(sample_slide().with_name("synthetic-he-truth.tif"))
-    slide = inspect.live.shown.slide  # type: ignore[union-attr]
-    step = slide.dimensions[0] / truth.shape[1]
-    rows, cols = np.nonzero(truth)
-    area = shapely.MultiPoint(np.column_stack([cols, rows]) * step).convex_hull.buffer(150)
-    section = inspect.what_if_section
-    section.draw.click()
-    layer = viewer.layers["What if"]
-    assert isinstance(layer, Shapes)
-    assert layer.mode == "add_polygon"
-    before = inspect.inspected_patches
-    click(viewer, qtbot, *world(inspect, 0))  # draws, and inspects nothing
-    assert inspect.inspected_patches == before
-    layer.mode = "pan_zoom"
-    layer.data = [np.asarray(area.exterior.coords)[:-1, ::-1] - 0.5]
-    section.apply.click()
-    settle(inspect, qtbot)
-    assert "instead of 1.000" in section.words.text()
-    edits = inspect.live.inspected.counterfactuals  # type: ignore[union-attr]
-    found = edits.current()
-    tumour = found.before.class_names.index("tumour (synthetic)")
-    assert found.before.probabilities[tumour] > 0.9 > 0.5 > found.after.probabilities[tumour]
-    assert "The prediction becomes" in section.words.text()
-    change = heatmaps(viewer)["Change of attention"]
-    assert change.visible
-    assert change.grid_map.signed
-    bag = inspect.live.inspected.subject.bag  # type: ignore[union-attr]
-    centres = bag.coords + 128
-    gone = shapely.contains_xy(area, centres[:, 0], centres[:, 1])
-    assert (found.present == ~gone).all()
-
-    section.undo.click()
-    settle(inspect, qtbot)
-    assert "Change of attention" not in heatmaps(viewer)
-    assert not section.undo.isEnabled()
-    assert edits.current().after.probabilities == pytest.approx(found.before.probabilities)
-
-    # nothing to do is one sentence, not a traceback
-    layer.data = []
-    section.apply.click()
-    settle(inspect, qtbot)
-    assert "no patch" in inspect.message.text().lower()
-
-    section.where.setCurrentText(INSPECTED)
-    section.action.setCurrentIndex(section.action.findData("similar"))
-    section.apply.click()
-    settle(inspect, qtbot)
-    assert "With all patches" in section.words.text()  # replaced, not removed
-
-
-def test_what_if_says_which_canvas_it_means(inspect: InspectWidget, qtbot: Any) -> None:
-    inspected, section = inspect.live.inspected, inspect.what_if_section
-    assert inspected is not None
-    rows = inspected.subject.cells_of_patches[:, 0]
-    inspect._inspect(np.flatnonzero(rows == rows.min()).tolist())  # a whole outer row
-    settle(inspect, qtbot)
-    section.set_open(True)
-    assert not section.canvas.isVisibleTo(section)
-    section.apply.click()
-    assert not inspect.trust_section.stability.isEnabled()  # one thing at a time
-    assert not section.apply.isEnabled()
-    settle(inspect, qtbot)
-    assert inspect.trust_section.stability.isEnabled()
-    assert "The canvas was kept" in section.about_canvas.text()
-    edits = inspected.counterfactuals
-    kept = edits.current().after.logits
-    section.canvas.setCurrentIndex(1)
-    section.canvas.activated.emit(1)  # as a click does
-    settle(inspect, qtbot)
-    assert "The canvas is that of the patches left" in section.about_canvas.text()
-    assert not np.array_equal(edits.current().after.logits, kept)
-    section.reset.click()
-    settle(inspect, qtbot)
-    assert not section.canvas.isVisibleTo(section)
 
 
 def test_maps_are_in_the_exports_and_in_the_saved_run(
@@ -454,81 +274,6 @@ def test_maps_of_one_quantity_share_one_range(
     assert inspect.ranges.isHidden()
     values = float(np.nanmax(inspect.live.maps["feeds"].values))
     assert other.contrast_limits[1] == pytest.approx(values)
-
-
-def test_average_field_and_two_layers_of_stability(
-    inspect: InspectWidget, viewer: Any, qtbot: Any
-) -> None:
-    subject = inspect.live.inspected.subject  # type: ignore[union-attr]
-    inspect.map_list.tick("erf-average")
-    settle(inspect, qtbot)
-    (patch,) = inspect.inspected_patches
-    found = heatmaps(viewer)["Average receptive field"].grid_map
-    average = average_field(subject, count=16)
-    scores = subject.scores_of_map(found)
-    assert scores[patch] == pytest.approx(average[tuple(np.array(average.shape) // 2)], rel=1e-4)
-    size = field_size(average, tuple(np.array(average.shape) // 2), 128.0)
-    assert f"<b>{size.radii[99]:,.0f}</b>" in inspect.patch_section.extent.text()
-
-    trust = inspect.trust_section
-    trust.stability.click()
-    settle(inspect, qtbot)
-    assert "Flips and rotations" in trust.steadiness.text()
-    spread = heatmaps(viewer)["Spread of attention (turns)"].grid_map
-    expected = stability_under_turns(subject).spread
-    np.testing.assert_allclose(spread.values, expected.values, rtol=1e-5, atol=1e-9)
-    assert "Spread of attention (dropout)" in heatmaps(viewer)
-
-
-def test_few_patches_that_decide_and_cancel(
-    inspect: InspectWidget, viewer: Any, qtbot: Any
-) -> None:
-    section, footer = inspect.what_if_section, inspect.footer
-    seen: list[str] = []
-    section.search.click()
-    assert not footer.cancel.isHidden()
-    footer.cancel.click()
-    settle(inspect, qtbot)
-    assert "nothing was changed" in footer.message.text()
-    assert "Decisive patches" not in heatmaps(viewer)
-
-    inspect._jobs.start(lambda progress, stop: None, seen.append, "")  # what comes next may run
-    settle(inspect, qtbot)
-    section.search.click()
-    settle(inspect, qtbot)
-    marked = heatmaps(viewer)["Decisive patches"]
-    subject = inspect.live.inspected.subject  # type: ignore[union-attr]
-    chosen = np.flatnonzero(subject.scores_of_map(marked.grid_map) == 1)
-    assert f"Removing {len(chosen)} patch" in section.words.text()
-    edits = Counterfactuals(subject)
-    assert edits.apply(chosen, "remove").flipped
-
-
-def test_trust_while_another_slide_is_open(
-    inspect: InspectWidget, viewer: Any, qtbot: Any, slide_path: Path
-) -> None:
-    with open_slide(slide_path) as other:
-        session = inspect.session
-        (sample,) = session.slides
-        add_slide(viewer, other)  # it is looked at now, and nothing of the sample is
-        assert not inspect.mode.isChecked()
-        assert not any(layer.visible for layer in session.layers_of(sample))
-        session.show(sample)
-        inspect.mode.click()
-        settle(inspect, qtbot)
-        trust = inspect.trust_section
-        # a handful of steps and patches would do, but the sample is what users try first
-        trust.maps.setCurrentText("Attention")
-        trust.check.click()
-        settle(inspect, qtbot)
-        assert "finds patches the model's answer depends on" in trust.verdict.text()
-        table = trust.agreement.text()
-        for text in ("Provenance (state)", "deletion", "insertion", "random", "ranks", "top 45"):
-            assert text in table
-        assert not trust.chart.isHidden()
-        trust.stability.click()
-        settle(inspect, qtbot)
-        assert "Flips and rotations" in trust.steadiness.text()
 
 
 def test_a_run_that_cannot_be_inspected(
