@@ -1,3 +1,5 @@
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -292,3 +294,22 @@ def test_the_thumbnail_follows_when_the_map_rests(viewer: Any, qtbot: Any) -> No
     layer.grid_map = hot_at(5, 7)
     assert place() == [4, 0]
     qtbot.waitUntil(lambda: place() == [24, 28], timeout=LONG)  # four pixels a cell
+
+
+def test_a_layer_may_go_while_its_thumbnail_is_made(qtbot: Any) -> None:
+    """A timer of the layer's own went with it in the middle of its call, and took Python along."""
+    made, held = [], []
+
+    class Last(HeatmapLayer):
+        def make_thumbnail(self) -> None:
+            made.append(self.name)
+            held.clear()  # nobody else holds it
+
+    held.append(Last(make_map(), raw(), name="last"))
+    gone = weakref.ref(held[0])
+    held[0]._update_thumbnail()
+    qtbot.waitUntil(lambda: bool(made), timeout=LONG)
+    gc.collect()
+    process_events()
+    assert gone() is None
+    assert made == ["last"]

@@ -1,11 +1,11 @@
 """Layers whose data change many times a second, where they are."""
 
-from weakref import WeakMethod
+from weakref import WeakSet
 
 from napari.layers import Layer
-from qtpy.QtCore import QCoreApplication, QTimer
+from qtpy.QtCore import QCoreApplication, QObject, QTimer
 
-_REST = 500  # milliseconds without a change, after which the thumbnail is made
+_REST = 500  # milliseconds without a change, after which thumbnails are made
 
 
 class Redrawn(Layer):
@@ -33,18 +33,36 @@ class Redrawn(Layer):
         raise NotImplementedError
 
     def _update_thumbnail(self) -> None:
-        if QCoreApplication.instance() is None:
+        application = QCoreApplication.instance()
+        if application is None:
             self.make_thumbnail()
             return
-        if self._resting is None:
-            self._resting = QTimer()
-            self._resting.setSingleShot(True)
-            self._resting.setInterval(_REST)
-            reference = WeakMethod(self.make_thumbnail)  # the timer is not to keep the layer
+        thumbnails = application.findChild(_Thumbnails) or _Thumbnails(application)
+        thumbnails.make_later(self)
 
-            def make() -> None:
-                if (make_thumbnail := reference()) is not None:
-                    make_thumbnail()
 
-            self._resting.timeout.connect(make)
-        self._resting.start()
+class _Thumbnails(QObject):
+    """Makes the thumbnails of layers that have changed, once none of them changes any more.
+
+    One timer for all, which the application owns: a timer of a layer's own would go with the
+    layer, in the middle of its own call where that held the layer last.
+    """
+
+    def __init__(self, application: QCoreApplication) -> None:
+        super().__init__(application)
+        self._changed: WeakSet[Redrawn] = WeakSet()
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(_REST)
+        self._timer.timeout.connect(self._make)
+
+    def make_later(self, layer: Redrawn) -> None:
+        """Make the thumbnail of a layer when all rest, if the layer is still there."""
+        self._changed.add(layer)
+        self._timer.start()
+
+    def _make(self) -> None:
+        changed = list(self._changed)
+        self._changed.clear()
+        for layer in changed:
+            layer.make_thumbnail()
