@@ -165,7 +165,7 @@ def test_half_characters_are_kept_and_places_beyond_any_slide_refused(run: Path)
 
 def test_a_patch_off_the_map_has_no_value(run: Path, slide: Slide) -> None:
     saved = open_run(run)
-    moved = dataclasses.replace(saved.maps[0], origin=(64, 0))
+    moved = dataclasses.replace(saved.maps[0], name="of another model", origin=(64, 0))
     shown = ShownRun(slide, saved.grid, saved.prediction, (moved,), saved.record)
     left = saved.grid.coords[:, 0] < 64
     assert left.any()
