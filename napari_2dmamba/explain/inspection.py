@@ -4,6 +4,7 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -54,14 +55,10 @@ class Inspection:
         The model and the bag.
     provenance
         Its scans; None for models without a 2D scan.
-    counterfactuals
-        Edits of the slide. They, and everything that takes long, use a copy of the model, so
-        that maps stay live meanwhile.
     """
 
     subject: Subject
     provenance: Provenance | None
-    counterfactuals: Counterfactuals
     _kept: dict[tuple[str, Target], GridMap] = field(default_factory=dict)
     _averages: dict[tuple[int, tuple[int, ...] | None], NDArray[np.float64]] = field(
         default_factory=dict
@@ -69,12 +66,18 @@ class Inspection:
 
     @classmethod
     def of(cls, subject: Subject) -> "Inspection":
-        """Compute and copy what the questions start from; takes as long as a prediction."""
-        return cls(
-            subject,
-            Provenance(subject) if subject.model.tells_scans else None,
-            Counterfactuals(dataclasses.replace(subject, model=copy.deepcopy(subject.model))),
-        )
+        """Return a model and a bag that nothing was asked of yet."""
+        return cls(subject, Provenance(subject) if subject.model.tells_scans else None)
+
+    @cached_property
+    def counterfactuals(self) -> Counterfactuals:
+        """Edits of the slide; made when they are first asked for, in the time of a prediction.
+
+        They, and everything that takes long, use a copy of the model, so that maps stay live
+        meanwhile.
+        """
+        apart = dataclasses.replace(self.subject, model=copy.deepcopy(self.subject.model))
+        return Counterfactuals(apart)
 
     def map(
         self,

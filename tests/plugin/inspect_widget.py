@@ -14,10 +14,11 @@ from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.sample import demo_checkpoint, sample_slide
 from tests.plugin.conftest import LONG, process_events
+from tests.plugin.run_widget import viewer
+
+__all__ = ["viewer"]  # a fixture
 
 CYAN = (0, 213, 255)
-
-pytestmark = pytest.mark.timeout(900)  # the first test extracts the features of the sample
 
 
 @pytest.fixture(scope="session")
@@ -31,14 +32,6 @@ def sample_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(sample_run: Path, tmp_path: Path) -> Path:
     return shutil.copytree(sample_run, tmp_path / "sample")
-
-
-@pytest.fixture
-def viewer(make_napari_viewer: Any) -> Any:
-    viewer = make_napari_viewer(show=True)
-    viewer.theme = "light"
-    viewer.window.resize(1300, 900)
-    return viewer
 
 
 @pytest.fixture

@@ -1,13 +1,11 @@
 """Inspect right after a fresh run, of other models than the demo, in a real window."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from napari.settings import get_plugin_settings
 from qtpy.QtCore import Qt
 
 from napari_2dmamba.explain.provenance import Provenance
@@ -18,8 +16,13 @@ from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.slide import open_slide
 from tests.plugin.conftest import LONG, SLIDE_SIZE, TISSUE, add_slide, process_events
-from tests.plugin.inspect_widget import click, settle
+from tests.plugin.inspect_widget import click, settle, viewer, widgets
+from tests.plugin.run_widget import runs
 from tests.tiny import write_slide
+
+__all__ = ["runs", "viewer", "widgets"]  # fixtures
+
+pytestmark = pytest.mark.usefixtures("runs")
 
 SIDE = 128  # of a patch in level-0 pixels
 BINS = ("0-1 y", "1-3 y", "3+ y")
@@ -39,28 +42,6 @@ def checkpoint(folder: Path, architecture: str, task: str, **config: Any) -> Pat
     path = folder / f"{architecture}-{task}.safetensors"
     save_checkpoint(Aggregator(model, header), path)
     return path
-
-
-@pytest.fixture
-def viewer(make_napari_viewer: Any) -> Any:
-    viewer = make_napari_viewer(show=True)
-    viewer.window.resize(1300, 900)
-    return viewer
-
-
-@pytest.fixture
-def widgets(
-    viewer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[RunWidget, InspectWidget]]:
-    analysis = get_plugin_settings("napari-2dmamba").analysis
-    monkeypatch.setattr(analysis, "runs_folder", str(tmp_path / "runs"))
-    run_widget = RunWidget(viewer)
-    viewer.window.add_dock_widget(run_widget, name="Run 2DMamba", area="right")
-    inspect = InspectWidget(viewer)
-    viewer.window.add_dock_widget(inspect, name="Inspect 2DMamba", area="right", tabify=True)
-    yield run_widget, inspect
-    inspect.let_go()
-    run_widget.let_go()
 
 
 def run_and_inspect(

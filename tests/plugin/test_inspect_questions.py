@@ -33,6 +33,8 @@ from tests.plugin.inspect_widget import (
 
 __all__ = ["folder", "inspect", "sample_run", "viewer", "widgets"]  # fixtures
 
+pytestmark = pytest.mark.timeout(900)  # the first test extracts the features of the sample
+
 
 def test_answers_of_a_survival_model(qtbot: Any) -> None:
     def outcome(hazards: list[float]) -> Outcome:

@@ -33,6 +33,8 @@ from tests.plugin.inspect_widget import (
 
 __all__ = ["folder", "inspect", "sample_run", "viewer", "widgets"]  # fixtures
 
+pytestmark = pytest.mark.timeout(900)  # the first test extracts the features of the sample
+
 
 def test_every_map_is_offered() -> None:
     untitled = {name for name, kind in MAPS.items() if kind.title is None}

@@ -16,7 +16,7 @@ from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.plugin.compare_widget.panel import Panel, shared_limits
 from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.layers.slide_layer import placement, show_scale_bar, slide_layer_data
-from napari_2dmamba.plugin.parts.docked import weak_callback
+from napari_2dmamba.plugin.layers.weak_callback import weak_callback
 
 if TYPE_CHECKING:
     from napari_2dmamba.compare.figure import Rectangle

@@ -11,7 +11,7 @@ from napari.layers import Shapes, Vectors
 from napari_2dmamba.explain.display import DisplaySettings, format_value
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer, OnScreen
-from napari_2dmamba.plugin.parts.docked import weak_callback
+from napari_2dmamba.plugin.layers.weak_callback import weak_callback
 
 if TYPE_CHECKING:
     from napari_2dmamba.plugin.session import Session, SlideState

@@ -22,13 +22,13 @@ class MassLines(LinesOnSlide):
     ----------
     session
         Its viewer gets the layer.
-    below
+    mark
         What marks the inspected patches, which lies above the lines.
     """
 
-    def __init__(self, session: "Session", below: "QueryLayer") -> None:
+    def __init__(self, session: "Session", mark: "QueryLayer") -> None:
         super().__init__(session, "Lines: 50, 90, 99 %", _LINE)
-        self._below = below
+        self._mark = mark
 
     def show(self, slide: "SlideState", grid_map: GridMap) -> dict[int, int]:
         """Draw the lines of a map, in place of others.
@@ -47,7 +47,7 @@ class MassLines(LinesOnSlide):
                 for percent, lines in drawn
             ]
         )
-        layer, mark = self.draw(slide, ends, colours), self._below.layer
+        layer, mark = self.draw(slide, ends, colours), self._mark.layer
         if layer is not None and mark is not None:
             layers = self._viewer.layers
             layers.move(layers.index(layer), layers.index(mark))

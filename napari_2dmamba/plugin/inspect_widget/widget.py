@@ -243,7 +243,13 @@ class InspectWidget(DockedWidget):
         shown = self._shown
         assert shown is not None
         self.message.say("Reading the model and the features of the run…")
-        self._loading.request(lambda progress, stop: (shown, Inspection.of(subject_of(shown))))
+
+        def read(progress: ProgressCallback, stop: StopCallback) -> tuple[ShownRun, Inspection]:
+            inspection = Inspection.of(subject_of(shown))
+            _ = inspection.counterfactuals  # a prediction, which the window must not wait for
+            return shown, inspection
+
+        self._loading.request(read)
 
     def _take(self, loaded: tuple[ShownRun, Inspection]) -> None:
         slide = self.session.current

@@ -1,7 +1,6 @@
 """Straight lines over a slide that are drawn anew often, at their width on screen."""
 
 from typing import TYPE_CHECKING, Any
-from weakref import WeakMethod
 
 import numpy as np
 from napari.layers import Vectors
@@ -9,6 +8,7 @@ from numpy.typing import NDArray
 
 from napari_2dmamba.plugin.layers.redrawn import Redrawn
 from napari_2dmamba.plugin.layers.slide_layer import placement
+from napari_2dmamba.plugin.layers.weak_callback import weak_callback
 
 if TYPE_CHECKING:
     from napari_2dmamba.plugin.session import Session, SlideState
@@ -61,13 +61,7 @@ class LinesOnSlide:
         self._session, self._viewer = session, session.viewer
         self._name, self._pixels = name, pixels
         self._key = f"2dmamba lines: {name}"
-        method = WeakMethod(self._keep_width)
-
-        def follow(event: Any) -> None:
-            if (keep_width := method()) is not None:
-                keep_width()
-
-        self._follow = follow
+        self._follow = weak_callback(self._keep_width)
         self._viewer.scene.camera.events.zoom.connect(self._follow)
 
     @property
@@ -118,7 +112,7 @@ class LinesOnSlide:
         """Stop following the zoom."""
         self._viewer.scene.camera.events.zoom.disconnect(self._follow)
 
-    def _keep_width(self) -> None:
+    def _keep_width(self, event: Any = None) -> None:
         layer = self.layer
         if layer is not None:
             layer.edge_width = self._pixels / self._viewer.scene.camera.zoom / layer.scale[-1]

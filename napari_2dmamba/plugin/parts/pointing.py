@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from qtpy.QtCore import QObject, Signal
 
-from napari_2dmamba.plugin.parts.docked import weak_callback
+from napari_2dmamba.plugin.layers.weak_callback import weak_callback
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer

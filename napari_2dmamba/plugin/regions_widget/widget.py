@@ -29,7 +29,8 @@ from napari_2dmamba.plugin.layers.region_layers import (
     show_regions,
 )
 from napari_2dmamba.plugin.layers.region_words import Colour
-from napari_2dmamba.plugin.parts.docked import DockedWidget, weak_callback
+from napari_2dmamba.plugin.layers.weak_callback import weak_callback
+from napari_2dmamba.plugin.parts.docked import DockedWidget
 from napari_2dmamba.plugin.parts.message import Message
 from napari_2dmamba.plugin.regions_widget.edit_form import CLASS_COLOURS, EditForm
 from napari_2dmamba.plugin.regions_widget.region_table import ROLE_WORDS, RegionTable

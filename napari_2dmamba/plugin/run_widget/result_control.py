@@ -7,7 +7,8 @@ from qtpy.QtCore import QObject
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.layers.map_layers import caption_map, cell_at, go_to_patch
-from napari_2dmamba.plugin.parts.docked import DockedWidget, weak_callback
+from napari_2dmamba.plugin.layers.weak_callback import weak_callback
+from napari_2dmamba.plugin.parts.docked import DockedWidget
 from napari_2dmamba.plugin.run_widget.result_section import ResultSection
 from napari_2dmamba.plugin.session import Session, SlideState
 
