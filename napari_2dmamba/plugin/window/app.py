@@ -14,7 +14,7 @@ from napari_2dmamba.plugin.npe2.reader import SLIDE_PATTERNS
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
-    from qtpy.QtWidgets import QSplashScreen
+    from qtpy.QtWidgets import QLabel
 
     from napari_2dmamba.plugin.overview import SlideOverview
     from napari_2dmamba.plugin.run_widget import RunWidget
@@ -56,7 +56,7 @@ def view(paths: Sequence[Path | str] = (), *, run_folder: Path | str | None = No
                 window.session.events.said.emit(crash[0].upper() + crash[1:], "error")
             else:
                 window.later.loaded.connect(partial(advise_on_gpu, window.session))
-        welcome.finish(window.viewer.window._qt_window)
+        welcome.close()
     if run_folder is not None:
         window.run_widget.open_saved_run(run_folder)
     napari.run()
@@ -86,22 +86,24 @@ def all_kept() -> Iterator[None]:
         gc.enable()
 
 
-def show_welcome() -> "QSplashScreen":
-    """Say what is being loaded, for half a minute at the first start, until the window is there."""
+def show_welcome() -> "QLabel":
+    """Say what is being loaded, for half a minute at the first start, until the window is there.
+
+    Not a ``QSplashScreen``: that waits a second for a window to be there which it shows only
+    afterwards (Qt 6.11).
+    """
     from napari.qt import get_qapp
     from qtpy.QtCore import Qt
-    from qtpy.QtGui import QColor, QPixmap
-    from qtpy.QtWidgets import QSplashScreen
+    from qtpy.QtWidgets import QLabel
 
     application = get_qapp()
-    picture = QPixmap(460, 120)
-    picture.fill(QColor("white"))
-    welcome = QSplashScreen(picture)
-    welcome.showMessage(
-        f"{TITLE}: loading the viewer\n(the first start takes longest)",
-        int(Qt.AlignmentFlag.AlignCenter),
-        QColor("#12385f"),
-    )
+    welcome = QLabel(f"{TITLE}: loading the viewer\n(the first start takes longest)")
+    welcome.setWindowFlags(Qt.WindowType.SplashScreen)
+    welcome.setAlignment(Qt.AlignmentFlag.AlignCenter)
+    welcome.setStyleSheet("background: white; color: #12385f")
+    welcome.setFixedSize(460, 120)
+    if screen := application.primaryScreen():
+        welcome.move(screen.availableGeometry().center() - welcome.rect().center())
     welcome.show()
     application.processEvents()
     return welcome
