@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from napari_2dmamba import __version__
-from napari_2dmamba.slide_suffixes import SLIDE_SUFFIXES
+from napari_2dmamba.file_suffixes import SLIDE_SUFFIXES
 from scripts.bundle import archives, contents, launchers, libraries, licences, packages
 from scripts.bundle.layout import NAME, Layout
 

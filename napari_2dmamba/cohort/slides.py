@@ -9,8 +9,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from napari_2dmamba.errors import CohortError
+from napari_2dmamba.file_suffixes import SLIDE_SUFFIXES
 from napari_2dmamba.slide.addresses import is_address, stand_in
-from napari_2dmamba.slide_suffixes import SLIDE_SUFFIXES
 
 _OF_A_RUN = frozenset(("run.json", "status.json"))
 

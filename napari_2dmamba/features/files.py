@@ -12,14 +12,12 @@ from numpy.typing import NDArray
 
 from napari_2dmamba import __version__
 from napari_2dmamba.atomic_files import atomic_write
-from napari_2dmamba.errors import FeatureError
+from napari_2dmamba.errors import FeatureError, UserError
 from napari_2dmamba.features import parquet, stores
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.features.file_facts import OWN_ATTRIBUTE, FileFacts, facts_of
 from napari_2dmamba.features.hdf5 import read_hdf5
-
-FEATURE_SUFFIXES = (".h5", ".hdf5", ".pt", ".pth", parquet.SUFFIX, stores.H5AD, stores.ZARR)
-"""How names of feature files and stores end, in the order in which a folder is searched."""
+from napari_2dmamba.file_suffixes import FEATURE_SUFFIXES
 
 _FEATURE_KEYS = ("features", "feats")
 _HDF5 = (".h5", ".hdf5")
@@ -186,11 +184,71 @@ def require_features(path: str | Path, *, or_folder: bool = False) -> Path:
     return path
 
 
+def are_features(path: Path) -> bool:
+    """Tell whether there is a file or a store to read features from."""
+    return path.is_file() or stores.is_store(path)
+
+
+def holds_features(path: Path) -> bool:
+    """Tell features from what has the same suffix: image networks (``.pt``), slides (``.zarr``)."""
+    if stores.is_store(path) and (path / "tables").is_dir():
+        return True
+    try:
+        describe_features(path)
+    except UserError:
+        return False
+    return True
+
+
+class FeatureFolder:
+    """A folder of features files, listed once.
+
+    Parameters
+    ----------
+    folder
+        Need not be there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files: dict[tuple[str, str], list[Path]] = {}
+        if not folder.is_dir():
+            return
+        try:
+            for path in folder.iterdir():
+                self._files.setdefault((path.stem, path.suffix.lower()), []).append(path)
+        except OSError as error:
+            raise FeatureError(f"{folder} cannot be read ({error.strerror}); check it") from error
+
+    def find(self, *stems: str) -> Path | None:
+        """Return the features called by the first of several names that has any.
+
+        Suffixes may be in small letters or capitals, and are taken in the order of
+        `FEATURE_SUFFIXES`.
+
+        Raises
+        ------
+        FeatureError
+            When two differ by capitals only.
+        """
+        for stem in stems:
+            for suffix in FEATURE_SUFFIXES:
+                found = self._files.get((stem, suffix), [])
+                if len(found) > 1:
+                    named = " and ".join(sorted(path.name for path in found))
+                    raise FeatureError(
+                        f"{self.folder} holds both {named}; leave the right one there"
+                    )
+                if found and are_features(found[0]):
+                    return found[0]
+        return None
+
+
 def features_named_like(slide: Path, folder: Path) -> Path:
     """Return the file of a folder that holds the features of a slide, by its name.
 
-    For ``x.svs`` that is ``x.h5`` or with another suffix of `FEATURE_SUFFIXES`, in small letters
-    or capitals; for ``x.ome.tif`` also ``x.h5`` beside ``x.ome.h5``.
+    For ``x.svs`` that is ``x.h5`` or with another suffix; for ``x.ome.tif`` also ``x.h5`` beside
+    ``x.ome.h5``.
 
     Raises
     ------
@@ -198,24 +256,13 @@ def features_named_like(slide: Path, folder: Path) -> Path:
         When there is none, or two differ by capitals only.
     """
     stems = dict.fromkeys((slide.stem, slide.name, slide.stem.removesuffix(".ome")))
-    files: dict[tuple[str, str], list[Path]] = {}
-    try:
-        for path in folder.iterdir():
-            files.setdefault((path.stem, path.suffix.lower()), []).append(path)
-    except OSError as error:
-        raise FeatureError(f"{folder} cannot be read ({error.strerror}); check it") from error
-    for stem in stems:
-        for suffix in FEATURE_SUFFIXES:
-            found = files.get((stem, suffix), [])
-            if len(found) > 1:
-                named = " and ".join(sorted(path.name for path in found))
-                raise FeatureError(f"{folder} holds both {named}; leave the right one there")
-            if found and (found[0].is_file() or stores.is_store(found[0])):
-                return found[0]
-    raise FeatureError(
-        f"{folder} holds no features of {slide.name} ({slide.stem}.h5, .pt or .parquet); put them "
-        "there, or leave the folder out to compute them"
-    )
+    found = FeatureFolder(folder).find(*stems)
+    if found is None:
+        raise FeatureError(
+            f"{folder} holds no features of {slide.name} ({slide.stem}.h5, .pt or .parquet); put "
+            "them there, or leave the folder out to compute them"
+        )
+    return found
 
 
 def describe_features(path: str | Path) -> dict[str, Any]:

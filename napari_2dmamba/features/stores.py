@@ -42,6 +42,13 @@ def is_store(path: Path) -> bool:
     return path.is_dir() and any((path / name).is_file() for name in _GROUP_FILES)
 
 
+def table_in_store(path: Path) -> tuple[Path, str | None]:
+    """Return the folder of a store, and the name of the table if the path is of one table."""
+    if path.parent.name == "tables" and is_store(path.parent.parent):
+        return path.parent.parent, path.name
+    return path, None
+
+
 def read_h5ad(path: Path, *, data: bool = True) -> tuple[Arrays, FileFacts]:
     """Return ``features`` and ``coords`` of an AnnData file, and what it says of them.
 
@@ -85,15 +92,12 @@ def read_store(path: Path, *, data: bool = True) -> tuple[Arrays, FileFacts]:
             f'{path} is a Zarr store, and zarr is not installed: run pip install "'
             'napari-2dmamba[zarr]"'
         ) from None
-    is_table = path.parent.name == "tables" and is_store(path.parent.parent)
-    root = path.parent.parent if is_table else path
+    root, name = table_in_store(path)
     try:
         group: Any = zarr.open_group(str(root), mode="r")
-        if is_table:
-            name = path.name
-        elif "tables" in group:
+        if name is None and "tables" in group:
             name = _only_table(path, [str(key) for key in group["tables"]])
-        else:
+        if name is None:
             return _Table(path, group).read(data=data)
         return _Table(path, group[f"tables/{name}"], root, group, name).read(data=data)
     except FeatureError:

@@ -13,7 +13,8 @@ import numpy as np
 from napari_2dmamba.errors import FeatureError, TaskError
 from napari_2dmamba.features import read_features
 from napari_2dmamba.features.bag import FeatureBag
-from napari_2dmamba.features.files import describe_features
+from napari_2dmamba.features.file_content import digest_of, sampled_digest_of, size_of
+from napari_2dmamba.features.files import are_features, describe_features
 from napari_2dmamba.models.fit import MPP_TOLERANCE
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 from napari_2dmamba.tasks.table import LabelledSlide, Problem, Table
@@ -202,7 +203,7 @@ def check_features(
             raise Cancelled
         if on_progress is not None:
             on_progress(number, len(table), "Looking at features")
-        if slide.features is None or not slide.features.is_file():
+        if slide.features is None or not are_features(slide.features):
             absent.append(slide.name)
             continue
         try:
@@ -248,27 +249,13 @@ def check_features(
 
 
 def features_digest(table: Table) -> str:
-    """Return a hash that tells other features under the same names.
-
-    Of each file its size and `_SAMPLES` pieces are read: gigabytes are not, and features that were
-    computed otherwise differ everywhere.
-    """
-    told = []
-    for slide in table.slides:
-        if slide.features is None:
-            continue
-        size = slide.features.stat().st_size
-        pieces = hashlib.sha256()
-        with slide.features.open("rb") as file:
-            for place in np.linspace(0, max(0, size - _SAMPLE), _SAMPLES).astype(int):
-                file.seek(int(place))
-                pieces.update(file.read(_SAMPLE))
-        told.append((slide.name, size, pieces.hexdigest()))
+    """Return a hash that tells other features under the same names."""
+    told = [
+        (slide.name, size_of(slide.features), sampled_digest_of(slide.features))
+        for slide in table.slides
+        if slide.features is not None
+    ]
     return hashlib.sha256(repr(sorted(told)).encode()).hexdigest()[:16]
-
-
-_SAMPLES, _SAMPLE = 8, 2**13
-"""Pieces of a features file that stand for it, and the bytes of each."""
 
 
 def _same_content(slides: Sequence[LabelledSlide]) -> list[Problem]:
@@ -280,7 +267,7 @@ def _same_content(slides: Sequence[LabelledSlide]) -> list[Problem]:
     by_size: dict[int, list[LabelledSlide]] = defaultdict(list)
     for slide in slides:
         assert slide.features is not None
-        by_size[slide.features.stat().st_size].append(slide)
+        by_size[size_of(slide.features)].append(slide)
     found = []
     for alike in by_size.values():
         if len(alike) < 2:
@@ -288,8 +275,7 @@ def _same_content(slides: Sequence[LabelledSlide]) -> list[Problem]:
         by_content: dict[str, list[LabelledSlide]] = defaultdict(list)
         for slide in alike:
             assert slide.features is not None
-            with slide.features.open("rb") as file:
-                by_content[hashlib.file_digest(file, "sha256").hexdigest()].append(slide)
+            by_content[digest_of(slide.features)].append(slide)
         for same in by_content.values():
             if len(same) < 2:
                 continue

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from napari_2dmamba.errors import TaskError
+from napari_2dmamba.errors import FeatureError, TaskError
+from napari_2dmamba.features.files import FeatureFolder, are_features
+from napari_2dmamba.file_suffixes import FEATURE_SUFFIXES, SLIDE_SUFFIXES
 from napari_2dmamba.settings import validate
-from napari_2dmamba.slide_suffixes import SLIDE_SUFFIXES
 from napari_2dmamba.tasks.cells import (
     NO,
     NO_VALUE,
@@ -25,7 +26,7 @@ from napari_2dmamba.tasks.csv_rows import read_csv
 from napari_2dmamba.tasks.layouts import Columns, columns_of
 from napari_2dmamba.tasks.settings import TableSettings
 
-FEATURE_SUFFIXES = (".h5", ".hdf5", ".pt", ".pth", ".parquet")
+_NEVER_SLIDES = tuple(suffix for suffix in FEATURE_SUFFIXES if suffix not in SLIDE_SUFFIXES)
 _LONGEST_FOLD = 6
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -209,8 +210,10 @@ def read_table(path: str | os.PathLike[str], settings: TableSettings | None = No
 
 
 def slide_name(text: str) -> str:
-    """Return the name of a slide from a file name or an identifier."""
-    name = text.replace("\\", "/").rpartition("/")[2]
+    """Return the name of a slide from a file name, a table in a store, or an identifier."""
+    path = text.replace("\\", "/")
+    store, found, _ = path.rpartition(".zarr/tables/")
+    name = (store if found else path).rpartition("/")[2]
     for suffix in (*FEATURE_SUFFIXES, *SLIDE_SUFFIXES, ".jpg", ".png"):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
@@ -241,6 +244,7 @@ class _Rows:
         self.columns, self.kind = columns, kind
         self.features = None if settings.features is None else Path(settings.features)
         self.wrong: dict[str, list[str]] = defaultdict(list)
+        self._folders: list[FeatureFolder] | None = None
 
     def read(self, rows: list[dict[str, str]]) -> list[LabelledSlide]:
         found: dict[str, LabelledSlide] = {}
@@ -315,28 +319,40 @@ class _Rows:
         return replace(slide, time=time, event=seen)
 
     def _slide_file(self, text: str) -> Path | None:
-        if not text or text.lower().endswith(FEATURE_SUFFIXES):
+        if not text or text.lower().endswith(_NEVER_SLIDES):
             return None
         path = self.folder / Path(text)
         return path if path.suffix.lower() in SLIDE_SUFFIXES else None
 
     def _feature_file(self, named: str, slide: str, name: str) -> Path | None:
-        if not named and slide.lower().endswith(FEATURE_SUFFIXES):
+        if not named and slide.lower().endswith(_NEVER_SLIDES):
             named = slide
         if named:
             places = [self.folder / named]
             if self.features is not None:
                 places.append(self.features / Path(named).name)
-            return next((path for path in places if path.is_file()), places[0])
-        for folder in (self.features, self.folder / "features"):
-            if folder is None:
-                continue
-            for below in ("", "h5_files", "pt_files"):
-                for suffix in FEATURE_SUFFIXES:
-                    path = folder / below / f"{name}{suffix}"
-                    if path.is_file():
-                        return path
+            return next((path for path in places if are_features(path)), places[0])
+        for folder in self._feature_folders():
+            try:
+                path = folder.find(name)
+            except FeatureError as error:
+                raise TaskError(str(error)) from error
+            if path is not None:
+                return path
         return None
+
+    def _feature_folders(self) -> list[FeatureFolder]:
+        if self._folders is None:
+            try:
+                self._folders = [
+                    FeatureFolder(folder / below)
+                    for folder in (self.features, self.folder / "features")
+                    if folder is not None
+                    for below in ("", "h5_files", "pt_files")
+                ]
+            except FeatureError as error:
+                raise TaskError(str(error)) from error
+        return self._folders
 
     def _fold(self, text: str, number: int) -> int | None:
         if text.lower() in NO_VALUE:

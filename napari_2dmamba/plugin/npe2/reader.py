@@ -5,7 +5,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_2dmamba.slide_suffixes import SLIDE_SUFFIXES
+from napari_2dmamba.file_suffixes import SLIDE_SUFFIXES
 
 if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide

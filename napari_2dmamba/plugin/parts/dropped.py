@@ -100,6 +100,7 @@ def _opened_over_the_network(path: Path) -> "Slide":
 
 def _things_in(path: Path) -> list[Thing]:
     from napari_2dmamba.export.run_folder import RECORD_FILE
+    from napari_2dmamba.features.files import holds_features
 
     suffix = path.suffix.lower()
     if path.is_dir():
@@ -113,7 +114,7 @@ def _things_in(path: Path) -> list[Thing]:
     if suffix in _WEIGHTS:
         return [Thing("checkpoint", path)]
     if suffix in _PICKLED:
-        return [Thing("features" if _holds_features(path) else "checkpoint", path)]
+        return [Thing("features" if holds_features(path) else "checkpoint", path)]
     return [Thing("slide", path)]  # opening it says what it is not
 
 
@@ -121,14 +122,14 @@ def _things_in_folder(folder: Path) -> list[Thing]:
     from napari_2dmamba.cohort.slides import slides_below
     from napari_2dmamba.export.run_folder import RECORD_FILE
     from napari_2dmamba.export.run_library import list_runs
+    from napari_2dmamba.features.files import holds_features
     from napari_2dmamba.slide.dicom_series import holds_dicom
     from napari_2dmamba.slide.zarr_backend import is_ome_zarr
 
     if (folder / RECORD_FILE).is_file():
         return [Thing("run", folder)]
     if folder.suffix.lower() == ".zarr" or is_ome_zarr(folder):
-        is_features = (folder / "tables").is_dir() or _holds_features(folder)
-        return [Thing("features" if is_features else "slide", folder)]
+        return [Thing("features" if holds_features(folder) else "slide", folder)]
     slides = slides_below(folder)
     if len(slides) > _MOST_SLIDES:
         raise UserError(
@@ -146,16 +147,6 @@ def _things_in_folder(folder: Path) -> list[Thing]:
             "GeoJSON, a checkpoint, features or the folder of a run"
         )
     return [Thing("slide", one) for one in slides]
-
-
-def _holds_features(path: Path) -> bool:
-    from napari_2dmamba.features.files import describe_features
-
-    try:
-        describe_features(path)
-    except UserError:
-        return False
-    return True
 
 
 class Intake(QObject):

@@ -142,10 +142,11 @@ def check(question: Question, progress: ProgressCallback, stop: StopCallback) ->
 
 def _look_at_features(table: "Table", progress: ProgressCallback, stop: StopCallback) -> Checked:
     """Look at the features that are there, and for the slides of those that are not."""
+    from napari_2dmamba.features.files import are_features
     from napari_2dmamba.tasks import Problem
     from napari_2dmamba.tasks.bags import check_features
 
-    absent = [s for s in table.slides if s.features is None or not s.features.is_file()]
+    absent = [s for s in table.slides if s.features is None or not are_features(s.features)]
     without = {slide.name for slide in absent}
     there = tuple(slide for slide in table.slides if slide.name not in without)
     kind: FeatureKind | None = None
