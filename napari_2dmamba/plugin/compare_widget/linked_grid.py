@@ -111,6 +111,8 @@ class LinkedGrid(QWidget):
         if is_fitted and panels:
             self.fit()  # more panels are smaller ones
 
+    # vispy draws each part of a layer by itself, empty ones too, and that is what a step of
+    # panning costs: layers without anything in them are hidden
     def _add_panel(self, panel: Panel, display: DisplaySettings) -> None:
         ((data, options, _),) = slide_layer_data(self._slide)
         slide = Image(data, **options)
@@ -125,6 +127,7 @@ class LinkedGrid(QWidget):
             ndim=2,
             name="zoom boxes",
             opacity=1.0,
+            visible=False,
             axis_labels=("y", "x"),
             **placement(self._slide.mpp),
         )
@@ -132,6 +135,7 @@ class LinkedGrid(QWidget):
         mark = Points(
             np.zeros((0, 2)),
             name="cursor",
+            visible=False,
             symbol="square",
             size=layer.grid_map.patch_size_level0,
             face_color="transparent",
@@ -186,6 +190,7 @@ class LinkedGrid(QWidget):
             place = np.array([[y + half, x + half]])
         for layer in layers:
             layer.data = place
+            layer.visible = len(place) > 0
 
     def frame(self, boxes: Sequence["Rectangle"]) -> None:
         """Frame and number these regions in every panel, in the figure's colours.
@@ -204,6 +209,7 @@ class LinkedGrid(QWidget):
         colours = [box_colour(number) for number in range(1, len(corners) + 1)]
         for layer in self._box_layers:
             layer.data = []
+            layer.visible = bool(corners)
             if not corners:
                 continue
             layer.add_rectangles(
