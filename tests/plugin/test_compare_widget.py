@@ -253,6 +253,9 @@ def test_the_cursor_reads_all_maps(compared: CompareWidget, qtbot: Any) -> None:
     move_to(canvas, col, row)  # glass
     assert table.item(0, 1).text() == ""
     assert "No patch" in window.values.place.text()
+    settle(window, qtbot)
+    picture = picture_of(window, qtbot).astype(int)  # nor is the frame where it was
+    assert np.abs(picture - CYAN).sum(axis=2).min() > 90
 
 
 def test_ranges_differences_and_ensembles(compared: CompareWidget, viewer: Any, qtbot: Any) -> None:
