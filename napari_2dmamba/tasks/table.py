@@ -11,6 +11,7 @@ from pathlib import Path
 
 from napari_2dmamba.errors import TaskError
 from napari_2dmamba.settings import validate
+from napari_2dmamba.slide.backend import LARGEST_MPP, SMALLEST_MPP
 from napari_2dmamba.slide_suffixes import SLIDE_SUFFIXES
 from napari_2dmamba.tasks.cells import (
     NO,
@@ -51,6 +52,10 @@ class LabelledSlide:
         Survival: time of the event or of the censoring, and whether the event was seen.
     slide, features
         Files, where they are known.
+    mpp, regions
+        As in a cohort's list: µm per level-0 pixel where the slide states it wrongly or not at
+        all, and GeoJSON of what is looked at. They say how features are extracted and the slide
+        is opened; features that are there already are taken as they are.
     fold, part
         As the table parts its slides: number of the fold that tests it; train, validation, test.
     notes
@@ -66,6 +71,8 @@ class LabelledSlide:
     features: Path | None = None
     fold: int | None = None
     part: str | None = None
+    mpp: float | None = None
+    regions: Path | None = None
     notes: dict[str, str] = field(default_factory=dict)
 
 
@@ -278,6 +285,8 @@ class _Rows:
             features=self._feature_file(get(row, "features"), get(row, "slide"), name),
             fold=self._fold(get(row, "fold"), number),
             part=self._part(get(row, "split"), number),
+            mpp=self._mpp(get(row, "mpp"), number),
+            regions=self.folder / get(row, "regions") if get(row, "regions") else None,
             notes={k: v for k, v in row.items() if k not in self.columns.names.values()},
         )
         return self._answered(slide, row, number)
@@ -348,6 +357,18 @@ class _Rows:
                 "from 0 on"
             )
         return int(whole)
+
+    def _mpp(self, text: str, number: int) -> float | None:
+        if text.lower() in NO_VALUE:
+            return None
+        with contextlib.suppress(ValueError):
+            mpp = float(text.replace(",", "."))
+            if SMALLEST_MPP <= mpp <= LARGEST_MPP:
+                return mpp
+        raise TaskError(
+            f"{self.name}, row {number}: mpp is {text!r}, but must be the slide's µm per level-0 "
+            f"pixel, from {SMALLEST_MPP:g} to {LARGEST_MPP:g}"
+        )
 
     def _part(self, text: str, number: int) -> str | None:
         if text.lower() in NO_VALUE:
