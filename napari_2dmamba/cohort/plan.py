@@ -66,6 +66,15 @@ class CohortPlan:
     regions: str | None = None
     weights_hash: str | None = None
 
+    @property
+    def features_of_one(self) -> bool:
+        """Whether the given features are one file or store, and so those of one slide."""
+        from napari_2dmamba.features.stores import is_store
+
+        if self.features is None:
+            return False
+        return not Path(self.features).is_dir() or is_store(Path(self.features))
+
     def features_of(self, slide: Path) -> Path | None:
         """Return the file of features given for a slide.
 
@@ -77,11 +86,9 @@ class CohortPlan:
         if self.features is None:
             return None
         from napari_2dmamba.features.files import features_named_like
-        from napari_2dmamba.features.stores import is_store
 
-        if not Path(self.features).is_dir() or is_store(Path(self.features)):
+        if self.features_of_one:
             return Path(self.features)
-
         return features_named_like(slide, Path(self.features))
 
     def regions_of(self, slide: CohortSlide) -> Path | None:
