@@ -38,7 +38,8 @@ class Predictions:
     models
         ``(n,)`` names of the models that predicted, such as ``fold 0``.
     values
-        ``(n, K)`` probabilities; for survival the probability of surviving each bin.
+        ``(n, K)`` probabilities; for survival the probability of surviving each bin. ``(n, 0)``
+        of Cox models, which know none, and whose `class_names` are empty.
     labels
         ``(n,)`` int64 class; for survival the time bin.
     times, events, risks
@@ -185,9 +186,8 @@ def predict(
             said = aggregator.predict(example.bag, settings, should_stop=should_stop)
         unchecked.update(said.extra.get("unchecked", ()))
         if kind == "survival":
-            assert said.survival is not None
             assert said.risk is not None
-            values.append(said.survival)
+            values.append(np.empty(0) if said.survival is None else said.survival)
             risks.append(said.risk)
         else:
             assert said.probabilities is not None
@@ -200,7 +200,7 @@ def predict(
     survival = kind == "survival"
     found = Predictions(
         kind,
-        aggregator.header.class_names,
+        aggregator.header.class_names if values[0].size else (),
         tuple(row.name or f"bag {i}" for i, row in enumerate(rows)),
         np.unique(patients, return_inverse=True)[1].astype(np.int64),
         (model,) * len(rows),
@@ -360,7 +360,7 @@ def read_predictions(path: str | os.PathLike[str]) -> Predictions:
             tuple(row["slide"] for row in rows),
             column("group").astype(np.int64),
             tuple(row["model"] for row in rows),
-            np.stack([column(mark + name) for name in names], axis=1),
+            np.array([column(mark + name) for name in names]).reshape(len(names), len(rows)).T,
             column("time_bin").astype(np.int64)
             if survival
             else np.array([names.index(row["label"]) for row in rows], np.int64),
