@@ -212,6 +212,13 @@ def read_table(path: str | os.PathLike[str], settings: TableSettings | None = No
     slides, spellings = _one_patient_each(reader.read(rows))
     classes = () if kind == "survival" else _ordered({s.label for s in slides if s.label}, kind)
     table = Table(kind, classes, tuple(slides), columns.layout.name, path=path)
+    undecided = settings.kind == "auto" and columns.layout.name == "manifest"
+    if undecided and kind != "survival" and _has_times(columns):
+        words = (
+            "the table has labels, and times with events too; the labels are learnt (kind survival "
+            "learns the times)"
+        )
+        spellings.append(Problem("two tasks", len(table), words))
     return table.with_problems([*reader.problems(), *spellings, *_of_whole(table)])
 
 
@@ -224,8 +231,12 @@ def slide_name(text: str) -> str:
     return name
 
 
+def _has_times(columns: Columns) -> bool:
+    return "time" in columns.names and not {"event", "censored"}.isdisjoint(columns.names)
+
+
 def _kind(columns: Columns, settings: TableSettings) -> str:
-    has_times = "time" in columns.names and {"event", "censored"} & columns.names.keys()
+    has_times = _has_times(columns)
     if settings.kind != "auto":
         kind = settings.kind
     elif columns.layout.kind is not None and settings.label_column is None:
@@ -314,6 +325,12 @@ class _Rows:
             )
         if "event" in self.columns.names:
             seen = event_of(said)
+            other = get(row, "censored").lower()
+            if seen is not None and other in (YES if seen else NO):
+                raise TaskError(
+                    f"{self.name}, row {number}: event is {said!r} and censored {other!r}, which "
+                    "contradict each other; leave the right column"
+                )
         else:  # words such as alive would be taken the wrong way round here
             seen = None if said not in YES | NO else said in NO
         if seen is None:
