@@ -53,6 +53,8 @@ class CohortPlan:
         GeoJSON of regions to include and exclude, or a folder with one per slide.
     weights_hash
         Of the encoder's weights, where a file of them was given.
+    risk
+        What the model's risk is, where earlier versions took it for something else.
     """
 
     settings: RunSettings
@@ -65,6 +67,7 @@ class CohortPlan:
     features: str | None = None
     regions: str | None = None
     weights_hash: str | None = None
+    risk: str = ""
 
     @property
     def features_of_one(self) -> bool:
@@ -164,6 +167,7 @@ class CohortPlan:
             "checkpoint": self.checkpoint_hash,
             "checkpoint_settings": as_json(self.checkpoint_settings),
             "weights": self.weights_hash,
+            **({"risk": self.risk} if self.risk else {}),
         }
 
     def is_whole(self, folder: Path, before: SlideStatus) -> bool:

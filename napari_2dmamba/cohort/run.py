@@ -101,6 +101,7 @@ def run_cohort(
     """
     from napari_2dmamba.features.files import require_features
     from napari_2dmamba.models import load_checkpoint
+    from napari_2dmamba.models.answer import is_cox
 
     given_features = None
     if features is not None:
@@ -118,6 +119,7 @@ def run_cohort(
         checkpoint_hash=file_hash(path),
         checkpoint_settings=given,
         features=given_features,
+        risk="logit" if is_cox(header.task, header.config["n_outputs"]) else "",
     )
     return _cohort(slides, plan, cohort, client, on_progress, on_status, should_stop, should_pause)
 

@@ -63,15 +63,18 @@ class SlidePrediction:
     backend: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.task == "survival" and len(self.class_names) == 1 and self.survival is not None:
+            # Saved by an earlier version, which took a Cox model's sigmoid for its hazard
+            for name, value in (("hazards", None), ("survival", None), ("risk", self.logits[0])):
+                object.__setattr__(self, name, None if value is None else float(value))
+
     @property
     def survival_by_bin(self) -> dict[str, float]:
         """Share that survives each time bin that was trained on, by its name; empty without.
 
-        Published models have more outputs than bins (`UNUSED`): those mean nothing. Runs of Cox
-        models that were saved before 28 November 2026 hold a survival that they do not have.
+        Published models have more outputs than bins (`UNUSED`): those mean nothing.
         """
-        if len(self.class_names) < 2:
-            return {}
         names = [name for name in self.class_names if not name.startswith(UNUSED)]
         values = () if self.survival is None else self.survival.tolist()
         return dict(zip(names, values, strict=False))

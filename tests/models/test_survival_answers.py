@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from napari_2dmamba.cli.main import main
+from napari_2dmamba.cohort.plan import CohortPlan
 from napari_2dmamba.compare import Contender, compare
 from napari_2dmamba.compare.ensemble import ensemble
 from napari_2dmamba.errors import TargetError
@@ -19,14 +20,16 @@ from napari_2dmamba.explain.counterfactual import Counterfactuals, smallest_set
 from napari_2dmamba.explain.outcome import named_target, target_value, words_of
 from napari_2dmamba.explain.subject import Subject
 from napari_2dmamba.export.frame import describe
+from napari_2dmamba.export.record import ResultRecord
 from napari_2dmamba.export.run_folder import open_run
 from napari_2dmamba.export.run_report import write_run_report
 from napari_2dmamba.features import write_features
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.models import Aggregator, CheckpointHeader, save_checkpoint
 from napari_2dmamba.models.answer import answer_of
+from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.models.registry import architecture
-from napari_2dmamba.pipeline import run, summary_of
+from napari_2dmamba.pipeline import RunSettings, run, summary_of
 from napari_2dmamba.slide import open_slide
 from napari_2dmamba.tasks.bags import LabelledBag
 from napari_2dmamba.tasks.table import read_table
@@ -88,6 +91,25 @@ def test_predictions_of_cox_models_are_written_without_survival(tmp_path: Path) 
     assert "survival" not in (tmp_path / "p.csv").read_text()
     np.testing.assert_array_equal(again.risks, found.risks)
     assert (again.values.shape, again.class_names) == ((4, 0), ())
+
+
+def test_what_earlier_versions_wrote_of_a_cox_model_is_read_right(tmp_path: Path) -> None:
+    z, survived = 0.7, 1 / (1 + math.exp(0.7))
+    held = {"task": "survival", "class_names": COX, "risk": -survived}
+    said = SlidePrediction(
+        **held, logits=np.array([z]), hazards=np.array([1 - survived]),
+        survival=np.array([survived]), attention=np.zeros(1, np.float32), attention_meaning="",
+        canvas=(1, 1), cells=np.zeros((1, 2), np.int64),
+    )  # fmt: skip
+    told = ResultRecord(**held, logits=(z,), hazards=(1 - survived,), survival=(survived,))
+    for one in (said, told):
+        assert (one.risk, one.hazards, one.survival) == (z, None, None)
+    assert told.verdict == "risk 0.700"
+    head = f"slide,group,model,time,event,time_bin,risk,survival {COX[0]}\n"
+    (tmp_path / "p.csv").write_text(head + f"a,0,m,1.0,1,0,{-survived},{survived}\n")
+    assert read_predictions(tmp_path / "p.csv").values.shape == (1, 0)
+    plan = CohortPlan(RunSettings(), str(tmp_path), "")  # their rows are made again
+    assert dataclasses.replace(plan, risk="logit").settings_digest() != plan.settings_digest()
 
 
 def test_explanations_of_a_cox_model_are_about_the_risk() -> None:
