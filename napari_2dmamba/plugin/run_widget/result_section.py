@@ -211,9 +211,11 @@ class ResultSection(Section):
         values = said.hazards if said.probabilities is None else said.probabilities
         values = said.logits if values is None else values
         self.classes.clear()
-        for name, value in zip(said.class_names, values.tolist(), strict=True):
+        # Outputs that no time bin was trained on come last, and are not offered
+        names = tuple(said.survival_by_bin) or said.class_names
+        for name, value in zip(names, values.tolist(), strict=False):
             self.classes.addItem(f"{name}: {value:.3f}")
-        self.classes.setCurrentIndex(said.top_class)
+        self.classes.setCurrentIndex(int(values[: len(names)].argmax()))
         survives = said.probabilities is None
         kind = "time bin, and its hazard" if survives else "class, and its probability"
         kind = "risk, and its value" if said.task == "survival" and said.hazards is None else kind
