@@ -13,19 +13,21 @@ from shapely import box
 
 from napari_2dmamba.compare import Contender, compare, make_comparison_record, write_comparison
 from napari_2dmamba.errors import GridError
+from napari_2dmamba.evaluation.predictions import predict
 from napari_2dmamba.explain.grid_map import scatter
 from napari_2dmamba.explain.inspection import Inspection, MapOptions
 from napari_2dmamba.explain.patch_numbers import numbers_of
 from napari_2dmamba.explain.subject import Subject
 from napari_2dmamba.explain_slide import ExplainedRun, explain_run
 from napari_2dmamba.export.run_folder import open_run
-from napari_2dmamba.features import FeatureFileSettings
+from napari_2dmamba.features import FeatureFileSettings, read_features
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.models import load_checkpoint
 from napari_2dmamba.models.settings import ModelSettings
 from napari_2dmamba.pipeline import RunSettings, run
 from napari_2dmamba.rerun import rerun
 from napari_2dmamba.slide import Regions, open_slide, read_regions
+from napari_2dmamba.tasks.bags import LabelledBag
 from tests.tiny import MPP, PATCH, write_checkpoint, write_slide
 
 REGIONS = Regions.of([box(200, 200, 900, 900)], [box(300, 300, 420, 420)])
@@ -180,6 +182,20 @@ def test_explain_compare_and_the_viewer_find_one_patch_under_a_point(
             ask()
         said.append(str(refused.value))
     assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("shared_cells", ["last", "mean", "finer"])
+def test_an_evaluation_lays_patches_out_as_a_run_does(made: Path, shared_cells: str) -> None:
+    settings, features = _settings(shared_cells), made / "half.h5"
+    said = run(made / "tiny.tif", made / "tiny.safetensors", settings, features=features)
+    aggregator = load_checkpoint(made / "tiny.safetensors")
+    bag = read_features(features, patch_size_level0=PATCH)
+    found = predict(aggregator, [LabelledBag(bag, 0, name="a")], settings.model)
+    np.testing.assert_allclose(found.values[0], said.prediction.probabilities, rtol=1e-6)
+    assert "of 1 slides the patches overlap" in found.unchecked
+    if shared_cells != "last":  # who lays nothing out gets no number of another layout
+        with pytest.raises(GridError, match="fall into a cell"):
+            aggregator.predict(bag, settings.model)
 
 
 def test_a_comparison_reads_and_writes_every_patch_as_a_run_does(

@@ -1,11 +1,18 @@
 """The command *tiles*: train, test and use classifiers of tiles."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from napari_2dmamba.cli.exit_codes import OK
-from napari_2dmamba.cli.options import add_options, named_values, settings_from, slide_argument
+from napari_2dmamba.cli.options import (
+    add_options,
+    given_options,
+    named_values,
+    settings_from,
+    slide_argument,
+)
 from napari_2dmamba.cli.output import report
 
 
@@ -49,7 +56,7 @@ def add_tiles_command(commands: Any) -> None:
     use.add_argument("--device", default="auto")
     use.add_argument("--json", action="store_true", help="print the answer as JSON")
     add_options(use, TissueSettings, "tissue")
-    add_options(use, GridSettings, "patches")
+    add_options(use, GridSettings, "patches", defaults="as the classifier was trained")
     use.set_defaults(action=_classify)
 
 
@@ -80,6 +87,7 @@ def _train(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             "classes": list(found.classes),
             "best_epoch": told["epoch"],
             "balanced_accuracy": told["balanced_accuracy"],
+            "warnings": told.get("remarks") or None,
         },
     )
     return OK
@@ -120,10 +128,14 @@ def _classify(options: argparse.Namespace, parser: argparse.ArgumentParser) -> i
     from napari_2dmamba.slide.tissue import TissueSettings
     from napari_2dmamba.tile_exports import write_tile_maps
     from napari_2dmamba.tiles.classifier import TileClassifier
+    from napari_2dmamba.tiles.facts import read_facts
     from napari_2dmamba.tiles.on_slide import classify_slide, tile_grid
 
     tissue = settings_from(options, TissueSettings, parser)
-    grid_settings = settings_from(options, GridSettings, parser)
+    grid_settings = replace(
+        GridSettings().trained_for(read_facts(options.classifier)),
+        **given_options(options, GridSettings),
+    )
     classifier = TileClassifier.load(options.classifier)
     out = options.out or Path("runs") / f"{options.slide.stem}-tiles"
     with open_slide(options.slide, mpp=options.mpp) as slide:

@@ -53,6 +53,8 @@ class CohortPlan:
         GeoJSON of regions to include and exclude, or a folder with one per slide.
     weights_hash
         Of the encoder's weights, where a file of them was given.
+    risk
+        What the model's risk is, where earlier versions took it for something else.
     """
 
     settings: RunSettings
@@ -65,6 +67,16 @@ class CohortPlan:
     features: str | None = None
     regions: str | None = None
     weights_hash: str | None = None
+    risk: str = ""
+
+    @property
+    def features_of_one(self) -> bool:
+        """Whether the given features are one file or store, and so those of one slide."""
+        from napari_2dmamba.features.stores import is_store
+
+        if self.features is None:
+            return False
+        return not Path(self.features).is_dir() or is_store(Path(self.features))
 
     def features_of(self, slide: Path) -> Path | None:
         """Return the file of features given for a slide.
@@ -77,11 +89,9 @@ class CohortPlan:
         if self.features is None:
             return None
         from napari_2dmamba.features.files import features_named_like
-        from napari_2dmamba.features.stores import is_store
 
-        if not Path(self.features).is_dir() or is_store(Path(self.features)):
+        if self.features_of_one:
             return Path(self.features)
-
         return features_named_like(slide, Path(self.features))
 
     def regions_of(self, slide: CohortSlide) -> Path | None:
@@ -157,6 +167,7 @@ class CohortPlan:
             "checkpoint": self.checkpoint_hash,
             "checkpoint_settings": as_json(self.checkpoint_settings),
             "weights": self.weights_hash,
+            **({"risk": self.risk} if self.risk else {}),
         }
 
     def is_whole(self, folder: Path, before: SlideStatus) -> bool:

@@ -77,7 +77,8 @@ def run_cohort(
     checkpoint_settings
         What a published checkpoint does not hold, by name.
     features
-        A file of features computed before, or a folder with one per slide named like it.
+        A file of features computed before, of the only slide, or a folder with one per slide
+        named like it.
     regions
         GeoJSON of regions to include and exclude, for every slide, or a folder that holds one
         file per slide, called like it. Those that a slide brings along come first.
@@ -100,6 +101,7 @@ def run_cohort(
     """
     from napari_2dmamba.features.files import require_features
     from napari_2dmamba.models import load_checkpoint
+    from napari_2dmamba.models.answer import is_cox
 
     given_features = None
     if features is not None:
@@ -117,6 +119,7 @@ def run_cohort(
         checkpoint_hash=file_hash(path),
         checkpoint_settings=given,
         features=given_features,
+        risk="logit" if is_cox(header.task, header.config["n_outputs"]) else "",
     )
     return _cohort(slides, plan, cohort, client, on_progress, on_status, should_stop, should_pause)
 
@@ -203,6 +206,11 @@ def _cohort(
     others = [one for one in slides if not isinstance(one, CohortSlide)]
     if others or not listed:
         listed += find_slides(others, leave_out=out)
+    if len(listed) > 1 and plan.features_of_one:
+        raise FeatureError(
+            f"{Path(str(plan.features)).name} holds the features of one slide, and {len(listed)} "
+            "slides were named; give the folder with a file for each, named like it"
+        )
     _refuse_if_read_only(out)
     made = SavedSettings(
         plan.settings, plan.checkpoint, plan.checkpoint_settings, plan.features, plan.regions

@@ -48,7 +48,15 @@ def extract_table(
             f"{len(nameless)} slides have neither features nor a slide file (first "
             f"{nameless[0]}); name the file in the column slide, or the folder of the features"
         )
-    slides = [CohortSlide(Path(os.path.abspath(s.slide))) for s in wanted if s.slide is not None]
+    slides = [
+        CohortSlide(
+            Path(os.path.abspath(s.slide)),
+            mpp=s.mpp,
+            regions=None if s.regions is None else Path(os.path.abspath(s.regions)),
+        )
+        for s in wanted
+        if s.slide is not None
+    ]
     summary = extract_cohort(slides, settings, out=out, cohort=cohort, **callbacks)
     if summary.interrupted:
         raise Cancelled

@@ -30,9 +30,10 @@ class Ensemble:
     probabilities, probabilities_spread
         ``(K,)`` mean and standard deviation; None for survival.
     survival, survival_spread
-        The same for the survival curve; None for classification.
+        The same for the survival curve; None for classification and Cox models.
     risk, risk_spread
-        The same for the risk; None for classification.
+        The same for the risk; None for classification, and for Cox models, whose risks have no
+        common scale.
     same_answer
         Share of the members whose most probable class is that of the mean; None for survival.
     """
@@ -96,6 +97,10 @@ def ensemble(
     answers = [entry.prediction for entry in entries]
     names = answers[0].class_names
     if answers[0].task == "survival":
+        if answers[0].survival is None:  # Cox models have a baseline each, which nobody knows
+            return Ensemble(
+                tuple(entry.title for entry in entries), scale, mean_map, spread_map, names
+            )
         curves = np.stack([a.survival for a in answers if a.survival is not None])
         risks = np.array([a.risk for a in answers], dtype=np.float64)
         return Ensemble(

@@ -24,6 +24,7 @@ from napari_2dmamba.explain.subject import Subject, patch_under
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.features.lattice import laid_out
 from napari_2dmamba.features.on_slide import grid_of
+from napari_2dmamba.models.aggregator import Aggregator
 from napari_2dmamba.pipeline import (
     RunResult,
     RunSettings,
@@ -111,7 +112,7 @@ def compare(
         with_grid = contenders[0].settings or settings.model
         bag, overlap = laid_out(bag, uses_grid=uses_grid, shared_cells=with_grid.shared_cells)
         grid = grid_of(bag, opened) if len(bag) != len(grid) else grid
-        unchecked = (*unchecked, *bag.source.get("remarks", ()), *overlap)
+        unchecked = (*unchecked, *overlap)
         query = None
         if at is not None:
             cells, _ = models[0].place(bag, with_grid)
@@ -145,11 +146,30 @@ def compare(
                     should_stop=should_stop,
                 )
                 entries += _entries(contender, result, asked, seconds, peak)
+                unchecked = (*unchecked, *result.record.warnings)
+        unchecked = tuple(dict.fromkeys((*unchecked, *_risks_without_scale(labels, models))))
         say(len(models), len(models), "done")
     asks = [name for contender in contenders for name in contender.maps if name != SCORE]
     if not any(MAPS[name].at_patch for name in asks):
         query = None
     return Comparison(opened.path, grid, bag, tuple(entries), meaning, unchecked, query, regions)
+
+
+def _risks_without_scale(labels: Sequence[str], models: Sequence[Aggregator]) -> Iterator[str]:
+    """Say of which models the risks cannot be held against each other."""
+    survival = [
+        (label, model.header)
+        for label, model in zip(labels, models, strict=True)
+        if model.header.task == "survival"
+    ]
+    bins = {header.class_names for _, header in survival}
+    cox = any(len(header.class_names) == 1 for _, header in survival)
+    if len(survival) > 1 and (len(bins) > 1 or cox):
+        yield (
+            f"the risks of {', '.join(label for label, _ in survival)} have no common scale ("
+            + ("each Cox model has a baseline of its own" if cox else "their time bins differ")
+            + "): hold them against other slides of the same model, not against each other"
+        )
 
 
 def _entries(

@@ -15,6 +15,7 @@ from scipy import stats
 
 from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import EvaluationError, UserError
+from napari_2dmamba.features.lattice import laid_out
 from napari_2dmamba.models.aggregator import Aggregator
 from napari_2dmamba.models.settings import ModelSettings
 from napari_2dmamba.settings import ProgressCallback, StopCallback
@@ -38,7 +39,8 @@ class Predictions:
     models
         ``(n,)`` names of the models that predicted, such as ``fold 0``.
     values
-        ``(n, K)`` probabilities; for survival the probability of surviving each bin.
+        ``(n, K)`` probabilities; for survival the probability of surviving each bin. ``(n, 0)``
+        of Cox models, which know none, and whose `class_names` are empty.
     labels
         ``(n,)`` int64 class; for survival the time bin.
     times, events, risks
@@ -178,16 +180,20 @@ def predict(
     total = len(bags) if isinstance(bags, Sequence) else 0
     rows, values, risks = [], [], []
     unchecked: Counter[str] = Counter()
+    shared_cells = (settings or ModelSettings()).shared_cells
     for number, example in enumerate(bags):
         if on_progress is not None:
             on_progress(number, total, "Predicting")
         with named(example.name):
-            said = aggregator.predict(example.bag, settings, should_stop=should_stop)
+            bag, overlap = laid_out(
+                example.bag, uses_grid=aggregator.model.uses_grid, shared_cells=shared_cells
+            )
+            said = aggregator.predict(bag, settings, should_stop=should_stop)
+        unchecked["the patches overlap"] += bool(overlap)
         unchecked.update(said.extra.get("unchecked", ()))
         if kind == "survival":
-            assert said.survival is not None
             assert said.risk is not None
-            values.append(said.survival)
+            values.append(np.empty(0) if said.survival is None else said.survival)
             risks.append(said.risk)
         else:
             assert said.probabilities is not None
@@ -200,7 +206,7 @@ def predict(
     survival = kind == "survival"
     found = Predictions(
         kind,
-        aggregator.header.class_names,
+        aggregator.header.class_names if values[0].size else (),
         tuple(row.name or f"bag {i}" for i, row in enumerate(rows)),
         np.unique(patients, return_inverse=True)[1].astype(np.int64),
         (model,) * len(rows),
@@ -212,7 +218,9 @@ def predict(
         events=np.array([not row.censored for row in rows]) if survival else None,
         risks=np.array(risks) if survival else None,
         edges=None if edges is None or not survival else np.tile(np.asarray(edges), (len(rows), 1)),
-        unchecked=tuple(f"of {count} slides {words}" for words, count in unchecked.items()),
+        unchecked=tuple(
+            f"of {count} slides {words}" for words, count in unchecked.items() if count
+        ),
     )
     found.require_finite()
     return found
@@ -349,6 +357,8 @@ def read_predictions(path: str | os.PathLike[str]) -> Predictions:
         survival = "risk" in header
         mark = "survival " if survival else "probability "
         names = tuple(name.removeprefix(mark) for name in header if name.startswith(mark))
+        if survival and len(names) == 1:
+            names = ()  # of a Cox model, by an earlier version; its risks have the right order
         edges = [name for name in header if name.startswith("edge ")]
 
         def column(name: str) -> NDArray[np.float64]:
@@ -360,7 +370,7 @@ def read_predictions(path: str | os.PathLike[str]) -> Predictions:
             tuple(row["slide"] for row in rows),
             column("group").astype(np.int64),
             tuple(row["model"] for row in rows),
-            np.stack([column(mark + name) for name in names], axis=1),
+            np.array([column(mark + name) for name in names]).reshape(len(names), len(rows)).T,
             column("time_bin").astype(np.int64)
             if survival
             else np.array([names.index(row["label"]) for row in rows], np.int64),

@@ -199,8 +199,8 @@ def score_predictions(
     undefined = [TITLES[name] for name, value in values.items() if value is None]
     if undefined:
         noted.append(
-            f"without meaning for these slides: {', '.join(undefined)} (a class, or events and "
-            "times, are missing)"
+            f"without meaning for these slides: {', '.join(undefined)} (a class, events and times, "
+            "or the model's time bins are missing)"
         )
     for name, score in scores.items():
         if score.value is not None and score.defined < _OFTEN:
@@ -364,9 +364,28 @@ def evaluate(
         found,
         settings,
         title=_model_name(aggregator),
-        remarks=(*remarks, *found.unchecked),
+        remarks=(*remarks, *_of_another_unit(found), *found.unchecked),
         should_stop=should_stop,
     )
+
+
+def _of_another_unit(told: Predictions) -> list[str]:
+    """Say where times look as if they were counted otherwise than those of the model's bins."""
+    if told.edges is None or told.times is None:
+        return []
+    low, high = float(told.edges[0, 1]), float(told.edges[0, -1])
+    beyond, first = int((told.times > high).sum()), int((told.times < low).sum())
+    if 2 * beyond <= len(told) and first < len(told):
+        return []
+    where = (
+        f"{beyond} of {len(told)} times lie beyond {high:g}, the last time of the training"
+        if 2 * beyond > len(told)
+        else f"all {len(told)} times lie in the model's first time bin, before {low:g}"
+    )
+    return [
+        f"{where}: unless both tables count in one unit (days, months, years), the integrated "
+        "Brier score is of other times than the model means"
+    ]
 
 
 def _model_name(aggregator: Aggregator) -> str:

@@ -5,6 +5,7 @@ slide's own canvas leaves two meanings of removing patches open, see `Canvas`.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -97,12 +98,12 @@ class Counterfactual:
 
     @property
     def change(self) -> NDArray[np.float64]:
-        """``(K,)`` change of the probabilities, or of the survival curve."""
-        for name in ("probabilities", "survival"):
+        """``(K,)`` change of the probabilities, of the survival curve, or of a Cox model's risk."""
+        for name in ("probabilities", "survival", "logits"):
             old, new = getattr(self.before, name), getattr(self.after, name)
             if old is not None:
                 return new - old
-        raise AssertionError("an outcome has probabilities or survival")
+        raise AssertionError("an outcome has logits")
 
     @property
     def flipped(self) -> bool:
@@ -334,7 +335,8 @@ def smallest_set(
     goal
         ``"flip"``: another class becomes the most probable (classification only);
         ``"halve"``: the probability or hazard of the target halves; for the risk, which is
-        negative, half of the expected number of survived bins is gained or lost.
+        negative, half of the expected number of survived bins is gained or lost. The relative
+        hazard of a Cox model, whose logarithm is the risk, halves or doubles.
     target
         What is halved; None for the predicted class, or the risk.
     rounds, trims
@@ -376,8 +378,10 @@ def smallest_set(
         if goal == "flip":
             return outcome.top_class != before.top_class
         old, new = strength(before, chosen), strength(outcome, chosen)
+        if chosen != "risk":
+            return new <= old / 2
         # the risk is minus the expected number of survived bins: halving it means less survival
-        return abs(new - old) >= abs(old) / 2 if chosen == "risk" else new <= old / 2
+        return abs(new - old) >= (math.log(2) if before.hazards is None else abs(old) / 2)
 
     def standing(outcome: Outcome) -> float:
         """What the search lowers, in logits, which do not saturate."""

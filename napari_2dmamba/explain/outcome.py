@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_2dmamba.errors import TargetError
-from napari_2dmamba.models.answer import answer_of, class_logits
+from napari_2dmamba.models.answer import answer_of, class_logits, is_cox
 from napari_2dmamba.models.architecture import ModelOutput
 from napari_2dmamba.models.finite import require_finite
 from napari_2dmamba.models.header import CheckpointHeader
@@ -34,7 +34,7 @@ class Outcome:
     probabilities
         ``(K,)``; None for survival.
     hazards, survival, risk
-        ``(K,)``, ``(K,)`` and a number; None for classification.
+        ``(K,)``, ``(K,)`` and a number; None for classification. Of a Cox model only the risk.
     attention
         ``(M,)`` score of every patch that was there.
     background_mass
@@ -104,6 +104,8 @@ def named_target(header: CheckpointHeader, target: Target) -> int | Literal["ris
     survival = header.task == "survival"
     if target is None:
         return "risk" if survival else None
+    if is_cox(header.task, len(header.class_names)) and str(target) in ("0", *header.class_names):
+        return "risk"  # which is all that such a model says
     if isinstance(target, str) and target in header.class_names:
         return header.class_names.index(target)
     if target == "risk" and survival:
@@ -129,7 +131,9 @@ def target_value(logits: Tensor, header: CheckpointHeader, target: Target) -> Te
         When it is infinite or not a number.
     """
     chosen = resolve(logits, header, target)
-    if chosen == "risk":
+    if chosen == "risk" and is_cox(header.task, len(logits)):
+        value = logits[0]
+    elif chosen == "risk":
         value = -torch.cumprod(1 - torch.sigmoid(logits), 0).sum()
     elif header.task == "classification" and len(logits) == 1:
         value = logits[0] if chosen == 1 else -logits[0]
@@ -143,9 +147,9 @@ def words_of(header: CheckpointHeader, target: Target) -> str:
     """Name a target for a sentence."""
     if target is None:
         return "the risk" if header.task == "survival" else "the logit of the predicted class"
-    if target == "risk" and header.task == "survival":
-        return "the risk"
     number = named_target(header, target)
+    if number == "risk":
+        return "the risk"
     name = header.class_names[number] if isinstance(number, int) else number
     kind = "hazard logit of" if header.task == "survival" else "logit of"
     return f"the {kind} {name}"

@@ -177,11 +177,12 @@ def _write_regions_above(
             f"{', '.join(one.name for _, one in named)}"
         )
     part, grid_map = found[0]
+    colour = above.colour or class_colour(above.class_name or grid_map.name)
     regions = regions_above(
         grid_map,
         above.threshold,
         class_name=above.class_name,
-        colour=above.colour or class_colour(above.class_name or grid_map.name),
+        colour=colour,
         dimensions=saved.record.slide.dimensions_level0_px,
         least_patches=above.least_patches,
     )
@@ -196,7 +197,7 @@ def _write_regions_above(
         path.with_suffix(".dcm"),
         record=saved.record,
         class_name=above.class_name,
-        colour=above.colour,
+        colour=colour,
         least_patches=above.least_patches,
         with_patient=exported.with_patient,
     )

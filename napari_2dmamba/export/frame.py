@@ -61,9 +61,10 @@ def describe(prediction: SlidePrediction) -> str:
         parts = [f"{prediction.class_names[i]} {prediction.probabilities[i]:.1%}" for i in order]
         return "Prediction: " + ", ".join(parts[:4]) + (", …" if len(parts) > 4 else "")
     parts = [] if prediction.risk is None else [f"risk {prediction.risk:.3f}"]
-    if prediction.survival is not None:
-        last = prediction.class_names[-1]
-        parts.append(f"survival to the end of {last} {prediction.survival[-1]:.1%}")
+    bins = prediction.survival_by_bin
+    if bins:
+        last = list(bins)[-1]
+        parts.append(f"survival to the end of {last} {bins[last]:.1%}")
     return "Prediction: " + ", ".join(parts)
 
 

@@ -178,10 +178,16 @@ class _Page:
         else:
             rows = [
                 _bar_row(f"to the end of {name}", value)
-                for name, value in zip(result.class_names, result.survival or (), strict=False)
+                for name, value in self.saved.prediction.survival_by_bin.items()
             ]
             words = "" if result.risk is None else f"Risk {result.risk:.3f}"
             what = "Share that survives, by time bin; the risk is minus the sum of these shares."
+            if len(result.class_names) == 1:
+                what = "The risk is the logarithm of a hazard relative to the model's baseline."
+            elif len(rows) < len(result.class_names):
+                spare = len(result.class_names) - len(rows)
+                what = "Share that survives, by time bin. The risk is minus the sum of these and "
+                what += f"of {spare} outputs that no time bin was trained on, as published."
         return (
             f'<section><h2>Answer of the model</h2><p class="verdict">{escape(words)}</p>'
             f'<table>{"".join(rows)}</table><p class="quiet">{what}</p></section>'

@@ -148,6 +148,8 @@ class FileFacts:
         Checksum of the slide's file, in hexadecimal digits.
     um_per_unit
         Size of the unit of the coordinates in µm; None for level-0 pixels.
+    in_pixels
+        Whether the file says that its coordinates are pixels.
     centred
         Whether coordinates are those of the centres of patches.
     source
@@ -169,6 +171,7 @@ class FileFacts:
     slide_id: str | None = None
     slide_hash: str | None = None
     um_per_unit: float | None = None
+    in_pixels: bool = False
     centred: bool = False
     source: dict[str, Any] = field(default_factory=dict)
 
@@ -207,6 +210,7 @@ def facts_of(
         "slide_magnification": said.number(*_SLIDE_POWER, least=0.01, most=1000),
         "slide_hash": said.text(*_SLIDE_HASHES),
         "um_per_unit": um_per_unit,
+        "in_pixels": said.in_pixels(),
         "slide_size": _slide_size(said),
     }
     if said.has("slideflow"):
@@ -333,6 +337,14 @@ class _Said:
                 )
             return known
         return None
+
+    def in_pixels(self) -> bool:
+        """Whether coordinates are declared as pixels."""
+        return any(
+            (self.text(name) or "").strip().lower() in _PIXEL_UNITS
+            for name in self._attributes
+            if "unit" in name and not any(part in name for part in _NOT_OF_COORDS)
+        )
 
     def text(self, *names: str) -> str | None:
         for name in names:

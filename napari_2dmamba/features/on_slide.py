@@ -54,6 +54,7 @@ _SAME_MAGNIFICATION = 1.8
 _FROM_FILE, _FROM_SLIDE, _FROM_USER = "the features file", "the slide", "given"
 _FROM_CHECKPOINT = "the checkpoint, since the features file does not say it"
 _NOMINAL = "nominal magnification of the features file"
+_BY_THEIR_STEP = "how far the patches lie apart"
 _COMPUTED = "the patches' size on level 0 and the slide's µm per pixel"
 
 
@@ -138,6 +139,18 @@ def placed(
             "were taken from the checkpoint"
             + ("" if found.step is None else f", and they lie {found.step} px apart")
         )
+    if "unit" in found.taken_from:
+        remarks.append(
+            "the features file does not state the unit of its coordinates: its patches lie as far "
+            "apart as they are wide in µm, so they were taken for µm, as STAMP means them"
+        )
+    ordered = found.coords[np.lexsort(found.coords.T)]
+    twice = int((ordered[1:] == ordered[:-1]).all(axis=1).sum())
+    if twice:
+        remarks.append(
+            f"{twice} of {len(ordered)} patches of the features file lie exactly where another one "
+            "does; models that see no positions count such a place several times"
+        )
     if remarks:
         source["remarks"] = remarks
     return FeatureBag(
@@ -180,6 +193,8 @@ class _Sizes:
         ``(N, 2)`` int64.
     patch_size, mpp
         Pixels, and µm per pixel, of the patches; None where nobody says.
+    um_per_unit
+        Size of the unit of the file's coordinates in µm; None for level-0 pixels.
     step
         How far neighbouring patches lie apart, in level-0 pixels; None where none have any.
     taken_from
@@ -197,6 +212,7 @@ class _Sizes:
         self._file, self._slide, self._trained, self._given = file, slide, trained, given
         self.taken_from: dict[str, str] = {}
         self.scale = self._scale(slide_mpp)
+        self.um_per_unit = self._unit()
         corners = self._corners_in_pixels()
         self.side = self._side(corners)
         self.coords = self._coords(corners)
@@ -230,10 +246,31 @@ class _Sizes:
         )
         return None if scale is None else float(scale)
 
+    def _unit(self) -> float | None:
+        """Return the size of the unit of the coordinates in µm; None for level-0 pixels.
+
+        A file of STAMP that lost its unit means µm, as STAMP itself takes it, where patches lie
+        as far apart as they are wide in µm, and not as in level-0 pixels.
+        """
+        facts, wide = self._facts, self._facts.patch_size_um
+        if facts.um_per_unit is not None or facts.in_pixels or facts.layout != "STAMP":
+            return facts.um_per_unit
+        if wide is None or self.scale is None:
+            return None
+        step = step_of(np.rint(self._file.coords.astype(np.float64)).astype(np.int64))
+        in_um, in_pixels = (
+            step is not None and abs(step - side) <= max(1.0, _SAME * side)
+            for side in (wide, wide / self.scale)
+        )
+        if not in_um or in_pixels:
+            return None
+        self.taken_from["unit"] = _BY_THEIR_STEP
+        return 1.0
+
     def _corners_in_pixels(self) -> NDArray[np.float64]:
         """Return corners, or centres, of the patches in level-0 pixels, not yet whole."""
         coords = self._file.coords.astype(np.float64)
-        if self._facts.um_per_unit is None:
+        if self.um_per_unit is None:
             return coords
         if self.scale is None:
             if self._slide is None:
@@ -245,7 +282,7 @@ class _Sizes:
                 f"{self._file.path} gives its coordinates in µm, and {self._slide.name} states no "
                 "µm per pixel; give it (--mpp 0.25, or the µm/px field)"
             )
-        return coords * (self._facts.um_per_unit / self.scale)
+        return coords * (self.um_per_unit / self.scale)
 
     def _side(self, corners: NDArray[np.float64]) -> int:
         facts, given, trained = self._facts, self._given, self._trained
@@ -331,7 +368,7 @@ class _Sizes:
 
     def _coords(self, corners: NDArray[np.float64]) -> NDArray[np.int64]:
         path = self._file.path
-        in_pixels = self._facts.um_per_unit is None
+        in_pixels = self.um_per_unit is None
         if self._facts.centred:
             corners = np.floor(corners - self.side / 2 + 1e-6)
             # A centre between two pixels may have been rounded up over the edge

@@ -130,7 +130,11 @@ class Aggregator:
             rows, cols = (int(v) + 1 for v in cells.max(axis=0))
             canvas = (rows, cols)
         if self.model.uses_grid:
-            allowed = settings.shared_cells != "refuse"
+            # Means and finer cells are made before (`features.lattice.laid_out`): the last patch
+            # of a cell would be taken for them here
+            allowed = settings.shared_cells == "last" or (
+                settings.shared_cells == "finer" and bag.cell_size_level0 is not None
+            )
             check_cells(np.unique(cells, axis=0) if allowed else cells, canvas)
         return cells, canvas
 

@@ -4,6 +4,10 @@ A network of one logit (the published DSMIL and IBMIL for two classes, and every
 a binary cross entropy) states the log-odds z of its positive class. Its answer has two classes
 all the same: their logits are ``(0, z)``, whose softmax is ``(1 - sigmoid(z), sigmoid(z))`` and
 whose cross entropy is the binary one.
+
+A survival network of one logit is a Cox model: the logit is the logarithm of a hazard relative to
+a baseline that the model does not know. It is the risk, and of hazards and survival nothing is
+known.
 """
 
 from dataclasses import dataclass
@@ -29,9 +33,9 @@ class Answer:
         ``(K,)``; None for survival.
     hazards, survival
         ``(K,)`` discrete hazards sigmoid(logits) and ``cumprod(1 - hazards)``; None for
-        classification.
+        classification and Cox models.
     risk
-        ``-sum(survival)``; None for classification.
+        ``-sum(survival)``, or the logit of a Cox model; None for classification.
     """
 
     logits: NDArray[np.float64]
@@ -41,11 +45,16 @@ class Answer:
     risk: float | None = None
 
 
+def is_cox(task: str, outputs: int) -> bool:
+    """Return whether a network states a relative hazard, and no hazards of time bins."""
+    return task == "survival" and outputs == 1
+
+
 def class_logits(logits: Tensor) -> Tensor:
     """Return one logit per class, ``(..., K)``; of a single one z, ``(0, z)``.
 
     The softmax of the result are the probabilities, and its cross entropy with the class is the
-    loss. Logits of time bins do not belong here: one bin stays one bin.
+    loss. Logits of survival models do not belong here.
     """
     if logits.shape[-1] != 1:
         return logits
@@ -58,6 +67,8 @@ def answer_of(logits: Tensor, task: str) -> Answer:
     if task != "survival":
         logits = class_logits(logits)
         return Answer(logits.numpy(), probabilities=torch.softmax(logits, dim=0).numpy())
+    if is_cox(task, len(logits)):
+        return Answer(logits.numpy(), risk=float(logits[0]))
     hazards = torch.sigmoid(logits)
     survival = torch.cumprod(1 - hazards, dim=0)
     return Answer(

@@ -6,6 +6,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+UNUSED = "unused "
+"""How the names of outputs begin that no time bin was trained on; they come last."""
+
 
 @dataclass(frozen=True)
 class SlidePrediction:
@@ -23,9 +26,10 @@ class SlidePrediction:
         ``(K,)`` softmax of the logits, see `answer`; None for survival.
     hazards, survival
         ``(K,)`` discrete hazards sigmoid(logits) and ``cumprod(1 - hazards)``; None for
-        classification.
+        classification and Cox models, see `answer`.
     risk
-        ``-sum(survival)``; None for classification.
+        ``-sum(survival)``, or the log relative hazard of a Cox model; None for classification.
+        Higher is an earlier event.
     attention
         ``(N,)`` float32, one score per patch in the order of the bag.
     attention_meaning
@@ -58,6 +62,22 @@ class SlidePrediction:
     device: str = "cpu"
     backend: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.task == "survival" and len(self.class_names) == 1 and self.survival is not None:
+            # Saved by an earlier version, which took a Cox model's sigmoid for its hazard
+            for name, value in (("hazards", None), ("survival", None), ("risk", self.logits[0])):
+                object.__setattr__(self, name, None if value is None else float(value))
+
+    @property
+    def survival_by_bin(self) -> dict[str, float]:
+        """Share that survives each time bin that was trained on, by its name; empty without.
+
+        Published models have more outputs than bins (`UNUSED`): those mean nothing.
+        """
+        names = [name for name in self.class_names if not name.startswith(UNUSED)]
+        values = () if self.survival is None else self.survival.tolist()
+        return dict(zip(names, values, strict=False))
 
     @property
     def top_class(self) -> int:

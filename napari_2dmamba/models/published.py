@@ -124,7 +124,7 @@ def with_settings(
     unknown = given.keys() - ASKED_FOR.keys() - ALSO_TAKEN.keys() - options
     if unknown:
         raise CheckpointError(f"{', '.join(sorted(unknown))} cannot be given for {kind.title}")
-    clashes = [k for k in given if k in held and k in ASKED_FOR and given[k] != held[k]]
+    clashes = [k for k in given if k in held and k not in ALSO_TAKEN and given[k] != held[k]]
     if clashes:
         key = clashes[0]
         raise CheckpointError(

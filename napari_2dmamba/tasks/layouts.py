@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 
 from napari_2dmamba.errors import TaskError
 
-ROLES = ("slide", "features", "patient", "label", "time", "event", "censored", "fold", "split")
+ROLES = (
+    "slide", "features", "patient", "label", "time", "event", "censored", "fold", "split", "mpp",
+    "regions",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

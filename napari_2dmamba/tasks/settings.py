@@ -19,8 +19,8 @@ class TableSettings:
     )
     kind: str = setting(
         "auto",
-        "What is learnt; auto takes survival where the table has times, ordinal where its layout "
-        "is known to be (PANDA), else classification.",
+        "What is learnt; auto takes survival where the table has times and no labels, ordinal "
+        "where its layout is known to be (PANDA), else classification.",
         choices=("auto", *KINDS),
     )
     label_column: str | None = setting(

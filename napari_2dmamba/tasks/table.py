@@ -13,6 +13,7 @@ from napari_2dmamba.errors import FeatureError, TaskError
 from napari_2dmamba.features.files import FeatureFolder, are_features
 from napari_2dmamba.file_suffixes import FEATURE_SUFFIXES, SLIDE_SUFFIXES
 from napari_2dmamba.settings import validate
+from napari_2dmamba.slide.backend import LARGEST_MPP, SMALLEST_MPP
 from napari_2dmamba.tasks.cells import (
     NO,
     NO_VALUE,
@@ -52,6 +53,10 @@ class LabelledSlide:
         Survival: time of the event or of the censoring, and whether the event was seen.
     slide, features
         Files, where they are known.
+    mpp, regions
+        As in a cohort's list: µm per level-0 pixel where the slide states it wrongly or not at
+        all, and GeoJSON of what is looked at. They say how features are extracted and the slide
+        is opened; features that are there already are taken as they are.
     fold, part
         As the table parts its slides: number of the fold that tests it; train, validation, test.
     notes
@@ -67,6 +72,8 @@ class LabelledSlide:
     features: Path | None = None
     fold: int | None = None
     part: str | None = None
+    mpp: float | None = None
+    regions: Path | None = None
     notes: dict[str, str] = field(default_factory=dict)
 
 
@@ -206,6 +213,13 @@ def read_table(path: str | os.PathLike[str], settings: TableSettings | None = No
     slides, spellings = _one_patient_each(reader.read(rows))
     classes = () if kind == "survival" else _ordered({s.label for s in slides if s.label}, kind)
     table = Table(kind, classes, tuple(slides), columns.layout.name, path=path)
+    undecided = settings.kind == "auto" and columns.layout.name == "manifest"
+    if undecided and kind != "survival" and _has_times(columns):
+        words = (
+            "the table has labels, and times with events too; the labels are learnt (kind survival "
+            "learns the times)"
+        )
+        spellings.append(Problem("two tasks", len(table), words))
     return table.with_problems([*reader.problems(), *spellings, *_of_whole(table)])
 
 
@@ -220,8 +234,12 @@ def slide_name(text: str) -> str:
     return name
 
 
+def _has_times(columns: Columns) -> bool:
+    return "time" in columns.names and not {"event", "censored"}.isdisjoint(columns.names)
+
+
 def _kind(columns: Columns, settings: TableSettings) -> str:
-    has_times = "time" in columns.names and {"event", "censored"} & columns.names.keys()
+    has_times = _has_times(columns)
     if settings.kind != "auto":
         kind = settings.kind
     elif columns.layout.kind is not None and settings.label_column is None:
@@ -282,6 +300,8 @@ class _Rows:
             features=self._feature_file(get(row, "features"), get(row, "slide"), name),
             fold=self._fold(get(row, "fold"), number),
             part=self._part(get(row, "split"), number),
+            mpp=self._mpp(get(row, "mpp"), number),
+            regions=self.folder / get(row, "regions") if get(row, "regions") else None,
             notes={k: v for k, v in row.items() if k not in self.columns.names.values()},
         )
         return self._answered(slide, row, number)
@@ -309,6 +329,12 @@ class _Rows:
             )
         if "event" in self.columns.names:
             seen = event_of(said)
+            other = get(row, "censored").lower()
+            if seen is not None and other in (YES if seen else NO):
+                raise TaskError(
+                    f"{self.name}, row {number}: event is {said!r} and censored {other!r}, which "
+                    "contradict each other; leave the right column"
+                )
         else:  # words such as alive would be taken the wrong way round here
             seen = None if said not in YES | NO else said in NO
         if seen is None:
@@ -364,6 +390,18 @@ class _Rows:
                 "from 0 on"
             )
         return int(whole)
+
+    def _mpp(self, text: str, number: int) -> float | None:
+        if text.lower() in NO_VALUE:
+            return None
+        with contextlib.suppress(ValueError):
+            mpp = float(text.replace(",", "."))
+            if SMALLEST_MPP <= mpp <= LARGEST_MPP:
+                return mpp
+        raise TaskError(
+            f"{self.name}, row {number}: mpp is {text!r}, but must be the slide's µm per level-0 "
+            f"pixel, from {SMALLEST_MPP:g} to {LARGEST_MPP:g}"
+        )
 
     def _part(self, text: str, number: int) -> str | None:
         if text.lower() in NO_VALUE:

@@ -18,7 +18,7 @@ from napari_2dmamba.features.timm_encoder import create, read_config
 from napari_2dmamba.features.transform import Transform
 from napari_2dmamba.features.weights import fit_weights
 from napari_2dmamba.tiles.facts import CONFIG, WEIGHTS
-from napari_2dmamba.vision.class_facts import require_classes, stated_mpp
+from napari_2dmamba.vision.class_facts import require_classes, stated_mpp, stated_size
 
 
 @dataclass
@@ -37,6 +37,8 @@ class TileClassifier:
         What happens to a tile before the network sees it: the whole tile, resized.
     mpp
         µm per pixel of the tiles it was trained on, or None when nobody said.
+    patch_size
+        Side of those tiles in pixels, or None when they differed or nobody said.
     crop_pct
         Part of an image's side that is seen in `evaluation`; 1 for the whole.
     training
@@ -51,6 +53,7 @@ class TileClassifier:
     mpp: float | None = None
     crop_pct: float = 1.0
     training: dict[str, Any] = field(default_factory=dict)
+    patch_size: int | None = None
 
     def __post_init__(self) -> None:
         require_classes(self.classes)
@@ -85,6 +88,7 @@ class TileClassifier:
                 "license": "not stated",
             },
             "mpp": self.mpp,
+            "tile_size": self.patch_size,
             "training": self.training,
         }
         state = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
@@ -122,6 +126,7 @@ class TileClassifier:
             state = load_file(folder / WEIGHTS)
             crop_pct = float(told.get("crop_pct") or 1.0)
             mpp = stated_mpp(config.get("mpp"))
+            patch_size = stated_size(config.get("tile_size"))
         except FileNotFoundError as error:
             raise CheckpointError(
                 f"{folder} is no classifier: {Path(str(error.filename)).name} is not there; give "
@@ -138,7 +143,7 @@ class TileClassifier:
         fit_weights(network, state, str(folder))
         return cls(
             network.eval(), architecture, arguments, classes, transform, mpp, crop_pct,
-            dict(config.get("training") or {}),
+            dict(config.get("training") or {}), patch_size,
         )  # fmt: skip
 
     @classmethod

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from napari_2dmamba.errors import CheckpointError
+from napari_2dmamba.vision.class_facts import stated_size
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+_SMALLEST_PATCH = 16
+"""As of `GridSettings`."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,20 @@ class ClassifierFacts:
         Side in pixels that tiles are resized to.
     mpp
         µm per pixel of the tiles it was trained on, or None when nobody said.
+    tile_size
+        Side of those tiles in pixels, or None when they differed or nobody said.
     """
 
     architecture: str
     classes: tuple[str, ...]
     size: int
     mpp: float | None
+    tile_size: int | None = None
+
+    @property
+    def patch_size(self) -> int:
+        """Side in pixels of the patches to cut: as the tiles, or what the network takes."""
+        return max(_SMALLEST_PATCH, self.size if self.tile_size is None else self.tile_size)
 
 
 def read_facts(folder: str | Path) -> ClassifierFacts:
@@ -51,7 +62,7 @@ def read_facts(folder: str | Path) -> ClassifierFacts:
         mpp = config.get("mpp")
         found = ClassifierFacts(
             str(config["architecture"]), names, int(told["input_size"][1]),
-            None if mpp is None else float(mpp),
+            None if mpp is None else float(mpp), stated_size(config.get("tile_size")),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise CheckpointError(

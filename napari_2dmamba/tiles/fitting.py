@@ -76,8 +76,19 @@ def fit_tiles(
     out, arguments = Path(out), dict(arguments or {})
     if len(tiles.classes) < 2:
         raise FeatureError(f"{tiles.path} has one class only; a classifier needs two or more")
+    size = tiles.tile_size()
+    remarks = []
     if validation is None:
         tiles, validation = tiles.split(settings.held_back, settings.seed)
+        remarks.append(
+            "single tiles were held back: tiles of one slide may be on both sides, so that the "
+            "balanced accuracy flatters; give a validation folder of other slides"
+        )
+    if again := validation.also_in(tiles):
+        remarks.append(
+            f"{len(again)} of {len(validation)} validation tiles (first {again[0].name}) are in "
+            "the training too, so that their accuracy is no test"
+        )
     if validation.classes != tiles.classes:
         raise FeatureError(
             f"{validation.path} was opened with the classes {', '.join(validation.classes)}, and "
@@ -97,8 +108,9 @@ def fit_tiles(
     run = _Run(network, settings, out, json.dumps(record, sort_keys=True), steps)
     first = run.resume(device)
     classifier = TileClassifier(
-        network, settings.model, arguments, tiles.classes, transform, settings.tile_mpp
-    )
+        network, settings.model, arguments, tiles.classes, transform, settings.tile_mpp,
+        patch_size=size,
+    )  # fmt: skip
     tiles.transform = _augmentation(settings, transform)
     for epoch in range(first, settings.epochs):
         started = time.perf_counter()
@@ -111,7 +123,9 @@ def fit_tiles(
         accuracy = scores["balanced_accuracy"]
         if accuracy > run.best:
             run.best = accuracy
-            classifier.training = record | {"epoch": epoch + 1, "balanced_accuracy": accuracy}
+            classifier.training = record | {
+                "epoch": epoch + 1, "balanced_accuracy": accuracy, "remarks": remarks,
+            }  # fmt: skip
             classifier.save(out)
         run.finish_epoch(
             epoch,

@@ -1,5 +1,6 @@
 """Images in the layout of ImageNet: one folder per class."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,9 @@ from PIL import Image, UnidentifiedImageError
 from napari_2dmamba.errors import FeatureError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".webp")
+
+_LOOKED_AT = 200
+"""Images of a folder that stand for all when their size is asked for."""
 
 
 class TileFolder:
@@ -102,6 +106,34 @@ class TileFolder:
         ]
         return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
+    def tile_size(self) -> int | None:
+        """Return the side of the images in pixels; None where they are not squares of one size.
+
+        Of many images some are looked at, from all over the folder.
+        """
+        step = max(1, len(self.files) // _LOOKED_AT)
+        sizes = set()
+        for index in range(0, len(self.files), step):
+            with (
+                contextlib.suppress(OSError, ValueError, Image.DecompressionBombError),
+                Image.open(self.files[index]) as image,  # its header alone
+            ):
+                sizes.add(image.size)
+        if len(sizes) != 1:
+            return None
+        ((width, height),) = sizes
+        return width if width == height else None
+
+    def also_in(self, other: "TileFolder") -> list[Path]:
+        """Return the images whose content is that of an image of another folder."""
+        sizes = {path.stat().st_size for path in other.files}
+        alike = [path for path in self.files if path.stat().st_size in sizes]
+        if not alike:
+            return []
+        mine = {path.stat().st_size for path in alike}
+        known = {_content(path) for path in other.files if path.stat().st_size in mine}
+        return [path for path in alike if _content(path) in known]
+
     def only(self, which: Sequence[int]) -> "TileFolder":
         """Return some of the images, of the same classes."""
         part = object.__new__(TileFolder)
@@ -130,3 +162,8 @@ class TileFolder:
             held += draw.permutation(of_class)[:count].tolist()
         kept = np.setdiff1d(np.arange(len(labels)), held).tolist()
         return self.only(kept), self.only(sorted(held))
+
+
+def _content(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

@@ -120,8 +120,8 @@ def classify_slide(
     Raises
     ------
     FeatureError
-        When the patches have another resolution than the classifier's tiles, by more than a
-        tenth, or none that is known, or answers are not numbers.
+        When the patches have another resolution or size than the classifier's tiles, by more
+        than a tenth, or none that is known, or answers are not numbers.
     """
     settings = settings or FeatureSettings()
     if classifier.mpp and grid.mpp is None:
@@ -133,6 +133,13 @@ def classify_slide(
         raise FeatureError(
             f"the classifier was trained on tiles of {classifier.mpp:g} µm/px, but the patches "
             f"have {grid.mpp:g}; give patches of that resolution"
+        )
+    size = classifier.patch_size
+    if size is not None and not 0.9 <= grid.patch_size / size <= 1.1:
+        raise FeatureError(
+            f"the classifier was trained on tiles of {size} px, but the patches have "
+            f"{grid.patch_size} px, and the network would see them shrunk or enlarged; give "
+            f"patches of that size (--patch-size {size})"
         )
     bag = extract_features(
         slide,

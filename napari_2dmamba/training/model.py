@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from napari_2dmamba.errors import TrainingError
 from napari_2dmamba.models import Aggregator, CheckpointHeader
 from napari_2dmamba.models.checkpoint import build_model
+from napari_2dmamba.models.prediction import UNUSED
 from napari_2dmamba.models.registry import architecture
 from napari_2dmamba.tasks.bags import FeatureKind
 from napari_2dmamba.tasks.table import Table
@@ -152,4 +153,4 @@ def _bin_names(edges: list[float] | None, outputs: int | None) -> tuple[str, ...
     names = [f"{low} to {high}" for low, high in itertools.pairwise(said)]
     names.append(f"from {said[-1]} on")
     spare = (outputs or len(names)) - len(names)
-    return (*names, *(f"unused {number + 1}" for number in range(spare)))
+    return (*names, *(f"{UNUSED}{number + 1}" for number in range(spare)))

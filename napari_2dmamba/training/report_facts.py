@@ -54,8 +54,11 @@ def commands(
                 continue
             with_base = os.path.relpath(slide, base)
             model = os.path.relpath(models[called], base)
+            given = "" if known[name].mpp is None else f" --mpp {known[name].mpp:g}"
+            if (regions := known[name].regions) is not None:
+                given += f' --regions "{os.path.relpath(regions, base)}"'
             found[name, called] = (
-                f'napari-2dmamba run "{with_base}" --checkpoint "{model}" --out runs'
+                f'napari-2dmamba run "{with_base}" --checkpoint "{model}"{given} --out runs'
                 f' && napari-2dmamba view --run "runs/{Path(slide).stem}"'
             )
     return found

@@ -8,6 +8,7 @@ from napari_2dmamba.errors import CheckpointError
 from napari_2dmamba.slide.backend import SMALLEST_MPP
 
 _LARGEST_MPP = 1e9  # of pictures of the ground
+_LARGEST_SIDE = 10**6
 
 
 def require_classes(classes: Sequence[str]) -> None:
@@ -44,3 +45,18 @@ def stated_mpp(value: Any) -> float | None:
     if not (math.isfinite(value) and SMALLEST_MPP <= value <= _LARGEST_MPP):
         raise ValueError(f"mpp is {value:g}, which no picture has")
     return float(value)
+
+
+def stated_size(value: Any) -> int | None:
+    """Return the side of images in pixels that a file states; None where it states none.
+
+    Raises
+    ------
+    ValueError
+        When it is none that can be meant.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST_SIDE:
+        raise ValueError(f"its size of tiles is {ascii(value)[:40]}, which is none")
+    return value

@@ -1,5 +1,6 @@
 """Images and their masks in two folders, as ADE20K lays them out."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,28 @@ class MaskFolder:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def require_all(self, names: Sequence[str]) -> None:
+        """Refuse masks in which a class has no pixel; stops looking when all are found.
+
+        Masks of 0 and 1 for two classes would otherwise teach the first class where the second is
+        meant: 0 never counts.
+
+        Raises
+        ------
+        FeatureError
+            Naming the class and the number it should have; and as `pair`.
+        """
+        seen: set[int] = set()
+        for index in range(len(self)):
+            seen |= set(np.unique(self.pair(index)[1]).tolist())
+            if len(seen - {-1}) == self.classes:
+                return
+        absent = min(set(range(self.classes)) - seen)
+        raise FeatureError(
+            f"no mask has a pixel of the class {names[absent]!r}, which is number {absent + 1} "
+            "(0 is no class, the first class is 1); number the masks so, or leave the class out"
+        )
 
     def pair(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Return an image ``(h, w, 3)`` and its mask ``(h, w)``: class, or -1 for none.

@@ -66,13 +66,14 @@ def fit_segmenter(
     Raises
     ------
     FeatureError
-        When a pair cannot be read, no pixel has a class, or the loss is not a number.
+        When a pair cannot be read, a class has no pixel, or the loss is not a number.
     CheckpointError
         When weights cannot be read, ``out`` cannot be written, or the state beside it is damaged
         or of another training.
     """
     settings = settings or SegmentTraining()
     validate(settings)
+    pairs.require_all(classes)
     torch.manual_seed(settings.seed)
     out = Path(out)
     scan: Any = settings.scan

@@ -29,7 +29,7 @@ from napari_2dmamba.cohort.status import (
     write_status,
 )
 from napari_2dmamba.cohort.stop_file import StopFile, StopFileReader
-from napari_2dmamba.errors import CheckpointError, CohortError
+from napari_2dmamba.errors import CheckpointError, CohortError, FeatureError
 from napari_2dmamba.features import FeatureSettings
 from napari_2dmamba.models.settings import ModelSettings
 from napari_2dmamba.pipeline import RunSettings, run
@@ -399,6 +399,8 @@ def test_features_of_a_folder_belong_to_slides_by_name(
     rows = run_cohort(slides, checkpoint, out=tmp_path / "o", cohort=ALONE, features=bags).rows
     assert rows[0].state == "done"
     assert "holds no features of c.tif" in rows[1].reason
+    with pytest.raises(FeatureError, match="holds the features of one slide, and 2 slides"):
+        run_cohort(slides, checkpoint, out=tmp_path / "o2", cohort=ALONE, features=bags / "a.h5")
 
 
 def test_the_table_tells_the_results_of_two_checkpoints_apart(

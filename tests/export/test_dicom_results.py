@@ -21,7 +21,7 @@ from napari_2dmamba.explain.map_regions import MapThreshold
 from napari_2dmamba.export.dicom_results import NO_PATCH, write_dicom_map
 from napari_2dmamba.export.exporting import RegionsAbove, export_run
 from napari_2dmamba.export.run_folder import save_run
-from napari_2dmamba.slide import Slide, open_slide
+from napari_2dmamba.slide import Slide, open_slide, read_regions
 from tests.material import shared
 from tests.slide.written_dicom import JPEG, RLE, write_dicom
 
@@ -280,6 +280,17 @@ def test_names_in_any_script_survive(tmp_path: Path) -> None:
     made = pydicom.dcmread(out)
     assert made.SpecificCharacterSet == "ISO_IR 192"
     assert (str(made.PatientName), made.InstitutionName) == ("Müller^Jürgen", "Universität Köln")
+
+
+def test_regions_have_the_colour_of_their_class_in_every_file(slide: Slide, tmp_path: Path) -> None:
+    above = RegionsAbove(MapThreshold(0.09), class_name="Hot")
+    files = export_run(
+        saved(slide, tmp_path / "run"), formats=("dicom-map",), out=tmp_path / "x", above=above
+    )
+    (drawn, *_) = read_regions(next(one for one in files if one.suffix == ".geojson"))
+    segment = highdicom.seg.segread(files[-1]).get_segment_description(1)
+    expected = highdicom.color.CIELabColor.from_rgb(*drawn.colour)
+    assert tuple(segment.RecommendedDisplayCIELabValue) == expected.value
 
 
 def test_what_lies_above_a_threshold_is_a_segment(slide: Slide, tmp_path: Path) -> None:

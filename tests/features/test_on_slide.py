@@ -56,6 +56,38 @@ def h5(path: Path, coords: Any = COORDS, root: Any = None, **attributes: Any) ->
     return path
 
 
+def test_patches_at_one_place_are_told(slide: Slide, tmp_path: Path) -> None:
+    """As CLAM writes them where contours lie in each other; models without a grid count them."""
+    coords = COORDS.copy()
+    coords[[5, 9, 20]] = coords[[2, 2, 17]]
+    bag = features_on(slide, h5(tmp_path / "d.h5", coords, patch_size_level0=256, patch_size=256))
+    (said,) = bag.source["remarks"]
+    assert said.startswith("3 of 24 patches of the features file lie exactly where another one")
+    alone = features_on(slide, h5(tmp_path / "a.h5", patch_size_level0=256, patch_size=256))
+    assert "remarks" not in alone.source
+
+
+@pytest.mark.parametrize(("unit", "per_px"), [("um", 0.5), (None, 0.5), (None, 1.0), ("px", 1.0)])
+def test_coordinates_of_stamp_without_a_unit(
+    unit: str | None, per_px: float, slide: Slide, tmp_path: Path
+) -> None:
+    """Tiles of 128 µm are 256 px wide here, and as far apart; in µm they lie 128 apart."""
+    stated = {} if unit is None else {"unit": unit}
+    path = h5(
+        tmp_path / "s.h5", COORDS * per_px, root={"stamp_version": "2.1.0", "tile_size_um": 128.0,
+        "tile_size_px": 256, **stated},
+    )  # fmt: skip
+    bag = features_on(slide, path)
+    np.testing.assert_array_equal(bag.coords, COORDS)
+    assert (bag.patch_size_level0, bag.mpp) == (256, 0.5)
+    told = any("taken for µm" in one for one in bag.source.get("remarks", ()))
+    assert told == (unit is None and per_px == 0.5)
+    if unit == "px":  # half a tile apart, as the file says, though they are 128 µm wide
+        with h5py.File(path, "r+") as file:
+            file["coords"][:] = COORDS // 2
+        np.testing.assert_array_equal(features_on(slide, path).coords, COORDS // 2)
+
+
 def case(name: str) -> Path:
     return shared(f"cases/{name}")
 

@@ -164,6 +164,13 @@ def test_whole_model_tells_what_training_scripts_pickled() -> None:
 
 
 def test_given_must_not_contradict_the_file() -> None:
+    # Options that change what the weights compute no less than what is asked for
+    for name, held, other in (("scan", "'2d'", "1d"), ("pad", "'trainable'", "zero")):
+        with pytest.raises(CheckpointError, match=f"states {name} = {held}, and '{other}' was"):
+            load_checkpoint(
+                HERE / "cls_small.full_model.pt", class_names=("a", "b", "c"), encoder=None,
+                **{name: other},
+            )  # fmt: skip
     with pytest.raises(CheckpointError, match=r"states patch_size = 512, and 256 was given"):
         load_checkpoint(
             HERE / "cls_small.full_model.pt",

@@ -130,13 +130,14 @@ def test_names_that_do_not_fit(names: tuple[str, ...], says: str) -> None:
         model("abmil", names)
 
 
-def test_one_time_bin_stays_one() -> None:
+def test_one_logit_of_survival_is_a_log_relative_hazard() -> None:
+    """Time bins are two at least; one logit is what Cox's loss trains, and no hazard of a bin."""
     made = model("abmil")
-    header = dataclasses.replace(made.header, task="survival", class_names=("0-1 y",))
+    header = dataclasses.replace(made.header, task="survival", class_names=("risk",))
     found = Aggregator(made.model, header).predict(bag())
-    assert found.probabilities is None
-    assert found.hazards is not None
-    assert found.hazards.shape == (1,)
+    assert (found.probabilities, found.hazards, found.survival) == (None, None, None)
+    assert found.logits.shape == (1,)
+    assert found.risk == found.logits[0]
 
 
 def test_saved_run_and_compared(tmp_path: Path) -> None:

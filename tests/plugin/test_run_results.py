@@ -7,9 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 
+from napari_2dmamba.models.answer import answer_of
+from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.plugin.parts.progress_footer import ProgressFooter
 from napari_2dmamba.plugin.run_widget import RunWidget
+from napari_2dmamba.plugin.run_widget.result_section import ResultSection
 from napari_2dmamba.slide import Slide, open_slide
 from tests.plugin.conftest import (
     LONG,
@@ -195,6 +199,37 @@ def test_a_survival_model_shows_curves(
     heights = [bar.get_height() for bar in left.patches]
     np.testing.assert_allclose(heights, shown.prediction.hazards)
     assert "Risk score" in widget.result_section.headline.text()
+
+
+@pytest.mark.parametrize(
+    ("names", "logits", "offered", "chosen", "bars"),
+    [
+        (("relative risk (Cox)",), [0.7], ["relative risk (Cox): 0.700"], 0, []),
+        # the highest hazard is of an output that no time bin was trained on
+        (("0 to 10", "from 10 on", "unused 1"), [0.0, 1.0, 9.0],
+         ["0 to 10: 0.500", "from 10 on: 0.731"], 1, [0.5, 0.731]),
+    ],
+)  # fmt: skip
+def test_a_survival_model_shows_what_it_knows(
+    qtbot: Any, names: tuple[str, ...], logits: list[float], offered: list[str], chosen: int,
+    bars: list[float],
+) -> None:  # fmt: skip
+    said = answer_of(torch.tensor(logits), "survival")
+    prediction = SlidePrediction(
+        "survival", names, said.logits, np.zeros(1, np.float32), "", (1, 1),
+        np.zeros((1, 2), np.int64), hazards=said.hazards, survival=said.survival, risk=said.risk,
+    )  # fmt: skip
+    section = ResultSection()
+    qtbot.addWidget(section)
+    section._show_prediction(prediction)
+    section._offer_classes(prediction)
+    assert f"{said.risk:.3f}" in section.headline.text()
+    assert ("logarithm of a relative hazard" in section.headline.text()) == (not bars)
+    assert [section.classes.itemText(i) for i in range(section.classes.count())] == offered
+    assert section.classes.currentIndex() == chosen
+    assert section.chart.isHidden() == (not bars)
+    drawn = [bar.get_height() for axes in section.chart.figure.axes[:1] for bar in axes.patches]
+    np.testing.assert_allclose(drawn, bars, atol=5e-4)
 
 
 def test_it_fits_a_screen_of_1080_pixels(

@@ -226,3 +226,21 @@ def test_a_slide_in_two_folds_is_refused_and_a_second_split_is_named(tmp_path: P
 def test_figures_that_are_no_numbers_are_words(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("slide,patient,label\na,p,²\nb,q,1\nc,r,²\nd,s,1\n")
     assert read_table(tmp_path / "t.csv").classes == ("1", "²")
+
+
+def test_a_table_of_two_tasks_says_which_is_learnt(tmp_path: Path) -> None:
+    text = "slide,patient,time,event,label\na,p,1,1,x\nb,q,2,0,y\n"
+    found = table(tmp_path, text)
+    assert found.kind == "classification"
+    assert problems(found)["two tasks"] == 2
+    assert "two tasks" not in problems(table(tmp_path, text, kind="survival"))
+    assert "two tasks" not in problems(table(tmp_path, text, kind="classification"))
+
+
+def test_event_and_censored_must_not_contradict(tmp_path: Path) -> None:
+    good = "slide,patient,time,event,censored\na,p,1,1,0\nb,q,2,0,1\nc,r,3,dead,\n"
+    assert [slide.event for slide in table(tmp_path, good).slides] == [True, False, True]
+    for event, censored in (("1", "1"), ("0", "0"), ("dead", "true")):
+        bad = f"slide,patient,time,event,censored\na,p,1,{event},{censored}\n"
+        with pytest.raises(TaskError, match=r"row 2: event is .* which contradict each other"):
+            table(tmp_path, bad)

@@ -18,10 +18,11 @@ from napari_2dmamba.errors import Cancelled, CheckpointError, FeatureError
 from napari_2dmamba.features import load_encoder
 from napari_2dmamba.features.transform import Transform
 from napari_2dmamba.sample import sample_slide
-from napari_2dmamba.slide import PatchGrid, open_slide
+from napari_2dmamba.slide import GridSettings, PatchGrid, open_slide
 from napari_2dmamba.tile_exports import write_tile_maps
 from napari_2dmamba.tiles.classifier import TileClassifier
 from napari_2dmamba.tiles.evaluation import Evaluation, evaluate
+from napari_2dmamba.tiles.facts import read_facts
 from napari_2dmamba.tiles.fitting import fit_tiles
 from napari_2dmamba.tiles.folder import TileFolder
 from napari_2dmamba.tiles.on_slide import classify_slide
@@ -40,12 +41,14 @@ def needs_timm() -> None:
     require_timm()
 
 
-def painted(folder: Path, per_class: int = 4, classes: tuple[str, ...] = ("dark", "light")) -> Path:
+def painted(
+    folder: Path, per_class: int = 4, classes: tuple[str, ...] = ("dark", "light"), side: int = 16
+) -> Path:
     draw = np.random.default_rng(0)
     for number, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         for i in range(per_class):
-            pixels = draw.integers(75 * number, 75 * number + 60, (16, 16, 3), dtype=np.uint8)
+            pixels = draw.integers(75 * number, 75 * number + 60, (side, side, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{i}.png")
     return folder
 
@@ -131,6 +134,28 @@ def test_tiles_are_of_the_classes_of_the_classifier(tmp_path: Path) -> None:
     again = TileFolder(less, tiles.classes)
     assert evaluate(found, again, device="cpu").labels.tolist() == [1] * 4 + [2] * 4
     assert again.transform is None
+
+
+def test_what_a_classifier_keeps_of_its_tiles(tmp_path: Path) -> None:
+    """The network sees 16 px; patches on a slide are as wide as the tiles were, in every form."""
+    tiles = TileFolder(painted(tmp_path / "a", side=24))
+    settings = TileTraining(input_size=16, epochs=1, tile_mpp=0.5, device="cpu")
+    out = tmp_path / "out"
+    found = fit_tiles(tiles, out, settings, validation=tiles, arguments=SMALL)
+    assert (found.patch_size, TileClassifier.load(out).patch_size) == (24, 24)
+    facts = read_facts(out)
+    assert GridSettings().trained_for(facts) == GridSettings(patch_size=24, target_mpp=0.5)
+    (remark,) = found.training["remarks"]
+    assert remark.startswith("8 of 8 validation tiles (first 0.png) are in the training too")
+    Image.new("RGB", (30, 24)).save(tmp_path / "a" / "dark" / "wide.png")
+    assert TileFolder(tmp_path / "a").tile_size() is None
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(config | {"tile_size": None}))
+    assert (TileClassifier.load(out).patch_size, read_facts(out).patch_size) == (None, 16)
+    (out / "config.json").write_text(json.dumps(config | {"tile_size": "24"}))
+    for read in (TileClassifier.load, read_facts):
+        with pytest.raises(CheckpointError, match="no classifier"):
+            read(out)
 
 
 def test_a_loss_that_is_no_number_is_an_error(tmp_path: Path) -> None:
@@ -252,19 +277,23 @@ def test_on_a_slide_every_probability_lies_on_its_patch(tmp_path: Path) -> None:
 
 
 def test_train_and_classify_on_the_command_line(tmp_path: Path, capsys) -> None:
-    tiles, out = painted(tmp_path / "tiles"), tmp_path / "out"
+    tiles, out = painted(tmp_path / "tiles", side=1024), tmp_path / "out"
     train = ["tiles", "train", str(tiles), "--out", str(out), "--input-size", "16", "--epochs", "1",
              "--device", "cpu", "--model-arg", "depths=[1]", "--model-arg", "dims=8",
              "--json"]  # fmt: skip
     assert main(train) == 0
-    assert json.loads(capsys.readouterr().out)["classes"] == ["dark", "light"]
-    use = ["tiles", "classify", str(sample_slide()), "--classifier", str(out), "--patch-size",
-           "1024", "--out", str(tmp_path / "maps"), "--device", "cpu", "--json"]  # fmt: skip
+    said = json.loads(capsys.readouterr().out)
+    assert said["classes"] == ["dark", "light"]
+    assert "tiles of one slide may be on both sides" in said["warnings"][0]
+    use = ["tiles", "classify", str(sample_slide()), "--classifier", str(out), "--out",
+           str(tmp_path / "maps"), "--device", "cpu", "--json"]  # fmt: skip
     assert main(use) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert answer["patches"] >= 16
+    assert 16 <= answer["patches"] <= 63  # of 1024 px, as the tiles
     assert len(answer["files"]) == 4
     assert sum(answer["patches_of_class"].values()) == pytest.approx(1)
+    assert main([*use, "--patch-size", "512"]) == 1
+    assert "trained on tiles of 1024 px, but the patches have 512 px" in capsys.readouterr().err
     assert main([*use[:3], "--classifier", str(tmp_path)]) == 1
     assert "no classifier" in capsys.readouterr().err
 

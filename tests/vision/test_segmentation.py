@@ -259,6 +259,18 @@ def test_what_is_no_segmenter_or_folder(tmp_path: Path) -> None:
         MaskFolder(images, tmp_path / "absent", 2)
 
 
+def test_masks_of_0_and_1_are_not_taken_for_the_first_of_two_classes(tmp_path: Path) -> None:
+    """0 is no class: a training would learn "background" where the mask means tumour."""
+    images, masks, _ = pair_folders(tmp_path)
+    MaskFolder(images, masks, 2).require_all(("a", "b"))
+    for path in masks.iterdir():
+        Image.fromarray((np.asarray(Image.open(path)) == 2).astype(np.uint8)).save(path)
+    pairs = MaskFolder(images, masks, 2)
+    with pytest.raises(FeatureError, match="a pixel of the class 'tumour', which is number 2"):
+        fit_segmenter(pairs, ("background", "tumour"), tmp_path / "s.safetensors")
+    assert not (tmp_path / "s.safetensors").exists()
+
+
 def test_intersection_over_union() -> None:
     counts = np.array([[6, 2, 0], [1, 3, 0], [0, 0, 0]])
     found = iou(counts, ("a", "b", "never"))

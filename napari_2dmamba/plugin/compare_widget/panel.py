@@ -81,6 +81,8 @@ def ensemble_panels(comparison: "Comparison", members: Sequence[int]) -> list[Pa
     count = f"{len(members)} models"
     if made.risk is not None:
         said = f"risk {made.risk:.2f} ± {made.risk_spread:.2f}"
+    elif made.probabilities is None:
+        said = "no common scale of risks (Cox)"
     else:
         assert made.probabilities is not None
         assert made.probabilities_spread is not None

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 
 from napari_2dmamba.explain.counterfactual import Counterfactual
 from napari_2dmamba.explain.faithfulness import Curve, Faithfulness
+from napari_2dmamba.models.prediction import UNUSED
 from napari_2dmamba.plugin.parts.charts import Chart, shortened
 
 _BEFORE, _AFTER, _RANDOM = "#9db7d5", "#2f6fb7", "#a0a0a0"
@@ -21,16 +22,27 @@ class AnswerChart(Chart):
         """Draw the two answers."""
         self.figure.clear()
         axes = self.figure.subplots()
-        if found.after.probabilities is None:
+        if found.after.probabilities is None and found.after.survival is None:
+            self.setFixedHeight(60 + _ROW_HEIGHT)
+            for outcome, shift, colour, label in (
+                (found.before, -0.2, _BEFORE, "before"),
+                (found.after, 0.2, _AFTER, "after"),
+            ):
+                axes.barh(shift, outcome.logits[0], height=0.36, color=colour, label=label)
+            axes.axvline(0, color="#808080", linewidth=0.6)
+            axes.set_yticks([0], ["risk"])
+            axes.set_ylim(0.6, -0.6)
+        elif found.after.probabilities is None:
             self.setFixedHeight(_SURVIVAL_HEIGHT)
             for outcome, colour, label in (
                 (found.before, _BEFORE, "before"),
                 (found.after, _AFTER, "after"),
             ):
                 assert outcome.survival is not None
-                steps = np.concatenate([[1.0], outcome.survival])
+                bins = [name for name in outcome.class_names if not name.startswith(UNUSED)]
+                steps = np.concatenate([[1.0], outcome.survival[: len(bins)]])
                 axes.step(np.arange(len(steps)), steps, where="post", color=colour, label=label)
-            axes.set_xticks(np.arange(len(found.after.class_names) + 1))
+            axes.set_xticks(np.arange(len(steps)))
             axes.set_ylim(0, 1.03)
             axes.set_title("Survival", fontsize=9)
             axes.set_xlabel("time bin", fontsize=8)

@@ -98,4 +98,6 @@ def _targets(header: CheckpointHeader) -> list[tuple[str, Target]]:
     found: list[tuple[str, Target]] = [("The prediction", None)]
     if header.task == "survival":
         found = [("The risk", None)]
+        if len(header.class_names) == 1:
+            return found
     return found + [(name, number) for number, name in enumerate(header.class_names)]

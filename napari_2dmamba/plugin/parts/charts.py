@@ -69,13 +69,16 @@ class PredictionChart(Chart):
     def show_prediction(self, prediction: SlidePrediction) -> None:
         """Draw ``prediction`` in place of what was drawn before."""
         self.figure.clear()
+        bins = prediction.survival_by_bin
+        self.setVisible(prediction.task != "survival" or bool(bins))
+        if prediction.task == "survival" and not bins:
+            return  # a Cox model knows no curve
         if prediction.task == "survival":
             self.setFixedHeight(_SURVIVAL_HEIGHT)
             left, right = self.figure.subplots(1, 2)
             assert prediction.hazards is not None
-            assert prediction.survival is not None
-            draw_hazards(left, prediction.class_names, prediction.hazards)
-            draw_survival(right, prediction.survival)
+            draw_hazards(left, prediction.hazards[: len(bins)])
+            draw_survival(right, np.array([*bins.values()]))
             axes = [left, right]
         else:
             assert prediction.probabilities is not None
@@ -101,7 +104,7 @@ def draw_probabilities(
     axes.set_ylim(len(names) - 0.4, -0.6)
 
 
-def draw_hazards(axes: "Axes", names: Sequence[str], hazards: NDArray[np.float64]) -> None:
+def draw_hazards(axes: "Axes", hazards: NDArray[np.float64]) -> None:
     """Draw the hazard of every time bin."""
     bins = np.arange(1, len(hazards) + 1)
     axes.bar(bins, hazards, color="#2f6fb7", width=0.7)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from napari_2dmamba.slide import Slide
 
 _CURSOR_HINT = "Move over the map to read a patch."
+_COX = "the logarithm of a relative hazard; higher is worse"
 _NOTHING = "No result yet. Run a model, or open a saved run."
 
 
@@ -185,7 +186,8 @@ class ResultSection(Section):
 
     def _show_prediction(self, prediction: SlidePrediction, intended_use: str = "") -> None:
         if prediction.task == "survival":
-            self.headline.setText(f"Risk score <b>{prediction.risk:.3f}</b> (higher is worse)")
+            what = "higher is worse" if prediction.survival_by_bin else _COX
+            self.headline.setText(f"Risk score <b>{prediction.risk:.3f}</b> ({what})")
             self.set_summary(f"risk {prediction.risk:.3f}")
         else:
             assert prediction.probabilities is not None
@@ -207,13 +209,16 @@ class ResultSection(Section):
 
     def _offer_classes(self, said: SlidePrediction) -> None:
         values = said.hazards if said.probabilities is None else said.probabilities
-        assert values is not None
+        values = said.logits if values is None else values
         self.classes.clear()
-        for name, value in zip(said.class_names, values.tolist(), strict=True):
+        # Outputs that no time bin was trained on come last, and are not offered
+        names = tuple(said.survival_by_bin) or said.class_names
+        for name, value in zip(names, values.tolist(), strict=False):
             self.classes.addItem(f"{name}: {value:.3f}")
-        self.classes.setCurrentIndex(said.top_class)
+        self.classes.setCurrentIndex(int(values[: len(names)].argmax()))
         survives = said.probabilities is None
         kind = "time bin, and its hazard" if survives else "class, and its probability"
+        kind = "risk, and its value" if said.task == "survival" and said.hazards is None else kind
         self.classes.setToolTip(f"A {kind}")
 
     def set_maps(self, names: list[str], current: str) -> None:

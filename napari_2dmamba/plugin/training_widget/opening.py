@@ -46,9 +46,10 @@ class Opened:
         """Whether the run says something else than the test did."""
         if self.run is None or not self.row.values:
             return False
-        said = self.run.shown.prediction.probabilities
+        prediction = self.run.shown.prediction
+        said = prediction.probabilities
         if said is None:
-            said = self.run.shown.prediction.survival
+            said = prediction.logits if prediction.survival is None else prediction.survival
         told = np.array(self.row.values)
         if said is None or said.shape != told.shape:
             return True
@@ -80,7 +81,7 @@ def open_tested(
     path = row.slide.resolve()
     slide = next((one for one in already_open if one.path.resolve() == path), None)
     if slide is None:
-        slide = open_slide(row.slide)
+        slide = open_slide(row.slide, mpp=row.mpp)
     if checkpoint is None or not checkpoint.is_file():
         return Opened(row, slide)
     wanted = file_hash(checkpoint)

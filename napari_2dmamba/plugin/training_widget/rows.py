@@ -33,11 +33,13 @@ class SlideRow:
     error
         As `evaluation.report.errors_of`; NaN where there is none.
     values
-        Probabilities, or the survival of each bin.
+        Probabilities, or the survival of each bin, or the risk of a Cox model.
     problem
         What was found about it, in a sentence.
     stops
         Whether that must be mended before anything starts.
+    mpp
+        µm per level-0 pixel that the table states in the slide's place.
     """
 
     name: str
@@ -50,6 +52,7 @@ class SlideRow:
     values: tuple[float, ...] = ()
     problem: str = ""
     stops: bool = False
+    mpp: float | None = None
 
     @property
     def has_error(self) -> bool:
@@ -86,6 +89,7 @@ def rows_of(checked: Checked, told: "Predictions | None" = None) -> list[SlideRo
                 SlideRow(
                     slide.name, slide.slide, slide.features, label, model, prediction,
                     error, values, "; ".join(problems[slide.name]), slide.name in stopping,
+                    slide.mpp,
                 )
             )  # fmt: skip
     known = {row.name for row in rows}
@@ -114,6 +118,7 @@ def _said(told: "Predictions") -> dict[tuple[str, str], tuple[str, float, tuple[
         values = told.values[row]
         if told.risks is not None:
             words = f"risk {told.risks[row]:.3f}"
+            values = values if len(values) else told.risks[row : row + 1]
         else:
             top = int(values.argmax())
             words = f"{told.class_names[top]} {values[top]:.3f}"

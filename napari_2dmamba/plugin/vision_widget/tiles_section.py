@@ -1,7 +1,6 @@
 """The section *Classes of tiles*: which classifier, which patches, and which class is shown."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -114,10 +113,9 @@ class TilesSection(Section):
         mpp = "of unknown resolution" if facts.mpp is None else f"of {facts.mpp:g} µm/px"
         self.about.setText(
             f"{facts.architecture}, {len(facts.classes)} classes ({_listed(facts.classes)}), tiles "
-            f"of {facts.size} px {mpp}."
+            f"of {facts.patch_size} px {mpp}."
         )
-        grid = replace(self.form.settings(), patch_size=max(16, facts.size))
-        self.form.set_settings(grid if facts.mpp is None else replace(grid, target_mpp=facts.mpp))
+        self.form.set_settings(self.form.settings().trained_for(facts))
 
     def set_busy(self, is_busy: bool, *, has_slide: bool) -> None:
         """Grey what would be refused."""
