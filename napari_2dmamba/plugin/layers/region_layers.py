@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import numpy as np
 import shapely
-from napari.layers import Points, Shapes
+from napari.layers import Layer, Points, Shapes
 from napari.layers.base import ActionType
 from numpy.typing import NDArray
 from shapely import LineString, Point
@@ -194,7 +194,7 @@ def regions_of_shapes(
     return found
 
 
-def measure_again(layer: Shapes | Points, mpp: float | None) -> None:
+def measure_again(layer: Layer, mpp: float | None) -> None:
     """Let the areas that regions of a layer were measured with count with these µm per pixel."""
     kept = _kept(layer.metadata)
     for group, (region, outlines) in kept.items():

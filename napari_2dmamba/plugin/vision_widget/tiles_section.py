@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
-from qtpy.QtCore import Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
@@ -53,6 +54,7 @@ class TilesSection(Section):
         self.folder = PathEditor("Folder of a tile classifier", folder=True)
         self.folder.changed.connect(self._read)
         self.about = QLabel(_HINT)
+        self.about.setTextFormat(Qt.TextFormat.RichText)
         self.about.setWordWrap(True)
         self.area = AreaRow(
             {TISSUE: "All tissue", ALL: "Everything, also glass", VIEW: "What the window shows"}
@@ -108,12 +110,13 @@ class TilesSection(Section):
             self.facts = read_facts(folder)
         except UserError as error:
             self.problem = str(error)
-            self.about.setText(f"<b>{self.problem[:1].upper()}{self.problem[1:]}.</b>")
+            self.about.setText(f"<b>{escape(self.problem[:1].upper() + self.problem[1:])}.</b>")
             return
         facts = self.facts
         mpp = "of unknown resolution" if facts.mpp is None else f"of {facts.mpp:g} µm/px"
         self.about.setText(
-            f"{facts.architecture}, {len(facts.classes)} classes ({_listed(facts.classes)}), tiles "
+            f"{escape(facts.architecture)}, {len(facts.classes)} classes "
+            f"({escape(_listed(facts.classes))}), tiles "
             f"of {facts.size} px {mpp}."
         )
         grid = replace(self.form.settings(), patch_size=max(16, facts.size))
