@@ -70,7 +70,9 @@ def segment_slide(
         segmenter.classes,
         windows,
         normalise=normaliser(segmenter.mean, segmenter.std),
-        identity=f"{slide.fingerprint} {checksum_of_weights(network.state_dict())}",
+        # the same weights answer otherwise with another scan or other means of the colours
+        identity=f"{slide.fingerprint} {checksum_of_weights(network.state_dict())} "
+        f"{network.backbone.scan} {segmenter.mean} {segmenter.std}",
         out=out / "work",
         on_progress=on_progress,
         should_stop=should_stop,

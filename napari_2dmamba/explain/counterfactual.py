@@ -6,6 +6,7 @@ slide's own canvas leaves two meanings of removing patches open, see `Canvas`.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -164,6 +165,16 @@ class Counterfactuals:
         if len(self._states) > 1:
             self._states.pop()
         return self.current()
+
+    def bookmark(self) -> Callable[[], None]:
+        """Return what brings edits and canvas back to as they are now, whatever came since."""
+        states, canvas = list(self._states), self.canvas
+
+        def go_back() -> None:
+            self._states[:] = states
+            self.canvas = canvas
+
+        return go_back
 
     def forget(self) -> None:
         """Take all edits back without running the model."""

@@ -1,6 +1,6 @@
 """A map above a threshold, as regions that can be drawn, edited and measured."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from napari_2dmamba.errors import GridError
 from napari_2dmamba.explain.grid_map import GridMap
 from napari_2dmamba.slide.regions import Region, Regions
+
+_IN_MM2, _IN_PIXELS = "Area mm²", "Area level-0 px"
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,21 @@ def regions_above(
     return Regions(tuple(regions))
 
 
+def measured_with(region: Region, mpp: float | None) -> Region:
+    """Return a region whose area, where it was measured, is that with these µm per pixel."""
+    told = region.properties.get("measurements")
+    if not isinstance(told, dict) or not {_IN_MM2, _IN_PIXELS} & told.keys():
+        return region
+    rest = {name: value for name, value in told.items() if name not in (_IN_MM2, _IN_PIXELS)}
+    measurements = _area(region.geometry, mpp) | rest
+    return replace(region, properties={**region.properties, "measurements": measurements})
+
+
+def _area(shape: Any, mpp: float | None) -> dict[str, float]:
+    area = float(shape.area)
+    return {_IN_PIXELS: area} if mpp is None else {_IN_MM2: area * mpp**2 / 1e6}
+
+
 def _highest(grid_map: GridMap) -> str:
     finite = grid_map.values[np.isfinite(grid_map.values)]
     return f"{finite.max():.6g}" if finite.size else "none"
@@ -155,14 +172,7 @@ def _region(
     class_name: str,
     colour: tuple[int, int, int] | None,
 ) -> Region:
-    import shapely
-
-    area = float(shapely.area(shape))
-    measurements: dict[str, float] = {}
-    if grid_map.mpp is None:
-        measurements["Area level-0 px"] = area
-    else:
-        measurements["Area mm²"] = area * grid_map.mpp**2 / 1e6
+    measurements = _area(shape, grid_map.mpp)
     measurements["Patches"] = float(len(values))
     measurements[f"{grid_map.name}: mean"] = float(values.mean())
     measurements[f"{grid_map.name}: highest"] = float(values.max())

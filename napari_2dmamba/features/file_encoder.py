@@ -62,6 +62,7 @@ def load_file(
     """
     path = _there(path)
     said: dict[str, Any] = {"network": path.name, "name": path.stem}
+    built_as = ""
     if path.suffix.lower() in _YAML:
         said = {"name": path.stem, **_read_yaml(path)}
     transform = _transform(path, said)
@@ -70,6 +71,7 @@ def load_file(
     if network_name.startswith("timm:"):
         from napari_2dmamba.features.timm_encoder import create
 
+        built_as = network_name
         network = create(network_name.removeprefix("timm:"))
         if weights is None:
             raise FeatureError(f"{path} names {network_name} but no 'weights' file for it")
@@ -96,6 +98,7 @@ def load_file(
         feature_size=feature_size,
         precision=precision,
         checksum=checksum,
+        built_as=built_as,
     )
 
 

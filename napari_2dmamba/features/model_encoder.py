@@ -28,6 +28,9 @@ class ModelEncoder:
         ``"bfloat16"`` runs the network in automatic mixed precision.
     checksum
         Of the weights; computed here when None.
+    built_as
+        Architecture and arguments, where ``name`` does not tell them: the same weights may fit
+        several networks, such as scans of VMamba, whose features differ.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class ModelEncoder:
         feature_size: int | None = None,
         precision: str = "float32",
         checksum: str | None = None,
+        built_as: str = "",
     ) -> None:
         self.name, self.mpp = name, mpp
         self.licence, self.weights_from = licence, weights_from
@@ -54,6 +58,8 @@ class ModelEncoder:
         self.precision = precision
         checksum = checksum or checksum_of_weights(network.state_dict())
         self.identity = f"{name} {checksum} {transform} {pooling} {precision}"
+        if built_as:
+            self.identity += f" {built_as}"
         self._network = network.eval().to(device)
         self._most = 2**31  # patches that fit into memory at once, as far as is known
         blank = torch.full((1, 16, 16, 3), 255, dtype=torch.uint8)

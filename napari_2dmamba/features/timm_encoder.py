@@ -45,11 +45,14 @@ class LoadedNetwork(NamedTuple):
         timm's ``pretrained_cfg``: mean, std, input size, licence.
     weights_from
         Where the weights came from.
+    built_as
+        Architecture and arguments that a ``config.json`` gave; empty where the name tells them.
     """
 
     network: nn.Module
     data: dict[str, Any]
     weights_from: str
+    built_as: str = ""
 
     @property
     def transform(self) -> Transform:
@@ -93,6 +96,7 @@ def load_timm(
         licence=str(licence),
         weights_from=loaded.weights_from,
         precision=precision,
+        built_as=loaded.built_as,
     )
 
 
@@ -125,8 +129,10 @@ def load_network(
     if config_file is None and folder is not None and model.startswith("local-dir:"):
         raise FeatureError(f"{folder} holds no config.json that names a timm architecture")
 
+    built_as = ""
     if config_file is not None:
         architecture, arguments, data = read_config(config_file)
+        built_as = f"{architecture} {json.dumps(arguments, sort_keys=True)}"
     else:
         architecture, arguments, data = model, {}, None
     network = create(architecture, **(arguments | more))
@@ -148,7 +154,7 @@ def load_network(
     else:
         state = _filtered(network, read_weights(weights))
     fit_weights(network, state, str(weights))
-    return LoadedNetwork(network, data, weights_from)
+    return LoadedNetwork(network, data, weights_from, built_as)
 
 
 def load_catalogued(

@@ -62,6 +62,7 @@ class SlideOverview(DockedWidget):
             self._slide = slide
             self.thumbnail.words = "No slide open" if slide is None else "Reading the slide…"
             self.thumbnail.set_picture(None)
+            self._loading.cancel()  # a picture that comes late would be of another slide
             if slide is not None:
                 self._loading.request(lambda progress, stop: slide.thumbnail(THUMBNAIL_SIDE))
         self._draw_view()

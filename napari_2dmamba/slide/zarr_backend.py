@@ -118,7 +118,9 @@ class ZarrBackend:
             group = inner if not hasattr(inner, "shape") else group
             stated = _ome_of(group)
         try:
-            image = stated["multiscales"][0]
+            image, *further = stated["multiscales"]
+            if further:
+                self.remarks += (f"image 1 of {len(further) + 1} in its multiscales is shown",)
             axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in image["axes"]]
             self._axes = "".join(str(axis["name"])[:1].lower() for axis in axes)
             datasets = [

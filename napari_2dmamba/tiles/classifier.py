@@ -182,6 +182,7 @@ class TileClassifier:
             weights_from="a tile classifier",
             mpp=self.mpp,
             precision=precision,
+            built_as=f"{self.architecture} {json.dumps(self.arguments, sort_keys=True)}",
         )
         if encoder.feature_size != len(self.classes):
             raise FeatureError(

@@ -69,7 +69,7 @@ def write_field_figure(
     if shown is not None:
         bar = figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.01)
         bar.set_label(
-            f"(gradient / largest) to the power {power:g}, mean of {fields[0].crops} crops",
+            f"(gradient / largest) to the power {power:g}, mean of {_crops(fields)}",
             fontsize=7,
         )
         bar.ax.tick_params(labelsize=7)
@@ -77,3 +77,9 @@ def write_field_figure(
     with atomic_write(path) as part:
         figure.savefig(part, dpi=dpi, bbox_inches="tight")
     return path
+
+
+def _crops(fields: Sequence[PixelField]) -> str:
+    """Say over how many crops fields are means; networks may have been asked otherwise."""
+    fewest, most = (of(field.crops for field in fields) for of in (min, max))
+    return f"{most} crops" if fewest == most else f"{fewest} to {most} crops"

@@ -281,7 +281,7 @@ def test_ranges_differences_and_ensembles(compared: CompareWidget, viewer: Any, 
     assert difference.data[rows, cols] == pytest.approx(ranked[0] - ranked[1], rel=1e-4, abs=1e-3)
     assert difference.contrast_limits == [-100, 100]
     assert [panel.title for panel in window.panel_list.ticked][2:] == [
-        "Mean of 2 models", "Spread of 2 models", "first − second",
+        "Mean of first, second", "Spread of first, second", "first − second",
     ]  # fmt: skip
 
     window.panel_list.tick("entry 0", False)
@@ -289,7 +289,7 @@ def test_ranges_differences_and_ensembles(compared: CompareWidget, viewer: Any, 
     session = Session.of(viewer)
     (on,) = session.slides
     layers = compared_layers(session, on)
-    names = ["second", "Mean of 2 models", "Spread of 2 models", "first − second"]
+    names = ["second", "Mean of first, second", "Spread of first, second", "first − second"]
     assert [layer.name for layer in layers] == names
     assert [layer.visible for layer in layers] == [False, False, False, True]
     window.to_layers.click()  # again: in place of those
@@ -300,6 +300,33 @@ def test_ranges_differences_and_ensembles(compared: CompareWidget, viewer: Any, 
     assert window.grid.model.scene.camera.zoom == pytest.approx(viewer.scene.camera.zoom)
     window.grid.model.scene.camera.center = (0, 300, 400)
     assert viewer.scene.camera.center[-2:] == pytest.approx((300, 400))
+
+
+def test_a_comparison_is_shown_in_the_size_it_was_made_in(
+    compared: CompareWidget, viewer: Any, qtbot: Any
+) -> None:
+    session = Session.of(viewer)
+    (on,) = session.slides
+    before = on.slide
+    session.set_mpp(on, 0.25)
+    try:
+        assert "made with 0.5 µm per pixel" in compared.footer.message.text()
+        compared.open_window()
+        window = window_of(compared)
+        settle(window, qtbot)
+        slide, shown = window.grid.model.layers[:2]
+        place = shown.grid_map.origin
+        corner = slide.data_to_world((place[1] - 0.5, place[0] - 0.5))
+        assert shown.data_to_world((-0.5, -0.5)) == pytest.approx(corner)
+        assert not window.follow.isEnabled()
+        assert on.compared_on is before
+        window.to_layers.click()
+        (pyramid,) = session.pyramid_of(on)
+        layer = compared_layers(session, on)[0]
+        corner = pyramid.data_to_world((place[1] - 0.5, place[0] - 0.5))
+        assert layer.data_to_world((-0.5, -0.5)) == pytest.approx(corner)
+    finally:
+        session.set_mpp(on, None)
 
 
 def test_zoom_boxes_are_framed_in_every_panel(compared: CompareWidget, qtbot: Any) -> None:

@@ -4,11 +4,15 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from napari.layers import Shapes
 from shapely import Polygon, box
 from shapely.ops import unary_union
 
 from napari_2dmamba.errors import ExportError
+from napari_2dmamba.explain.grid_map import GridMap
+from napari_2dmamba.explain.map_regions import regions_above
 from napari_2dmamba.plugin.layers.preview import show_patches, show_tissue
+from napari_2dmamba.plugin.layers.region_history import RegionHistory
 from napari_2dmamba.plugin.layers.region_layers import (
     drawn_regions,
     ensure_region_layer,
@@ -16,7 +20,7 @@ from napari_2dmamba.plugin.layers.region_layers import (
 )
 from napari_2dmamba.plugin.layers.region_shapes import to_polygons, to_shape, without_holes
 from napari_2dmamba.plugin.npe2.writer import write_region_layers
-from napari_2dmamba.plugin.session import Session
+from napari_2dmamba.plugin.session import Session, SlideState
 from napari_2dmamba.slide import (
     GridSettings,
     Regions,
@@ -152,6 +156,41 @@ def test_regions_are_saved_for_qupath(slide_path: Path, tmp_path: Path) -> None:
         again = read_regions(path, offset=slide.bounds[:2])
     assert again.include[0].equals(regions.include[0])
     assert again.exclude[0].equals(regions.exclude[0])
+
+
+def test_areas_and_files_are_of_one_slide_as_it_is_shown(slide_path: Path, tmp_path: Path) -> None:
+    viewer = ViewerModel()
+    session = Session.of(viewer)
+    above = GridMap(np.full((1, 2), 0.7, np.float32), "attention", "", 100, (200, 300), 0.5)
+    with open_slide(slide_path) as first, open_slide(slide_path) as second:
+        history = RegionHistory.of(session)
+        for slide in (first, second):
+            state = session.add(slide)
+            show_regions(session, state, regions_above(above, 0.5))
+            drawn = drawn_regions(session, state)
+            assert drawn is not None
+            history.note(state, drawn)
+        assert areas(session, state) == [{"Area mm²": pytest.approx(0.005)}]
+        session.set_mpp(state, 0.25)  # 200 x 100 pixels
+        assert areas(session, state) == [{"Area mm²": pytest.approx(0.00125)}]
+        drawn = drawn_regions(session, state)
+        assert drawn is not None
+        history.note(state, drawn)  # measured otherwise, but the same
+        history.undo(session, state)
+        assert areas(session, state) == []
+        history.redo(session, state)
+        assert areas(session, state) == [{"Area mm²": pytest.approx(0.00125)}]
+        viewer.layers.selection = {one for one in viewer.layers if isinstance(one, Shapes)}
+        path = tmp_path / "regions.geojson"
+        with pytest.raises(ExportError, match="lie on 2 slides"):
+            viewer.layers.save(str(path), selected=True, plugin="napari-2dmamba")
+        assert not path.exists()
+
+
+def areas(session: Session, slide: SlideState) -> list[dict[str, float]]:
+    """What regions say of their area."""
+    told = [one.properties["measurements"] for one in drawn_regions(session, slide) or ()]
+    return [{name: one[name] for name in one if "Area" in name} for one in told]
 
 
 def test_saving_nothing_says_so(tmp_path: Path) -> None:

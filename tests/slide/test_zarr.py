@@ -94,6 +94,15 @@ def test_pixels_levels_and_resolution(tmp_path: Path, version: str, packed: bool
         assert (window[:, :10] == 255).all()
 
 
+def test_one_of_several_images_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.zarr", colours())
+    group = zarr.open_group(path)
+    images = dict(group.attrs)["multiscales"]
+    group.attrs["multiscales"] = [*images, images[0] | {"name": "another"}]
+    with open_slide(path) as slide:
+        assert slide.remarks == ("image 1 of 2 in its multiscales is shown",)
+
+
 def test_what_ome_zarr_itself_writes_is_read(tmp_path: Path) -> None:
     writer = pytest.importorskip("ome_zarr.writer", reason="ome-zarr is not installed")
     pixels = noise(3, 512, 640)

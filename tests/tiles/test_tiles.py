@@ -276,6 +276,43 @@ def test_on_a_slide_every_probability_lies_on_its_patch(tmp_path: Path) -> None:
     assert all(p.is_file() for p in written)
 
 
+def test_features_kept_of_one_network_are_not_those_of_another_with_its_weights(
+    tmp_path: Path,
+) -> None:
+    """VMamba's two scans take the same weights: what was kept for one is not the other's."""
+    from napari_2dmamba.features.timm_encoder import create
+
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 256, (64, 128, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "slide.tif", pixels, tile=(64, 64), photometric="rgb")
+    torch.manual_seed(0)
+    arguments = SMALL | {"num_classes": 2}
+    network = create("vmamba2d_tiny", **arguments).eval()
+    for parameter in network.parameters():  # so that the scan has a say
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    made = TileClassifier(
+        network, "vmamba2d_tiny", arguments, ("a", "b"),
+        Transform(32, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)),
+    )  # fmt: skip
+    folder = made.save(tmp_path / "classifier")
+    grid = PatchGrid(64, 64, None, None, (1, 2), np.array([[0, 0], [64, 0]]), np.ones(2, "f4"))
+    identities, found = [], []
+    with open_slide(tmp_path / "slide.tif") as slide:
+        for name in ("vmamba2d_tiny", "vmamba_tiny"):
+            config = json.loads((folder / "config.json").read_text())
+            (folder / "config.json").write_text(json.dumps(config | {"architecture": name}))
+            loaded = TileClassifier.load(folder)
+            kept = classify_slide(slide, grid, loaded, cache=tmp_path / "cache")
+            np.testing.assert_array_equal(
+                kept.probabilities, classify_slide(slide, grid, loaded).probabilities
+            )
+            found.append(kept.probabilities)
+            encoder = load_encoder(f"timm:local-dir:{folder}", device="cpu", offline=True)
+            identities.append(encoder.identity)
+    assert (found[0] != found[1]).any()
+    assert identities[0] != identities[1]
+
+
 def test_train_and_classify_on_the_command_line(tmp_path: Path, capsys) -> None:
     tiles, out = painted(tmp_path / "tiles", side=1024), tmp_path / "out"
     train = ["tiles", "train", str(tiles), "--out", str(out), "--input-size", "16", "--epochs", "1",

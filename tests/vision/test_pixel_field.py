@@ -16,6 +16,7 @@ from napari_2dmamba.pixel_fields import FieldSettings, fields_on_slide
 from napari_2dmamba.slide import open_slide
 from napari_2dmamba.vision.backbone import VisionMamba
 from napari_2dmamba.vision.pixel_field import PixelField, pixel_fields
+from napari_2dmamba.vision.pixel_field_figure import write_field_figure
 from napari_2dmamba.vision.region import Place
 from tests.features.networks import require_timm
 
@@ -169,3 +170,11 @@ def test_the_command_draws_a_figure(slide_file: Path, tmp_path: Path, capsys) ->
     assert greener > 0.005
     with pytest.raises(SystemExit):
         main(["receptive-field", str(slide_file), "--at", "here"])
+
+
+def test_a_figure_says_how_many_crops_its_fields_are_means_of(tmp_path: Path) -> None:
+    values = np.ones((32, 32))
+    fields = [PixelField(values, name, 0, 1, n, (16, 16)) for name, n in (("a", 4), ("b", 16))]
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # words stay words
+        path = write_field_figure(fields, tmp_path / "fields.svg")
+    assert "mean of 4 to 16 crops" in path.read_text()

@@ -14,6 +14,8 @@ from torch import nn
 
 from napari_2dmamba.cli import main
 from napari_2dmamba.errors import Cancelled, CheckpointError, FeatureError, SlideError
+from napari_2dmamba.segment_slide import segment_slide
+from napari_2dmamba.slide import open_slide
 from napari_2dmamba.vision.backbone import VisionMamba
 from napari_2dmamba.vision.mask_folder import MaskFolder
 from napari_2dmamba.vision.region import ArrayPicture
@@ -241,6 +243,23 @@ def test_train_evaluate_and_use_on_the_command_line(tmp_path: Path, capsys) -> N
     assert area == pytest.approx(4 * (found == 2).sum())
     assert main([*use[:-1], "--mpp", "1"]) == 1
     assert "another picture" in capsys.readouterr().err
+
+
+def test_weights_with_another_scan_are_another_segmentation(tmp_path: Path) -> None:
+    """The same published file fits three scans, whose answers differ."""
+    made = segmenter(auxiliary_channels=0)
+    torch.nn.init.normal_(made.decode_head.conv_seg.weight, std=3.0)
+    torch.save({"state_dict": made.state_dict()}, tmp_path / "p.pth")
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "slide.tif", pixels, tile=(64, 64), photometric="rgb")
+    found, windows = {}, WindowSettings(window=64)
+    with open_slide(tmp_path / "slide.tif") as slide:
+        for scan in ("2d", "1d"):
+            loaded = TrainedSegmenter.load(tmp_path / "p.pth", scan=scan, classes=tuple("abcde"))
+            found[scan], _ = segment_slide(slide, loaded, tmp_path / scan, windows=windows)
+        assert (found["2d"].certainty != found["1d"].certainty).any()
+        with pytest.raises(CheckpointError, match="another picture, network or setting"):
+            segment_slide(slide, loaded, tmp_path / "2d", windows=windows)
 
 
 def test_what_is_no_segmenter_or_folder(tmp_path: Path) -> None:

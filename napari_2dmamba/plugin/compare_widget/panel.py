@@ -78,7 +78,7 @@ def ensemble_panels(comparison: "Comparison", members: Sequence[int]) -> list[Pa
 
     made = ensemble(comparison, members)
     who = ", ".join(str(number) for number in members)
-    count = f"{len(members)} models"
+    titles = ", ".join(made.members)  # another mean, of others, may stand beside it
     if made.risk is not None:
         said = f"risk {made.risk:.2f} ± {made.risk_spread:.2f}"
     elif made.probabilities is None:
@@ -92,8 +92,8 @@ def ensemble_panels(comparison: "Comparison", members: Sequence[int]) -> list[Pa
             f"± {100 * made.probabilities_spread[top]:.1f} %"
         )
     return [
-        Panel(f"mean {who}", f"Mean of {count}", said, made.mean),
-        Panel(f"spread {who}", f"Spread of {count}", "percentile points", made.spread),
+        Panel(f"mean {who}", f"Mean of {titles}", said, made.mean),
+        Panel(f"spread {who}", f"Spread of {titles}", "percentile points", made.spread),
     ]
 
 

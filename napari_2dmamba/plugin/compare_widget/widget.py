@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
     from napari_2dmamba.models import Aggregator
+    from napari_2dmamba.slide import Slide
 
 _LAYER_KEY = "2dmamba compared"
 
@@ -113,6 +114,7 @@ class CompareWidget(DockedWidget):
         events = self.session.events
         self.listen(events.current, self._follow_current)
         self.listen(events.comparison, self._follow_comparison)
+        self.listen(events.mpp, self._follow_mpp)
         self.listen(events.slides, self._follow_slides)
 
     def let_go(self) -> None:
@@ -133,6 +135,12 @@ class CompareWidget(DockedWidget):
         if slide is self.session.current:
             self._show_comparison()
 
+    def _follow_mpp(self, slide: SlideState) -> None:
+        """Close the grid of a slide that is shown in other units now: it moves with the window."""
+        if slide is self._slide:
+            self._close_window()
+        self._follow_comparison(slide)
+
     def _follow_slides(self) -> None:
         """Close the grid of a slide that was closed."""
         if self._slide is not None and self._slide not in self.session.slides:
@@ -150,6 +158,21 @@ class CompareWidget(DockedWidget):
         if comparison is not None:
             self.predictions.show_comparison(comparison)
             self.agreement.show_comparison(comparison)
+            self._say_other_mpp()
+
+    def _say_other_mpp(self) -> None:
+        slide = self.session.current
+        if slide is None or slide.compared_on is None or slide.compared_on.mpp == slide.slide.mpp:
+            return
+        made, now = (
+            "in pixels" if mpp is None else f"with {mpp:.4g} µm per pixel"
+            for mpp in (slide.compared_on.mpp, slide.slide.mpp)
+        )
+        self.footer.message.say(
+            f"this comparison was made {made}, and its grid, figure and files count so; the slide "
+            f"is shown {now} now: compare again for patches of that size",
+            "warning",
+        )
 
     def _show_parts(self, visible: bool) -> None:
         for part in (self.predictions, self.agreement, self.export_section):
@@ -210,7 +233,7 @@ class CompareWidget(DockedWidget):
             )
 
         def show(comparison: Comparison) -> None:
-            self.show_comparison(slide, comparison)
+            self.show_comparison(slide, comparison, opened)
 
         kept = "Stopped; finished features are kept for the next run."
         job = self._jobs.start(task, show, kept)
@@ -229,16 +252,23 @@ class CompareWidget(DockedWidget):
 
     # -- the result -----------------------------------------------------------------------
 
-    def show_comparison(self, slide: SlideState, comparison: Comparison) -> None:
+    def show_comparison(
+        self, slide: SlideState, comparison: Comparison, made_on: "Slide | None" = None
+    ) -> None:
         """Show a comparison: numbers in the panel, maps in the grid window.
 
-        That of a slide which is not looked at waits until it is.
+        That of a slide which is not looked at waits until it is. ``made_on`` is the slide as it
+        was when the models ran; None where it is so still.
         """
         if slide not in self.session.slides:
             return  # closed while the models ran
+        was_on = slide.compared_on
+        self.session.runs.set_comparison(slide, comparison, made_on)
         if self._slide is slide and self.window_ is not None:
-            self.window_.show_comparison(comparison)
-        self.session.runs.set_comparison(slide, comparison)
+            if was_on is slide.compared_on:
+                self.window_.show_comparison(comparison)
+            else:
+                self._close_window()
         if slide is not self.session.current:
             self.footer.message.say(
                 f"The comparison on {slide.name} has ended; choose that slide to see it", "good"
@@ -260,7 +290,7 @@ class CompareWidget(DockedWidget):
         slide, comparison = self.session.current, self.comparison
         if slide is None or comparison is None:
             return
-        opened = slide.slide
+        opened = slide.compared_on or slide.slide
         self.open_window()
         assert self.window_ is not None
         shown, display = self.window_.ticked, self.window_.display
@@ -300,7 +330,7 @@ class CompareWidget(DockedWidget):
         slide, comparison = self.session.current, self.comparison
         if slide is None or comparison is None:
             return
-        opened = slide.slide
+        opened = slide.compared_on or slide.slide
         display = None if self.window_ is None else self.window_.display
 
         def task(progress: ProgressCallback, stop: StopCallback) -> list[Path]:
@@ -321,7 +351,9 @@ class CompareWidget(DockedWidget):
         if self._slide is not slide:
             self._close_window()
         if self.window_ is None:
-            window = GridWindow(slide.slide, self._viewer, self)
+            opened = slide.compared_on or slide.slide
+            window = GridWindow(opened, self._viewer, self)
+            window.follow.setEnabled(opened.mpp == slide.slide.mpp)  # else in other units
             window.layers_wanted.connect(self._add_layers)
             window.closed.connect(self._forget_window)
             self.window_, self._slide = window, slide

@@ -1,8 +1,9 @@
 """The section *Trust*: does the map on screen show what the model used?"""
 
 from collections.abc import Sequence
+from html import escape
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QLabel, QPushButton
 
 from napari_2dmamba.explain.faithfulness import Agreement, Faithfulness, Stability
@@ -40,6 +41,7 @@ class TrustSection(Section):
         self.stability.clicked.connect(self.stability_wanted)
         self.chart = CurvesChart()
         self.verdict = QLabel()
+        self.verdict.setTextFormat(Qt.TextFormat.PlainText)  # it names a map, and so a class
         self.agreement = QLabel()
         self.steadiness = QLabel()
         rows = QFormLayout()
@@ -131,5 +133,5 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
             f"<td align='right' style='padding-left: 14px'>{look.format(cell)}</td>"
             for cell in cells
         )
-        made.append(f"<tr><td>{look.format(name)}</td>{numbers}</tr>")
+        made.append(f"<tr><td>{look.format(escape(name))}</td>{numbers}</tr>")
     return f"<table cellspacing='0' style='margin-bottom: 6px'>{''.join(made)}</table>"

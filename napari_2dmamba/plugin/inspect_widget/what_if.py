@@ -121,9 +121,22 @@ class WhatIf(QObject):
 
     def _change(self, step: Callable[[Counterfactuals], Counterfactual]) -> None:
         inspected = self._live.inspected
-        if inspected is not None:
-            edits = inspected.counterfactuals
-            self._jobs.start(lambda progress, stop: step(edits), self._show, "Stopped.")
+        if inspected is None:
+            return
+        edits = inspected.counterfactuals
+        go_back = edits.bookmark()
+
+        def forget_step() -> None:
+            """Let no answer that is shown later hold a step that was stopped, or failed."""
+            go_back()
+            self._section.show_canvas(edits.canvas)
+
+        job = self._jobs.start(
+            lambda progress, stop: step(edits), self._show, "Stopped; nothing was changed."
+        )
+        if job is not None:
+            job.cancelled.connect(forget_step)
+            job.failed.connect(forget_step)
 
     def _show(self, found: Counterfactual) -> None:
         inspected = self._live.inspected

@@ -1,5 +1,7 @@
 """The section *What if*: take tissue away and see what the model says then."""
 
+from html import escape
+
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QLabel, QPushButton
 
@@ -117,6 +119,10 @@ class WhatIfSection(Section):
         self.where.addItems([INSPECTED, *names])
         self.where.setCurrentText(current if current in names else INSPECTED)
 
+    def show_canvas(self, canvas: Canvas) -> None:
+        """Say what becomes of the canvas, without asking the model."""
+        self.canvas.setCurrentIndex(self.canvas.findData(canvas))
+
     def set_steps(self, steps: int) -> None:
         """Offer to undo where there is something to undo."""
         self._steps = steps
@@ -166,7 +172,7 @@ class WhatIfSection(Section):
 
 
 def change_words(found: Counterfactual) -> str:
-    """Say in a sentence what changed."""
+    """Say in a sentence of rich text what changed."""
     gone = len(found.present) - int(found.present.sum())
     without = f"With {gone} of {len(found.present)} patches gone" if gone else "With all patches"
     before, after = found.before, found.after
@@ -176,10 +182,11 @@ def change_words(found: Counterfactual) -> str:
         return f"{without}, the risk is {_instead(before.risk, after.risk)}."
     top = before.top_class
     old, new = before.probabilities[top], after.probabilities[top]
-    name = before.class_names[top]
+    name = escape(before.class_names[top])
     words = f"{without}, the probability of {name} is {_instead(float(old), float(new))}."
     if found.flipped:
-        words += f" The prediction becomes <b>{after.class_names[after.top_class]}</b>."
+        becomes = escape(after.class_names[after.top_class])
+        words += f" The prediction becomes <b>{becomes}</b>."
     return words
 
 

@@ -229,8 +229,8 @@ class InspectWidget(DockedWidget):
 
     def _forget(self) -> None:
         """Let go of the run that was inspected."""
-        self._loading.cancel()
-        self._jobs.cancel()
+        for jobs in (self._loading, self._reading, self._jobs):
+            jobs.cancel()
         self._following.forget()
         self.live.forget()
         self.query_layer.clear()

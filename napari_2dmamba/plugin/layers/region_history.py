@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from napari_2dmamba.explain.map_regions import measured_with
 from napari_2dmamba.plugin.layers.region_layers import drawn_regions, replace_regions
 from napari_2dmamba.slide import Regions
 
@@ -40,7 +41,7 @@ class RegionHistory:
         if self._is_going:
             return
         steps, place = self._steps.get(slide, ([Regions()], 0))
-        if steps[place] != drawn:
+        if _measured(steps[place], slide) != drawn:
             steps = [*steps[: place + 1], drawn][-_MOST_STEPS:]
             self._steps[slide] = steps, len(steps) - 1
 
@@ -76,5 +77,10 @@ class RegionHistory:
         steps, place = self._steps[slide]
         self._steps[slide] = steps, place + by
         with self.one_step():
-            replace_regions(session, slide, steps[place + by])
+            replace_regions(session, slide, _measured(steps[place + by], slide))
         session.events.regions.emit(slide)
+
+
+def _measured(drawn: Regions, slide: "SlideState") -> Regions:
+    """Return what was drawn, with areas of the µm per pixel that the slide is shown with now."""
+    return Regions(tuple(measured_with(one, slide.slide.mpp) for one in drawn))

@@ -12,11 +12,12 @@ from uuid import uuid4
 
 import numpy as np
 import shapely
-from napari.layers import Points, Shapes
+from napari.layers import Layer, Points, Shapes
 from napari.layers.base import ActionType
 from numpy.typing import NDArray
 from shapely import LineString, Point
 
+from napari_2dmamba.explain.map_regions import measured_with
 from napari_2dmamba.plugin.layers.line_width import LineWidths
 from napari_2dmamba.plugin.layers.region_shapes import to_polygons, to_shape, without_holes
 from napari_2dmamba.plugin.layers.region_words import Colour, hex_of, length_words
@@ -191,6 +192,13 @@ def regions_of_shapes(
                 region = replace(region, id=kept.id, properties=left)
         found.append((_as_said(region, said), tuple(places)))
     return found
+
+
+def measure_again(layer: Layer, mpp: float | None) -> None:
+    """Let the areas that regions of a layer were measured with count with these µm per pixel."""
+    kept = _kept(layer.metadata)
+    for group, (region, outlines) in kept.items():
+        kept[group] = measured_with(region, mpp), outlines
 
 
 def _covered(shapes: list[tuple[NDArray[np.floating], str]], role: Role) -> Any:

@@ -8,6 +8,7 @@ import pandas as pd
 from napari_2dmamba.errors import ExportError
 from napari_2dmamba.plugin.layers.region_layers import regions_of_shapes
 from napari_2dmamba.plugin.layers.slide_layer import REGION_KEY, SLIDE_KEY
+from napari_2dmamba.plugin.session.layer_marks import SLIDE_ID
 from napari_2dmamba.slide import Regions, write_regions
 
 
@@ -21,10 +22,20 @@ def write_region_layers(path: str, layers: list[tuple[Any, dict[str, Any], str]]
     Raises
     ------
     ExportError
-        When nothing is drawn, or the file cannot be written.
+        When nothing is drawn, the layers are of several slides, or the file cannot be written.
     """
     found = []
     offset = (0, 0)
+    slides = {
+        attributes["metadata"][SLIDE_ID]
+        for _, attributes, _ in layers
+        if SLIDE_ID in attributes.get("metadata", {})
+    }
+    if len(slides) > 1:
+        raise ExportError(
+            f"{path} was not written, because these layers lie on {len(slides)} slides; select "
+            "those of one slide and save them, then the others"
+        )
     for corners_of_shapes, attributes, _ in layers:
         metadata = attributes.get("metadata", {})
         kinds = [str(kind) for kind in np.atleast_1d(attributes["shape_type"])]

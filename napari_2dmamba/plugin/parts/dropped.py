@@ -22,6 +22,7 @@ from napari_2dmamba.slide.addresses import address_of, is_address, slide_path
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
+    from napari_2dmamba.plugin.session import SlideState
     from napari_2dmamba.slide import Slide
 
 Kind = Literal["slide", "run", "regions", "checkpoint", "features"]
@@ -198,9 +199,10 @@ class Intake(QObject):
         def task(progress: ProgressCallback, stop: StopCallback) -> Sorted:
             return sort_paths(paths)
 
+        asked_on = self._session.current
         job = Job(task)
         self._jobs.add(job)
-        job.succeeded.connect(self._use)
+        job.succeeded.connect(lambda found: self._use(found, asked_on))
         job.failed.connect(lambda sentence: self._say([sentence]))
         job.finished.connect(lambda: self._jobs.discard(job))
         job.start()
@@ -210,19 +212,22 @@ class Intake(QObject):
         """Whether something is still being told apart."""
         return bool(self._jobs)
 
-    def _use(self, found: Sorted) -> None:
+    def _use(self, found: Sorted, asked_on: "SlideState | None") -> None:
+        """Use what was dropped while ``asked_on`` was looked at."""
         problems = [*found.problems]
         for slide in found.opened:
             self._session.add(slide)
         slides = [one.path for one in found.things if one.kind == "slide"]
         problems += self._session.open(slides)
+        if slides or found.opened:
+            asked_on = self._session.current
         for thing in found.things:  # after the slides they may belong to
             if thing.kind != "slide":
-                problem = self._use_one(thing)
+                problem = self._use_one(thing, asked_on)
                 problems += [problem] if problem else []
         self._say(problems)
 
-    def _use_one(self, thing: Thing) -> str:
+    def _use_one(self, thing: Thing, asked_on: "SlideState | None") -> str:
         """Use what is no slide; returns why it cannot be used, or nothing."""
         session, path = self._session, thing.path
         slide = session.current
@@ -231,6 +236,8 @@ class Intake(QObject):
             if widget.is_running:
                 return f"{path.name} was not opened, for something runs; wait, or cancel it"
             widget.open_saved_run(path)
+        elif slide is not asked_on:  # it would be used on what the user did not mean
+            return f"{path.name} was not used, for another slide is shown now; drop it again"
         elif thing.kind == "checkpoint":
             docks.show(session.viewer, docks.RUN).model_section.add_checkpoint(path)
         elif slide is None:

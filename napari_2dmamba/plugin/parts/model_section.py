@@ -1,6 +1,7 @@
 """The section *Model and checkpoint*: which model, what it says of itself, where it runs."""
 
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -347,12 +348,12 @@ class ModelSection(Section):
 
 def describe(header: CheckpointHeader) -> str:
     """Return what a checkpoint says of itself, in two short lines of rich text."""
-    classes = ", ".join(header.class_names)
+    classes = escape(", ".join(header.class_names))
     kind = "time bins" if header.task == "survival" else "classes"
-    lines = [f"<b>{header.architecture}</b> · {header.task} · {kind}: {classes}"]
+    lines = [f"<b>{escape(header.architecture)}</b> · {header.task} · {kind}: {classes}"]
     patches = [f"{header.patch_size} px"] if header.patch_size else []
     patches += [f"{header.mpp:g} µm/px"] if header.mpp else []
-    trained = f"{header.encoder or 'encoder unknown'} ({header.feature_size} features)"
+    trained = f"{escape(header.encoder or 'encoder unknown')} ({header.feature_size} features)"
     lines.append(
         f"features: {trained}" + (f" · patches: {' at '.join(patches)}" if patches else "")
     )

@@ -132,6 +132,7 @@ class ElidedLabel(QLabel):
     def __init__(self, text: str = "") -> None:
         super().__init__()
         self._full = ""
+        self.setTextFormat(Qt.TextFormat.PlainText)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.set_text(text)
 

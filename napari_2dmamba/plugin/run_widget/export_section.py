@@ -55,7 +55,6 @@ class ExportSection(Section):
         self.mpp.setDecimals(2)
         self.mpp.setRange(0.0, 100.0)
         self.mpp.setSingleStep(0.5)
-        self.mpp.setSuffix(" µm/px")
         self.mpp.setSpecialValueText("as fits")
         self.mpp_row = QWidget()
         row = QFormLayout(self.mpp_row)
@@ -113,6 +112,8 @@ class ExportSection(Section):
         self._allow()
         if is_other:
             self.with_patient.setChecked(False)  # asked for one run is not asked for the next
+        in_um = shown is None or shown.slide.mpp is not None
+        self.mpp.setSuffix(" µm/px" if in_um else " level-0 px per px")
         self._offer()
         if shown is None:
             self._show_place(None, "Nothing to export yet")

@@ -57,7 +57,7 @@ class ResultControl(QObject):
         slide = self._session.current
         if slide is None:
             return None
-        return next((one for one in self._maps if one.name == slide.map_name), None)
+        return next((one for one in self._maps if one.grid_map.name == slide.map_name), None)
 
     @property
     def _maps(self) -> list[HeatmapLayer]:
@@ -84,13 +84,22 @@ class ResultControl(QObject):
                 event.connect(self._follow_layer_display)
             events.visible.disconnect(self._caption)
             events.visible.connect(self._caption)
-        names = [layer.name for layer in layers]
+            events.name.disconnect(self._offer_maps)
+            events.name.connect(self._offer_maps)
+        names = [layer.grid_map.name for layer in layers]
         if slide is not None and slide.map_name not in names:
             slide.map_name = names[0] if names else ""
-        self._section.set_maps(names, "" if slide is None else slide.map_name)
+        self._offer_maps()
         if self.map_layer is not None:
             self._show_values(self.map_layer)
         self._caption()
+
+    def _offer_maps(self, event: Any = None) -> None:
+        """List the maps by the names of their layers, which the user may change."""
+        layer = self.map_layer
+        self._section.set_maps(
+            [one.name for one in self._maps], "" if layer is None else layer.name
+        )
 
     def _follow_patch(self, slide: SlideState) -> None:
         if slide is self._session.current:
@@ -99,7 +108,7 @@ class ResultControl(QObject):
     def _follow_active_layer(self, event: Any = None) -> None:
         active, slide = self._session.viewer.layers.selection.active, self._session.current
         if slide is not None and active in self._maps and active is not self.map_layer:
-            slide.map_name = active.name
+            slide.map_name = active.grid_map.name
             self._follow_maps(slide)
 
     def _show_values(self, layer: HeatmapLayer) -> None:
@@ -139,7 +148,7 @@ class ResultControl(QObject):
         slide = self._session.current
         layer = next((one for one in self._maps if one.name == name), None)
         if slide is not None and layer is not None:
-            slide.map_name = name
+            slide.map_name = layer.grid_map.name
             self._session.runs.look_at(slide, layer)
             self._follow_maps(slide)
 

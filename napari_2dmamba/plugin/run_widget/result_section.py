@@ -1,9 +1,10 @@
 """The section *Result*: what the model says, how the map is shown, and its patches."""
 
+from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
-from qtpy.QtCore import Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -106,6 +107,8 @@ class ResultSection(Section):
         self.colour_bar = ColourBar()
         self.caption = QLabel()
         self.caption.setWordWrap(True)
+        for plain in (self.about, self.meaning):  # names of files and classes may hold a "<"
+            plain.setTextFormat(Qt.TextFormat.PlainText)
         self.readout = QLabel(_CURSOR_HINT)
         self.readout.setWordWrap(True)
         self.readout.setMinimumHeight(2 * self.readout.fontMetrics().height() + 4)
@@ -193,7 +196,7 @@ class ResultSection(Section):
             assert prediction.probabilities is not None
             name = prediction.class_names[prediction.top_class]
             value = prediction.probabilities[prediction.top_class]
-            self.headline.setText(f"<b>{name}</b>, probability {value:.3f}")
+            self.headline.setText(f"<b>{escape(name)}</b>, probability {value:.3f}")
             self.set_summary(f"{name} {value:.3f}")
         if intended_use:
             self.warning.say(intended_use, "warning")

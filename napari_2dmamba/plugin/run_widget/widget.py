@@ -330,9 +330,16 @@ class RunWidget(DockedWidget):
         self.session.begin(slide, job)
         job.held.connect(arriving.show)
         job.failed.connect(arriving.end)
-        job.failed.connect(lambda _: self.features_section.ask(missing))
+        job.failed.connect(lambda sentence: self._tell_failed(slide, sentence, missing))
         job.cancelled.connect(arriving.end)
         job.finished.connect(lambda: self.session.end(slide, job))
+
+    def _tell_failed(self, slide: SlideState, sentence: str, missing: Sequence[str]) -> None:
+        """Ask for what its file does not say; of a slide that is not looked at, say which it is."""
+        if slide is self.session.current:
+            self.features_section.ask(missing)
+        else:
+            self.footer.message.say(f"The run of {slide.name} has failed: {sentence}", "error")
 
     def _what_is_missing(self) -> str:
         """Return why nothing can run, or nothing."""
@@ -384,7 +391,7 @@ class RunWidget(DockedWidget):
             if slide.run is None or slide.run.prediction is not shown.prediction:
                 return  # another run is on display meanwhile
             layer = self.session.runs.show_map(slide, found, CLASS_DISPLAY)
-            slide.map_name = layer.name
+            slide.map_name = found.name
             self.session.runs.look_at(slide, layer)
             self.session.events.maps.emit(slide)
 

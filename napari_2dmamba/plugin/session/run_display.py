@@ -16,6 +16,7 @@ from napari_2dmamba.plugin.session.slide_state import SlideState
 if TYPE_CHECKING:
     from napari_2dmamba.compare import Comparison
     from napari_2dmamba.plugin.session.session import Session
+    from napari_2dmamba.slide import Slide
 
 
 class RunDisplay:
@@ -130,9 +131,18 @@ class RunDisplay:
         else:
             slide.active = ref(layer)
 
-    def set_comparison(self, slide: SlideState, comparison: "Comparison | None") -> None:
-        """Put a comparison of models on display."""
+    def set_comparison(
+        self,
+        slide: SlideState,
+        comparison: "Comparison | None",
+        made_on: "Slide | None" = None,
+    ) -> None:
+        """Put a comparison of models on display.
+
+        ``made_on`` is the slide as it was then; None where it is so still.
+        """
         slide.comparison = comparison
+        slide.compared_on = None if comparison is None else made_on or slide.slide
         self._session.events.comparison.emit(slide)
 
 

@@ -13,6 +13,7 @@ from napari.layers.base import ActionType
 from napari_2dmamba.errors import UserError
 from napari_2dmamba.explain.display import DisplaySettings
 from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
+from napari_2dmamba.plugin.layers.region_layers import measure_again
 from napari_2dmamba.plugin.layers.slide_layer import (
     CHANNEL_KEY,
     REGION_KEY,
@@ -262,6 +263,8 @@ class Session:
                     layer.data = again.pyramid(layer.metadata[CHANNEL_KEY])
                 if SLIDE_KEY in layer.metadata:
                     layer.metadata[SLIDE_KEY] = again
+                if REGION_KEY in layer.metadata:
+                    measure_again(layer, again.mpp)
                 if isinstance(layer, HeatmapLayer):
                     layer.grid_map = replace(layer.grid_map, mpp=again.mpp)
                 else:

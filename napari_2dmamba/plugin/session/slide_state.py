@@ -153,11 +153,12 @@ class SlideState:
     own_maps
         The maps that the run itself made or had saved.
     map_name
-        Name of the layer of the map whose values are read.
+        Name of the map whose values are read; its layer may be called otherwise.
     display
         How maps are shown that have no layer yet.
-    comparison
-        The comparison of models on display.
+    comparison, compared_on
+        The comparison of models on display, and the slide as it was when it was made, with the
+        µm per pixel of then.
     patch
         Level-0 ``(x, y)`` of the corner of the patch that is selected.
     works
@@ -183,6 +184,7 @@ class SlideState:
     map_name: str = ""
     display: DisplaySettings = field(default_factory=DisplaySettings)
     comparison: "Comparison | None" = None
+    compared_on: "Slide | None" = None
     patch: tuple[int, int] | None = None
     works: set[Work] = field(default_factory=set)
     camera: tuple[tuple[float, ...], float] | None = None

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 SIDE = 56
 
 Wanted = dict[Path, "Slide | None"]
+_State = tuple[int, int] | None
 
 
 class Thumbnails(QObject):
-    """Icons of slides by path; a slide that is not open is opened for its picture and closed.
+    """Icons of slides by their files as they are now.
+
+    A slide that is not open is opened for its picture and closed.
 
     Signals
     -------
@@ -34,7 +37,7 @@ class Thumbnails(QObject):
 
     def __init__(self, parent: QObject) -> None:
         super().__init__(parent)
-        self._icons: dict[Path, QIcon] = {}
+        self._icons: dict[Path, tuple[_State, QIcon]] = {}
         self._wanted: Wanted = {}
         self._nothing = QIcon(_on_square(None))
         self._loading = LatestJob(self, delay_ms=0)
@@ -43,11 +46,15 @@ class Thumbnails(QObject):
 
     def icon(self, path: Path) -> QIcon:
         """Return the picture of a slide, or an empty square while there is none."""
-        return self._icons.get(path, self._nothing)
+        return self._icons[path][1] if path in self._icons else self._nothing
 
     def want(self, wanted: Wanted) -> None:
         """Read pictures that are not there yet; what was wanted before is forgotten."""
-        self._wanted = {path: one for path, one in wanted.items() if path not in self._icons}
+        self._wanted = {
+            path: one
+            for path, one in wanted.items()
+            if path not in self._icons or self._icons[path][0] != _state_of(path)
+        }
         if not self._loading.is_busy:
             self._go_on()
 
@@ -69,18 +76,27 @@ class Thumbnails(QObject):
 
         def task(
             progress: ProgressCallback, stop: StopCallback
-        ) -> tuple[Path, NDArray[np.uint8] | None]:
-            return path, _picture_of(path, slide)
+        ) -> tuple[Path, _State, NDArray[np.uint8] | None]:
+            return path, _state_of(path), _picture_of(path, slide)
 
         self._loading.request(task)
 
-    def _take(self, found: tuple[Path, NDArray[np.uint8] | None]) -> None:
-        path, picture = found
+    def _take(self, found: tuple[Path, _State, NDArray[np.uint8] | None]) -> None:
+        path, state, picture = found
         pixmap = _on_square(picture)
         icon = QIcon(pixmap)
         icon.addPixmap(pixmap, QIcon.Mode.Selected)  # no tint over the colours of the slide
-        self._icons[path] = icon
+        self._icons[path] = state, icon
         self.loaded.emit()
+
+
+def _state_of(path: Path) -> _State:
+    """Return what changes when another slide takes the place of a file; None without a file."""
+    try:
+        told = path.stat()
+    except OSError:
+        return None
+    return told.st_mtime_ns, told.st_size
 
 
 def _picture_of(path: Path, slide: "Slide | None") -> NDArray[np.uint8] | None:

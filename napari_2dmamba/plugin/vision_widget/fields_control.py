@@ -1,5 +1,6 @@
 """Receptive fields: the click, the job, and the layers that follow."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from napari_2dmamba.plugin.session.preferences import preference
 from napari_2dmamba.plugin.vision_widget.field_section import FieldSection
 from napari_2dmamba.plugin.vision_widget.layers import (
     FIELD_KEY,
+    ShownField,
     field_layers,
     go_to_field,
     look_at_field,
@@ -150,8 +152,7 @@ class FieldsControl(QObject):
         shown = [layer.metadata[FIELD_KEY] for layer in field_layers(self._session, slide)]
         if slide is None or not shown:
             return
-        of_one = [one for one in shown if one.at == shown[-1].at]  # one crop, one picture of it
-        same = [one for one in of_one if one.image.shape == shown[-1].image.shape]
+        same = of_one_crop(shown)
 
         def task(progress: ProgressCallback, stop: StopCallback) -> Path:
             from napari_2dmamba.vision.pixel_field_figure import write_field_figure
@@ -163,3 +164,13 @@ class FieldsControl(QObject):
             slide, task, lambda written: f"Written: {written.name}", "The figure",
             "Stopped; nothing was written.",
         )  # fmt: skip
+
+
+def of_one_crop(shown: Sequence[ShownField]) -> list[ShownField]:
+    """Return the fields that lie over the very pixels of the last one: one picture is below all."""
+    last = shown[-1]
+    return [
+        one
+        for one in shown
+        if (one.field.place, one.image.shape) == (last.field.place, last.image.shape)
+    ]

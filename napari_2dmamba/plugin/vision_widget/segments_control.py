@@ -87,7 +87,10 @@ class SegmentsControl(QObject):
 
             names = None if names_file is None else read_class_names(names_file)
             segmenter = TrainedSegmenter.load(file, scan=cast(Any, scan), classes=names)
-            made_with = (region, opened.mpp, settings.segment_mpp, windows, _stamp(Path(file)))
+            made_with = (
+                region, opened.mpp, settings.segment_mpp, windows, _stamp(Path(file)),
+                segmenter.network.backbone.scan, segmenter.classes,
+            )  # fmt: skip
             number = hashlib.sha256(repr(made_with).encode()).hexdigest()[:8]
             out = root / f"segmented-{Path(file).stem[:40]}-{number}"
             found, _ = segment_slide(

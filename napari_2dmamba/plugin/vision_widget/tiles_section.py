@@ -1,10 +1,11 @@
 """The section *Classes of tiles*: which classifier, which patches, and which class is shown."""
 
 from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
-from qtpy.QtCore import Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
@@ -52,6 +53,7 @@ class TilesSection(Section):
         self.folder = PathEditor("Folder of a tile classifier", folder=True)
         self.folder.changed.connect(self._read)
         self.about = QLabel(_HINT)
+        self.about.setTextFormat(Qt.TextFormat.RichText)
         self.about.setWordWrap(True)
         self.area = AreaRow(
             {TISSUE: "All tissue", ALL: "Everything, also glass", VIEW: "What the window shows"}
@@ -107,12 +109,13 @@ class TilesSection(Section):
             self.facts = read_facts(folder)
         except UserError as error:
             self.problem = str(error)
-            self.about.setText(f"<b>{self.problem[:1].upper()}{self.problem[1:]}.</b>")
+            self.about.setText(f"<b>{escape(self.problem[:1].upper() + self.problem[1:])}.</b>")
             return
         facts = self.facts
         mpp = "of unknown resolution" if facts.mpp is None else f"of {facts.mpp:g} µm/px"
         self.about.setText(
-            f"{facts.architecture}, {len(facts.classes)} classes ({_listed(facts.classes)}), tiles "
+            f"{escape(facts.architecture)}, {len(facts.classes)} classes "
+            f"({escape(_listed(facts.classes))}), tiles "
             f"of {facts.patch_size} px {mpp}."
         )
         self.form.set_settings(self.form.settings().trained_for(facts))
