@@ -128,7 +128,7 @@ def test_a_checkpoint_that_is_none_is_one_sentence(
 
 
 def test_interrupting_keeps_finished_batches(slide: Path, tmp_path: Path) -> None:
-    arguments = ["extract", str(slide), "--patch-size", "16", "--out", str(tmp_path)]
+    arguments = ["extract", str(slide), "--patch-size", "32", "--out", str(tmp_path)]
     arguments += [
         "--batch-size",
         "1",

@@ -24,7 +24,9 @@ constexpr int kLanes = 4;
 typedef float vfloat __attribute__((vector_size(kLanes * 4)));
 typedef int32_t vint __attribute__((vector_size(kLanes * 4)));
 
+#ifndef SCAN2D_INLINE  // a build for sanitizers leaves calls what they are
 #define SCAN2D_INLINE inline __attribute__((always_inline))
+#endif
 #define SCAN2D_NOINLINE __attribute__((noinline))
 
 SCAN2D_INLINE vfloat splat(float value) { return value - vfloat{}; }

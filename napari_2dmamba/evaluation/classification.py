@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from napari_2dmamba.errors import EvaluationError
 
@@ -170,10 +169,12 @@ def ranking_auroc(scores: ArrayLike, positive: ArrayLike) -> float | None:
     -------
     None without both kinds.
     """
+    from scipy.stats import rankdata  # for seconds of a start that may rank nothing
+
     target = np.asarray(positive, bool)
     if target.all() or not target.any():
         return None
-    ranks = stats.rankdata(np.asarray(scores, np.float64))
+    ranks = rankdata(np.asarray(scores, np.float64))
     m, n = int(target.sum()), int((~target).sum())
     return float((ranks[target].sum() - m * (m + 1) / 2) / (m * n))
 

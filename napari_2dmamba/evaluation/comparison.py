@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from napari_2dmamba.errors import Cancelled, EvaluationError
 from napari_2dmamba.evaluation import classification, survival
@@ -50,6 +49,8 @@ def delong(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> tuple[floa
     EvaluationError
         For fewer than two slides of a class, or where the difference has no spread.
     """
+    from scipy import stats  # for seconds of a start that may compare nothing
+
     positive = np.asarray(labels, bool)
     scores = np.stack([np.asarray(first, np.float64), np.asarray(second, np.float64)])
     m, n = int(positive.sum()), int((~positive).sum())
@@ -94,12 +95,14 @@ def compare_models(
     Cancelled
         When ``should_stop()`` said so.
     """
+    from scipy.stats import rankdata
+
     a, b = on_common_slides(first, second)
     groups = a.groups
     if a.risks is not None and b.risks is not None:
         # Models may have scales of their own; ranks can be exchanged
-        a = replace(a, risks=stats.rankdata(np.round(a.comparable_risks(), 8)))
-        b = replace(b, risks=stats.rankdata(np.round(b.comparable_risks(), 8)))
+        a = replace(a, risks=rankdata(np.round(a.comparable_risks(), 8)))
+        b = replace(b, risks=rankdata(np.round(b.comparable_risks(), 8)))
     found = []
     if a.kind != "survival" and a.values.shape[1] == 2 and len(np.unique(groups)) == len(groups):
         try:
@@ -114,7 +117,7 @@ def compare_models(
     for name in names:
         p, q = a.values, b.values
         if name == "auroc":  # which asks for the order alone, whose scale both models share
-            p, q = (stats.rankdata(values, axis=0) / len(values) for values in (p, q))
+            p, q = (rankdata(values, axis=0) / len(values) for values in (p, q))
         one, two = _score(name, a, p, a.risks), _score(name, b, q, b.risks)
         if one is None or two is None:
             continue

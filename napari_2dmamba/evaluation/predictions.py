@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from napari_2dmamba.atomic_files import atomic_write
 from napari_2dmamba.errors import EvaluationError, UserError
@@ -106,11 +105,13 @@ class Predictions:
         assert self.risks is not None
         if self.has_one_scale:
             return self.risks
+        from scipy.stats import rankdata  # for seconds of a start that may rank nothing
+
         found = np.empty(len(self))
         models = np.array(self.models)
         for model in dict.fromkeys(self.models):
             rows = np.flatnonzero(models == model)
-            ranks = stats.rankdata(np.round(self.risks[rows], 8))  # as `survival.TIED`
+            ranks = rankdata(np.round(self.risks[rows], 8))  # as `survival.TIED`
             found[rows] = (ranks - 0.5) / len(rows)
         return found
 

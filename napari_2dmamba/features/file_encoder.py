@@ -33,7 +33,6 @@ from napari_2dmamba.features.transform import Transform
 from napari_2dmamba.features.trust import read_program, refuse_untrusted
 from napari_2dmamba.features.weights import fit_weights, missing_extra, read_weights
 
-_LARGEST_YAML = 2**16
 _KEYS = {
     "name", "network", "weights", "input_size", "mean", "std", "interpolation", "pooling",
     "prefix_tokens", "mpp", "licence", "feature_size",
@@ -41,6 +40,7 @@ _KEYS = {
 _TEXTS = "name", "network", "weights", "interpolation", "pooling", "licence"
 _YAML = ".yaml", ".yml"
 _LARGEST_YAML = 64 * 2**10
+_DEEPEST_YAML = 16
 _LARGEST_INPUT = 4096
 
 
@@ -134,8 +134,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise FeatureError(f"{path} has more than {_LARGEST_YAML} bytes, and a few lines are meant")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise FeatureError(f"{path} refers to its own parts by aliases; write them out")
+        depth = 0
+        for event in yaml.parse(text):
+            if isinstance(event, yaml.AliasEvent):
+                raise FeatureError(f"{path} refers to its own parts by aliases; write them out")
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST_YAML:  # PyYAML takes minutes for a line of thousands
+                raise ValueError(f"it nests deeper than {_DEEPEST_YAML} levels")
         said = yaml.safe_load(text)
     except (yaml.YAMLError, OSError, ValueError, TypeError, RecursionError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]

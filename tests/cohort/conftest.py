@@ -11,10 +11,10 @@ from napari_2dmamba.slide import GridSettings
 from tests.tiny import write_checkpoint, write_slide
 
 SLOWLY = RunSettings(
-    grid=GridSettings(patch_size=24, target_mpp=0.5),
+    grid=GridSettings(patch_size=36, target_mpp=0.5),
     features=FeatureSettings(batch_size=1, threads=1),
 )
-"""Some 900 batches of one patch: time enough to be interrupted in the middle."""
+"""Some 400 batches of one patch: time enough to be interrupted in the middle."""
 
 
 @pytest.fixture(scope="session")

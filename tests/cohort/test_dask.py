@@ -231,7 +231,7 @@ def heed_interrupts() -> None:
 def begin(out: Path, *slides: Path, workers: int = 1) -> subprocess.Popen[str]:
     """Start the command line on slides, and wait until batches are being kept."""
     command = [sys.executable, "-m", "napari_2dmamba.cli", "extract", *map(str, slides)]
-    command += ["--out", str(out), "--patch-size", "24", "--batch-size", "1", "--threads", "1"]
+    command += ["--out", str(out), "--patch-size", "36", "--batch-size", "1", "--threads", "1"]
     command += ["--workers", str(workers)]
     process = subprocess.Popen(
         command,

@@ -1,7 +1,7 @@
 """Do one thing with a fault at every call that changes a file or asks for memory, and do it again.
 
-Run by `test_faults` in a process of its own into which `shim.c` is loaded. Every trial is a fork,
-so that the imports are paid for once.
+Run by `test_faults` in a process of its own into which `shim.c` is loaded, for all actions. Every
+trial is a fork, so that the imports are paid for once.
 """
 
 import ctypes
@@ -184,13 +184,15 @@ def forked(act: Callable[[], str]) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), answer
 
 
-def main(name: str, folder: Path, every: int) -> None:
+def campaign(name: str, folder: Path, every: int) -> dict[str, Any]:
+    """Do an action with faults at every so many calls; return how many, and what went wrong."""
     action = ACTIONS[name]
+    folder.mkdir()
     slide = write_slide(folder / "s.tif")
     checkpoint = write_checkpoint(folder / "tiny.safetensors")
     code, answer = forked(lambda: prepare(name, slide, checkpoint))
     if code:
-        sys.exit(f"what is needed before: {answer}")
+        sys.exit(f"what is needed before {name}: {answer}")
 
     def counted() -> str:
         asked = watch_memory(_MOST_CALLS)
@@ -200,7 +202,7 @@ def main(name: str, folder: Path, every: int) -> None:
 
     code, answer = forked(counted)
     if code:
-        sys.exit(f"without any fault: {answer}")
+        sys.exit(f"{name} without any fault: {answer}")
     calls, asked, expected = answer.split(" ", 2)
     wrong = []
     sentences = set()
@@ -227,8 +229,10 @@ def main(name: str, folder: Path, every: int) -> None:
             wrong.append(f"after {what}: {code} {again}")
         shutil.rmtree(out, ignore_errors=True)
     told = {"calls": int(calls), "memory": int(asked), "trials": len(trials)}
-    print(json.dumps({**told, "wrong": wrong, "sentences": sorted(sentences)}))
+    return {**told, "wrong": wrong, "sentences": sorted(sentences)}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    for name, every in json.loads(sys.argv[2]).items():
+        found = campaign(name, Path(sys.argv[1], name), every)
+        print(json.dumps({"action": name, **found}), flush=True)

@@ -150,7 +150,8 @@ def test_a_run_loads_no_encoder_that_its_checkpoint_states(
         ("network: x.ts\nprefix_tokens: -1\n", "prefix_tokens"),
         ("network: x.ts\nfeature_size: lots\n", "feature_size"),
         ("network: !!python/object/apply:os.system [id]\n", "no YAML"),
-        ("[" * 5000, "no YAML"),
+        ("[" * 5000, "no YAML: it nests deeper than 16 levels"),
+        ("network: x.ts\nmean: " + "{a: " * 17, "deeper than 16"),
         ("# " + "x" * 70_000, "bytes"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Run a campaign: ``python -m tests.fuzz TARGET --count N --seed S``."""
+"""Run a campaign: ``python -m tests.fuzz TARGET... --count N --seed S``."""
 
 import argparse
 import os
@@ -16,7 +16,7 @@ def main() -> int:
     folder = Path(__file__).parent / "targets"
     names = sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__")
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("target", choices=[*names, "all"])
+    parser.add_argument("targets", nargs="+", choices=[*names, "all"], metavar="TARGET")
     parser.add_argument("--count", type=int, default=1000, help="mutants of each target")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first mutant")
@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("--sentences", type=int, default=0, help="print the N most frequent")
     given = parser.parse_args()
     found = 0
-    for name in names if given.target == "all" else [given.target]:
+    for name in names if "all" in given.targets else given.targets:
         result = campaign.run(
             name, given.count, given.seed, first=given.first, jobs=given.jobs,
             keep=given.keep and given.keep / name, seconds=given.seconds,

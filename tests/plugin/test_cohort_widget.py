@@ -110,8 +110,8 @@ def cells(widget: CohortWidget, *columns: Column) -> list[tuple[str, ...]]:
 
 
 def work_slowly(widget: CohortWidget) -> None:
-    """Some 900 batches of one patch: time enough to be interrupted in the middle."""
-    widget.patches_section.grid_form.editor("patch_size").set(24)
+    """Some 400 batches of one patch: time enough to be interrupted in the middle."""
+    widget.patches_section.grid_form.editor("patch_size").set(36)
     widget.features_section.encoder_form.form.editor("batch_size").set(1)
     widget.features_section.encoder_form.form.editor("threads").set(1)
 

@@ -1,4 +1,8 @@
-"""One training in several processes, on the CPU; its truth is the same training in one."""
+"""One training in several processes, on the CPU; its truth is the same training in one.
+
+Helpers are started as users have them in the tests of the command line and of a script, and in
+those of GPUs; in the others they are forks, which spares each its imports (`born_warm`).
+"""
 
 import os
 import signal
@@ -20,17 +24,12 @@ from napari_2dmamba.models import Aggregator, load_checkpoint
 from napari_2dmamba.tasks import LabelledBag
 from napari_2dmamba.training import Epoch, FitSettings, Step, fit
 from napari_2dmamba.training.processes import devices_of
+from tests.training.born_warm import _nursery, born_warm, helpers_of  # noqa: F401
 from tests.training.test_fitting import QUICK, bags, untrained, weights
 from tests.training.test_run import cohort
 
 UNEVEN = replace(QUICK, accumulate=5, precision="64", weight_decay=0.01, clip=1.0)
 """Thirteen bags make lots of 5, 5 and 3."""
-
-
-def helpers_of(process: psutil.Process) -> list[psutil.Process]:
-    return [
-        child for child in process.children() if "help_in_training" in " ".join(child.cmdline())
-    ]
 
 
 def with_times(examples: list[LabelledBag]) -> list[LabelledBag]:
@@ -59,6 +58,7 @@ CASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("born_warm")
 @pytest.mark.parametrize("case", CASES)
 def test_several_processes_fit_the_model_of_one(case: str) -> None:
     compare_with_one(CASES[case], "cpu")
@@ -107,6 +107,7 @@ def compare_with_one(told: dict[str, Any], device: str) -> None:
             np.testing.assert_allclose(getattr(b, name), getattr(a, name), rtol=1e-10)
 
 
+@pytest.mark.usefixtures("born_warm")
 def test_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     settings = replace(UNEVEN, devices=2, precision="32")
 
@@ -126,6 +127,7 @@ def test_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     assert torch.equal(run(tmp_path / "cut.pt", 9), whole)
 
 
+@pytest.mark.usefixtures("born_warm")
 def test_what_goes_wrong_in_another_process_is_the_sentence_of_one() -> None:
     broken = bags(6, 1)
     features = broken[3].bag.features.copy()
@@ -140,6 +142,7 @@ def test_what_goes_wrong_in_another_process_is_the_sentence_of_one() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills by signal")
+@pytest.mark.usefixtures("born_warm")
 def test_a_process_that_is_killed_ends_the_training() -> None:
     aggregator = untrained()
     before = weights(aggregator)
@@ -189,6 +192,7 @@ def test_from_a_thread_of_a_script_and_gone_with_it(tmp_path: Path) -> None:
         assert "begun" not in process.stdout.read()
 
 
+@pytest.mark.usefixtures("born_warm")
 def test_a_cancel_is_heard_within_a_bag() -> None:
     steps: list[Step] = []
     heard = []
@@ -227,6 +231,7 @@ def test_devices_without_a_bag_in_a_lot_are_refused(count: int, accumulate: int,
         fit(untrained(), bags(count, 1), settings=settings)
 
 
+@pytest.mark.usefixtures("born_warm")
 def test_a_model_that_no_other_process_can_import_is_refused() -> None:
     aggregator = untrained()
 
@@ -253,6 +258,7 @@ class Counting(torch.nn.Module):
         return self.inner(x)
 
 
+@pytest.mark.usefixtures("born_warm")
 def test_running_statistics_are_refused() -> None:
     aggregator = untrained()
     name, part = next(
@@ -276,6 +282,7 @@ class Unlucky:
         raise ZeroDivisionError("by nobody")
 
 
+@pytest.mark.usefixtures("born_warm")
 def test_what_nobody_foresaw_is_a_sentence_with_the_slide() -> None:
     examples: list[Any] = bags(6, 1)
     examples[3] = Unlucky()
