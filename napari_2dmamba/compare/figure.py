@@ -150,6 +150,7 @@ def write_figure(
             "svg.hashsalt": "napari-2dmamba",
             "font.family": ["DejaVu Sans"],
             "axes.linewidth": 0.5,
+            "text.parse_math": False,  # names of models and classes may hold dollars
         }
     ):
         figure = _Drawing(comparison, slide, settings, display, zooms, more).figure

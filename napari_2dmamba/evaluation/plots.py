@@ -37,7 +37,12 @@ def _svg(draw: "Callable[[Axes], None]") -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    style: Any = {"svg.fonttype": "path", "svg.hashsalt": "2dmamba", "font.size": 9}
+    style: Any = {
+        "svg.fonttype": "path",
+        "svg.hashsalt": "2dmamba",
+        "font.size": 9,
+        "text.parse_math": False,  # classes may be called after money
+    }
     with mpl.rc_context(style):
         figure = Figure(SIZE, layout="constrained")
         axes = figure.subplots()

@@ -38,7 +38,7 @@ def comparison() -> Comparison:
     survival = {"task": "survival", "class_names": ("early", "late")}
     return comparison_of(
         bag,
-        entry_of(bag, "Alpha", LEFT, intended_use="For tests only."),
+        entry_of(bag, "Alpha $x^2$", LEFT, intended_use="For tests only."),
         entry_of(bag, "Beta", RIGHT, probabilities=(0.5, 0.25), **survival),
     )
 
@@ -61,7 +61,7 @@ def test_pdf_and_svg_hold_their_words_as_text(
     for file in files:
         said = text_of(file)
         for words in (
-            "Alpha", "Beta", "Slide", "Region 1", "yes 75.0 %", "risk −0.75", "µm",
+            "Alpha $x^2$", "Beta", "Slide", "Region 1", "yes 75.0 %", "risk −0.75", "µm",
             "Rank of the patch within its map (percentile)", "For tests only.",
         ):  # fmt: skip
             assert words in said, (file.name, words)
@@ -168,7 +168,7 @@ def test_differences_have_a_colour_bar_of_their_own(
         comparison, slide, [file], FigureSettings(dpi=60), more=[comparison.difference(0, 1)]
     )
     said = text_of(file)
-    assert "Alpha − Beta" in said
+    assert "Alpha $x^2$ − Beta" in said
     assert "Difference of percentile ranks" in said
     assert "+100" in said
 

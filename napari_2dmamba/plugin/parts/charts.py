@@ -125,5 +125,6 @@ def draw_survival(axes: "Axes", survival: NDArray[np.float64]) -> None:
 
 
 def shortened(name: str) -> str:
-    """Return a name that fits beside a chart."""
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+    """Return a name that fits beside a chart, and in which no dollar begins a formula."""
+    short = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+    return short.replace("$", r"\$")
