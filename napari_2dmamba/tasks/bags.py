@@ -246,8 +246,8 @@ def check_features(
     if nominal:
         words = (
             f"{len(nominal)} features files state a nominal magnification only, which was taken "
-            f"for {usual['mpp']:g} µm/px; give the slides' µm per level-0 pixel in the column mpp, or "
-            "the model may state a resolution it was not trained at"
+            f"for {usual['mpp']:g} µm/px; give the slides' µm per level-0 pixel in the column mpp, "
+            "or the model may state a resolution it was not trained at"
         )
         problems.append(Problem("nominal resolution", len(nominal), words, slides=nominal))
     problems += _same_content([s for s in table.slides if s.name in told])
