@@ -275,6 +275,11 @@ def describe_features(path: str | Path) -> dict[str, Any]:
     FeatureError
         As `read_feature_file`, but not for what only placing patches needs.
     """
+    return described(path)[0]
+
+
+def described(path: str | Path) -> tuple[dict[str, Any], FileFacts]:
+    """Return what `describe_features` does, and all that the file says of itself."""
     path = require_features(path)
     arrays, facts = _arrays(path, data=False)
     key = _features_key(path, arrays)
@@ -283,12 +288,13 @@ def describe_features(path: str | Path) -> dict[str, Any]:
     mpp = facts.mpp
     if mpp is None and facts.magnification is not None:
         mpp = 10 / facts.magnification
-    return {
+    told = {
         "feature_size": int(arrays[key].shape[-1]),
         "encoder": facts.encoder,
         "patch_size": facts.patch_size,
         "mpp": mpp,
     }
+    return told, facts
 
 
 def _arrays(path: Path, *, data: bool = True) -> tuple[dict[str, NDArray[Any]], FileFacts]:

@@ -7,9 +7,8 @@ say must agree.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -26,6 +25,7 @@ from napari_2dmamba.features.file_facts import (
 )
 from napari_2dmamba.features.files import FeatureFile, read_feature_file
 from napari_2dmamba.features.lattice import step_of
+from napari_2dmamba.features.same_slide import SAME_MAGNIFICATION, SAME_MPP, refuse_other_slide
 from napari_2dmamba.slide.grid import PatchGrid, canvas_of_slide, cells_of
 
 if TYPE_CHECKING:
@@ -46,10 +46,6 @@ class TrainedOn(Protocol):
 
 _SAME = 0.02
 """Relative difference of two statements of one number."""
-_SAME_MPP = 0.03
-"""Of two measurements of one slide's µm per pixel."""
-_SAME_MAGNIFICATION = 1.8
-"""Ratio up to which a resolution has a nominal magnification: 20x are 0.3 to 0.6 µm per pixel."""
 
 _FROM_FILE, _FROM_SLIDE, _FROM_USER = "the features file", "the slide", "given"
 _FROM_CHECKPOINT = "the checkpoint, since the features file does not say it"
@@ -126,7 +122,7 @@ def placed(
         Name of the encoder, where the file does not say it.
     """
     facts, given = file.facts, given or FeatureFileSettings()
-    remarks = [] if slide is None else _refuse_other_slide(file, slide)
+    remarks = [] if slide is None else refuse_other_slide(file, slide)
     if encoder is not None and facts.encoder not in (None, encoder):
         raise _contradiction(file.path, "encoder", facts.encoder, encoder)
     found = _Sizes(file, slide, trained, given, slide_mpp)
@@ -407,7 +403,7 @@ class _Sizes:
             computed = self.side * self.scale / self.patch_size
             if self.taken_from["slide_mpp"] is _NOMINAL and facts.magnification is not None:
                 computed = None  # two nominal numbers make no measured one
-        within = _SAME_MPP + 1 / self.side  # patches are a whole number of pixels wide
+        within = SAME_MPP + 1 / self.side  # patches are a whole number of pixels wide
         if computed is not None and facts.mpp and abs(computed - facts.mpp) > within * computed:
             raise FeatureError(
                 f"{self._file.path} says that its patches have {facts.mpp:g} µm per pixel, and "
@@ -419,7 +415,7 @@ class _Sizes:
         nominal = None if facts.magnification is None else 10 / facts.magnification
         if computed is None and given is not None and nominal is not None:
             ratio = max(given / nominal, nominal / given)
-            if ratio >= _SAME_MAGNIFICATION:
+            if ratio >= SAME_MAGNIFICATION:
                 raise _contradiction(self._file.path, "mpp", nominal, given)
         mpp = self._take(
             "mpp",
@@ -439,76 +435,6 @@ class _Sizes:
         ):
             if found is not None and said is not None and not _agree(found, said):
                 raise _contradiction(self._file.path, name, found, said)
-
-
-def _refuse_other_slide(file: FeatureFile, slide: Slide) -> list[str]:
-    """Compare what a file says of its slide with the slide; return remarks.
-
-    Raises
-    ------
-    FeatureError
-        Where they differ, with both values.
-    """
-    facts, (width, height) = file.facts, slide.dimensions
-    advice = "choose the slide they belong to, or extract features again"
-    if facts.slide_hash is not None and _has_other_content(slide, facts.slide_hash):
-        raise FeatureError(
-            f"{file.path} holds features of a slide whose checksum is {facts.slide_hash[:16]}…, "
-            f"and that of {slide.name} is another; {advice}"
-        )
-    same_content = facts.slide_id is not None and facts.slide_id == slide.fingerprint
-    if facts.slide_size is not None:
-        across, along, within = facts.slide_size
-        if abs(across - width) > within or abs(along - height) > within:
-            raise FeatureError(
-                f"{file.path} holds features of a slide of {across:.0f} x {along:.0f} px, and "
-                f"{slide.name} is {width} x {height} px; {advice}"
-            )
-    if slide.mpp is not None:
-        stated = facts.slide_mpp
-        if stated is not None and abs(stated - slide.mpp) > _SAME_MPP * slide.mpp:
-            raise FeatureError(
-                f"{file.path} holds features of a slide of {stated:g} µm per pixel, and "
-                f"{slide.name} has {slide.mpp:g} ({slide.mpp_source}); {advice}"
-            )
-        power = facts.slide_magnification
-        if power is not None:
-            ratio = slide.mpp * power / 10
-            if not 1 / _SAME_MAGNIFICATION < ratio < _SAME_MAGNIFICATION:
-                raise FeatureError(
-                    f"{file.path} holds features of a slide of {power:g}x (about "
-                    f"{10 / power:.3g} µm per pixel), and {slide.name} has {slide.mpp:g} µm per "
-                    f"pixel ({slide.mpp_source}); {advice}"
-                )
-    if facts.slide_name is None or same_content:
-        return []
-    if _names(facts.slide_name) & _names(slide.name):
-        return []
-    if facts.slide_size is None:
-        raise FeatureError(
-            f"{file.path} holds features of the slide {facts.slide_name!r}, and this one is "
-            f"called {slide.name!r}; {advice}"
-        )
-    return [
-        f"the features file calls its slide {facts.slide_name!r}; it is as large as {slide.name} "
-        "to the pixel, so it was taken for the same"
-    ]
-
-
-def _has_other_content(slide: Slide, stated: str) -> bool:
-    """Whether a checksum is that of another file; False where its kind cannot be told."""
-    stated = stated.strip().casefold().rpartition(":")[2]
-    kind = {32: "md5", 40: "sha1", 64: "sha256"}.get(len(stated))
-    if kind is None or stated == slide.fingerprint.casefold() or not slide.path.is_file():
-        return False
-    with slide.path.open("rb") as file:
-        return hashlib.file_digest(file, kind).hexdigest() != stated
-
-
-def _names(name: str) -> set[str]:
-    """Return a slide's name with and without its suffixes, in small letters."""
-    path = PurePath(name.replace("\\", "/").casefold())
-    return {path.name, path.stem, path.stem.removesuffix(".ome")}
 
 
 def _contradiction(path: Path, name: str, said: Any, given: Any) -> FeatureError:

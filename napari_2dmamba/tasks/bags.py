@@ -14,7 +14,7 @@ from napari_2dmamba.errors import FeatureError, TaskError
 from napari_2dmamba.features import read_features
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.features.file_content import digest_of, sampled_digest_of, size_of
-from napari_2dmamba.features.files import are_features, describe_features
+from napari_2dmamba.features.files import are_features, described
 from napari_2dmamba.models.fit import MPP_TOLERANCE
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 from napari_2dmamba.tasks.table import LabelledSlide, Problem, Table
@@ -117,7 +117,7 @@ class TableBags(Sequence[LabelledBag]):
             return kept
         if slide.features is None:
             raise TaskError(f"slide {slide.name} has no features file; extract its features first")
-        bag = read_features(slide.features)
+        bag = read_features(slide.features, slide_mpp=slide.mpp)
         size = bag.features.nbytes + bag.coords.nbytes
         # What does not fit is not kept: in a loop over all, dropping the oldest would always
         # drop what is needed next
@@ -207,7 +207,7 @@ def check_features(
             absent.append(slide.name)
             continue
         try:
-            told[slide.name] = _describe(slide.features)
+            told[slide.name] = _describe(slide.features, slide.mpp)
             if canvas:
                 extent = np.maximum(extent, _last_cell(slide.features))
         except FeatureError as error:
@@ -243,6 +243,14 @@ def check_features(
             "features of another"
         )
         problems.append(Problem("unknown encoder", len(told), words))
+    nominal = tuple(name for name, kind in told.items() if kind["is_nominal"])
+    if nominal:
+        words = (
+            f"{len(nominal)} features files state a nominal magnification only, which was taken "
+            f"for {usual['mpp']:g} µm/px; give the slides' µm per level-0 pixel in the column mpp, "
+            "or the model may state a resolution it was not trained at"
+        )
+        problems.append(Problem("nominal resolution", len(nominal), words, slides=nominal))
     problems += _same_content([s for s in table.slides if s.name in told])
     size = (int(extent[0]) + 1, int(extent[1]) + 1) if canvas else None
     return FeatureKind(canvas=size, **usual), tuple(problems)
@@ -302,12 +310,21 @@ def with_features(table: Table, files: dict[str, Path]) -> Table:
     return replace(table, slides=slides)
 
 
-def _describe(path: Path) -> dict[str, Any]:
-    if path.suffix != ".parquet":
-        return describe_features(path)
-    bag = read_features(path)
-    names = ("feature_size", "encoder", "patch_size", "mpp")
-    return {name: getattr(bag, name) for name in names}
+def _describe(path: Path, slide_mpp: float | None) -> dict[str, Any]:
+    """Return what `describe_features` does, the resolution by the slide's where that is known.
+
+    ``is_nominal`` says that it is that of a magnification: 20x stands for 0.3 to 0.6 µm per pixel.
+    """
+    if path.suffix == ".parquet":
+        bag = read_features(path, slide_mpp=slide_mpp)
+        names = ("feature_size", "encoder", "patch_size", "mpp")
+        return {name: getattr(bag, name) for name in names} | {"is_nominal": False}
+    told, facts = described(path)
+    nominal = facts.mpp is None and told["mpp"] is not None
+    side, size = facts.patch_size_level0, facts.patch_size
+    if nominal and slide_mpp is not None and side is not None and size is not None:
+        return told | {"mpp": side * slide_mpp / size, "is_nominal": False}
+    return told | {"is_nominal": nominal}
 
 
 def _last_cell(path: Path) -> np.ndarray:

@@ -3,6 +3,8 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
+from napari_2dmamba.errors import TaskError
+
 NO_VALUE = frozenset(("", "na", "n/a", "nan", "none", "null", "?"))
 YES, NO = frozenset(("1", "1.0", "true", "yes")), frozenset(("0", "0.0", "false", "no"))
 _DEAD = frozenset(("dead", "deceased", "died", "death", "event"))
@@ -42,3 +44,22 @@ def spelt_differently(names: Iterable[str]) -> tuple[tuple[str, ...], ...]:
     for name in names:
         found[spelling(name)].add(name)
     return tuple(tuple(sorted(group)) for _, group in sorted(found.items()) if len(group) > 1)
+
+
+def classes_of(labels: set[str], kind: str) -> tuple[str, ...]:
+    """Return class names, numbers by value and words by the alphabet.
+
+    Raises
+    ------
+    TaskError
+        When ordinal labels are not the numbers from 0 on.
+    """
+    if all(label.isdecimal() for label in labels):
+        names = sorted(labels, key=int)
+        if kind == "ordinal" and names:
+            return tuple(str(grade) for grade in range(int(names[-1]) + 1))
+        return tuple(names)
+    if kind == "ordinal":
+        word = min(label for label in labels if not label.isdecimal())
+        raise TaskError(f"ordinal labels are whole numbers from 0 on, not {word!r}; number them")
+    return tuple(sorted(labels))

@@ -19,6 +19,7 @@ from napari_2dmamba.tasks.cells import (
     NO_VALUE,
     YES,
     as_whole,
+    classes_of,
     event_of,
     spelling,
     spelt_differently,
@@ -211,7 +212,7 @@ def read_table(path: str | os.PathLike[str], settings: TableSettings | None = No
     kind = _kind(columns, settings)
     reader = _Rows(path, columns, kind, settings)
     slides, spellings = _one_patient_each(reader.read(rows))
-    classes = () if kind == "survival" else _ordered({s.label for s in slides if s.label}, kind)
+    classes = () if kind == "survival" else classes_of({s.label for s in slides if s.label}, kind)
     table = Table(kind, classes, tuple(slides), columns.layout.name, path=path)
     undecided = settings.kind == "auto" and columns.layout.name == "manifest"
     if undecided and kind != "survival" and _has_times(columns):
@@ -429,25 +430,6 @@ class _Rows:
                 words = sentence.format(n=len(names))
                 found.append(Problem(what, len(names), words, slides=names))
         return found
-
-
-def _ordered(labels: set[str], kind: str) -> tuple[str, ...]:
-    """Return class names, numbers by value and words by the alphabet.
-
-    Raises
-    ------
-    TaskError
-        When ordinal labels are not the numbers from 0 on.
-    """
-    if all(label.isdecimal() for label in labels):
-        names = sorted(labels, key=int)
-        if kind == "ordinal" and names:
-            return tuple(str(grade) for grade in range(int(names[-1]) + 1))
-        return tuple(names)
-    if kind == "ordinal":
-        word = min(label for label in labels if not label.isdecimal())
-        raise TaskError(f"ordinal labels are whole numbers from 0 on, not {word!r}; number them")
-    return tuple(sorted(labels))
 
 
 def _answer(slide: LabelledSlide) -> tuple[object, ...]:

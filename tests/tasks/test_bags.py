@@ -3,13 +3,14 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from napari_2dmamba.errors import Cancelled, TaskError
 from napari_2dmamba.features import write_features
 from napari_2dmamba.features.bag import FeatureBag
-from napari_2dmamba.tasks import LabelledSlide, Table, TableBags
+from napari_2dmamba.tasks import LabelledSlide, Table, TableBags, read_table
 from napari_2dmamba.tasks.bags import check_features, prefetched
 
 
@@ -111,3 +112,29 @@ def test_another_process_gets_the_bags_without_what_was_read(tmp_path: Path) -> 
     assert again._room == 2**20
     assert again.labels == bags.labels
     assert again[4].bag.features[0, 0] == 4
+
+
+def test_a_nominal_magnification_is_no_resolution(tmp_path: Path) -> None:
+    """TRIDENT calls a scan of 0.325 µm per pixel 20x; a model of it must not state 0.5."""
+    lines = ["features,patient,label"]
+    for number in range(2):
+        with h5py.File(tmp_path / f"{number}.h5", "w") as file:
+            file["features"] = np.random.default_rng(number).normal(size=(3, 4))
+            file["coords"] = np.array([[0, 0], [256, 0], [512, 0]])
+            file["coords"].attrs.update(
+                patch_size=256, patch_size_level0=256, level0_magnification=20,
+                target_magnification=20,
+            )  # fmt: skip
+        lines.append(f"{number}.h5,p{number},{number}")
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(lines))
+    kind, problems = check_features(read_table(path))
+    assert kind.mpp == 0.5
+    (said,) = (one for one in problems if one.what == "nominal resolution")
+    assert said.count == 2
+    path.write_text("\n".join([lines[0] + ",mpp", *(line + ",0.325" for line in lines[1:])]))
+    table = read_table(path)
+    kind, problems = check_features(table)
+    assert kind.mpp == pytest.approx(0.325)
+    assert not any(one.what == "nominal resolution" for one in problems)
+    assert TableBags(table, ["0"])[0].bag.mpp == pytest.approx(0.325)
