@@ -52,6 +52,7 @@ def check(compiler: str, options: list[str], folder: Path, *emulator: str) -> st
     return result.stdout
 
 
+@pytest.mark.timeout(900)  # most of a minute of a processor, which others may be using
 @pytest.mark.parametrize("options", [ADDRESS, THREAD], ids=["address", "thread"])
 def test_sanitizers_find_nothing(options: list[str], tmp_path: Path) -> None:
     assert "baseline: largest error" in check("g++", options, tmp_path)
