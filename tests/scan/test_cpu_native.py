@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# a compiler takes most of a minute of a processor, which others may be using
+pytestmark = pytest.mark.timeout(900)
+
 SOURCES = Path(__file__).parents[2] / "csrc" / "cpu"
 CHECK = Path(__file__).with_name("check_cpu_kernels.cpp")
 OPTIONS = ["-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-pthread"]
@@ -52,7 +55,6 @@ def check(compiler: str, options: list[str], folder: Path, *emulator: str) -> st
     return result.stdout
 
 
-@pytest.mark.timeout(900)  # most of a minute of a processor, which others may be using
 @pytest.mark.parametrize("options", [ADDRESS, THREAD], ids=["address", "thread"])
 def test_sanitizers_find_nothing(options: list[str], tmp_path: Path) -> None:
     assert "baseline: largest error" in check("g++", options, tmp_path)
