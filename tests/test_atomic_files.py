@@ -130,21 +130,24 @@ def test_names_fit_the_file_system(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of processes")
-@pytest.mark.parametrize("most", [0, 200, 20_000, 70_000])
-def test_what_torch_writes_onto_a_full_disk_is_the_systems_error(tmp_path: Path, most: int) -> None:
+def test_what_torch_writes_onto_a_full_disk_is_the_systems_error(tmp_path: Path) -> None:
     code = f"""
 import resource
-resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}))
 import torch
 from pathlib import Path
 from napari_2dmamba.atomic_files import atomic_write, torch_save
 from napari_2dmamba.errors import ExportError
-try:
-    with atomic_write({str(tmp_path / "m.pt")!r}) as part:
-        torch_save({{"a": torch.zeros(20_000), "b": [1]}}, part)
-except ExportError as error:
-    print(error)
+folder = Path({str(tmp_path)!r})
+for most in (0, 200, 20_000, 70_000):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+    try:
+        with atomic_write(folder / f"{{most}}.pt") as part:
+            torch_save({{"a": torch.zeros(20_000), "b": [1]}}, part)
+    except ExportError as error:
+        print(error)
 """
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "m.pt cannot be written (File too large)" in said.stdout
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    said = done.stdout.splitlines()
+    for most, line in zip((0, 200, 20_000, 70_000), said, strict=True):
+        assert f"{most}.pt cannot be written (File too large)" in line
     assert list(tmp_path.iterdir()) == []

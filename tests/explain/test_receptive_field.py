@@ -112,7 +112,7 @@ def test_fields_from_the_cells_that_can_reach_are_those_from_the_whole_canvas(
     whole = on_whole_canvas(of)
     near = 1e-12 if double else 1e-5
     last = len(of) - 1
-    for asked in ([0], [last], [last // 2], [1, last // 3], [last, 0]):
+    for asked in ([last // 2], [1, last // 3], [last, 0]):
         patches = np.array(asked)
         for layer in range(of.layers):
             states = of.states_of(torch.tensor(asked), of.entered.values, layer)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 from napari.layers import Layer
+from napari.settings import get_settings
 from napari.utils.notifications import notification_manager
 from npe2 import PluginManager, PluginManifest
 from qtpy.QtWidgets import QApplication
@@ -149,6 +150,17 @@ def viewer(make_napari_viewer: Any) -> Any:
     """A window that is shown, so that it can be clicked."""
     viewer = make_napari_viewer(show=True)
     viewer.window.resize(1300, 800)
+    return viewer
+
+
+def light_window(make_napari_viewer: Any, width: int, height: int) -> Any:
+    """Return the viewer of a shown window in the light theme, as the pictures of the docs are.
+
+    Set before, it spares the window a second style sheet.
+    """
+    get_settings().appearance.theme = "light"  # until `make_napari_viewer` resets it
+    viewer = make_napari_viewer(show=True)
+    viewer.window.resize(width, height)
     return viewer
 
 

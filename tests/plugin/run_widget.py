@@ -15,10 +15,7 @@ from napari_2dmamba.models.registry import architecture
 from napari_2dmamba.plugin.layers.heatmap_layer import HeatmapLayer
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.slide import Slide, open_slide
-from tests.plugin.conftest import (
-    LONG,
-    process_events,
-)
+from tests.plugin.conftest import LONG, light_window, process_events
 
 WARNING = "Made for a test, not for any medical use."
 
@@ -63,10 +60,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def viewer(make_napari_viewer: Any) -> Any:
-    viewer = make_napari_viewer(show=True)
-    viewer.theme = "light"
-    viewer.window.resize(1300, 900)
-    return viewer
+    return light_window(make_napari_viewer, 1300, 900)
 
 
 @pytest.fixture

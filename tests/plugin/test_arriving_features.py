@@ -20,7 +20,15 @@ from napari_2dmamba.plugin.run_widget.arriving_features import (
 )
 from napari_2dmamba.plugin.session import Session
 from napari_2dmamba.slide import GridSettings, Slide, open_slide
-from tests.plugin.conftest import LONG, MPP, add_slide, canvas_picture, colour_at, process_events
+from tests.plugin.conftest import (
+    LONG,
+    MPP,
+    add_slide,
+    canvas_picture,
+    colour_at,
+    light_window,
+    process_events,
+)
 from tests.tiny import write_checkpoint
 
 SIDE = 64  # level-0 pixels at the checkpoint's 0.5 µm/px: 16 x 12 patches on tissue
@@ -41,9 +49,7 @@ def widget(
     monkeypatch.setattr(
         get_plugin_settings("napari-2dmamba").analysis, "runs_folder", str(tmp_path / "runs")
     )
-    viewer = make_napari_viewer(show=True)
-    viewer.theme = "light"
-    viewer.window.resize(1300, 900)
+    viewer = light_window(make_napari_viewer, 1300, 900)
     widget = RunWidget(viewer)
     viewer.window.add_dock_widget(widget, name="Run 2DMamba", area="right")
     widget.model_section.add_checkpoint(write_checkpoint(tmp_path / "tiny.safetensors"))

@@ -33,7 +33,7 @@ from tests.checkpoints.material import (
     mixed_folder,
     own,
 )
-from tests.plugin.conftest import LONG, add_slide, process_events
+from tests.plugin.conftest import LONG, add_slide, light_window, process_events
 
 DEMOS = {path.name for path in demo_checkpoints()}
 
@@ -45,9 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def widget(make_napari_viewer: Any, qtbot: Any) -> Iterator[CheckpointsWidget]:
-    viewer = make_napari_viewer(show=True)
-    viewer.theme = "light"
-    viewer.window.resize(1400, 900)
+    viewer = light_window(make_napari_viewer, 1400, 900)
     widget = docks.show(viewer, docks.CHECKPOINTS)
     assert isinstance(widget, CheckpointsWidget)
     show_checkpoints(viewer)

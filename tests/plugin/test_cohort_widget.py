@@ -34,7 +34,7 @@ from napari_2dmamba.plugin.cohort_widget.table_model import Column
 from napari_2dmamba.plugin.layers.region_layers import show_regions
 from napari_2dmamba.plugin.run_widget import RunWidget
 from napari_2dmamba.slide import GridSettings, Region, Regions
-from tests.plugin.conftest import LONG, process_events
+from tests.plugin.conftest import LONG, light_window, process_events
 from tests.tiny import write_checkpoint, write_slide
 
 pytest.importorskip("distributed")
@@ -72,9 +72,7 @@ def widget(
     monkeypatch.setattr(
         get_plugin_settings("napari-2dmamba").analysis, "runs_folder", str(tmp_path / "runs")
     )
-    viewer = make_napari_viewer(show=True)
-    viewer.theme = "light"
-    viewer.window.resize(1500, 950)
+    viewer = light_window(make_napari_viewer, 1500, 950)
     widget = CohortWidget(viewer)
     viewer.window.add_dock_widget(widget, name="Cohort 2DMamba", area="bottom")
     widget.model_section.add_checkpoint(checkpoint)

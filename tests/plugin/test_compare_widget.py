@@ -34,7 +34,7 @@ from napari_2dmamba.sample import (
     sample_slide,
 )
 from napari_2dmamba.slide import Slide, open_slide
-from tests.plugin.conftest import LONG, add_slide, process_events
+from tests.plugin.conftest import LONG, add_slide, light_window, process_events
 from tests.plugin.run_widget import make_checkpoint
 
 SPACING = 6
@@ -73,10 +73,7 @@ def two_seeds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def viewer(make_napari_viewer: Any) -> Any:
-    viewer = make_napari_viewer(show=True)
-    viewer.theme = "light"
-    viewer.window.resize(1200, 800)
-    return viewer
+    return light_window(make_napari_viewer, 1200, 800)
 
 
 @pytest.fixture
@@ -329,7 +326,9 @@ def test_a_comparison_is_shown_in_the_size_it_was_made_in(
         session.set_mpp(on, None)
 
 
-def test_zoom_boxes_are_framed_in_every_panel(compared: CompareWidget, qtbot: Any) -> None:
+def test_zoom_boxes_are_framed_in_every_panel(
+    compared: CompareWidget, viewer: Any, qtbot: Any
+) -> None:
     window = window_of(compared)
     window.show_maps.setChecked(False)
     camera = window.grid.model.scene.camera
@@ -361,6 +360,9 @@ def test_zoom_boxes_are_framed_in_every_panel(compared: CompareWidget, qtbot: An
             assert abs(down[-1] - (bottom - top + 6)) <= 2
     window.clear_zooms.click()
     assert not is_edge(picture_of(window, qtbot)).any()
+
+    viewer.close()  # and the grid with it
+    assert compared.window_ is None
 
 
 def test_figure_and_files(
@@ -417,12 +419,6 @@ def test_the_grid_closes_with_its_slide_and_leaves_nothing(
     assert {thread.name for thread in threading.enumerate()} <= threads
     compared.footer.run.click()
     assert "No slide is open" in compared.footer.message.text()
-
-
-def test_the_grid_closes_with_the_main_window(compared: CompareWidget, viewer: Any) -> None:
-    window_of(compared)
-    viewer.close()
-    assert compared.window_ is None
 
 
 def settled(qtbot: Any, condition: Callable[[], bool]) -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# a compiler takes most of a minute of a processor, which others may be using
+pytestmark = pytest.mark.timeout(900)
+
 SOURCES = Path(__file__).parents[2] / "csrc" / "cpu"
 CHECK = Path(__file__).with_name("check_cpu_kernels.cpp")
 OPTIONS = ["-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-pthread"]

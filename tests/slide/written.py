@@ -71,10 +71,12 @@ def write_svs(path: Path, levels: list[NDArray[Any]], *, mpp: float = 0.25) -> P
 def halved(pixels: NDArray[Any]) -> NDArray[Any]:
     """Means of 2 x 2 blocks by definition, in float64, halves rounded up."""
     height, width = pixels.shape[:2]
-    out = np.empty((-(-height // 2), -(-width // 2), *pixels.shape[2:]), pixels.dtype)
-    for row in range(out.shape[0]):
-        for column in range(out.shape[1]):
-            block = pixels[2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
-            mean = block.astype(np.float64).mean(axis=(0, 1))
-            out[row, column] = mean if pixels.dtype.kind == "f" else np.floor(mean + 0.5)
-    return out
+    sums = np.zeros((-(-height // 2), -(-width // 2), *pixels.shape[2:]))
+    counts = np.zeros(sums.shape[:2] + (1,) * (pixels.ndim - 2))
+    for corner in np.ndindex(2, 2):  # blocks at the edges may have fewer pixels
+        part = pixels[corner[0] :: 2, corner[1] :: 2]
+        sums[: part.shape[0], : part.shape[1]] += part
+        counts[: part.shape[0], : part.shape[1]] += 1
+    means = sums / counts
+    out = means if pixels.dtype.kind == "f" else np.floor(means + 0.5)
+    return out.astype(pixels.dtype)

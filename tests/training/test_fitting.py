@@ -1,7 +1,5 @@
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from napari_2dmamba.models.checkpoint import build_model
 from napari_2dmamba.tasks import LabelledBag
 from napari_2dmamba.training import FitSettings, Step, fit
 from napari_2dmamba.training.model import class_weights_of, start_step_sizes
+from tests import warm
 from tests.material import shared
 
 QUICK = FitSettings(
@@ -339,10 +338,7 @@ def killed_and_compared(folder: Path, kills: int, epochs: int) -> None:
     try:
         whole, _ = a_longer_fit(None, epochs)
         state = str(folder / "state.pt")
-        child = subprocess.run(
-            [sys.executable, "-c", _CUT_OFF, state, str(kills), str(epochs)],
-            cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        child = warm.python("-c", _CUT_OFF, state, str(kills), str(epochs))
         assert child.returncode == 0, child.stderr
         rest, done = a_longer_fit(state, epochs)
     finally:
