@@ -140,7 +140,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
                 raise FeatureError(f"{path} refers to its own parts by aliases; write them out")
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > _DEEPEST_YAML:  # PyYAML takes minutes for a line of thousands
+            if depth > _DEEPEST_YAML:  # PyYAML takes time by the square of it
                 raise ValueError(f"it nests deeper than {_DEEPEST_YAML} levels")
         said = yaml.safe_load(text)
     except (yaml.YAMLError, OSError, ValueError, TypeError, RecursionError) as error:
