@@ -68,7 +68,8 @@ def find_slides(
     Raises
     ------
     CohortError
-        When a folder or pattern has no slide, or a manifest cannot be understood.
+        When a folder or pattern has no slide, a manifest cannot be understood, or two say
+        different things of one slide.
     """
     from napari_2dmamba.cohort.manifest import read_manifest
 
@@ -99,12 +100,24 @@ def find_slides(
             known = found.get(identity)
             if known is None or (known == CohortSlide(known.path) and slide != known):
                 found[identity] = slide
+            else:
+                _refuse_contradiction(known, slide)
     if not found:
         raise CohortError("no slide was named; give slide files, folders, patterns or a .csv list")
     return [
         slide if slide.mpp is not None else dataclasses.replace(slide, mpp=mpp)
         for slide in found.values()
     ]
+
+
+def _refuse_contradiction(first: CohortSlide, second: CohortSlide) -> None:
+    for what in ("label", "mpp", "regions"):
+        said = getattr(first, what), getattr(second, what)
+        if None not in said and said[0] != said[1]:
+            raise CohortError(
+                f"{first.path.name} is named twice, with {what} {said[0]} and {said[1]}; keep the "
+                "right one"
+            )
 
 
 def slides_below(folder: Path, leave_out: Path | None = None) -> list[Path]:

@@ -51,6 +51,17 @@ def test_a_slide_named_twice_comes_once_with_what_the_manifest_says(scans: Path)
     ]
 
 
+@pytest.mark.parametrize("what", ["label,A", "mpp,0.25", "regions,other.geojson"])
+def test_lists_that_contradict_are_refused(scans: Path, what: str) -> None:
+    name, value = what.split(",")
+    (scans / "one.csv").write_text("slide,label,mpp,regions,block\nb.svs,B,0.5,r.geojson,1\n")
+    (scans / "two.csv").write_text(f"slide,{name},block\nb.svs,{value},2\n")
+    with pytest.raises(CohortError, match=rf"b\.svs is named twice, with {name} .* and .*{value}"):
+        find_slides([scans / "one.csv", scans / "two.csv"])
+    (scans / "two.csv").write_text("slide,block\nb.svs,2\n")
+    assert [slide.mpp for slide in find_slides([scans / "one.csv", scans / "two.csv"])] == [0.5]
+
+
 def test_a_named_file_need_not_exist(tmp_path: Path) -> None:
     assert names(find_slides([tmp_path / "gone.svs"]), tmp_path) == ["gone.svs"]
 
