@@ -426,9 +426,7 @@ def test_columns_sort_as_numbers_and_the_table_moves_beside(
     alone.let_go()
 
 
-def test_a_slide_without_a_result_opens_as_the_list_says(
-    widget: CohortWidget, scans: Path
-) -> None:
+def test_a_slide_without_a_result_opens_as_the_list_says(widget: CohortWidget, scans: Path) -> None:
     widget.open_result(SlideStatus(str(scans / "a.tif"), "failed", mpp=0.3))
     (on,) = widget.session.slides
     assert on.slide.mpp == 0.3
