@@ -5,11 +5,13 @@
 The sources fetch the same random windows in turn. "cold" empties our tile cache before every
 fetch, "warm" keeps it as a viewer does while the windows jump about. tifffile's own path is
 ``aszarr`` opened by zarr (optional: ``pip install zarr``), which keeps no decoded tiles.
-OpenSlide reads with its default cache and converts to RGB. Levels that no other source has
-are our area means. Medians in milliseconds; the ratio is ours, cold, over tifffile's.
+OpenSlide reads with its default cache and converts to RGB. napari-wsi, where it is installed, gives
+its layer's dask arrays with OpenSlide behind them, colours taken to sRGB. Levels that no other
+source has are our area means. Medians in milliseconds; the ratio is ours, cold, over tifffile's.
 """
 
 import argparse
+import importlib.util
 import os
 import platform
 import resource
@@ -61,6 +63,19 @@ def openslide_levels(path: Path) -> list[Fetch]:
     ]
 
 
+def napari_wsi_levels(path: Path) -> list[Fetch]:
+    """Return one fetch per level of napari-wsi's layer; none where it is not installed."""
+    if importlib.util.find_spec("napari_wsi") is None:
+        return []
+    from napari_wsi.backends.common import WSIReaderBackend
+    from napari_wsi.color_transform import ColorSpace
+    from napari_wsi.common import open_store
+
+    store = open_store(str(path), backend=WSIReaderBackend.OPENSLIDE, color_space=ColorSpace.sRGB)
+    ((arrays, *_),) = store.to_layer_data_tuples()
+    return [lambda x, y, w, h, a=a: np.asarray(a[y : y + h, x : x + w]) for a in arrays]
+
+
 def milliseconds(fetch: Fetch, window: tuple[int, int, int, int]) -> float:
     """Time one fetch."""
     start = time.perf_counter()
@@ -79,10 +94,14 @@ def measure(path: Path, windows: int, width: int, height: int) -> None:
     print(f"\n{slide!r}\nopen: {statistics.median(opening):.1f} ms (median of 5)")
     print(
         f"{'level':>6} {'size':>14} {'ours cold':>10} {'ours warm':>10} "
-        f"{'tifffile':>9} {'OpenSlide':>10} {'ratio':>6}"
+        f"{'tifffile':>9} {'OpenSlide':>10} {'napari-wsi':>11} {'ratio':>6}"
     )
     random = np.random.default_rng(0)
-    theirs, openslides = zarr_levels(path), openslide_levels(path)
+    others = {
+        "tifffile": zarr_levels(path),
+        "OpenSlide": openslide_levels(path),
+        "napari-wsi": napari_wsi_levels(path),
+    }
     stored = -1
     for index, level in enumerate(slide.pyramid()):
         stored += level.stored
@@ -95,10 +114,9 @@ def measure(path: Path, windows: int, width: int, height: int) -> None:
         sources: dict[str, Fetch] = {
             "cold": lambda x, y, w, h, level=level: level[y : y + h, x : x + w]
         }
-        if level.stored and stored < len(theirs):
-            sources["tifffile"] = theirs[stored]
-        if level.stored and stored < len(openslides):
-            sources["OpenSlide"] = openslides[stored]
+        for name, levels in others.items():
+            if level.stored and stored < len(levels):
+                sources[name] = levels[stored]
         times: dict[str, list[float]] = {name: [] for name in (*sources, "warm")}
         for x, y in corners:
             for name, fetch in sources.items():
@@ -108,15 +126,12 @@ def measure(path: Path, windows: int, width: int, height: int) -> None:
         for x, y in corners:
             times["warm"].append(milliseconds(sources["cold"], (x, y, w, h)))
         median = {name: statistics.median(values) for name, values in times.items()}
-        shown = {
-            n: f"{median[n]:.1f}" if n in median else "-"
-            for n in (*median, "tifffile", "OpenSlide")
-        }
+        shown = {n: f"{median[n]:.1f}" if n in median else "-" for n in (*median, *others)}
         ratio = f"{median['cold'] / median['tifffile']:.2f}" if "tifffile" in median else "-"
         size = f"{columns}x{rows}" + ("" if level.stored else "*")
         print(
             f"{index:>6} {size:>14} {shown['cold']:>10} {shown['warm']:>10} "
-            f"{shown['tifffile']:>9} {shown['OpenSlide']:>10} {ratio:>6}"
+            f"{shown['tifffile']:>9} {shown['OpenSlide']:>10} {shown['napari-wsi']:>11} {ratio:>6}"
         )
     print(f"* made by area means; tile cache {shared_cache.nbytes / 2**20:.0f} MB")
 
