@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_2dmamba.models.fit import MPP_TOLERANCE
 from napari_2dmamba.settings import ProgressCallback, StopCallback
 
 if TYPE_CHECKING:
@@ -77,11 +78,23 @@ def segment_slide(
         on_progress=on_progress,
         should_stop=should_stop,
     )
-    found = replace(found, colours=segmenter.colours)
+    found = replace(found, colours=segmenter.colours, remarks=_other_resolution(segmenter, mpp))
     written = []
     for name in ("classes.geojson", "classes.ome.tif"):
         written += write_segmentation(found, out / name, slide, background=background)
     return found, written
+
+
+def _other_resolution(segmenter: TrainedSegmenter, mpp: float | None) -> tuple[str, ...]:
+    """Say when a segmenter is asked at another resolution than it states."""
+    if segmenter.mpp is None or mpp is None:
+        return ()
+    if abs(mpp - segmenter.mpp) <= MPP_TOLERANCE * segmenter.mpp:
+        return ()
+    return (
+        f"segmented at {mpp:g} µm per pixel by a network that was trained at {segmenter.mpp:g}; "
+        "its answers may mean nothing there",
+    )
 
 
 def write_segmentation(

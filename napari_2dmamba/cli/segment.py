@@ -197,5 +197,6 @@ def _slide(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             on_progress=on_progress,
         )  # fmt: skip
     area = {name: float((found.labels == k + 1).mean()) for k, name in enumerate(segmenter.classes)}
-    report(options.json, {"area_of_class": area, "files": [str(path) for path in written]})
+    told = {"area_of_class": area, "files": [str(path) for path in written]}
+    report(options.json, told | ({"remarks": list(found.remarks)} if found.remarks else {}))
     return OK

@@ -42,6 +42,8 @@ class Segmentation:
         Where it lies.
     colours
         Of the classes, where somebody chose them.
+    remarks
+        What is to be known of it, in sentences.
     """
 
     labels: NDArray[np.uint16]
@@ -49,6 +51,7 @@ class Segmentation:
     classes: tuple[str, ...]
     place: Place
     colours: tuple[tuple[int, int, int], ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def normaliser(mean: Sequence[float], std: Sequence[float]) -> Callable[[Tensor], Tensor]:

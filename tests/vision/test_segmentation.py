@@ -231,7 +231,9 @@ def test_train_evaluate_and_use_on_the_command_line(tmp_path: Path, capsys) -> N
     use = ["segment", "slide", str(slide), "--segmenter", str(file), "--window", "64", "--out",
            str(out), "--region", "32,16,160,176", "--device", "cpu", "--json"]  # fmt: skip
     assert main(use) == 0
-    assert json.loads(capsys.readouterr().out)["area_of_class"].keys() == {"blue", "red"}
+    told = json.loads(capsys.readouterr().out)
+    assert told["area_of_class"].keys() == {"blue", "red"}
+    assert "remarks" not in told
     # Level 0 has 0.25 µm per pixel, the images 0.5: two level-0 pixels per pixel
     found = tifffile.imread(out / "classes.ome.tif")
     assert found.shape == (88, 80)
@@ -243,6 +245,9 @@ def test_train_evaluate_and_use_on_the_command_line(tmp_path: Path, capsys) -> N
     assert area == pytest.approx(4 * (found == 2).sum())
     assert main([*use[:-1], "--mpp", "1"]) == 1
     assert "another picture" in capsys.readouterr().err
+    assert main([*use, "--segment-mpp", "1", "--out", str(tmp_path / "coarse")]) == 0
+    (remark,) = json.loads(capsys.readouterr().out)["remarks"]
+    assert "segmented at 1 µm per pixel by a network that was trained at 0.5" in remark
 
 
 def test_weights_with_another_scan_are_another_segmentation(tmp_path: Path) -> None:

@@ -102,7 +102,8 @@ class SegmentsControl(QObject):
         def show(result: "tuple[Segmentation, list[float]]") -> str:
             found, shares = result
             show_segments(self._session, slide, found, shares)
-            return f"{found.labels.shape[1]} x {found.labels.shape[0]} pixels were segmented"
+            count = f"{found.labels.shape[1]} x {found.labels.shape[0]} pixels"
+            return "; ".join((f"{count} were segmented", *found.remarks))
 
         self._jobs.start(
             slide, task, show, "The segmentation",
