@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qtpy.QtCore import QObject
+    from napari_2dmamba.plugin.window.later_widgets import LaterWidgets
 
 BEAT = 5  # milliseconds
 PATIENCE = 180.0  # seconds for one start
 REPORT = "TIMES "
 
 
-def watch(main_window: Any, complete_when: "QObject | None") -> None:
+def watch(main_window: Any, complete_when: "LaterWidgets | None") -> None:
     """Write down the times of this process, and close the window when all is there."""
     from qtpy.QtCore import QTimer
 

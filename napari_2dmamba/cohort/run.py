@@ -101,7 +101,7 @@ def run_cohort(
     """
     from napari_2dmamba.features.files import require_features
     from napari_2dmamba.models import load_checkpoint
-    from napari_2dmamba.models.answer import is_cox
+    from napari_2dmamba.models.prediction import is_cox
 
     given_features = None
     if features is not None:

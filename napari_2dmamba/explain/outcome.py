@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_2dmamba.errors import TargetError
-from napari_2dmamba.models.answer import answer_of, class_logits, is_cox
+from napari_2dmamba.models.answer import answer_of, class_logits
 from napari_2dmamba.models.architecture import ModelOutput
 from napari_2dmamba.models.finite import require_finite
 from napari_2dmamba.models.header import CheckpointHeader
+from napari_2dmamba.models.prediction import is_cox
 
 Target = int | str | None
 """A class or time bin by number or name, ``"risk"`` for survival, or None.

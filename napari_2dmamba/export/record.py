@@ -142,7 +142,7 @@ class ResultRecord:
             if not all(-1e-6 <= value <= 1 + 1e-6 for value in values):
                 raise WrongTypeError(f"result.{name} is not within 0 and 1")
         if self.task == "survival" and len(self.class_names) == 1 and self.survival is not None:
-            # As `SlidePrediction` does, with what an earlier version wrote of Cox models
+            # An earlier version took the sigmoid of a Cox model's logit for its hazard
             risk = self.logits[0] if len(self.logits) == 1 else None
             for name, value in (("hazards", None), ("survival", None), ("risk", risk)):
                 object.__setattr__(self, name, value)

@@ -29,7 +29,7 @@ from napari_2dmamba.export.record_of_run import regions_record
 from napari_2dmamba.export.saved_run import AGAIN, SavedRun
 from napari_2dmamba.export.tables import write_table
 from napari_2dmamba.export.typed_json import WrongTypeError, read_fields
-from napari_2dmamba.models.prediction import SlidePrediction
+from napari_2dmamba.models.prediction import SlidePrediction, is_cox
 from napari_2dmamba.slide.grid import PatchGrid
 from napari_2dmamba.slide.region_files import read_regions, write_regions
 from napari_2dmamba.slide.regions import Regions
@@ -168,6 +168,11 @@ def open_run(folder: str | os.PathLike[str]) -> SavedRun:
         arrays = safetensors.numpy.load_file(arrays_path)
         grid, prediction, maps = _parts_of(data["saved"], arrays)
         _check_together(record, grid, prediction, maps)
+        if is_cox(prediction.task, len(prediction.class_names)):
+            # An earlier version took the sigmoid of its logit for a hazard, as `ResultRecord` knows
+            prediction = dataclasses.replace(
+                prediction, hazards=None, survival=None, risk=float(prediction.logits[0])
+            )
     except (
         KeyError, TypeError, AttributeError, ValueError, OverflowError, GridError,
         safetensors.SafetensorError,

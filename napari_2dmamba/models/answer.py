@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from napari_2dmamba.models.prediction import is_cox
+
 Task = Literal["classification", "survival"]
 
 
@@ -43,11 +45,6 @@ class Answer:
     hazards: NDArray[np.float64] | None = None
     survival: NDArray[np.float64] | None = None
     risk: float | None = None
-
-
-def is_cox(task: str, outputs: int) -> bool:
-    """Return whether a network states a relative hazard, and no hazards of time bins."""
-    return task == "survival" and outputs == 1
 
 
 def class_logits(logits: Tensor) -> Tensor:

@@ -63,12 +63,6 @@ class SlidePrediction:
     backend: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if self.task == "survival" and len(self.class_names) == 1 and self.survival is not None:
-            # Saved by an earlier version, which took a Cox model's sigmoid for its hazard
-            for name, value in (("hazards", None), ("survival", None), ("risk", self.logits[0])):
-                object.__setattr__(self, name, None if value is None else float(value))
-
     @property
     def survival_by_bin(self) -> dict[str, float]:
         """Share that survives each time bin that was trained on, by its name; empty without.
@@ -83,3 +77,8 @@ class SlidePrediction:
     def top_class(self) -> int:
         """Index of the most probable class, or of the bin of highest hazard."""
         return int(np.argmax(self.logits))
+
+
+def is_cox(task: str, outputs: int) -> bool:
+    """Return whether a network states a relative hazard, and no hazards of time bins."""
+    return task == "survival" and outputs == 1

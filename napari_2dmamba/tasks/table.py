@@ -7,9 +7,10 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
-from napari_2dmamba.errors import FeatureError, TaskError
+from napari_2dmamba.errors import TaskError
 from napari_2dmamba.features.files import FeatureFolder, are_features
 from napari_2dmamba.file_suffixes import FEATURE_SUFFIXES, SLIDE_SUFFIXES
 from napari_2dmamba.settings import validate
@@ -195,6 +196,8 @@ def read_table(path: str | os.PathLike[str], settings: TableSettings | None = No
     ------
     TaskError
         When the file cannot be read, is of no known layout, or contradicts itself.
+    FeatureError
+        When a folder of features cannot be searched, or two files of it differ by capitals only.
     """
     settings = settings or TableSettings()
     try:
@@ -263,7 +266,6 @@ class _Rows:
         self.columns, self.kind = columns, kind
         self.features = None if settings.features is None else Path(settings.features)
         self.wrong: dict[str, list[str]] = defaultdict(list)
-        self._folders: list[FeatureFolder] | None = None
 
     def read(self, rows: list[dict[str, str]]) -> list[LabelledSlide]:
         found: dict[str, LabelledSlide] = {}
@@ -359,27 +361,17 @@ class _Rows:
             if self.features is not None:
                 places.append(self.features / Path(named).name)
             return next((path for path in places if are_features(path)), places[0])
-        for folder in self._feature_folders():
-            try:
-                path = folder.find(name)
-            except FeatureError as error:
-                raise TaskError(str(error)) from error
-            if path is not None:
-                return path
-        return None
+        found = (folder.find(name) for folder in self._feature_folders)
+        return next((path for path in found if path is not None), None)
 
+    @cached_property
     def _feature_folders(self) -> list[FeatureFolder]:
-        if self._folders is None:
-            try:
-                self._folders = [
-                    FeatureFolder(folder / below)
-                    for folder in (self.features, self.folder / "features")
-                    if folder is not None
-                    for below in ("", "h5_files", "pt_files")
-                ]
-            except FeatureError as error:
-                raise TaskError(str(error)) from error
-        return self._folders
+        return [
+            FeatureFolder(folder / below)
+            for folder in (self.features, self.folder / "features")
+            if folder is not None
+            for below in ("", "h5_files", "pt_files")
+        ]
 
     def _fold(self, text: str, number: int) -> int | None:
         if text.lower() in NO_VALUE:

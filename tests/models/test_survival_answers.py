@@ -21,13 +21,12 @@ from napari_2dmamba.explain.outcome import named_target, target_value, words_of
 from napari_2dmamba.explain.subject import Subject
 from napari_2dmamba.export.frame import describe
 from napari_2dmamba.export.record import ResultRecord
-from napari_2dmamba.export.run_folder import open_run
+from napari_2dmamba.export.run_folder import open_run, save_run
 from napari_2dmamba.export.run_report import write_run_report
 from napari_2dmamba.features import write_features
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.models import Aggregator, CheckpointHeader, save_checkpoint
 from napari_2dmamba.models.answer import answer_of
-from napari_2dmamba.models.prediction import SlidePrediction
 from napari_2dmamba.models.registry import architecture
 from napari_2dmamba.pipeline import RunSettings, run, summary_of
 from napari_2dmamba.slide import open_slide
@@ -96,14 +95,8 @@ def test_predictions_of_cox_models_are_written_without_survival(tmp_path: Path) 
 def test_what_earlier_versions_wrote_of_a_cox_model_is_read_right(tmp_path: Path) -> None:
     z, survived = 0.7, 1 / (1 + math.exp(0.7))
     held = {"task": "survival", "class_names": COX, "risk": -survived}
-    said = SlidePrediction(
-        **held, logits=np.array([z]), hazards=np.array([1 - survived]),
-        survival=np.array([survived]), attention=np.zeros(1, np.float32), attention_meaning="",
-        canvas=(1, 1), cells=np.zeros((1, 2), np.int64),
-    )  # fmt: skip
     told = ResultRecord(**held, logits=(z,), hazards=(1 - survived,), survival=(survived,))
-    for one in (said, told):
-        assert (one.risk, one.hazards, one.survival) == (z, None, None)
+    assert (told.risk, told.hazards, told.survival) == (z, None, None)
     assert told.verdict == "risk 0.700"
     head = f"slide,group,model,time,event,time_bin,risk,survival {COX[0]}\n"
     (tmp_path / "p.csv").write_text(head + f"a,0,m,1.0,1,0,{-survived},{survived}\n")
@@ -143,12 +136,18 @@ def test_a_run_says_what_the_model_knows(
         title = describe(said)
         assert f"risk {said.risk:.3f}" in title
         assert "unused" not in title
+        assert ("survival" in title) == bool(bins)
         if bins:
             expected = np.prod(1 - said.hazards[:2])
             assert f"survival to the end of from 10 on {expected:.1%}" in title
-        else:
-            assert "survival" not in title
+        else:  # as an earlier version saved it: the sigmoid of the logit for a hazard
+            wrong = {"hazards": np.array([0.6]), "survival": np.array([0.4]), "risk": -0.4}
+            save_run(
+                tmp_path / "1", result.record, grid=result.grid, maps=open_run(tmp_path / "1").maps,
+                prediction=dataclasses.replace(said, **wrong),
+            )  # fmt: skip
         saved = open_run(tmp_path / f"{len(names)}")
+        assert saved.prediction.risk == said.risk
         assert saved.prediction.survival_by_bin == said.survival_by_bin
         with open_slide(slide) as opened:
             write_run_report(saved, opened, tmp_path / "r.html")

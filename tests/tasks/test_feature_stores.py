@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from napari_2dmamba.cli.checkpoints import subject_of
-from napari_2dmamba.errors import TaskError
+from napari_2dmamba.errors import FeatureError
 from napari_2dmamba.features import write_features
 from napari_2dmamba.features.bag import FeatureBag
 from napari_2dmamba.tasks import TableBags, TableSettings, read_table
@@ -94,7 +94,7 @@ def test_a_folder_is_searched_by_whole_names(folder: Path) -> None:
     found = {slide.name: slide.features and slide.features.name for slide in table.slides}
     assert found == {"b": "b.h5ad", "c": "c.zarr", "a.1": None}
     shutil.copy(folder / "b.h5ad", folder / "b.H5AD")
-    with pytest.raises(TaskError, match=r"holds both b\.H5AD and b\.h5ad"):
+    with pytest.raises(FeatureError, match=r"holds both b\.H5AD and b\.h5ad"):
         read_table(folder / "named.csv", TableSettings(features=str(folder)))
 
 

@@ -465,11 +465,9 @@ class CohortWidget(DockedWidget):
                 self.session.show(slide)
                 break
         else:
-            for problem in self.session.open([row.slide]):
+            for problem in self.session.open([row.slide], row.mpp):
                 self._complain(problem)
                 return
-            if row.mpp is not None and self.session.current is not None:
-                self.session.set_mpp(self.session.current, row.mpp)  # the list's, not the file's
         docks.show(self._viewer, docks.RUN)
 
     def _show_run(self, opened: OpenedRun) -> None:

@@ -121,8 +121,10 @@ class Session:
 
     # -- opening, showing, closing ------------------------------------------------------------
 
-    def open(self, paths: Iterable[str | Path]) -> tuple[str, ...]:
+    def open(self, paths: Iterable[str | Path], mpp: float | None = None) -> tuple[str, ...]:
         """Open slide files; the last one becomes current.
+
+        ``mpp`` are µm per level-0 pixel in place of those that the files state.
 
         Returns
         -------
@@ -132,7 +134,7 @@ class Session:
         problems = []
         for path in paths:
             try:
-                self.add(open_slide(path, apart=tries_slides_apart()))
+                self.add(open_slide(path, mpp=mpp, apart=tries_slides_apart()))
             except UserError as error:
                 problems.append(str(error))
         return tuple(problems)
